@@ -1,1 +1,7 @@
+"""The WSOL benchmark: functions of score maps, from any library."""
 
+from .box_metric import BoxMetric as BoxMetric
+from .boxes import box_iou as box_iou
+from .boxes import boxes_from_score_map as boxes_from_score_map
+from .boxes import resize_boxes as resize_boxes
+from .pixel_ap import PixelAP as PixelAP

@@ -1,1 +1,9 @@
+"""CAM methods: batched, on-device score maps out of any classifier."""
 
+from .closed_form import class_activation_map as class_activation_map
+from .extract import extract as extract
+from .methods import METHODS as METHODS
+from .postprocess import normalize as normalize
+from .postprocess import resize as resize
+
+__all__ = ['METHODS', 'class_activation_map', 'extract', 'normalize', 'resize']

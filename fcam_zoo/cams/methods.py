@@ -1,0 +1,85 @@
+"""The formulas of the CAM family: an activation and its gradient become a class map.
+
+Notation: A (B,C,h,w) activation of the explained layer, g = d logit_y / dA of the same shape, y the explained class.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import FcamZooError
+
+METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'layercam')
+VARIANTS = ('published', 'reference')
+
+
+class UnknownMethodError(FcamZooError, ValueError):
+    """A CAM method or variant that does not exist."""
+
+
+def check_method(method: str, variant: str = 'published') -> None:
+    """Raise UnknownMethodError unless `method` and `variant` exist."""
+    if method not in METHODS:
+        raise UnknownMethodError(f'unknown CAM method {method!r}: choose one of {", ".join(METHODS)}')
+    if variant not in VARIANTS:
+        raise UnknownMethodError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
+
+
+def safe_divide(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+    """Quotient that is 0 where the denominator is 0: such a channel carries no evidence and is left out."""
+    zero = denominator == 0
+    return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
+
+
+def alpha_plus_plus(g2: torch.Tensor, g3: torch.Tensor, activation_sum: torch.Tensor) -> torch.Tensor:
+    """Grad-CAM++ coefficients g^2 / (2 g^2 + g^3 sum(A)) (Chattopadhyay et al., WACV 2018, Eq. 19)."""
+    return safe_divide(g2, 2 * g2 + g3 * activation_sum)
+
+
+def gradient_map(activation: torch.Tensor, gradient: torch.Tensor, method: str, variant: str) -> torch.Tensor:
+    """Class map of a gradient method.
+
+    Args:
+        activation: A (B,C,h,w).
+        gradient: g (B,C,h,w).
+        method: 'gradcam', 'gradcampp', 'xgradcam' or 'layercam'.
+        variant: 'published', or 'reference' for Grad-CAM++ without its division, on which the F-CAM paper's
+            figures rest.
+
+    Returns:
+        Raw map (B,h,w), non-negative.
+    """
+    if method == 'gradcam':
+        weight = gradient.mean((2, 3), keepdim=True)
+    elif method == 'xgradcam':
+        weight = safe_divide((gradient * activation).sum((2, 3), keepdim=True), activation.sum((2, 3), keepdim=True))
+    elif method == 'layercam':
+        weight = gradient.relu()
+    elif variant == 'reference':
+        weight = (gradient.square() * gradient.relu()).sum((2, 3), keepdim=True)
+    else:
+        total = (gradient.pow(3) * activation).sum((2, 3), keepdim=True)
+        weight = (safe_divide(gradient.square(), 2 * gradient.square() + total) * gradient.relu()).sum(
+            (2, 3), keepdim=True
+        )
+    return (weight * activation).sum(1).relu()
+
+
+def smooth_gradient_map(activations: torch.Tensor, gradients: torch.Tensor, clean: torch.Tensor, variant: str):
+    """Smooth Grad-CAM++ (Omeiza et al., 2019): Grad-CAM++ with derivatives averaged over noisy inputs.
+
+    Args:
+        activations: A of the noisy inputs (n,B,C,h,w).
+        gradients: g of the noisy inputs (n,B,C,h,w).
+        clean: A of the clean input (B,C,h,w).
+        variant: 'published' weighs the clean activation by the mean gradient; 'reference' takes both from the
+            last noisy pass, as the F-CAM paper's figures do.
+
+    Returns:
+        Raw map (B,h,w), non-negative.
+    """
+    g2, g3 = gradients.square().mean(0), gradients.pow(3).mean(0)
+    alpha = safe_divide(g2, 2 * g2 + (g3 * clean).sum((2, 3), keepdim=True))
+    gradient, activation = (gradients[-1], activations[-1]) if variant == 'reference' else (gradients.mean(0), clean)
+    weight = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
+    return (weight * activation).sum(1).relu()

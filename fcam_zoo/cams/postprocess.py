@@ -1,0 +1,40 @@
+"""From raw class maps to score maps: min-max normalisation and resizing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def normalize(maps: torch.Tensor) -> torch.Tensor:
+    """Scale each map to [0,1] by its own minimum and maximum; a constant map becomes all zeros, never NaN.
+
+    Args:
+        maps: (B,h,w), any values.
+
+    Returns:
+        (B,h,w) in [0,1].
+    """
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    span = high - low
+    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1.0), 0.0)
+
+
+def resize(maps: torch.Tensor, size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> torch.Tensor:
+    """Bilinear resize (align_corners=False) that keeps [0,1]; no second normalisation (F-CAM's convention).
+
+    Args:
+        maps: (B,h,w).
+        size: Output (H,W).
+        shift: Pixels (down, right) of the output by which a cell's true centre lies off the place where a plain
+            resize draws it. Padding makes it non-zero: with 'same' padding at stride 16, 7.5 px each way.
+
+    Returns:
+        (B,H,W).
+    """
+    if shift == (0.0, 0.0):
+        return F.interpolate(maps[:, None], size=size, mode='bilinear', align_corners=False)[:, 0]
+    # A sampling grid that is moved by the shift; cells beyond the border repeat the last one.
+    theta = maps.new_tensor([[1, 0, -2 * shift[1] / size[1]], [0, 1, -2 * shift[0] / size[0]]])
+    grid = F.affine_grid(theta.expand(len(maps), 2, 3), [len(maps), 1, *size], align_corners=False)
+    return F.grid_sample(maps[:, None], grid, mode='bilinear', padding_mode='border', align_corners=False)[:, 0]

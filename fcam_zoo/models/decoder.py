@@ -1,0 +1,102 @@
+"""The U-Net decoder that draws the full-resolution map (F-CAM, WACV 2022, Fig. 2; U-Net: Ronneberger et al., 2015)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class ConvNormAct(nn.Sequential):
+    """3x3 convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class DecoderBlock(nn.Module):
+    """Double the resolution, meet the skip connection, convolve twice."""
+
+    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNormAct(in_channels + skip_channels, out_channels)
+        self.conv2 = ConvNormAct(out_channels, out_channels)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
+        x = F.interpolate(x, scale_factor=2, mode='nearest')
+        if skip is not None:
+            if x.shape[-2:] != skip.shape[-2:]:
+                x = F.interpolate(x, size=skip.shape[-2:], mode='bilinear', align_corners=True)
+            x = torch.cat([x, skip], 1)
+        return self.conv2(self.conv1(x))
+
+
+class UnetDecoder(nn.Module):
+    """Features of a pyramid -> 2 logits a pixel.
+
+    One block a skip connection, then blocks without one until the resolution of the image.
+
+    Args:
+        encoder_channels: Of each level, from high to low resolution; the last is the input, the others are skips.
+        decoder_channels: Of each block, from low to high resolution.
+        center: Two convolutions on the deepest level before the first block (VGG in the paper).
+        num_maps: Output maps: background, foreground.
+
+    Raises:
+        ValueError: When there are fewer blocks than skips.
+    """
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        decoder_channels: Sequence[int],
+        center: bool = False,
+        num_maps: int = 2,
+    ) -> None:
+        super().__init__()
+        deepest, *skips = list(encoder_channels)[::-1]
+        if len(decoder_channels) < len(skips):
+            raise ValueError(f'decoder_channels has {len(decoder_channels)} blocks: {len(skips)} skips need one each')
+        skips += [0] * (len(decoder_channels) - len(skips))
+        self.center = (
+            nn.Sequential(ConvNormAct(deepest, deepest), ConvNormAct(deepest, deepest)) if center else nn.Identity()
+        )
+        inputs = [deepest, *decoder_channels[:-1]]
+        self.blocks = nn.ModuleList(DecoderBlock(*channels) for channels in zip(inputs, skips, decoder_channels))
+        self.head = nn.Conv2d(decoder_channels[-1], num_maps, 3, padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kaiming-uniform (fan-in, ReLU) for the blocks, Xavier-uniform for the head, as in the published code."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module is not self.head:
+                nn.init.kaiming_uniform_(module.weight, nonlinearity='relu')
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, features: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+        """Decode.
+
+        Args:
+            features: (B,C_i,h_i,w_i) from high to low resolution.
+            size: (H,W) of the image.
+
+        Returns:
+            Logits (B,num_maps,H,W).
+        """
+        deepest, *skips = list(features)[::-1]
+        x = self.center(deepest)
+        for i, block in enumerate(self.blocks):
+            x = block(x, skips[i] if i < len(skips) else None)
+        x = self.head(x)
+        if x.shape[-2:] != size:
+            x = F.interpolate(x, size=size, mode='bilinear', align_corners=True)
+        return x

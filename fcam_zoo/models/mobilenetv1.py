@@ -1,0 +1,78 @@
+"""MobileNet v1 at the widths 0.75 and 0.25 (Howard et al., 2017), which timm registers from 1.0 up only.
+
+Built from timm's own EfficientNet class with TensorFlow's 'same' padding and batch-norm epsilon, so that checkpoints in
+timm's parameter names load unchanged.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.nn as nn
+from timm.layers import make_divisible
+from timm.models import EfficientNet, build_model_with_cfg, generate_default_cfgs, register_model
+
+# (blocks, stride of the first, output channels at width 1.0) of each stage
+STAGES = ((1, 1, 64), (2, 2, 128), (2, 2, 256), (6, 2, 512), (2, 2, 1024))
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        'url': '',
+        'num_classes': 1000,
+        'input_size': (3, 224, 224),
+        'pool_size': (7, 7),
+        'crop_pct': 0.875,
+        'interpolation': 'bilinear',
+        'mean': (0.5, 0.5, 0.5),
+        'std': (0.5, 0.5, 0.5),
+        'first_conv': 'conv_stem',
+        'classifier': 'classifier',
+        'license': 'apache-2.0',
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs({'mobilenetv1_075.tf_in1k': _cfg(), 'mobilenetv1_025.tf_in1k': _cfg()})
+
+
+def _create_mobilenetv1(variant: str, width: float, pretrained: bool, **kwargs: Any) -> EfficientNet:
+    block_args = [
+        [
+            {
+                'block_type': 'dsa',
+                'dw_kernel_size': 3,
+                'pw_kernel_size': 1,
+                'stride': stride if i == 0 else 1,
+                'out_chs': channels,
+                'act_layer': None,
+                'noskip': False,
+                'pw_act': True,
+            }
+            for i in range(blocks)
+        ]
+        for blocks, stride, channels in STAGES
+    ]
+    defaults = {
+        'block_args': block_args,
+        'num_features': 0,
+        'stem_size': 32,
+        'round_chs_fn': lambda channels: make_divisible(channels * width, 8, round_limit=0.9),
+        'norm_layer': partial(nn.BatchNorm2d, eps=kwargs.pop('bn_eps', 1e-3)),
+        'act_layer': nn.ReLU6,
+        'pad_type': 'same',
+    }
+    return build_model_with_cfg(EfficientNet, variant, pretrained, **{**defaults, **kwargs})
+
+
+@register_model
+def mobilenetv1_075(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """MobileNet v1, width 0.75."""
+    return _create_mobilenetv1('mobilenetv1_075', 0.75, pretrained, **kwargs)
+
+
+@register_model
+def mobilenetv1_025(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """MobileNet v1, width 0.25."""
+    return _create_mobilenetv1('mobilenetv1_025', 0.25, pretrained, **kwargs)
