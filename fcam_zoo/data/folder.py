@@ -1,81 +1,110 @@
-"""One folder a class: `<root>/<class>/*.jpg`."""
+"""Data sets of one folder a class, and the choice between the layouts."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch.utils.data import Dataset
-
 from ..errors import DatasetError
-from .images import SUFFIXES, open_image
-from .transforms import EvalTransform
-from .wsol import Transform, WSOLDataset
+from .base import ImageDataset, Transform
+from .images import images_within
+from .wsol import WSOLDataset
 
 
-class FolderDataset(Dataset):
-    """Images and labels of a folder with a subfolder for each class; no ground truth of location.
+class FolderDataset(ImageDataset):
+    """Images in one folder a class: `<root>/<class>/*.jpg`, or `<root>/<split>/<class>/*.jpg`.
 
-    Items and attributes are those of `WSOLDataset`; `boxes`, `masks` and `sizes` are None.
+    Labels number the class folders in sorted order. Items and attributes are those of `ImageDataset`; there is no
+    localization. Pictures are turned upright by their EXIF orientation; hidden files and folders are passed over.
 
     Args:
-        root: Folder of class folders.
-        transform: PIL image -> uint8 tensor; default: direct resize to 224 x 224.
+        root: Folder of the class folders or, with `split`, of the splits.
+        transform: PIL image (RGB) -> item; None takes `EvalTransform()`.
+        split: A split below `root`. Where `<root>/train` exists its folders number the classes of every split, so that
+            a split without one of the classes keeps the labels that a model was trained on.
 
     Raises:
-        FileNotFoundError: When the folder is missing.
-        DatasetError: With fewer than two class folders, or an empty one.
+        DatasetError: For a missing folder, fewer than two classes, a class folder without images, or a class that
+            `<root>/train` does not have.
     """
 
-    boxes = masks = sizes = None
+    def __init__(self, root: str | os.PathLike, transform: Transform | None = None, *, split: str = '') -> None:
+        root = Path(root)
+        classes, files, problems = scan_folder(root, split)
+        if problems:
+            more = f' ({len(problems) - 1} more; check_dataset lists all)' if len(problems) > 1 else ''
+            raise DatasetError(problems[0] + more)
+        ids = [path.relative_to(root / split).as_posix() for paths in files.values() for path in paths]
+        label = {name: number for number, name in enumerate(classes)}
+        labels = [label[name] for name, paths in files.items() for _ in paths]
+        super().__init__(root, root / split, split, ids, labels, dict(enumerate(classes)), transform)
 
-    def __init__(self, root: str | os.PathLike, transform: Transform | None = None) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise FileNotFoundError(f'folder {self.root} does not exist')
-        self.name, self.split = self.root.resolve().parent.name, self.root.name
-        self.transform = transform or EvalTransform()
-        classes = sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith('.'))
-        if len(classes) < 2:
-            raise DatasetError(f'{self.root} has {len(classes)} class folders: at least two are needed, one a class')
-        self.class_names = {i: p.name for i, p in enumerate(classes)}
-        self.num_classes = len(classes)
-        self.ids, labels = [], []
-        for label, folder in enumerate(classes):
-            files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
-            if not files:
-                raise DatasetError(f'class folder {folder} holds no images: fill it or remove it')
-            self.ids += [p.relative_to(self.root).as_posix() for p in files]
-            labels += [label] * len(files)
-        self.labels = np.array(labels, np.int64)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
-        return self.transform(open_image(self.path(index))), int(self.labels[index]), index
-
-    def path(self, index: int) -> Path:
-        """File of an image."""
-        return self.root / self.ids[index]
+def scan_folder(root: Path, split: str) -> tuple[list[str], dict[str, list[Path]], list[str]]:
+    """Class names in order of their labels, image files of each class of the split, and all that is wrong."""
+    folder = root / split
+    if not folder.is_dir():
+        return [], {}, [f'{folder}: no such folder; expected {folder}/<class>/*.jpg']
+    present = _subfolders(folder)
+    classes = _subfolders(root / 'train') if split and (root / 'train').is_dir() else present
+    problems = []
+    if len(classes) < 2:
+        problems.append(
+            f'{folder}: {len(classes)} class folders, but a classifier needs two; lay out {folder}/<class>/*.jpg'
+        )
+    problems += [
+        f'{folder / name}: no such class in {root / "train"}; add it there or remove it here'
+        for name in present
+        if name not in classes
+    ]
+    files = {name: images_within(folder / name) for name in present}
+    problems += [
+        f'{folder / name}: class folder without images; fill or remove it' for name in present if not files[name]
+    ]
+    return classes, files, problems
 
 
 def open_dataset(
-    root: str | os.PathLike, split: str, transform: Transform | None = None, ground_truth: bool = True
+    root: str | os.PathLike,
+    split: str,
+    transform: Transform | None = None,
+    ground_truth: bool | None = None,
 ) -> WSOLDataset | FolderDataset:
-    """Open a split of a data set in the WSOL layout or with one folder a class.
+    """Open a split of a data set in the WSOL layout or with one folder a class, whichever is there.
+
+    Args:
+        root: Folder of the data set.
+        split: 'train', 'val', 'test', or whatever the folder of the split is called.
+        transform: PIL image (RGB) -> item; None takes `EvalTransform()`.
+        ground_truth: As in `WSOLDataset`.
 
     Raises:
-        DatasetError: When the root is laid out in neither way.
+        DatasetError: When the split is in neither layout, or the data set is faulty (see both classes).
     """
     root = Path(root)
-    if (root / 'metadata' / split).is_dir():
+    if split and (root / 'metadata' / split).is_dir():
         return WSOLDataset(root, split, transform, ground_truth)
-    if (root / split).is_dir():
-        return FolderDataset(root / split, transform)
+    if split and (root / split).is_dir():
+        return FolderDataset(root, transform, split=split)
     raise DatasetError(
-        f'{root} has no split {split!r}: expected {root / split}/<class>/*.jpg (one folder a class), or '
-        f'{root / "metadata" / split}/image_ids.txt with {root / "images"} (WSOL layout)'
+        f'{root}: no split {split!r}{_splits_found(root)}. Lay the data set out as {root}/<split>/<class>/*.jpg (one '
+        f'folder a class), or with {root}/images and {root}/metadata/<split>/image_ids.txt (WSOL layout)'
     )
+
+
+def splits_of(root: Path) -> list[str]:
+    """Splits of a data set: the folders of its metadata, or those of train, val, test that exist; possibly none."""
+    if (root / 'metadata').is_dir():
+        return _subfolders(root / 'metadata')
+    return [name for name in ('train', 'val', 'test') if (root / name).is_dir()]
+
+
+def _splits_found(root: Path) -> str:
+    if not root.is_dir():
+        return ' (the folder does not exist)'
+    found = splits_of(root)
+    return f' (found: {", ".join(found)})' if found else ''
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))

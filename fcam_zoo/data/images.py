@@ -1,88 +1,176 @@
-"""Images from untrusted files, always as RGB."""
+"""Images from untrusted files: refused with one clear error, or whole and in 8-bit RGB."""
 
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
 
-MAX_PIXELS = 100_000_000
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm')
+MAX_PIXELS = 80_000_000
+"""Largest image that is decoded: 240 MB as RGB, and below the size from which Pillow itself warns."""
+
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
+"""Names by which a folder's images are found; a file named outright is opened whatever its suffix."""
+
+# Raster formats with a decoder of their own. Pillow would run Ghostscript on a PostScript file, whatever its suffix.
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000')
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image whole, as RGB.
-
-    Transparency is laid on white, 16-bit grey is scaled to 8 bits, an animation gives its first frame.
+    """Read an image file whole, as 8-bit RGB (see `to_rgb`). An animation gives its first frame.
 
     Args:
-        path: Image file.
-        exif: Turn the image upright by its EXIF orientation. WSOL metadata refers to the stored pixels: False there.
-        max_pixels: Larger images are refused before they are decoded.
+        path: Image file: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM/PGM or JPEG 2000.
+        exif: Turn the picture upright by its EXIF orientation; an unreadable EXIF block is ignored. Set False where
+            boxes or masks refer to the stored pixels, as WSOL metadata do.
+        max_pixels: Images with more pixels are refused by their header, before anything is decoded. Above twice
+            `PIL.Image.MAX_IMAGE_PIXELS` Pillow refuses as well.
+
+    Returns:
+        Image of mode RGB, decoded; the file is closed.
 
     Raises:
-        FileNotFoundError: When there is no such file.
-        ImageError: When it cannot be decoded or is too large.
+        FileNotFoundError: When nothing exists at `path`.
+        ImageError: For a folder, an unknown format, a damaged or truncated file, pixels of unknown range (32 bits), or
+            too large an image.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'image {path} does not exist or is not a file')
-    try:
-        with warnings.catch_warnings():
-            # The limit is checked here, with an error of our own.
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > max_pixels:
-                    raise ImageError(f'{path} has {width}x{height} pixels, over the limit of {max_pixels}: shrink it first')
-                image.load()
-                image = ImageOps.exif_transpose(image) if exif else image
-                return _to_rgb(image)
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as e:
-        raise ImageError(f'{path} is refused as a decompression bomb: shrink it first') from e
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as e:
-        raise ImageError(f'{path} is not a readable image ({e}): replace or remove it') from e
+    with _opened(path, max_pixels) as image:
+        image.load()
+        rgb = to_rgb(image)
+        turn = _UPRIGHT.get(_orientation(image)) if exif else None
+        return rgb if turn is None else rgb.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith('I') or image.mode == 'F':
-        values = np.asarray(image, dtype=np.float64)
-        # 16-bit files use the whole range; anything else is stretched from its own.
-        low, high = (0, 65535) if values.min() >= 0 and 255 < values.max() <= 65535 else (values.min(), values.max())
-        if values.min() >= 0 and values.max() <= 255:
-            low, high = 0, 255
-        grey = (values - low) / max(high - low, 1) * 255
-        return Image.fromarray(grey.round().astype(np.uint8)).convert('RGB')
-    if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Stored width and height of an image file, from its header; EXIF orientation is not applied.
+
+    Raises:
+        FileNotFoundError, ImageError: As `open_image`.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        return image.size
+
+
+def open_mask(path: str | os.PathLike) -> np.ndarray:
+    """Read a mask file as grey levels, uint8 (H,W) in 0..255; a mask of one bit gives 0 and 255.
+
+    Raises:
+        FileNotFoundError, ImageError: As `open_image`.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        return np.array(image.convert('L'))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert a decoded image of any mode to 8-bit RGB.
+
+    Transparent pixels show white, since most cut-out pictures are made for a white page. 16-bit grey is scaled
+    (65535 becomes 255), where Pillow's own conversion would clip. Palettes, CMYK and the like are converted as Pillow
+    does, without a colour profile.
+
+    Args:
+        image: Any PIL image.
+
+    Returns:
+        A new image of mode RGB and of the same size.
+
+    Raises:
+        ImageError: For 32-bit integer or float pixels, which have no defined white.
+    """
+    # 16-bit PNG and PGM have the mode 'I' in older versions of Pillow.
+    if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in ('PNG', 'PPM')):
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert('RGB')
+    if image.mode in ('I', 'F'):
+        name = getattr(image, 'filename', '') or 'image'
+        raise ImageError(f'{name}: 32-bit pixels (mode {image.mode}) have no defined white; save it with 8 or 16 bits')
+    if image.has_transparency_data:
         rgba = image.convert('RGBA')
         return Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba).convert('RGB')
     return image.convert('RGB')
 
 
-def list_images(paths: Iterable[str | os.PathLike]) -> list[Path]:
-    """Expand files and folders (recursively, sorted, by suffix) to image paths.
+def list_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
+    """Expand files and folders to image files, in the order given, each file once.
+
+    Args:
+        paths: A path or several. A file is taken as it is; a folder gives its images by suffix (`SUFFIXES`, either
+            case), from all its subfolders, sorted by path; hidden files and folders are passed over.
 
     Raises:
         FileNotFoundError: For a path that does not exist.
-        ImageError: For a folder without images.
+        ImageError: For a folder without images, or when no path is given.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
         if path.is_dir():
-            inside = sorted(p for p in path.rglob('*') if p.suffix.lower() in SUFFIXES and p.is_file())
+            inside = images_within(path)
             if not inside:
-                raise ImageError(f'folder {path} holds no images ({", ".join(SUFFIXES)})')
+                raise ImageError(f'{path}: no image in this folder; known suffixes: {" ".join(SUFFIXES)}')
             found += inside
         elif path.exists():
             found.append(path)
         else:
-            raise FileNotFoundError(f'{path} does not exist')
-    return found
+            raise FileNotFoundError(f'{path}: no such file or folder; check the path')
+    if not found:
+        raise ImageError('no image given: pass image files or folders of images')
+    return list(dict.fromkeys(found))
+
+
+def images_within(folder: Path) -> list[Path]:
+    """Image files by suffix in a folder and its subfolders, sorted, hidden ones left out; possibly none."""
+    return sorted(
+        path
+        for path in folder.rglob('*')
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith('.') for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+@contextmanager
+def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image, check its size, and turn whatever a decoder raises within the block into `ImageError`."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f'{path}: no such image file; check the path')
+    if not path.is_file():
+        raise ImageError(f'{path}: a folder or a special file, not an image; name an image file')
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(f'{path}: {width}x{height} pixels are more than the limit of {max_pixels}; shrink it')
+            yield image
+    except (ImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as e:
+        raise ImageError(f'{path}: not an image of a known format; convert it to one of {", ".join(_FORMATS)}') from e
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
+        raise ImageError(f'{path}: refused by Pillow because of its size ({e}); shrink it') from e
+    except Exception as e:  # Damaged files make the decoders raise nearly every kind of error.
+        raise ImageError(f'{path}: cannot be read as an image ({e or type(e).__name__}); replace the file') from e
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # A damaged EXIF block says nothing of the picture itself, and parsing it raises many kinds.
+        return 1

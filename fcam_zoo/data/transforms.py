@@ -1,4 +1,4 @@
-"""PIL image -> uint8 tensor. Normalisation is left to the device, since the CRF needs the raw colours."""
+"""PIL image -> uint8 tensor. Normalisation is left to the device of the model, since the CRF loss needs raw colours."""
 
 from __future__ import annotations
 
@@ -9,37 +9,90 @@ import torch
 from PIL import Image
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """RGB image -> uint8 (3,H,W)."""
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-
-
-def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(B,3,H,W) in 0..255 -> float32 (x/255 - mean) / std, on the device of the images."""
-    mean_, std_ = (torch.tensor(v, device=images.device, dtype=torch.float32).view(1, -1, 1, 1) for v in (mean, std))
-    return (images.float() / 255 - mean_) / std_
-
-
 class EvalTransform:
-    """Resize straight to size x size, bilinear, aspect ratio ignored (F-CAM, Sec. 4.1)."""
+    """Resize straight to size x size, bilinear, aspect ratio ignored.
+
+    Source: the evaluation protocol of Choe et al. (CVPR 2020), kept by F-CAM (Belharbi et al., WACV 2022).
+
+    Args:
+        size: Side of the result in pixels.
+    """
 
     def __init__(self, size: int = 224) -> None:
-        self.size = size
+        self.size = _side('size', size)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        return to_tensor(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+        """PIL image of any size -> uint8 (3,size,size) in 0..255."""
+        return _to_tensor(_resized(image, self.size))
+
+    def __repr__(self) -> str:
+        return f'EvalTransform(size={self.size})'
 
 
 class TrainTransform:
-    """Resize to resize x resize, random crop to size x size, random flip (F-CAM, Sec. 4.1); draws from torch's RNG."""
+    """Resize to resize x resize, crop size x size at a uniformly drawn place, flip left to right at random.
+
+    Draws from torch's global generator: `torch.manual_seed` repeats it, and workers of a DataLoader differ.
+    Source: the training recipe of Choe et al. (CVPR 2020), kept by F-CAM (Belharbi et al., WACV 2022).
+
+    Args:
+        size: Side of the crop in pixels.
+        resize: Side before the crop, aspect ratio ignored; None keeps the published ratio, 256 for a crop of 224.
+        hflip: Probability of the flip, 0 to 1.
+
+    Raises:
+        ValueError: For a side below 1, a crop larger than `resize`, or a probability outside [0,1].
+    """
 
     def __init__(self, size: int = 224, resize: int | None = None, hflip: float = 0.5) -> None:
-        self.size, self.resize, self.hflip = size, resize or round(size * 256 / 224), hflip
-        if self.resize < size:
-            raise ValueError(f'resize={resize} is smaller than the crop of {size}')
+        self.size = _side('size', size)
+        self.resize = round(size * 256 / 224) if resize is None else _side('resize', resize)
+        if self.resize < self.size:
+            raise ValueError(f'resize={self.resize} is less than the crop size={self.size}; raise resize')
+        if not 0 <= hflip <= 1:
+            raise ValueError(f'hflip={hflip} is not a probability; give a value from 0 to 1')
+        self.hflip = hflip
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        x = to_tensor(image.resize((self.resize, self.resize), Image.Resampling.BILINEAR))
-        top, left = torch.randint(self.resize - self.size + 1, (2,)).tolist()
-        x = x[:, top : top + self.size, left : left + self.size]
-        return x.flip(2) if torch.rand(()) < self.hflip else x.contiguous()
+        """PIL image of any size -> uint8 (3,size,size) in 0..255."""
+        left, top = torch.randint(self.resize - self.size + 1, (2,)).tolist()
+        flip = torch.rand(()).item() < self.hflip
+        image = _resized(image, self.resize).crop((left, top, left + self.size, top + self.size))
+        return _to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
+
+    def __repr__(self) -> str:
+        return f'TrainTransform(size={self.size}, resize={self.resize}, hflip={self.hflip})'
+
+
+def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Normalise raw colours for a network: (x / 255 - mean) / std.
+
+    Args:
+        images: uint8 (B,3,H,W) in 0..255, on any device and in any memory format.
+        mean: Mean of each channel, for colours in 0..1.
+        std: Standard deviation of each channel, likewise.
+
+    Returns:
+        float32 (B,3,H,W) on the same device, in the same memory format.
+
+    Raises:
+        TypeError: When the images are not uint8, since the range of other types is ambiguous.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f'images of {images.dtype}: normalize takes raw colours, uint8 in 0..255')
+    shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device).view(1, -1, 1, 1) for v in (mean, std))
+    return images.to(torch.float32).div_(255).sub_(shift).div_(scale)
+
+
+def _resized(image: Image.Image, side: int) -> Image.Image:
+    return image.convert('RGB').resize((side, side), Image.Resampling.BILINEAR)
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _side(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f'{name}={value} is not a side in pixels; give a whole number above 0')
+    return value
