@@ -50,6 +50,7 @@ class FCAM(nn.Module):
         backbone_pretrained: Load timm's weights of the backbone (network or cache).
         backbone_checkpoint: Load a local safetensors file into the backbone instead.
         backbone_kwargs: Further arguments of the timm network.
+        threshold: tau at which `localize` cuts the F-CAM, relative to its maximum; set from val by training.
         cache_dir: Folder of timm's downloads.
 
     Raises:
@@ -69,9 +70,11 @@ class FCAM(nn.Module):
         backbone_pretrained: bool = False,
         backbone_checkpoint: str | os.PathLike | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
+        threshold: float = 0.5,
         cache_dir: str | os.PathLike | None = None,
     ) -> None:
         super().__init__()
+        name = backbone if isinstance(backbone, str) else (backbone.pretrained_cfg or {}).get('architecture')
         if isinstance(backbone, str):
             backbone = build_backbone(
                 backbone,
@@ -95,9 +98,12 @@ class FCAM(nn.Module):
             # One block a skip connection and one a remaining doubling.
             decoder_channels = decoder_channels[: len(self.pyramid.channels) - 1 + self._doublings()]
         self.decoder = UnetDecoder(self.pyramid.channels, decoder_channels, center)
-        self.pretrained_cfg = self.default_cfg = model_cfg(backbone)
+        self.pretrained_cfg = self.default_cfg = prefixed(getattr(backbone, 'pretrained_cfg', None) or {})
+        self.threshold = threshold
         # What config.json needs to build the same model again.
         self.model_args = {
+            'backbone': name,
+            'threshold': threshold,
             'output_stride': output_stride,
             'dilated': dilated,
             'decoder_channels': list(decoder_channels),
@@ -209,23 +215,24 @@ class _Head(nn.Module):
         return self.backbone.forward_head(self.features(features))
 
 
-def model_cfg(backbone: nn.Module) -> dict[str, Any]:
-    """timm's pretrained_cfg of the F-CAM: that of its backbone, with direct resizing and prefixed layer names."""
-    cfg = dict(getattr(backbone, 'pretrained_cfg', None) or {})
-    for key in ('url', 'file', 'hf_hub_id', 'hf_hub_filename', 'source', 'tag', 'state_dict'):
-        cfg.pop(key, None)
+# Direct resize to the input size, as WSOL evaluation does (F-CAM, Sec. 4.1).
+INPUT_CFG = {
+    'input_size': (3, 224, 224),
+    'fixed_input_size': False,
+    'interpolation': 'bilinear',
+    'crop_pct': 1.0,
+    'crop_mode': 'squash',
+}
+
+
+def prefixed(cfg: dict[str, Any]) -> dict[str, Any]:
+    """pretrained_cfg of an F-CAM, from that of its backbone: its statistics, its layers under `backbone.`."""
+    keys = ('mean', 'std', 'num_classes', 'pool_size', 'first_conv', 'classifier', 'license')
+    kept = {k: cfg[k] for k in keys if cfg.get(k) is not None}
     for key in ('first_conv', 'classifier'):
-        if isinstance(cfg.get(key), str):
-            cfg[key] = f'backbone.{cfg[key]}'
-    cfg.update(
-        num_classes=backbone.num_classes,
-        input_size=(3, 224, 224),
-        fixed_input_size=False,
-        interpolation='bilinear',
-        crop_pct=1.0,
-        crop_mode='squash',
-    )
-    return cfg
+        if isinstance(kept.get(key), str):
+            kept[key] = f'backbone.{kept[key]}'
+    return {**kept, **INPUT_CFG}
 
 
 def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:

@@ -47,7 +47,7 @@ def _create_mobilenetv1(variant: str, width: float, pretrained: bool, **kwargs: 
                 'stride': stride if i == 0 else 1,
                 'out_chs': channels,
                 'act_layer': None,
-                'noskip': False,
+                'noskip': True,
                 'pw_act': True,
             }
             for i in range(blocks)

@@ -1,0 +1,76 @@
+"""fcam-zoo demo"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import viz
+from .._io import atomic_path
+from ..data import EvalTransform, normalize
+from ..localize import localize
+from ..models import FCAM, create_model, list_models
+
+# Photographs that scikit-image ships, all public domain or CC0.
+PHOTOS = {'chelsea': 'cat', 'rocket': 'rocket', 'coffee': 'cup', 'astronaut': 'astronaut'}
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        'demo',
+        help='localize real photographs with the released weights',
+        description='Localize CC0 photographs that scikit-image ships (a cat, and things that no released model was '
+        'trained on), print a table and write a picture: photograph, CAM, F-CAM with its box. Needs no network.',
+    )
+    parser.add_argument('-o', '--output', type=Path, default=Path('fcam-zoo-demo'), help='default: fcam-zoo-demo')
+    parser.add_argument('--model', help='default: every released model')
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    photos = load_photos()
+    names = [args.model] if args.model else list_models(pretrained=True)
+    print(f'{"photograph":12}{"model":40}{"label":28}{"score":>6}  box (x0, y0, x1, y1)')
+    rows = [[(image, title) for title, image in photos.items()]]
+    for name in names:
+        model = create_model(name, pretrained=True)
+        found = localize(model, list(photos.values()))
+        for (title, _), result in zip(photos.items(), found):
+            print(f'{title:12}{name:40}{result.label:28}{result.score:6.2f}  {result.box}')
+        rows.append([(viz.blend(im, m), f'CAM {short(name)}') for im, m in zip(photos.values(), cams(model, photos))])
+        rows.append([(viz.overlay(im, r), f'F-CAM {short(name)}') for im, r in zip(photos.values(), found)])
+    path = args.output / 'demo.png'
+    with atomic_path(path) as temporary:
+        viz.grid(rows).save(temporary)
+    print(f'picture: {path}')
+    return 0
+
+
+def short(name: str) -> str:
+    """Data set of a model's name."""
+    return name.rpartition('_')[2]
+
+
+def load_photos() -> dict[str, Image.Image]:
+    """The photographs by title.
+
+    Raises:
+        ImportError: Without scikit-image (extra `demo`).
+    """
+    try:
+        from skimage import data
+    except ImportError as e:
+        raise ImportError("the demo's photographs come with scikit-image: pip install 'fcam-zoo[demo]'") from e
+    return {title: Image.fromarray(getattr(data, name)()).convert('RGB') for name, title in PHOTOS.items()}
+
+
+@torch.inference_mode()
+def cams(model: FCAM, photos: dict[str, Image.Image]) -> np.ndarray:
+    """The plain CAM of the predicted class, for comparison."""
+    cfg = model.pretrained_cfg
+    images = torch.stack([EvalTransform(cfg['input_size'][-1])(image) for image in photos.values()])
+    return model.cam(normalize(images, cfg['mean'], cfg['std'])).numpy()

@@ -1,0 +1,30 @@
+"""fcam-zoo info"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from .. import hub
+from ..models import create_model
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        'info',
+        help='what a model is, how it was trained and measured',
+        description='Describe a model: data set, teacher, measured figures, recipe, licence, size.',
+    )
+    parser.add_argument('name', help='a name of `fcam-zoo list`, or local-dir:FOLDER')
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    entry = hub.index().get(args.name)
+    if entry is not None:
+        print(json.dumps({k: v for k, v in entry.items() if k != 'class_names'}, indent=2))
+    model = create_model(args.name, pretrained=entry is not None)
+    total = sum(p.numel() for p in model.parameters())
+    decoder = sum(p.numel() for p in model.decoder.parameters())
+    print(f'{args.name}: {total:,} parameters ({decoder:,} in the decoder), {model.num_classes} classes')
+    return 0

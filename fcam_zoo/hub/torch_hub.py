@@ -1,0 +1,44 @@
+"""torch.hub's entry points, one for each backbone and data set of the zoo table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .._index import index
+from ..models import FCAM, create_model
+from ..models.zoo import hub_names
+
+
+def entry_points() -> dict[str, Callable[..., FCAM]]:
+    """Functions by torch.hub name (`fcam_<backbone>_<dataset>`), documented with what is measured of them."""
+    return {name: _entry_point(name, models) for name, models in hub_names().items()}
+
+
+def _entry_point(hub_name: str, models: list[str]) -> Callable[..., FCAM]:
+    def load(pretrained: bool = True, **kwargs: Any) -> FCAM:
+        return create_model(hub_name, pretrained=pretrained, **kwargs)
+
+    load.__name__ = load.__qualname__ = hub_name
+    load.__doc__ = _describe(models)
+    return load
+
+
+def _describe(models: list[str]) -> str:
+    entry = index().get(models[0])
+    if entry is None:
+        return (
+            f'F-CAM, no weights released (teachers: {", ".join(m.split(".")[1].rsplit("_", 1)[0] for m in models)}).\n\n'
+            'Args:\n    pretrained: must be False.\n    **kwargs: arguments of fcam_zoo.create_model.'
+        )
+    test = entry['metrics']['test']
+    figures = '; '.join(
+        f'{kind}: ' + ', '.join(f'{k} {v:.1f}' for k, v in test[kind].items() if not k.startswith(('best', 'top5')))
+        for kind in ('fcam', 'cam')
+    )
+    return (
+        f'F-CAM {models[0]}.\n\nData set: {entry["dataset"]["title"]}. Teacher: {entry["teacher"]}. '
+        f'On test: {figures}.\nData licence: {entry["dataset"]["licence"]}.\n\n'
+        'Args:\n    pretrained: load the released weights, checked against their SHA-256.\n'
+        '    **kwargs: arguments of fcam_zoo.create_model.'
+    )

@@ -1,0 +1,109 @@
+"""The zoo table: every architecture and name that exists, from which timm's names, torch.hub's names and lists follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_pretrained_cfg,
+    register_model,
+)
+
+from .. import _index
+from ..cams import METHODS as TEACHERS
+from .fcam import FCAM, INPUT_CFG, prefixed
+
+# Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's; the mobile networks' own defaults.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    'fcam_resnet50': {'backbone': 'resnet50', 'output_stride': 8},
+    'fcam_mobilenetv1_075': {'backbone': 'mobilenetv1_075', 'output_stride': 16},
+    'fcam_mobilenetv1_025': {'backbone': 'mobilenetv1_025', 'output_stride': 16},
+}
+# The paper's data sets (F-CAM, Tables 1 and 2), by number of classes. Released names come on top, from the index.
+PAPER_ARCHITECTURES = ('fcam_resnet50',)
+PAPER_DATASETS = {'cub': 200, 'openimages': 100}
+
+
+def _tags(architecture: str) -> dict[str, dict[str, Any]]:
+    """pretrained_cfg of each tag of an architecture; only released ones name a file."""
+    base = {**_backbone_cfg(ARCHITECTURES[architecture]['backbone']), 'license': 'apache-2.0', 'paper_name': 'F-CAM'}
+    tags: dict[str, dict[str, Any]] = {}
+    for name, entry in _index.index().items():
+        arch, tag = name.split('.')
+        if arch == architecture:
+            tags[tag] = {
+                **base,
+                'file': str(_index.weights_dir() / entry['file']),
+                'custom_load': True,
+                'num_classes': entry['num_classes'],
+                'label_names': tuple(entry['class_names']),
+            }
+    if architecture in PAPER_ARCHITECTURES:
+        for dataset, num_classes in PAPER_DATASETS.items():
+            for teacher in TEACHERS:
+                tags.setdefault(f'{teacher}_{dataset}', {**base, 'num_classes': num_classes})
+    return tags or {'untrained': base}
+
+
+def _backbone_cfg(backbone: str) -> dict[str, Any]:
+    cfg = get_pretrained_cfg(backbone)
+    return prefixed(cfg.to_dict() if cfg else {})
+
+
+def _create_fcam(variant: str, pretrained: bool, **kwargs: Any) -> FCAM:
+    if not isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg)):
+        # A bare name: input statistics and layer names are those of the backbone.
+        overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
+        kwargs['pretrained_cfg_overlay'] = {**_backbone_cfg(kwargs['backbone']), **overlay}
+        if kwargs.get('pretrained_cfg'):
+            kwargs['pretrained_cfg_overlay'] = overlay
+    entry = _released_entry(variant, kwargs.get('pretrained_cfg')) if pretrained else None
+    if entry is not None:
+        kwargs = {**entry['model_args'], **kwargs}
+    return build_model_with_cfg(FCAM, variant, pretrained, **kwargs)
+
+
+def _released_entry(variant: str, cfg: Any) -> dict[str, Any] | None:
+    tag = cfg if isinstance(cfg, str) else getattr(cfg, 'tag', None)
+    if cfg is None:
+        default = get_pretrained_cfg(variant)
+        tag = default.tag if default else None
+    return _index.index().get(f'{variant}.{tag}')
+
+
+def _entry_point(name: str, arguments: dict[str, Any]) -> Callable[..., FCAM]:
+    def create(pretrained: bool = False, **kwargs: Any) -> FCAM:
+        return _create_fcam(name, pretrained, **{**arguments, **kwargs})
+
+    create.__name__ = create.__qualname__ = name
+    create.__module__ = __name__
+    create.__doc__ = f'F-CAM on {arguments["backbone"]}.'
+    return create
+
+
+default_cfgs = generate_default_cfgs(
+    {f'{arch}.{tag}': cfg for arch in ARCHITECTURES for tag, cfg in _tags(arch).items()} | {'fcam': dict(INPUT_CFG)}
+)
+for _name, _arguments in {**ARCHITECTURES, 'fcam': {'backbone': 'resnet50'}}.items():
+    globals()[_name] = register_model(_entry_point(_name, _arguments))
+
+
+def names() -> list[str]:
+    """Every name of the zoo, `fcam_<backbone>.<teacher>_<dataset>`."""
+    return sorted(f'{arch}.{tag}' for arch in ARCHITECTURES for tag in _tags(arch) if tag != 'untrained')
+
+
+def hub_names() -> dict[str, list[str]]:
+    """torch.hub's names without dots, `fcam_<backbone>_<dataset>` -> zoo names, the best released one first."""
+    groups: dict[str, list[str]] = {}
+    for name in names():
+        arch, tag = name.split('.')
+        groups.setdefault(f'{arch}_{tag.split("_", 1)[1]}', []).append(name)
+    entries = _index.index()
+    for group in groups.values():
+        group.sort(key=lambda n: -entries[n]['metrics']['val']['fcam']['score'] if n in entries else 1.0)
+    return groups

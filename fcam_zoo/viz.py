@@ -1,0 +1,72 @@
+"""Pictures for people: heat maps over images, boxes, grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .localize import Localization
+
+BOX_COLOR = (255, 64, 64)
+
+
+def heat_map(score_map: np.ndarray) -> np.ndarray:
+    """Colours of a score map: (H,W) in [0,1] -> RGB uint8 (H,W,3), blue low to red high."""
+    bgr = cv2.applyColorMap((score_map.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def blend(image: Image.Image, score_map: np.ndarray, opacity: float = 0.5) -> Image.Image:
+    """Lay a score map, resized to the image, over it."""
+    heat = Image.fromarray(heat_map(cv2.resize(np.asarray(score_map, np.float32), image.size)))
+    return Image.blend(image.convert('RGB'), heat, opacity)
+
+
+def draw_box(image: Image.Image, box: Sequence[int], text: str = '') -> Image.Image:
+    """A copy of the image with a box (x0, y0, x1, y1; ends exclusive) and a caption in its corner."""
+    image = image.copy()
+    x0, y0, x1, y1 = box
+    if x1 <= x0 or y1 <= y0:
+        return image
+    draw = ImageDraw.Draw(image)
+    width = max(2, min(image.size) // 100)
+    draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=BOX_COLOR, width=width)
+    if text:
+        caption(draw, (x0 + width, y0 + width), text, max(12, min(image.size) // 20))
+    return image
+
+
+def caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int) -> None:
+    """White text on black."""
+    font = ImageFont.load_default(size)
+    draw.rectangle(draw.textbbox(at, text, font), fill='black')
+    draw.text(at, text, fill='white', font=font)
+
+
+def overlay(image: Image.Image, found: Localization, opacity: float = 0.5) -> Image.Image:
+    """Heat map, box and label of a localization over its image."""
+    return draw_box(blend(image, found.map, opacity), found.box, f'{found.label} {found.score:.2f}')
+
+
+def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int = 240, gap: int = 6) -> Image.Image:
+    """Captioned pictures in rows, each scaled to one height."""
+    sheets = []
+    for row in rows:
+        scaled = [(im.resize((max(1, round(im.width * height / im.height)), height)), text) for im, text in row]
+        sheet = Image.new('RGB', (sum(im.width for im, _ in scaled) + gap * (len(scaled) - 1), height), 'white')
+        x = 0
+        for im, text in scaled:
+            if text:
+                caption(ImageDraw.Draw(im), (4, 4), text, 14)
+            sheet.paste(im, (x, 0))
+            x += im.width + gap
+        sheets.append(sheet)
+    page = Image.new('RGB', (max(s.width for s in sheets), sum(s.height for s in sheets) + gap * (len(sheets) - 1)), 'white')
+    y = 0
+    for sheet in sheets:
+        page.paste(sheet, (0, y))
+        y += sheet.height + gap
+    return page
