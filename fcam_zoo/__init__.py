@@ -7,6 +7,8 @@ from . import losses as losses
 from . import sampling as sampling
 from ._version import __version__ as __version__
 from .errors import FcamZooError as FcamZooError
+from .localization import Localization as Localization
+from .localization import localize as localize
 from .models import FCAM as FCAM
 from .models import FCAMOutput as FCAMOutput
 from .models import create_model as create_model

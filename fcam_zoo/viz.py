@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .localize import Localization
+from .localization import Localization
 
 BOX_COLOR = (255, 64, 64)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from .. import viz
 from .._io import atomic_path
 from ..data import EvalTransform, normalize
-from ..localize import localize
+from ..localization import localize
 from ..models import FCAM, create_model, list_models
 
 # Photographs that scikit-image ships, all public domain or CC0.

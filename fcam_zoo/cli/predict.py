@@ -13,7 +13,7 @@ from .. import viz
 from .._io import atomic_path, write_json
 from ..data import list_images, open_image
 from ..errors import FcamZooError
-from ..localize import localize
+from ..localization import localize
 from ..models import create_model
 
 

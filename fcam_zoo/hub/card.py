@@ -1,0 +1,118 @@
+"""README table and MODEL_CARD.md, made from the index: no figure is typed by hand.
+
+`python -m fcam_zoo.hub.card` writes both; a test fails when they are stale.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import _index
+from .._io import write_text
+
+BEGIN, END = '<!-- models: begin (python -m fcam_zoo.hub.card) -->', '<!-- models: end -->'
+
+
+def figures(metrics: dict[str, float]) -> list[str]:
+    """Cells of a row: IoU 30, 50, 70, top-1 localization, cls; or PxAP and cls."""
+    if 'pxap' in metrics:
+        keys = ('pxap', 'cls')
+    else:
+        keys = ('max_box_acc_30', 'max_box_acc_50', 'max_box_acc_70', 'top1_50', 'cls')
+    return [f'{metrics[k]:.1f}' if k in metrics else '-' for k in keys]
+
+
+def readme_table() -> str:
+    """Released models with their figures on test."""
+    lines = [
+        '| model | data set | metric | CAM | teacher | F-CAM | top-1 loc. (F-CAM) | classification | MB |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
+    for name, entry in _index.index().items():
+        test = entry['metrics']['test']
+        key, title = ('pxap', 'PxAP') if 'pxap' in test['fcam'] else ('max_box_acc_50', 'MaxBoxAcc (IoU 50)')
+        cells = [f'{test[kind][key]:.1f}' for kind in ('cam', entry['teacher'], 'fcam')]
+        top1 = f'{test["fcam"]["top1_50"]:.1f}' if 'top1_50' in test['fcam'] else '-'
+        lines.append(
+            f'| `{name}` | {entry["dataset"]["title"]} | {title} | {cells[0]} | {cells[1]} ({entry["teacher"]}) | '
+            f'**{cells[2]}** | {top1} | {test["fcam"]["cls"]:.1f} | {entry["size"] / 2**20:.1f} |'
+        )
+    return '\n'.join(lines)
+
+
+def model_card() -> str:
+    """The whole MODEL_CARD.md."""
+    parts = [
+        '# Model card: released F-CAM weights',
+        'Made by `python -m fcam_zoo.hub.card` from `weights/index.json`; edit neither by hand.',
+        'Each model is a timm classifier fine-tuned with image labels, and a U-Net decoder trained on the frozen '
+        'classifier with the pixel-alignment loss of F-CAM (Belharbi et al., WACV 2022). No box or mask was used to '
+        'train; those of `val` chose the epoch and the default threshold. Weights are float16 safetensors, with '
+        'batch-norm statistics in float32.',
+        '## Limits\n\nOne object an image is assumed: `localize` gives the box of the largest region. The maps are '
+        'class-agnostic: they show what the decoder takes for an object of its training domain. Trained on small sets '
+        'from a small backbone, the models are examples and baselines, not products; the classes are those of their '
+        'data sets only. Licences of the training images apply to what is done with the weights.',
+    ]
+    for name, entry in _index.index().items():
+        parts.append(_section(name, entry))
+    return '\n\n'.join(parts) + '\n'
+
+
+def _section(name: str, entry: dict[str, Any]) -> str:
+    data, metrics = entry['dataset'], entry['metrics']
+    is_mask = 'pxap' in metrics['test']['fcam']
+    head = 'PxAP | cls' if is_mask else 'IoU 30 | IoU 50 | IoU 70 | top-1 loc. | cls'
+    rows = [f'| split | maps | {head} |', '|---' * (head.count('|') + 3) + '|']
+    for split in ('val', 'test'):
+        for kind, measured in metrics[split].items():
+            rows.append(f'| {split} | {kind} | {" | ".join(figures(measured))} |')
+        last = metrics[f'{split}_last_epoch']['fcam']
+        rows.append(f'| {split} | fcam, last epoch | {" | ".join(figures(last))} |')
+    epochs = entry['epochs']
+    return '\n\n'.join(
+        [
+            f'## {name}',
+            f'- Data: {data["title"]}; {data["licence"]}{"; " + data["note"] if data["note"] else ""}.\n'
+            f'- Backbone: `{entry["backbone"]}`, output stride {entry["model_args"]["output_stride"]} without dilation; '
+            f'decoder {entry["model_args"]["decoder_channels"]}.\n'
+            f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]} '
+            f'(classifier epoch {epochs["classifier"]["best"]} of {epochs["classifier"]["last"]}, '
+            f'decoder epoch {epochs["decoder"]["best"]} of {epochs["decoder"]["last"]}).\n'
+            f'- File: `{entry["file"]}`, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; {entry["licence"]}.',
+            '\n'.join(rows),
+            'Percent; box figures are maxima over 1000 thresholds, each column its own.',
+            f'Recipe (settings of `fcam-zoo train --recipe`):\n\n```json\n{json.dumps(entry["recipe"], indent=1)}\n```',
+        ]
+    )
+
+
+def render_readme(text: str) -> str:
+    """README with its table made anew.
+
+    Raises:
+        ValueError: When the markers are missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f'the README has no lines {BEGIN!r} and {END!r} between which the table belongs')
+    return f'{before}{BEGIN}\n{readme_table()}\n{END}{after}'
+
+
+def main() -> int:
+    """Write README.md and MODEL_CARD.md of the checkout in the current folder."""
+    readme = Path('README.md')
+    if not readme.is_file():
+        print('fcam_zoo.hub.card: no README.md here: run it in the root of a checkout', file=sys.stderr)
+        return 1
+    write_text(readme, render_readme(readme.read_text(encoding='utf-8')))
+    write_text('MODEL_CARD.md', model_card())
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
