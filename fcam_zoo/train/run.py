@@ -157,8 +157,9 @@ def _run_stage(
             with atomic_path(folder / 'best.safetensors') as temporary:
                 save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
         progress.update(epoch=epoch, stage=stage.state())
-        save_state(folder / 'state.safetensors', model, optimizer, progress)
+        # The state comes last: a run stopped before it redoes the epoch and writes the same again.
         _write_history(folder / 'metrics.jsonl', progress['history'])
+        save_state(folder / 'state.safetensors', model, optimizer, progress)
     _load_weights(model, folder, 'best')
     last, best = progress['history'][-1], progress['history'][progress['best_epoch'] - 1]
     return {'best_epoch': progress['best_epoch'], 'best': best, 'last': last}

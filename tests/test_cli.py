@@ -1,0 +1,144 @@
+"""The command line: what it prints and writes, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic import make_wsol, shape_image
+
+import fcam_zoo
+from fcam_zoo.cli import main
+
+
+@pytest.fixture(scope='module')
+def model_dir(tmp_path_factory):
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, output_stride=8)
+    model.pretrained_cfg['label_names'] = ['square', 'disc']
+    return fcam_zoo.hub.save_pretrained(model, tmp_path_factory.mktemp('model') / 'm')
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / 'photos'
+    (folder / 'more').mkdir(parents=True)
+    for i, path in enumerate(('a.png', 'b.jpg', 'more/a.png')):
+        image, _ = shape_image(i % 2, i)
+        image.resize((90 + 30 * i, 60)).save(folder / path)
+    return folder
+
+
+def test_module_runs_and_helps():
+    done = subprocess.run([sys.executable, '-m', 'fcam_zoo', '--help'], capture_output=True, text=True, check=True)
+    for command in ('list', 'info', 'demo', 'predict', 'train', 'benchmark', 'weights'):
+        assert f'    {command}' in done.stdout
+
+
+def test_list(capsys):
+    assert main(['list', '*resnet50*cub']) == 0
+    assert capsys.readouterr().out.split() == sorted(f'fcam_resnet50.{t}_cub' for t in fcam_zoo.cams.METHODS)
+    assert main(['list', '--pretrained']) == 0
+    assert capsys.readouterr().out.split() == fcam_zoo.list_models(pretrained=True)
+
+
+def test_info(capsys, model_dir):
+    assert main(['info', f'local-dir:{model_dir}']) == 0
+    assert '2 classes' in capsys.readouterr().out
+    assert main(['info', 'fcam_nothing']) == 1
+    assert 'unknown model' in capsys.readouterr().err
+
+
+def test_weights_verify(capsys):
+    assert main(['weights', 'verify']) == 0
+    assert capsys.readouterr().out.count(': ok') == len(fcam_zoo.list_models(pretrained=True))
+    assert main(['weights', 'verify', 'fcam_resnet50.cam_cub']) == 1
+
+
+def test_predict_writes_pictures_and_boxes(photos, model_dir, tmp_path, capsys):
+    out = tmp_path / 'out'
+    assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(out), '--quiet']) == 0
+    predictions = json.loads((out / 'predictions.json').read_text())['predictions']
+    assert [p['overlay'] for p in predictions] == ['a.png', 'b.png', 'a_2.png']
+    for p in predictions:
+        width, height = Image.open(p['image']).size
+        assert p['size'] == [width, height]
+        x0, y0, x1, y1 = p['box']
+        assert 0 <= x0 < x1 <= width
+        assert 0 <= y0 < y1 <= height
+        assert p['label'] in ('square', 'disc')
+        assert Image.open(out / p['overlay']).size == (width, height)
+    assert '3 of 3' in capsys.readouterr().out
+
+
+def test_predict_finishes_the_others_when_one_is_bad(photos, model_dir, tmp_path, capsys):
+    (photos / 'broken.jpg').write_bytes((photos / 'b.jpg').read_bytes()[:300])
+    out = tmp_path / 'out'
+    assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(out), '--quiet']) == 1
+    assert len(json.loads((out / 'predictions.json').read_text())['predictions']) == 3
+    assert 'broken.jpg' in capsys.readouterr().err
+    assert not list(out.glob('.*'))
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['predict', 'missing.jpg', '--model', '{m}', '-o', 'out'], 'missing.jpg'),
+        (['predict', '{p}', '--model', '{m}', '-o', 'out', '--threshold', '1.5'], 'choose a value in [0,1)'),
+        (['predict', '{p}', '--model', 'local-dir:none', '-o', 'out'], 'none does not exist'),
+        (['benchmark', 'missing', '--model', '{m}'], 'missing'),
+        (['train', 'missing', '-o', 'run'], 'missing'),
+        (['train', 'missing', '-o', 'run', '--set', 'decoder.nothing=1'], "no setting 'decoder.nothing'"),
+        (['train', 'missing', '-o', 'run', '--set', 'nonsense'], 'write KEY=VALUE'),
+    ],
+)
+def test_errors_are_one_line(arguments, message, photos, model_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([a.format(m=f'local-dir:{model_dir}', p=photos) for a in arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert 'Traceback' not in error
+
+
+def test_train_then_benchmark(tmp_path, capsys):
+    data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4, 'test': 6})
+    settings = ['--set', 'image_size=64', '--set', 'classifier.batch_size=4', '--set', 'decoder.batch_size=4']
+    run = tmp_path / 'run'
+    arguments = ['train', str(data), '-o', str(run), '--backbone', 'test_resnet', '--output-stride', '8', '--workers', '0']
+    assert main([*arguments, '--classifier-epochs', '1', '--decoder-epochs', '1', '--quiet', *settings]) == 0
+    assert 'decoder best (epoch 1)' in capsys.readouterr().out
+    report = tmp_path / 'report'
+    model = f'local-dir:{run / "best"}'
+    kinds = ['cam', 'layercam', 'fcam', 'center']
+    assert main(['benchmark', str(data), '--model', model, '--maps', *kinds, '-o', str(report), '--quiet']) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:6]] == kinds
+    written = json.loads((report / 'fcam.json').read_text())
+    assert written['meta']['n'] == 6
+    assert len((report / 'cam.csv').read_text().splitlines()) == 7
+
+
+def test_demo_picture(tmp_path, model_dir, capsys):
+    pytest.importorskip('skimage')
+    assert main(['demo', '-o', str(tmp_path / 'demo'), '--model', f'local-dir:{model_dir}']) == 0
+    assert 'cat' in capsys.readouterr().out
+    assert Image.open(tmp_path / 'demo' / 'demo.png').width > 400
+
+
+def test_localize_any_input():
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+    image, _ = shape_image(0, 1)
+    grey, rgba = image.convert('L'), image.convert('RGBA')
+    found = fcam_zoo.localize(model, [image, np.asarray(image), np.asarray(grey), np.asarray(rgba)], batch_size=3)
+    assert len(found) == 4
+    assert np.array_equal(found[0].map, found[1].map)
+    assert found[0].mask.shape == found[0].map.shape == (72, 72)
+    with pytest.raises(TypeError, match='float64'):
+        fcam_zoo.localize(model, np.zeros((4, 4, 3)))
+    with pytest.raises(TypeError, match='no image'):
+        fcam_zoo.localize(model, [3])
+    with pytest.raises(ValueError, match='class names'):
+        fcam_zoo.localize(model, image, class_names=['a'])
+    assert fcam_zoo.localize(model, []) == []
