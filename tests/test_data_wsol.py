@@ -134,7 +134,9 @@ def test_training_reads_no_localization(boxes):
 def test_line_ends_blank_lines_and_byte_order_mark(boxes):
     for file in (boxes / 'metadata' / 'test').iterdir():
         file.write_bytes(b'\xef\xbb\xbf' + file.read_bytes().replace(b'\n', b'\r\n') + b'\r\n\r\n')
-    assert len(WSOLDataset(boxes, 'test').boxes) == 3
+    dataset = WSOLDataset(boxes, 'test')
+    assert dataset.ids == list(IDS)
+    assert len(dataset.boxes) == 3
 
 
 def test_sizes_come_from_the_images_where_metadata_lack_them(boxes):
