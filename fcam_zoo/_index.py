@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def verify(name: str) -> Path:
     """
     entry = released(name)
     return verify_file(weights_dir() / Path(entry['file']).name, entry['size'], entry['sha256'])
+
+
+def verify_release(path: str | os.PathLike) -> Path:
+    """The same for a path: it must be a file of the index.
+
+    Raises:
+        WeightsError: When it is not, or is missing, truncated or altered.
+    """
+    path = Path(path)
+    for entry in index().values():
+        if entry['file'] == path.name:
+            return verify_file(path, entry['size'], entry['sha256'])
+    raise WeightsError(f'{path} is not in the index of released weights: load a model folder with local-dir: instead')
 
 
 def verify_file(path: Path, size: int, sha256: str) -> Path:

@@ -54,26 +54,6 @@ def test_dilated_form_on_request():
     assert any(m.dilation != (1, 1) for m in net.modules() if isinstance(m, nn.Conv2d))
 
 
-@pytest.mark.parametrize(('backbone', 'stride', 'sign'), [('mobilenetv1_025', 16, 1), ('mobilenetv1_025', 32, 1), ('resnet18', 16, -1)])
-def test_cell_shift_is_where_the_cell_looks(backbone, stride, sign):
-    # Averaging kernels make the network report the mean coordinate that a cell sees, when fed with coordinates.
-    model = tiny(backbone, output_stride=stride).eval()
-    for module in model.backbone.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.constant_(module.weight, 1 / module.weight[0].numel())
-        elif isinstance(module, nn.MaxPool2d):
-            # A maximum would prefer the larger coordinate; its centre pixel is its geometry.
-            module.forward = lambda x: x[:, :, ::2, ::2]
-    ramp = (torch.arange(512.0) / 512).view(1, 1, -1, 1).expand(1, 3, 512, 512).contiguous()
-    # The mean coordinate in units of the response to a constant image.
-    seen = model.encode(ramp).features[0, 0] / model.encode(torch.ones_like(ramp)).features[0, 0]
-    middle = 256 // stride
-    centre = 512 * seen[middle, middle].item()
-    drawn = stride * middle + (stride - 1) / 2
-    assert model.pyramid.cell_shift == sign * (stride - 1) / 2
-    assert centre - drawn == pytest.approx(model.pyramid.cell_shift, abs=1.0)
-
-
 def test_paper_resnet50_has_the_paper_s_size():
     model = fcam_zoo.create_model('fcam_resnet50', num_classes=200)
     assert sum(p.numel() for p in model.parameters()) == 32_931_050

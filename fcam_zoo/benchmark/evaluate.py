@@ -11,6 +11,7 @@ import torch.nn as nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from ..cams import resize
 from .box_metric import BoxMetric, to_numpy
 from .boxes import resize_boxes
 from .pixel_ap import PixelAP
@@ -141,7 +142,7 @@ def _score_maps(
                 # Gradients of a head that is not linear need autograd on ordinary tensors.
                 with torch.inference_mode(False):
                     low = source.class_map(features.clone(), labels.to(device), name)
-                found[name] = source.upscale(low, size)
+                found[name] = resize(low, size)
     elif callable(source):
         result = source(images, labels)
         maps_, logits = result if isinstance(result, tuple) else (result, None)

@@ -26,15 +26,15 @@ def resize(maps: torch.Tensor, size: tuple[int, int], shift: tuple[float, float]
     Args:
         maps: (B,h,w).
         size: Output (H,W).
-        shift: Pixels (down, right) of the output by which a cell's true centre lies off the place where a plain
-            resize draws it. Padding makes it non-zero: with 'same' padding at stride 16, 7.5 px each way.
+        shift: Pixels of the output (down, right) by which the maps are moved. A cell seldom looks where a plain resize
+            draws it: padding, and kernels that lean to one side, move it by up to half a cell.
 
     Returns:
         (B,H,W).
     """
     if shift == (0.0, 0.0):
         return F.interpolate(maps[:, None], size=size, mode='bilinear', align_corners=False)[:, 0]
-    # A sampling grid that is moved by the shift; cells beyond the border repeat the last one.
+    # The sampling grid moves the other way; cells beyond the border repeat the last one.
     theta = maps.new_tensor([[1, 0, -2 * shift[1] / size[1]], [0, 1, -2 * shift[0] / size[0]]])
     grid = F.affine_grid(theta.expand(len(maps), 2, 3), [len(maps), 1, *size], align_corners=False)
     return F.grid_sample(maps[:, None], grid, mode='bilinear', padding_mode='border', align_corners=False)[:, 0]

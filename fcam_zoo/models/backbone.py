@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import UnknownModelError, WeightsError
-from .stride import cell_shift, remove_strides, trace_strides
+from .stride import remove_strides, trace_strides
 
 
 def build_backbone(
@@ -112,12 +112,11 @@ def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], source: str 
 
 
 class Pyramid:
-    """How to run a timm network as a feature pyramid: which levels, their channels and strides, and its cell shift.
+    """How to run a timm network as a feature pyramid: which levels, their channels, and its head.
 
     Attributes:
         channels: Of each level, from high to low resolution.
         first_stride: Stride of the first level.
-        cell_shift: See `stride.cell_shift`.
         linear_head: The head is average pooling and one linear layer, so class maps have a closed form.
     """
 
@@ -131,7 +130,6 @@ class Pyramid:
         self.indices = [i for i, level in enumerate(levels) if level['reduction'] > 1]
         self.channels = [levels[i]['num_chs'] for i in self.indices]
         self.first_stride = levels[self.indices[0]]['reduction']
-        self.cell_shift = cell_shift(trace_strides(net, net.forward_features, in_chans=in_chans))
         self.linear_head = self._has_linear_head(net, in_chans)
 
     @staticmethod

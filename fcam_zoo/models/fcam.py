@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
+from safetensors.torch import load_file
 
 from .. import cams
-from ..errors import UnknownModelError
-from .backbone import Pyramid, build_backbone
+from .._index import verify_release
+from ..errors import UnknownModelError, WeightsError
+from .backbone import Pyramid, build_backbone, load_exactly
 from .decoder import UnetDecoder
 
 # The paper's decoder for networks of its size, a lighter one for mobile networks.
@@ -160,16 +163,13 @@ class FCAM(nn.Module):
         """The F-CAM: softmax of the foreground channel, (B,C,H,W) -> (B,H,W) in [0,1]; not min-max normalised."""
         return self.forward(x).maps.softmax(1)[:, 1]
 
-    def cam(
-        self, x: torch.Tensor, labels: torch.Tensor | None = None, method: str = 'cam', align: bool = False
-    ) -> torch.Tensor:
+    def cam(self, x: torch.Tensor, labels: torch.Tensor | None = None, method: str = 'cam') -> torch.Tensor:
         """The classifier's low-resolution class map, as WSOL methods score it.
 
         Args:
             x: (B,C,H,W), normalised.
             labels: Class to explain (B,); default: the predicted one.
             method: One of `cams.METHODS`.
-            align: Draw each cell where it looks, rather than where a plain resize puts it (see `models.stride`).
 
         Returns:
             (B,H,W) in [0,1]: min-max normalised, then resized bilinearly; detached.
@@ -177,7 +177,7 @@ class FCAM(nn.Module):
         with torch.no_grad():
             _, features = self.encode(x)
             labels = self.classify(features).argmax(1) if labels is None else labels.to(x.device)
-        return self.upscale(self.class_map(features, labels, method), tuple(x.shape[-2:]), align)
+        return cams.resize(self.class_map(features, labels, method), tuple(x.shape[-2:]))
 
     def class_map(self, features: torch.Tensor, labels: torch.Tensor, method: str = 'cam') -> torch.Tensor:
         """Min-max normalised class map (B,h,w) of the last features; no pass of the backbone."""
@@ -188,10 +188,20 @@ class FCAM(nn.Module):
         head = _Head(self.backbone)
         return cams.extract(head, features, labels, method, layer=head.features, size=None)
 
-    def upscale(self, maps: torch.Tensor, size: tuple[int, int], align: bool = False) -> torch.Tensor:
-        """Resize class maps to the image, optionally correcting the offset of the cells."""
-        shift = self.pyramid.cell_shift if align else 0.0
-        return cams.resize(maps, size, (shift, shift))
+    def load_pretrained(self, path: str | os.PathLike) -> None:
+        """Load a released weight file, after its size and SHA-256 were checked; timm calls this.
+
+        Raises:
+            WeightsError: When the file is missing, truncated, altered, not of the index, or does not fit.
+        """
+        state = load_file(verify_release(path))
+        head = state.get(f'{self.pretrained_cfg["classifier"]}.weight')
+        if head is not None and len(head) != self.num_classes:
+            raise WeightsError(
+                f'{Path(path).name} has {len(head)} classes, the model was asked for num_classes={self.num_classes}: '
+                f'create it without num_classes, then call reset_classifier({self.num_classes}) to train a new head'
+            )
+        load_exactly(self, state, path)
 
     def get_classifier(self) -> nn.Module:
         return self.backbone.get_classifier()

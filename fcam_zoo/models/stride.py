@@ -18,25 +18,16 @@ _STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 @dataclass(frozen=True)
 class StridedLayer:
-    """A layer that strides: its name, kernel, stride, the stride of its input and the padding above it in pixels."""
+    """A layer that strides: its name, kernel, stride, and the stride of its input."""
 
     name: str
     kernel: int
     stride: int
     input_stride: int
-    pad: float
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _padding(layer: nn.Module, kernel: int, stride: int, side: int) -> float:
-    """Pixels of padding above the input; TensorFlow's 'same' layers pad at run time, more below than above."""
-    declared = layer.padding
-    if type(layer).__name__.endswith('Same') or declared == 'same':
-        return max((-(-side // stride) - 1) * stride + kernel - side, 0) // 2
-    return 0 if declared == 'valid' else _pair(declared)[0]
 
 
 @torch.no_grad()
@@ -57,8 +48,7 @@ def trace_strides(net: nn.Module, run: object, size: int = 128, in_chans: int = 
         if stride > 1:
             side = inputs[0].shape[-2]
             kernel = _pair(module.kernel_size)[0]
-            pad = _padding(module, kernel, stride, side)
-            found.append(StridedLayer(names[module], kernel, stride, round(size / side), pad))
+            found.append(StridedLayer(names[module], kernel, stride, round(size / side)))
 
     modes = [(m, m.training) for m in net.modules()]
     handles = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, _STRIDED)]
@@ -99,16 +89,3 @@ def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: in
         else:
             module.stride = 1
 
-
-def cell_shift(layers: list[StridedLayer]) -> float:
-    """Pixels by which a cell of the last map lies below and right of where a plain resize draws it.
-
-    A cell of a layer with kernel k and p pixels of padding above is centred (k-1)/2 - p input cells off its stride grid; a
-    resize with align_corners=False assumes (stride-1)/2. Parallel branches share a stride, so one layer a level counts.
-    """
-    centre, stride = 0.0, 1
-    for layer in layers:
-        if layer.input_stride == stride:
-            centre += ((layer.kernel - 1) / 2 - layer.pad) * stride
-            stride *= layer.stride
-    return centre - (stride - 1) / 2

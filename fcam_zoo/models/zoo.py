@@ -54,16 +54,15 @@ def _backbone_cfg(backbone: str) -> dict[str, Any]:
     return prefixed(cfg.to_dict() if cfg else {})
 
 
-def _create_fcam(variant: str, pretrained: bool, **kwargs: Any) -> FCAM:
-    if not isinstance(kwargs.get('pretrained_cfg'), (dict, PretrainedCfg)):
-        # A bare name: input statistics and layer names are those of the backbone.
+def _create_fcam(variant: str, pretrained: bool, defaults: dict[str, Any], **kwargs: Any) -> FCAM:
+    """Build by timm's means; arguments of the caller win over those of the released model, these over the defaults."""
+    cfg = kwargs.get('pretrained_cfg')
+    entry = _released_entry(variant, cfg) if pretrained else None
+    kwargs = {**defaults, **(entry['model_args'] if entry else {}), **kwargs}
+    if variant == 'fcam' and not isinstance(cfg, (dict, PretrainedCfg)):
+        # Any backbone: the input statistics and layer names are its own.
         overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
         kwargs['pretrained_cfg_overlay'] = {**_backbone_cfg(kwargs['backbone']), **overlay}
-        if kwargs.get('pretrained_cfg'):
-            kwargs['pretrained_cfg_overlay'] = overlay
-    entry = _released_entry(variant, kwargs.get('pretrained_cfg')) if pretrained else None
-    if entry is not None:
-        kwargs = {**entry['model_args'], **kwargs}
     return build_model_with_cfg(FCAM, variant, pretrained, **kwargs)
 
 
@@ -77,7 +76,7 @@ def _released_entry(variant: str, cfg: Any) -> dict[str, Any] | None:
 
 def _entry_point(name: str, arguments: dict[str, Any]) -> Callable[..., FCAM]:
     def create(pretrained: bool = False, **kwargs: Any) -> FCAM:
-        return _create_fcam(name, pretrained, **{**arguments, **kwargs})
+        return _create_fcam(name, pretrained, arguments, **kwargs)
 
     create.__name__ = create.__qualname__ = name
     create.__module__ = __name__

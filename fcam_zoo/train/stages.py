@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .. import sampling
+from .. import cams, sampling
 from ..data import normalize
 from ..losses import PixelAlignmentLoss
 from ..models import FCAM
@@ -23,6 +23,9 @@ class ClassifierStage:
     def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str) -> None:
         self.model, self.config = model.unfreeze(), config
         self.val_maps = teacher
+        # A fresh head starts at zero, so that its noise does not reach the pretrained body in the first steps.
+        for parameter in model.get_classifier().parameters():
+            nn.init.zeros_(parameter)
         model.decoder.requires_grad_(False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -71,7 +74,8 @@ class DecoderStage:
         cfg = model.pretrained_cfg
         levels, features = model.encode(_layout(normalize(images, cfg['mean'], cfg['std']), images))
         with torch.no_grad():
-            maps = model.upscale(model.class_map(features, labels, self.teacher), size, config.align).clamp(0, 1)
+            low = model.class_map(features, labels, self.teacher)
+            maps = cams.resize(low, size, tuple(config.cell_shift)).clamp(0, 1)
             regions = sampling.regions(maps, config.background_fraction, config.erosion)
             seeds = sampling.seeds(*regions, config.seeds, config.seeds, config.dilation)
         return self.criterion(model.decoder(levels, size), seeds, images)
