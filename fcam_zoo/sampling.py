@@ -141,7 +141,9 @@ def seeds(
         ValueError: When the shapes differ or an argument is out of its range.
     """
     if foreground.shape != background.shape or foreground.ndim != 3:
-        raise ValueError(f'foreground {tuple(foreground.shape)} and background {tuple(background.shape)} must be (B,H,W)')
+        raise ValueError(
+            f'foreground {tuple(foreground.shape)} and background {tuple(background.shape)} must both be (B,H,W)'
+        )
     if dilation < 1 or dilation % 2 == 0 or n_foreground < 0 or n_background < 0:
         raise ValueError(
             f'dilation={dilation}, n_foreground={n_foreground}, n_background={n_background}: the square is odd '

@@ -64,7 +64,8 @@ def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int = 240, g
             sheet.paste(im, (x, 0))
             x += im.width + gap
         sheets.append(sheet)
-    page = Image.new('RGB', (max(s.width for s in sheets), sum(s.height for s in sheets) + gap * (len(sheets) - 1)), 'white')
+    total = sum(s.height for s in sheets) + gap * (len(sheets) - 1)
+    page = Image.new('RGB', (max(s.width for s in sheets), total), 'white')
     y = 0
     for sheet in sheets:
         page.paste(sheet, (0, y))

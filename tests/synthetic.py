@@ -26,9 +26,7 @@ def shape_image(label: int, seed: int) -> tuple[Image.Image, np.ndarray]:
 def make_wsol(root: Path, counts: dict[str, int], kind: str = 'boxes') -> Path:
     """A data set in the WSOL layout; `counts` gives the images of each split."""
     for number, (split, count) in enumerate(counts.items()):
-        rows: dict[str, list[str]] = {
-            f: [] for f in ('image_ids', 'class_labels', 'image_sizes', 'localization')
-        }
+        rows: dict[str, list[str]] = {f: [] for f in ('image_ids', 'class_labels', 'image_sizes', 'localization')}
         for i in range(count):
             label = i % 2
             image, mask = shape_image(label, 1000 * number + i)

@@ -107,7 +107,8 @@ def test_train_then_benchmark(tmp_path, capsys):
     data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4, 'test': 6})
     settings = ['--set', 'image_size=64', '--set', 'classifier.batch_size=4', '--set', 'decoder.batch_size=4']
     run = tmp_path / 'run'
-    arguments = ['train', str(data), '-o', str(run), '--backbone', 'test_resnet', '--output-stride', '8', '--workers', '0']
+    arguments = ['train', str(data), '-o', str(run), '--backbone', 'test_resnet', '--output-stride', '8']
+    arguments += ['--workers', '0']
     assert main([*arguments, '--classifier-epochs', '1', '--decoder-epochs', '1', '--quiet', *settings]) == 0
     assert 'decoder best (epoch 1)' in capsys.readouterr().out
     report = tmp_path / 'report'

@@ -1,152 +1,191 @@
-"""MaxBoxAcc, MaxBoxAccV2 and top-1 / top-5 localization over a data set."""
+"""MaxBoxAcc, MaxBoxAccV2, top-1 and top-5 localization (Choe et al., CVPR 2020; F-CAM, WACV 2022, section 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from .boxes import box_iou, distinct_boxes, grey_levels
-
-THRESHOLDS = np.arange(0, 1, 0.001)
-
-
-def to_numpy(value: Any) -> np.ndarray:
-    """Tensor of any device and precision, or array-like, as NumPy."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return np.asarray(value)
+from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps, top_k_hits
+from .boxes import as_boxes, box_iou, distinct_boxes
 
 
 class BoxMetric:
-    """Share of images whose box meets the ground truth, at every threshold (Choe et al., CVPR 2020).
+    """Share of images whose box at a threshold overlaps a ground-truth box enough, and its maximum over thresholds.
 
-    MaxBoxAcc is `max_box_acc` at IoU 50 with one contour; MaxBoxAccV2 is `mean` with `multi_contour`.
+    An image counts at a threshold when the IoU of any of its boxes with any ground-truth box is at least the wanted
+    one. MaxBoxAcc is the maximum over thresholds at IoU 50 with single contours; MaxBoxAccV2 is the mean, over IoU 30,
+    50 and 70, of each one's own maximum with `multi_contour`. Top-1 and top-5 localization also ask for the label to be
+    the first, or among the first five, by logit; each takes its own maximum over thresholds.
+
+    Counts are exactly those of thresholding and tracing contours at every threshold, at a fraction of the time.
 
     Args:
-        thresholds: tau in [0,1); default 0, 0.001, ... 0.999.
-        iou: IoU levels in percent; a hit is IoU >= level.
-        multi_contour: Score the best of all contours instead of the largest one.
+        thresholds: (T) ascending, in [0,1], relative to a map's maximum; default 0, 0.001, ..., 0.999.
+        iou: Wanted IoUs in percent.
+        multi_contour: Boxes of all contours of a map rather than of its largest.
+
+    Raises:
+        ValueError: When thresholds or IoUs are out of range.
     """
 
     def __init__(
         self,
-        thresholds: Sequence[float] | None = None,
-        iou: Sequence[int] = (30, 50, 70),
+        thresholds: ArrayLike | None = None,
+        iou: Sequence[float] = (30, 50, 70),
         multi_contour: bool = False,
     ) -> None:
-        self.thresholds = np.array(THRESHOLDS if thresholds is None else thresholds, np.float64)
-        if not len(self.thresholds) or not ((self.thresholds >= 0) & (self.thresholds <= 1)).all():
-            raise ValueError('thresholds must be in [0,1] and at least one')
-        self.iou, self.multi_contour = tuple(iou), multi_contour
-        counts = (len(self.iou), len(self.thresholds))
-        self.num_correct = np.zeros(counts)
-        self.num_correct_top1, self.num_correct_top5 = np.zeros(counts), np.zeros(counts)
-        self.n = self.num_classified = self.num_top1 = 0
+        self.thresholds = as_ascending_thresholds(thresholds)
+        self.iou = tuple(iou)
+        if not self.iou or not all(0 < i <= 100 for i in self.iou):
+            raise ValueError(f'iou must be percentages above 0 and up to 100, got {self.iou}')
+        self.multi_contour = multi_contour
+        shape = (len(self.iou), len(self.thresholds))
+        counts = ('num_correct', 'num_correct_top1', 'num_correct_top5')
+        self._state = {'n': np.zeros((), np.int64), 'n_labelled': np.zeros((), np.int64)}
+        self._state |= {'num_class_correct': np.zeros((), np.int64)} | {k: np.zeros(shape, np.int64) for k in counts}
+
+    def best_iou(self, score_maps: ArrayLike, boxes: Sequence[ArrayLike]) -> np.ndarray:
+        """IoU of the best of an image's boxes with its ground truth, at each threshold. Counts nothing.
+
+        Args:
+            score_maps: (N,H,W), values in [0,1].
+            boxes: N arrays (n,4) of x0, y0, x1, y1 in pixels of the maps; `resize_boxes` scales them.
+
+        Returns:
+            (N,T) float64.
+
+        Raises:
+            ValueError: As `update`.
+        """
+        maps = as_score_maps(score_maps)
+        if len(boxes) != len(maps):
+            raise ValueError(f'{len(maps)} score maps, but boxes of {len(boxes)} images')
+        truth = [self._ground_truth(i, b, maps.shape) for i, b in enumerate(boxes)]
+        best = np.empty((len(maps), len(self.thresholds)))
+        for i, (score_map, expected) in enumerate(zip(maps, truth)):
+            found, starts, which = distinct_boxes(score_map, self.thresholds, self.multi_contour)
+            best[i] = np.maximum.reduceat(box_iou(found, expected).max(1), starts)[which]
+        return best
+
+    @staticmethod
+    def _ground_truth(i: int, boxes: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+        if not as_array(boxes).size:
+            raise ValueError(f'image {i} of the batch has no ground-truth box')
+        boxes = as_boxes(boxes)
+        height, width = shape[1:]
+        if boxes[:, 2].max() > width or boxes[:, 3].max() > height:
+            raise ValueError(
+                f'a ground-truth box of image {i} of the batch leaves the map of {width} x {height} pixels; '
+                f'scale boxes to the map with resize_boxes'
+            )
+        return boxes
 
     def update(
         self,
-        score_maps: Any,
-        boxes: Sequence[Any],
-        labels: Any = None,
-        logits: Any = None,
+        score_maps: ArrayLike,
+        boxes: Sequence[ArrayLike],
+        labels: ArrayLike | None = None,
+        logits: ArrayLike | None = None,
     ) -> BoxMetric:
-        """Add a batch.
+        """Count a batch of images.
 
         Args:
-            score_maps: (B,H,W) in [0,1], NumPy or torch.
-            boxes: B arrays (n,4) of ground truth in the pixels of the map.
-            labels: (B,) true classes, for top-1 and top-5.
-            logits: (B,K), for top-1 and top-5.
+            score_maps: (N,H,W), values in [0,1].
+            boxes: N arrays (n,4) of x0, y0, x1, y1 in pixels of the maps; `resize_boxes` scales them.
+            labels: (N) true classes, together with `logits`.
+            logits: (N,K).
 
         Returns:
-            Itself.
+            The metric itself.
 
         Raises:
-            ValueError: On NaN, values outside [0,1], batch sizes that differ, or labels without logits. Nothing of the
-                batch is counted then.
+            ValueError: When a map holds NaN or values outside [0,1], shapes do not fit, an image has no box or one
+                outside its map, or labels come without logits, or in some batches only. Nothing is counted then.
         """
-        best_iou = self.best_iou(score_maps, boxes)
+        return self.count(self.best_iou(score_maps, boxes), labels, logits)
+
+    def count(self, best_iou: ArrayLike, labels: ArrayLike | None = None, logits: ArrayLike | None = None) -> BoxMetric:
+        """Count images whose `best_iou` (N,T) is known, as `update` does.
+
+        Raises:
+            ValueError: When shapes do not fit, or labels come without logits, or in some batches only.
+        """
+        best_iou = as_array(best_iou)
+        if best_iou.ndim != 2 or best_iou.shape[1] != len(self.thresholds):
+            raise ValueError(f'best_iou must have the shape (N,{len(self.thresholds)}), got {best_iou.shape}')
         if (labels is None) != (logits is None):
             raise ValueError('labels and logits go together: give both or neither')
-        hits = best_iou[:, None, :] >= np.array(self.iou)[:, None] / 100
-        if logits is not None:
-            labels, logits = to_numpy(labels), to_numpy(logits)
-            if logits.ndim != 2 or len(logits) != len(hits) or labels.shape != (len(hits),):
-                raise ValueError(
-                    f'labels {labels.shape} and logits {logits.shape} do not fit {len(hits)} maps: need (B,) and (B,K)'
-                )
-            ranked = np.argsort(-logits, axis=1, kind='stable')[:, :5] == labels[:, None]
-            self.num_correct_top1 += hits[ranked[:, 0]].sum(0)
-            self.num_correct_top5 += hits[ranked.any(1)].sum(0)
-            self.num_top1 += int(ranked[:, 0].sum())
-            self.num_classified += len(hits)
-        self.num_correct += hits.sum(0)
-        self.n += len(hits)
+        n, labelled = len(best_iou), labels is not None
+        if self._state['n'] and n and labelled != bool(self._state['n_labelled']):
+            raise ValueError('labels and logits must be given for all images or for none')
+        hits = best_iou >= np.array(self.iou)[:, None, None] / 100
+        counts: dict[str, Any] = {'n': n, 'num_correct': hits.sum(1)}
+        if labelled:
+            top1, top5 = top_k_hits(labels, logits, n)
+            counts |= {'n_labelled': n, 'num_class_correct': top1.sum()}
+            counts |= {'num_correct_top1': hits[:, top1].sum(1), 'num_correct_top5': hits[:, top5].sum(1)}
+        for key, value in counts.items():
+            self._state[key] = self._state[key] + value
         return self
-
-    def best_iou(self, score_maps: Any, boxes: Sequence[Any]) -> np.ndarray:
-        """Best IoU of each image at each threshold, (B,T), without counting anything."""
-        maps = to_numpy(score_maps)
-        if maps.ndim != 3 or len(maps) != len(boxes):
-            raise ValueError(f'score maps {maps.shape} and {len(boxes)} box arrays do not fit: expected (B,H,W) and B')
-        result = np.empty((len(maps), len(self.thresholds)))
-        for i, (score_map, truth) in enumerate(zip(maps, boxes)):
-            truth = to_numpy(truth).reshape(-1, 4)
-            if not len(truth):
-                raise ValueError(f'image {i} of the batch has no ground-truth box')
-            try:
-                found, index = distinct_boxes(grey_levels(score_map), self.thresholds, self.multi_contour)
-            except ValueError as e:
-                raise ValueError(f'image {i} of the batch: {e}') from e
-            starts = np.cumsum([0] + [len(b) for b in found[:-1]])
-            iou = box_iou(np.concatenate(found), truth).max(1)
-            result[i] = np.maximum.reduceat(iou, starts)[index]
-        return result
 
     def merge(self, other: BoxMetric) -> BoxMetric:
-        """Add the counts of another metric with the same settings (distributed use).
+        """Add the counts of another metric with the same options, such as that of another process.
 
         Raises:
-            ValueError: When the settings differ.
+            ValueError: When options differ, or only one of the two has seen labels.
         """
-        same = np.array_equal(self.thresholds, other.thresholds) and self.iou == other.iou
-        if not same or self.multi_contour != other.multi_contour:
-            raise ValueError('metrics with different thresholds, iou or multi_contour cannot be merged')
-        for name in ('num_correct', 'num_correct_top1', 'num_correct_top5', 'n', 'num_classified', 'num_top1'):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        same = self.iou == other.iou and self.multi_contour == other.multi_contour
+        if not same or not np.array_equal(self.thresholds, other.thresholds):
+            raise ValueError('metrics can be merged when thresholds, iou and multi_contour are the same')
+        a, b = self._state, other._state
+        if a['n'] and b['n'] and bool(a['n_labelled']) != bool(b['n_labelled']):
+            raise ValueError('labels and logits must be given for all images or for none')
+        self._state = {key: a[key] + b[key] for key in a}
         return self
 
-    def compute(self) -> dict[str, Any]:
-        """Results over all images so far.
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All counts, as int64 arrays. The state of the whole is the sum of the states of its parts."""
+        return {key: value.copy() for key, value in self._state.items()}
 
-        Returns:
-            num_correct (I,T) counts; max_box_acc (I,) percent, each level's own maximum over tau; best_threshold (I,),
-            the smallest tau that reaches it; mean of max_box_acc; n. With labels and logits also top1, top5 (I,)
-            percent, num_correct_top1, num_correct_top5 (I,T), and cls, the classification accuracy in percent.
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Replace the counts.
 
         Raises:
-            ValueError: Before the first image, or when only some batches had logits.
+            ValueError: When keys or shapes are not those of `state_dict`.
         """
-        if not self.n:
-            raise ValueError('no image has been added: call update() first')
-        accuracy = 100 * self.num_correct / self.n
+        new = {key: np.array(as_array(value), np.int64) for key, value in state.items()}
+        if {k: v.shape for k, v in new.items()} != {k: v.shape for k, v in self._state.items()}:
+            raise ValueError('the state belongs to a metric with other options')
+        self._state = new
+
+    def compute(self) -> dict[str, Any]:
+        """Results over all images counted so far.
+
+        Returns:
+            Over I IoUs and T thresholds: num_correct (I,T) int64; max_box_acc (I) percent; best_threshold (I), the
+            smallest one at the maximum; mean of max_box_acc; n. With labels and logits also top1 and top5 (I) percent,
+            cls, the percentage of labels that come first, num_correct_top1 and num_correct_top5 (I,T).
+
+        Raises:
+            ValueError: When no image has been counted.
+        """
+        n = int(self._state['n'])
+        if not n:
+            raise ValueError('no image has been counted: call update first')
+        correct = self._state['num_correct']
+        accuracy = 100 * correct.max(1) / n
         result = {
-            'num_correct': self.num_correct.copy(),
-            'max_box_acc': accuracy.max(1),
-            'best_threshold': self.thresholds[accuracy.argmax(1)],
-            'mean': float(accuracy.max(1).mean()),
-            'n': self.n,
+            'num_correct': correct.copy(),
+            'max_box_acc': accuracy,
+            'best_threshold': self.thresholds[correct.argmax(1)],
+            'mean': float(accuracy.mean()),
+            'n': n,
         }
-        if self.num_classified:
-            if self.num_classified != self.n:
-                raise ValueError(f'only {self.num_classified} of {self.n} images came with logits: give all or none')
-            for k in ('top1', 'top5'):
-                counts = getattr(self, f'num_correct_{k}')
-                result[k] = 100 * counts.max(1) / self.n
-                result[f'num_correct_{k}'] = counts.copy()
-            result['cls'] = 100 * self.num_top1 / self.n
+        if self._state['n_labelled']:
+            for name in ('top1', 'top5'):
+                result[f'num_correct_{name}'] = self._state[f'num_correct_{name}'].copy()
+                result[name] = 100 * result[f'num_correct_{name}'].max(1) / n
+            result['cls'] = 100 * int(self._state['num_class_correct']) / n
         return result

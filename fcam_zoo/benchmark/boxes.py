@@ -1,121 +1,123 @@
-"""From score maps to boxes, as the WSOL protocol draws them (Choe et al., CVPR 2020; F-CAM, WACV 2022, Sec. 4.1)."""
+"""Boxes out of score maps, and how they overlap, as in Choe et al. (CVPR 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import cv2
 import numpy as np
 
-NO_BOX = np.zeros((1, 4), np.int64)
-
-
-def grey_levels(score_map: np.ndarray) -> np.ndarray:
-    """Score map in [0,1] -> uint8, truncated as the protocol does.
-
-    Raises:
-        ValueError: When it is not two-dimensional or holds NaN or values outside [0,1].
-    """
-    if score_map.ndim != 2:
-        raise ValueError(f'score map has shape {score_map.shape}: expected (H,W)')
-    if not ((score_map >= 0) & (score_map <= 1)).all():
-        raise ValueError('score map holds NaN or values outside [0,1]: normalise it first')
-    return (np.asarray(score_map, np.float64) * 255).astype(np.uint8)
+from ._component_tree import histogram
+from ._inputs import ArrayLike, as_array, as_score_maps, as_thresholds
+from ._level_boxes import level_boxes
 
 
 def boxes_from_score_map(
-    score_map: np.ndarray, thresholds: Sequence[float], multi_contour: bool = False
+    score_map: ArrayLike, thresholds: ArrayLike, multi_contour: bool = False
 ) -> list[np.ndarray]:
-    """Boxes around the contours of a score map at each threshold.
+    """Boxes around what lies above each threshold of a score map.
 
-    The map becomes 8 bits; a pixel is object where its grey level is above int(tau * max), so tau is relative to the
-    map's own maximum. Contours are OpenCV's (RETR_TREE), and x1, y1 are one past the last pixel except at the border.
+    The map is cut to 8 bits, `trunc(255 * map)`, and compared with `trunc(threshold * its largest value)`: thresholds
+    are relative to the map's own maximum. Boxes are those of OpenCV's contours (RETR_TREE) of what is larger, from the
+    first pixel to one past the last, but not past the last pixel of the map. So they are a pixel wider and higher than
+    what they surround; published numbers are made this way (Choe et al., CVPR 2020, and the code of F-CAM, WACV 2022).
 
     Args:
-        score_map: (H,W) in [0,1].
-        thresholds: tau in [0,1), any order.
-        multi_contour: A box for every contour, holes included (MaxBoxAccV2), instead of that with the largest area.
+        score_map: (H,W), values in [0,1].
+        thresholds: (T) numbers in [0,1].
+        multi_contour: Return the boxes of all contours, also those around holes, in no particular order. Otherwise the
+            one of the contour with the largest area, the first of equal ones in OpenCV's order.
 
     Returns:
-        For each threshold an int64 array (n,4) of x0, y0, x1, y1; [[0,0,0,0]] where nothing is above it.
+        For each threshold an int64 array (n,4) of x0, y0, x1, y1. Where nothing is above it, [[0, 0, 0, 0]].
 
     Raises:
-        ValueError: On NaN, values outside [0,1] or a wrong shape.
+        ValueError: When the map is not 2-D, or holds NaN or values outside [0,1]; when thresholds are outside [0,1].
     """
-    grey = grey_levels(score_map)
-    boxes, index = distinct_boxes(grey, np.asarray(thresholds, np.float64), multi_contour)
-    return [boxes[i] for i in index]
+    score_map = as_array(score_map)
+    if score_map.ndim != 2:
+        raise ValueError(f'score_map must have the shape (H,W), got {score_map.shape}')
+    boxes, starts, which = distinct_boxes(as_score_maps(score_map[None])[0], as_thresholds(thresholds), multi_contour)
+    stops = [*starts[1:], len(boxes)]
+    return [boxes[starts[k] : stops[k]].copy() for k in which]
 
 
 def distinct_boxes(
-    grey: np.ndarray, thresholds: np.ndarray, multi_contour: bool
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Boxes of each distinct binarization, and for each threshold the index of its own.
-
-    A map of 8 bits has at most 256 binarizations, however many thresholds there are.
-    """
-    levels = (thresholds * float(grey.max())).astype(np.int64)
-    # Levels with no grey value between them cut the map alike: replace each by the highest grey value up to it.
-    occupied = np.union1d(0, np.flatnonzero(np.bincount(grey.ravel(), minlength=256)))
-    levels, index = np.unique(occupied[np.searchsorted(occupied, levels, side='right') - 1], return_inverse=True)
-    return list(_boxes_by_level(grey, levels, multi_contour)), index
-
-
-def _boxes_by_level(grey: np.ndarray, levels: np.ndarray, multi_contour: bool) -> Iterator[np.ndarray]:
-    """Boxes at ascending levels; the object only shrinks, so each search is confined to the last one's extent."""
-    height, width = grey.shape
-    limit = np.array([width - 1, height - 1])
-    left, top, view = 0, 0, grey
-    for level in levels:
-        binary = cv2.threshold(view, float(level), 255, cv2.THRESH_BINARY)[1]
-        x, y, w, h = cv2.boundingRect(binary)
-        if w == 0:
-            yield NO_BOX
-            continue
-        view, binary = view[y : y + h, x : x + w], np.ascontiguousarray(binary[y : y + h, x : x + w])
-        left, top = left + x, top + y
-        contours = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
-        if not multi_contour:
-            # max() keeps the first of equal areas, in OpenCV's order.
-            contours = [max(contours, key=cv2.contourArea)] if len(contours) > 1 else contours
-        rects = np.array([cv2.boundingRect(c) for c in contours], np.int64)
-        first = rects[:, :2] + (left, top)
-        yield np.concatenate([first, np.minimum(first + rects[:, 2:], limit)], 1)
-
-
-def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union with inclusive corners: a box covers x1 - x0 + 1 columns.
+    score_map: np.ndarray, thresholds: np.ndarray, multi_contour: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes of `boxes_from_score_map` without those that thresholds have in common.
 
     Args:
-        a: (n,4) of x0, y0, x1, y1.
-        b: (m,4).
+        score_map: (H,W) float64 in [0,1].
+        thresholds: (T) float64 in [0,1].
+        multi_contour: As there.
+
+    Returns:
+        Boxes (m,4), where each of the groups of them starts (U), and the group of each threshold (T).
+    """
+    scores = score_map * 255
+    image = scores.astype(np.uint8)
+    occupied = np.flatnonzero(histogram(image))
+    levels = (thresholds * occupied[-1]).astype(np.int64)
+    # Levels between the same two grey values of the image cannot be told apart.
+    groups, which = np.unique(occupied.searchsorted(levels, side='right'), return_inverse=True)
+    levels = np.append(-1, occupied)[groups[groups < len(occupied)]]
+    boxes, owners = np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
+    if len(levels):
+        boxes, owners = level_boxes(scores, image, levels, multi_contour)
+    if len(levels) < len(groups):  # the last group has no pixel
+        boxes, owners = np.append(boxes, [[0, 0, 0, 0]], axis=0), np.append(owners, len(levels))
+    return boxes, owners.searchsorted(np.arange(len(groups))), which
+
+
+def box_iou(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Intersection over union of boxes whose edges are pixels that belong to them: a width is x1 - x0 + 1.
+
+    Args:
+        a: (n,4) boxes x0, y0, x1, y1.
+        b: (m,4) boxes.
 
     Returns:
         (n,m) float64.
 
     Raises:
-        ValueError: When a box is negative or inverted.
+        ValueError: When a box is inverted or has a negative coordinate.
     """
-    a, b = (np.asarray(v, np.float64).reshape(-1, 4) for v in (a, b))
-    for name, v in (('a', a), ('b', b)):
-        if (v < 0).any() or (v[:, 2:] < v[:, :2]).any():
-            raise ValueError(f'boxes {name} are negative or inverted: expected 0 <= x0 <= x1, 0 <= y0 <= y1')
-    overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2]) + 1
-    inter = overlap.clip(0).prod(-1)
-    area_a, area_b = ((v[:, 2:] - v[:, :2] + 1).prod(-1) for v in (a, b))
-    return inter / (area_a[:, None] + area_b[None] - inter)
+    a, b = as_boxes(a), as_boxes(b)
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.clip(high - low + 1, 0, None).prod(2)
+    area_a, area_b = (a[:, 2:] - a[:, :2] + 1).prod(1), (b[:, 2:] - b[:, :2] + 1).prod(1)
+    return shared / (area_a[:, None] + area_b - shared)
 
 
-def resize_boxes(boxes: np.ndarray, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
-    """Scale boxes between image sizes, each coordinate truncated to an integer.
+def resize_boxes(boxes: ArrayLike, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
+    """Boxes in an image after its resizing; coordinates are scaled and their fraction is dropped.
 
     Args:
-        boxes: (n,4) of x0, y0, x1, y1.
-        from_size: (width, height) to which they refer.
-        to_size: (width, height) wanted.
+        boxes: (n,4) boxes x0, y0, x1, y1.
+        from_size: (width, height) of the image that the boxes belong to.
+        to_size: (width, height) after resizing.
 
     Returns:
         (n,4) int64.
+
+    Raises:
+        ValueError: When a box is inverted or has a negative coordinate, or a size is not positive.
     """
-    scale = np.array([to_size[0] / from_size[0], to_size[1] / from_size[1]] * 2)
-    return (np.asarray(boxes, np.float64).reshape(-1, 4) * scale).astype(np.int64)
+    if min(*from_size, *to_size) <= 0:
+        raise ValueError(f'sizes must be positive, got {tuple(from_size)} and {tuple(to_size)}')
+    scaled = as_boxes(boxes) * np.array([*to_size, *to_size], np.float64) / np.array([*from_size, *from_size])
+    return scaled.astype(np.int64)
+
+
+def as_boxes(boxes: ArrayLike) -> np.ndarray:
+    """Boxes (n,4), or one as (4), as float64 (n,4).
+
+    Raises:
+        ValueError: When the shape is another, or a box is not finite, is inverted or has a negative coordinate.
+    """
+    boxes = np.atleast_2d(as_array(boxes)).astype(np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f'boxes must have the shape (n,4), got {boxes.shape}')
+    good = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1) & np.isfinite(boxes).all(1)
+    if not good.all():
+        raise ValueError(f'box {boxes[good.argmin()].tolist()} is not 0 <= x0 <= x1, 0 <= y0 <= y1')
+    return boxes

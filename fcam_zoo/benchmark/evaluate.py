@@ -81,13 +81,11 @@ def evaluate_many(
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if isinstance(source, (np.ndarray, torch.Tensor)) and len(source) != len(dataset):
         raise ValueError(f'{len(source)} maps for {len(dataset)} images: they must be equal and in the same order')
-    metrics = {
-        name: BoxMetric(thresholds, iou, multi_contour) if has_boxes else PixelAP(thresholds) for name in maps
-    }
+    metrics = {name: BoxMetric(thresholds, iou, multi_contour) if has_boxes else PixelAP(thresholds) for name in maps}
     best_iou: dict[str, list[np.ndarray]] = {name: [] for name in maps}
     n_correct = n_classified = 0
     loader = DataLoader(Subset(dataset, range(total)), batch_size, num_workers=workers)
-    with _eval_mode(source), torch.inference_mode():
+    with _EvalMode(source), torch.inference_mode():
         for images, labels, index in tqdm(loader, 'scoring', unit='batch', disable=quiet, leave=False):
             found, logits = _score_maps(source, images, labels, index, maps, device)
             if logits is not None:
@@ -107,9 +105,7 @@ def evaluate_many(
                     masks = np.stack([dataset.mask(i, size[::-1]) for i in index.tolist()])
                     metrics[name].update(score_maps, masks)
     cls = 100 * n_correct / n_classified if n_classified else None
-    return {
-        name: make_report(name, metric, dataset, cls, best_iou[name]) for name, metric in metrics.items()
-    }
+    return {name: make_report(name, metric, dataset, cls, best_iou[name]) for name, metric in metrics.items()}
 
 
 def _score_maps(
@@ -155,7 +151,7 @@ def _score_maps(
     return found, logits
 
 
-class _eval_mode:  # noqa: N801 (used as a function)
+class _EvalMode:
     """Put a module in eval mode for a while; anything else is left alone."""
 
     def __init__(self, source: Source) -> None:

@@ -1,94 +1,171 @@
-"""PxAP: average precision of pixels, for data sets with masks."""
+"""PxAP: average precision of pixels (Choe et al., CVPR 2020)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from .box_metric import THRESHOLDS, to_numpy
+from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps
 
 
 class PixelAP:
-    """Pixel average precision over the whole data set (Choe et al., CVPR 2020, Sec. 4.2).
+    """Average precision of pixel scores, all pixels of all images taken together.
+
+    Scores are sorted into bins [t_i, t_i+1) and, for those from 1 on, [1,2); here thresholds are absolute, not relative
+    to a map's maximum. Precision and recall are cumulated from the highest bin; PxAP sums precision times the gain in
+    recall, without interpolation.
 
     Args:
-        thresholds: Ascending edges in [0,1); default 0, 0.001, ... 0.999. A score of exactly 1 has a bin of its own.
+        thresholds: (T) ascending from 0, in [0,1]; default 0, 0.001, ..., 0.999.
+
+    Raises:
+        ValueError: When thresholds are out of range, or do not start at 0.
     """
 
-    def __init__(self, thresholds: Sequence[float] | None = None) -> None:
-        thresholds = np.array(THRESHOLDS if thresholds is None else thresholds, np.float64)
-        if not len(thresholds) or (np.diff(thresholds) <= 0).any() or thresholds[0] < 0 or thresholds[-1] >= 1:
-            raise ValueError('thresholds must ascend within [0,1)')
-        self.edges = np.concatenate([thresholds, [1.0, 2.0, 3.0]])
-        self.hist_true, self.hist_false = np.zeros(len(self.edges) - 1), np.zeros(len(self.edges) - 1)
-        self.n = 0
+    def __init__(self, thresholds: ArrayLike | None = None) -> None:
+        self.thresholds = as_ascending_thresholds(thresholds)
+        if self.thresholds[0] != 0:
+            raise ValueError('thresholds of PixelAP must start at 0, or lower scores would be left out')
+        # The published bins end with [1,2) and an empty [2,3].
+        self.edges = np.unique([*self.thresholds, 1.0, 2.0, 3.0])
+        # Scores are looked up in cells finer than the bins. Their number is a power of two, so that score * number is
+        # exact and the first bin of a cell is never past that of a score in it.
+        self._cells = 1 << (4 * len(self.edges)).bit_length()
+        starts = np.arange(self._cells + 1) / self._cells
+        self._first_bin = self.edges.searchsorted(starts, side='right') - 1
+        self._edges_in_cell = int(np.diff(self._first_bin).max())
+        bins = len(self.edges) - 1
+        self._state = {'n': np.zeros((), np.int64), 'hist': np.zeros((2, bins), np.int64)}
 
-    def update(self, score_maps: Any, masks: Any) -> PixelAP:
-        """Add a batch.
+    def histograms(self, score_maps: ArrayLike, masks: ArrayLike) -> np.ndarray:
+        """Number of object and of background pixels of each image in each bin. Counts nothing.
 
         Args:
-            score_maps: (B,H,W) in [0,1].
-            masks: (B,H,W), 1 object, 0 background, 255 not scored.
+            score_maps: (N,H,W), values in [0,1].
+            masks: (N,H,W): 1 object, 0 background, 255 left out.
 
         Returns:
-            Itself.
+            int64 (N,2,bins); bins ascend.
 
         Raises:
-            ValueError: On NaN, values outside [0,1], other mask values, or shapes that differ.
+            ValueError: As `update`.
         """
-        maps, masks = to_numpy(score_maps), to_numpy(masks)
-        if maps.ndim != 3 or maps.shape != masks.shape:
-            raise ValueError(f'score maps {maps.shape} and masks {masks.shape} must both be (B,H,W)')
-        if not ((maps >= 0) & (maps <= 1)).all():
-            raise ValueError('score maps hold NaN or values outside [0,1]: normalise them first')
-        if not np.isin(masks, (0, 1, 255)).all():
-            raise ValueError('masks hold values other than 0, 1 and 255 (ignored)')
-        maps = maps.astype(np.float64)
-        # Half-open bins: the bin of a score is that of the last edge not above it.
-        bins = np.searchsorted(self.edges, maps, side='right') - 1
-        size = len(self.hist_true)
-        self.hist_true += np.bincount(bins[masks == 1], minlength=size)
-        self.hist_false += np.bincount(bins[masks == 0], minlength=size)
-        self.n += len(maps)
+        maps, masks = as_score_maps(score_maps), as_array(masks)
+        if masks.shape != maps.shape:
+            raise ValueError(f'score_maps {maps.shape} and masks {masks.shape} must have the same shape')
+        for i, mask in enumerate(masks):
+            if not np.isin(mask, (0, 1, 255)).all():
+                raise ValueError(f'mask {i} of the batch may hold 0, 1 and 255 only')
+        bins = len(self.edges) - 1
+        hist = np.empty((len(maps), 2, bins), np.int64)
+        # Ascending values of a mask index: background, object, left out.
+        row = np.zeros(256, np.intp)
+        row[1], row[255] = bins, 2 * bins
+        for i, (score_map, mask) in enumerate(zip(maps, masks)):
+            index = self._bins(score_map)
+            index += row[mask.astype(np.uint8)]
+            background, foreground, _ = np.bincount(index.ravel(), minlength=3 * bins).reshape(3, bins)
+            hist[i] = foreground, background
+        return hist
+
+    def _bins(self, score_map: np.ndarray) -> np.ndarray:
+        index = self._first_bin.take((score_map * self._cells).astype(np.intp))
+        for _ in range(self._edges_in_cell):
+            index += score_map >= self.edges.take(index + 1)
+        return index
+
+    def update(self, score_maps: ArrayLike, masks: ArrayLike) -> PixelAP:
+        """Count a batch of images.
+
+        Args:
+            score_maps: (N,H,W), values in [0,1].
+            masks: (N,H,W): 1 object, 0 background, 255 left out.
+
+        Returns:
+            The metric itself.
+
+        Raises:
+            ValueError: When a map holds NaN or values outside [0,1], a mask other values than these, or shapes differ.
+        """
+        return self.count(self.histograms(score_maps, masks))
+
+    def count(self, histograms: ArrayLike) -> PixelAP:
+        """Count images whose `histograms` (N,2,bins) are known, as `update` does.
+
+        Raises:
+            ValueError: When the shape does not fit.
+        """
+        histograms = as_array(histograms)
+        if histograms.ndim != 3 or histograms.shape[1:] != self._state['hist'].shape:
+            raise ValueError(f'histograms must have the shape (N,2,{len(self.edges) - 1}), got {histograms.shape}')
+        self._state['n'] = self._state['n'] + len(histograms)
+        self._state['hist'] = self._state['hist'] + histograms.sum(0)
         return self
 
     def merge(self, other: PixelAP) -> PixelAP:
-        """Add the histograms of another metric with the same thresholds.
+        """Add the counts of another metric with the same thresholds, such as that of another process.
 
         Raises:
-            ValueError: When the thresholds differ.
+            ValueError: When thresholds differ.
         """
-        if not np.array_equal(self.edges, other.edges):
-            raise ValueError('metrics with different thresholds cannot be merged')
-        self.hist_true += other.hist_true
-        self.hist_false += other.hist_false
-        self.n += other.n
+        if not np.array_equal(self.thresholds, other.thresholds):
+            raise ValueError('metrics can be merged when thresholds are the same')
+        self._state = {key: value + other._state[key] for key, value in self._state.items()}
         return self
 
-    def compute(self) -> dict[str, Any]:
-        """Results over all images so far.
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All counts, as int64 arrays. The state of the whole is the sum of the states of its parts."""
+        return {key: value.copy() for key, value in self._state.items()}
 
-        Returns:
-            pxap, percent; precision and recall from high to low threshold (precision is NaN where nothing is above the
-            threshold); hist_true, hist_false in ascending bins; n.
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Replace the counts.
 
         Raises:
-            ValueError: When no object pixel has been added.
+            ValueError: When keys or shapes are not those of `state_dict`.
         """
-        if not self.hist_true.sum():
-            raise ValueError('no object pixel in the masks: PxAP is not defined')
-        true, false = self.hist_true[::-1].cumsum(), self.hist_false[::-1].cumsum()
-        with np.errstate(invalid='ignore'):
-            precision = true / (true + false)
-        recall = true / true[-1]
-        known = (true + false)[1:] > 0
+        new = {key: np.array(as_array(value), np.int64) for key, value in state.items()}
+        if {k: v.shape for k, v in new.items()} != {k: v.shape for k, v in self._state.items()}:
+            raise ValueError('the state belongs to a metric with other thresholds')
+        self._state = new
+
+    def compute(self) -> dict[str, Any]:
+        """Results over all images counted so far.
+
+        Returns:
+            pxap (percent); precision and recall (bins) from the highest threshold to the lowest, NaN precision where no
+            pixel has been reached yet; hist_true and hist_false (bins), ascending; n images.
+
+        Raises:
+            ValueError: When there is no image, or none with object pixels.
+        """
+        hist_true, hist_false = self._state['hist']
+        if not self._state['n']:
+            raise ValueError('no image has been counted: call update first')
+        if not hist_true.sum():
+            raise ValueError('no mask has object pixels: PxAP is not defined')
+        pxap, precision, recall = average_precision(hist_true, hist_false)
         return {
-            'pxap': float(100 * (precision[1:] * np.diff(recall))[known].sum()),
+            'pxap': pxap,
             'precision': precision,
             'recall': recall,
-            'hist_true': self.hist_true.copy(),
-            'hist_false': self.hist_false.copy(),
-            'n': self.n,
+            'hist_true': hist_true.copy(),
+            'hist_false': hist_false.copy(),
+            'n': int(self._state['n']),
         }
+
+
+def average_precision(hist_true: np.ndarray, hist_false: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Average precision in percent, and precision and recall (bins) from the highest bin to the lowest.
+
+    Args:
+        hist_true: (bins) object pixels in ascending bins; at least one.
+        hist_false: (bins) background pixels.
+    """
+    true, false = hist_true[::-1].cumsum(), hist_false[::-1].cumsum()
+    with np.errstate(invalid='ignore'):
+        precision = true / (true + false)
+    recall = true / true[-1]
+    reached = (true + false > 0)[1:]
+    return float(100 * (precision[1:] * np.diff(recall))[reached].sum()), precision, recall

@@ -80,7 +80,8 @@ class Report:
 
     def summary(self) -> str:
         """One line of figures."""
-        return f'{self.maps}: ' + '  '.join(f'{k} {v:.1f}' if v > 1.5 else f'{k} {v:.3f}' for k, v in self.metrics.items())
+        cells = (f'{k} {v:.3f}' if 'threshold' in k else f'{k} {v:.1f}' for k, v in self.metrics.items())
+        return f'{self.maps}: ' + '  '.join(cells)
 
 
 def make_report(

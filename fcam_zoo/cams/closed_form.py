@@ -39,7 +39,7 @@ def class_activation_map(
     check_method(method, variant)
     if features.ndim != 4 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
         raise ValueError(
-            f'features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit: expected (B,C,h,w) and (K,C)'
+            f'features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit: need (B,C,h,w) and (K,C)'
         )
     if labels.shape != features.shape[:1]:
         raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({features.shape[0]},)')

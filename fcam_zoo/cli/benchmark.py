@@ -61,8 +61,15 @@ def run(args: argparse.Namespace) -> int:
 def table(reports: dict[str, Report]) -> str:
     """Figures of each kind of map, one row each."""
     columns = [k for k in dict.fromkeys(k for r in reports.values() for k in r.metrics) if not k.startswith('top5')]
-    lines = ['maps'.ljust(12) + ''.join(c.replace('max_box_acc_', 'IoU').replace('best_threshold_', 'tau').rjust(8) for c in columns)]
+    titles = [c.replace('max_box_acc_', 'IoU').replace('best_threshold', 'tau') for c in columns]
+    lines = ['maps'.ljust(12) + ''.join(t.rjust(8) for t in titles)]
     for name, report in reports.items():
-        cells = [report.metrics.get(c) for c in columns]
-        lines.append(name.ljust(12) + ''.join('-'.rjust(8) if v is None else f'{v:8.3f}' if c.startswith('best') else f'{v:8.1f}' for c, v in zip(columns, cells)))
+        lines.append(name.ljust(12) + ''.join(cell(c, report.metrics.get(c)).rjust(8) for c in columns))
     return '\n'.join(lines)
+
+
+def cell(column: str, value: float | None) -> str:
+    """A figure as text: thresholds with three digits, percentages with one."""
+    if value is None:
+        return '-'
+    return f'{value:.3f}' if column.startswith('best_threshold') else f'{value:.1f}'

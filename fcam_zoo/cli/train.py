@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
         'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. Where a val split has boxes or masks, they '
         'choose the best epoch; no other use is made of them. Interrupted runs go on with --resume.',
-        epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained --teacher layercam. '
+        epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained. '
         'Then: fcam-zoo predict photos/ --model local-dir:runs/birds/best -o out',
     )
     parser.add_argument('data', help='root of the data set')

@@ -13,6 +13,21 @@ from typing import Any
 from .. import _index
 from .._io import write_text
 
+CARD_HEAD = """# Model card: released F-CAM weights
+
+Made by `python -m fcam_zoo.hub.card` from `weights/index.json`; edit neither by hand.
+
+Each model is a timm classifier fine-tuned with image labels, and a U-Net decoder trained on the frozen classifier with
+the pixel-alignment loss of F-CAM (Belharbi et al., WACV 2022). No box or mask was used to train; those of `val` chose
+the settings, the epoch and the default threshold. Weights are float16 safetensors, with batch-norm statistics in
+float32.
+
+## Limits
+
+One object an image is assumed: `localize` gives the box of the largest region. The maps are class-agnostic: they show
+what the decoder takes for an object of its training domain. Trained on small sets from a small backbone, the models are
+examples and baselines, not products; their classes are those of their data sets only. Licences of the training images
+apply to what is done with the weights."""
 BEGIN, END = '<!-- models: begin (python -m fcam_zoo.hub.card) -->', '<!-- models: end -->'
 
 
@@ -45,18 +60,7 @@ def readme_table() -> str:
 
 def model_card() -> str:
     """The whole MODEL_CARD.md."""
-    parts = [
-        '# Model card: released F-CAM weights',
-        'Made by `python -m fcam_zoo.hub.card` from `weights/index.json`; edit neither by hand.',
-        'Each model is a timm classifier fine-tuned with image labels, and a U-Net decoder trained on the frozen '
-        'classifier with the pixel-alignment loss of F-CAM (Belharbi et al., WACV 2022). No box or mask was used to '
-        'train; those of `val` chose the epoch and the default threshold. Weights are float16 safetensors, with '
-        'batch-norm statistics in float32.',
-        '## Limits\n\nOne object an image is assumed: `localize` gives the box of the largest region. The maps are '
-        'class-agnostic: they show what the decoder takes for an object of its training domain. Trained on small sets '
-        'from a small backbone, the models are examples and baselines, not products; the classes are those of their '
-        'data sets only. Licences of the training images apply to what is done with the weights.',
-    ]
+    parts = [CARD_HEAD]
     for name, entry in _index.index().items():
         parts.append(_section(name, entry))
     return '\n\n'.join(parts) + '\n'
@@ -76,13 +80,16 @@ def _section(name: str, entry: dict[str, Any]) -> str:
     return '\n\n'.join(
         [
             f'## {name}',
-            f'- Data: {data["title"]}; {data["licence"]}{"; " + data["note"] if data["note"] else ""}.\n'
-            f'- Backbone: `{entry["backbone"]}`, output stride {entry["model_args"]["output_stride"]} without dilation; '
-            f'decoder {entry["model_args"]["decoder_channels"]}.\n'
-            f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]} '
-            f'(classifier epoch {epochs["classifier"]["best"]} of {epochs["classifier"]["last"]}, '
-            f'decoder epoch {epochs["decoder"]["best"]} of {epochs["decoder"]["last"]}).\n'
-            f'- File: `{entry["file"]}`, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; {entry["licence"]}.',
+            (
+                f'- Data: {data["title"]}; {data["licence"]}{"; " + data["note"] if data["note"] else ""}.\n'
+                f'- Backbone: `{entry["backbone"]}`, output stride {entry["model_args"]["output_stride"]}, no dilation; '
+                f'decoder {entry["model_args"]["decoder_channels"]}.\n'
+                f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]} '
+                f'(classifier epoch {epochs["classifier"]["best"]} of {epochs["classifier"]["last"]}, '
+                f'decoder epoch {epochs["decoder"]["best"]} of {epochs["decoder"]["last"]}).\n'
+                f'- File: `{entry["file"]}`, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; '
+                f'{entry["licence"]}.'
+            ),
             '\n'.join(rows),
             'Percent; box figures are maxima over 1000 thresholds, each column its own.',
             f'Recipe (settings of `fcam-zoo train --recipe`):\n\n```json\n{json.dumps(entry["recipe"], indent=1)}\n```',

@@ -27,8 +27,9 @@ def _entry_point(hub_name: str, models: list[str]) -> Callable[..., FCAM]:
 def _describe(models: list[str]) -> str:
     entry = index().get(models[0])
     if entry is None:
+        teachers = ', '.join(m.split('.')[1].rsplit('_', 1)[0] for m in models)
         return (
-            f'F-CAM, no weights released (teachers: {", ".join(m.split(".")[1].rsplit("_", 1)[0] for m in models)}).\n\n'
+            f'F-CAM, no weights released (teachers: {teachers}).\n\n'
             'Args:\n    pretrained: must be False.\n    **kwargs: arguments of fcam_zoo.create_model.'
         )
     test = entry['metrics']['test']

@@ -25,8 +25,8 @@ def crf_loss(
     W_ij = exp(-|f_i - f_j|^2 / 2) with f = (x/sigma_xy, y/sigma_xy, RGB/sigma_rgb), W_ii = 1, no row normalisation and
     no division by the number of pixels. Up to a constant of the image it is Tang's sum_k S_k' W (1 - S_k).
 
-    The lattice of the published code answers about 0.57 of this exact kernel on photographs: its weight 2e-9 corresponds
-    to 1.14e-9 here.
+    The lattice of the published code answers about 0.57 of this exact kernel on photographs: its weight 2e-9
+    corresponds to 1.14e-9 here.
 
     Args:
         images: (B,3,H,W) RGB in 0..255, after the same crop and flip as the input of the network.

@@ -1,4 +1,4 @@
-"""F-CAM: a classifier, its class maps, and a decoder that draws them at full resolution (Belharbi et al., WACV 2022)."""
+"""F-CAM (Belharbi et al., WACV 2022): a classifier, its class maps, and a decoder that draws them at full size."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where a network strides, and how to take strides out without dilating the kernels.
 
-The paper's networks keep their last feature map large by setting late strides to 1 and leaving every kernel as it is (no
-dilation). Here the same is done to any network: one traced forward finds the striding layers, in order.
+The paper's networks keep their last feature map large by setting late strides to 1 and leaving every kernel as it is
+(no dilation). Here the same is done to any network: one traced forward finds the striding layers, in order.
 """
 
 from __future__ import annotations
@@ -88,4 +88,3 @@ def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: in
             net.set_submodule(layer.name, nn.Identity())
         else:
             module.stride = 1
-

@@ -1,4 +1,4 @@
-"""The zoo table: every architecture and name that exists, from which timm's names, torch.hub's names and lists follow."""
+"""The zoo table: every architecture and name, from which timm's names, torch.hub's names and lists follow."""
 
 from __future__ import annotations
 

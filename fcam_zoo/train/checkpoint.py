@@ -41,7 +41,9 @@ def load_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer) -> dic
                     buffer = torch.empty_like(parameter).copy_(f.get_tensor(f'momentum.{i}'))
                     optimizer.state[parameter]['momentum_buffer'] = buffer
     except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as e:
-        raise TrainingError(f'{path} is not the state of this training ({e}): delete it or train into another folder') from e
+        raise TrainingError(
+            f'{path} is not the state of this training ({e}): delete it or train into another folder'
+        ) from e
     return progress
 
 

@@ -31,8 +31,8 @@ class ClassifierConfig:
 class DecoderConfig:
     """Stage 2: fine-tune the decoder with the pixel-alignment loss, classifier frozen (F-CAM, Eq. 3).
 
-    crf is the weight of the exact kernel: the paper's 2e-9 belongs to a lattice that answers 0.57 of it. cell_shift are the
-    pixels (down, right) by which the teacher's map is moved, since cells do not look where a plain resize draws them.
+    crf is the weight of the exact kernel: the paper's 2e-9 belongs to a lattice that answers 0.57 of it. cell_shift are
+    the pixels (down, right) by which the teacher's map is moved: cells do not look where a plain resize draws them.
     """
 
     epochs: int = 15

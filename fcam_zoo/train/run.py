@@ -51,12 +51,13 @@ def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False,
     """
     run_dir = Path(run_dir)
     _claim(run_dir, config, resume)
-    device = torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if config.device == 'auto' else config.device)
+    automatic = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = torch.device(automatic if config.device == 'auto' else config.device)
     train_set = open_dataset(config.data, 'train', TrainTransform(config.image_size), ground_truth=False)
     val_set = _open_val(config)
     num_classes = config.num_classes or train_set.num_classes
     if num_classes < train_set.num_classes:
-        raise DatasetError(f'num_classes={num_classes}, but labels of {config.data} go up to {train_set.num_classes - 1}')
+        raise DatasetError(f'num_classes={num_classes}, but {config.data} has labels up to {train_set.num_classes - 1}')
     torch.manual_seed(config.seed)
     model = create_model(
         'fcam',
@@ -114,7 +115,7 @@ def _claim(run_dir: Path, config: TrainConfig, resume: bool) -> None:
         old = json.loads(path.read_text(encoding='utf-8'))
         changed = [k for k, v in config.to_dict().items() if old.get(k) != v and k not in ('workers', 'device')]
         if changed:
-            raise TrainingError(f'{path} differs in {", ".join(changed)}: a run resumes with the settings it began with')
+            raise TrainingError(f'{path} differs in {", ".join(changed)}: resume with the settings the run began with')
         return
     try:
         write_json(path, config.to_dict())
@@ -194,7 +195,9 @@ def _run_epoch(
             loss = sum(terms.values())
             if not torch.isfinite(loss):
                 ids = ', '.join(train_set.ids[i] for i in index.tolist())
-                raise TrainingError(f'{stage.name}: loss is {loss.item()} at epoch {epoch}, step {step} ({ids}): lower the lr')
+                raise TrainingError(
+                    f'{stage.name}: loss is {loss.item()} at epoch {epoch}, step {step} ({ids}): lower the lr'
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
