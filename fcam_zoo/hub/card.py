@@ -67,7 +67,7 @@ def model_card() -> str:
 
 
 def _section(name: str, entry: dict[str, Any]) -> str:
-    data, metrics = entry['dataset'], entry['metrics']
+    data, metrics, arguments = entry['dataset'], entry['metrics'], entry['model_args']
     is_mask = 'pxap' in metrics['test']['fcam']
     head = 'PxAP | cls' if is_mask else 'IoU 30 | IoU 50 | IoU 70 | top-1 loc. | cls'
     rows = [f'| split | maps | {head} |', '|---' * (head.count('|') + 3) + '|']
@@ -82,8 +82,8 @@ def _section(name: str, entry: dict[str, Any]) -> str:
             f'## {name}',
             (
                 f'- Data: {data["title"]}; {data["licence"]}{"; " + data["note"] if data["note"] else ""}.\n'
-                f'- Backbone: `{entry["backbone"]}`, output stride {entry["model_args"]["output_stride"]}, no dilation; '
-                f'decoder {entry["model_args"]["decoder_channels"]}.\n'
+                f'- Backbone: `{entry["backbone"]}`, output stride {arguments["output_stride"]}, no dilation; '
+                f'decoder {arguments["decoder_channels"]}.\n'
                 f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]} '
                 f'(classifier epoch {epochs["classifier"]["best"]} of {epochs["classifier"]["last"]}, '
                 f'decoder epoch {epochs["decoder"]["best"]} of {epochs["decoder"]["last"]}).\n'
