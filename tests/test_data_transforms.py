@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fcam_zoo.data import EvalTransform, TrainTransform, normalize
+from fcam_zoo.data import EvalTransform, ScaleTransform, TrainTransform, normalize
 
 
 @pytest.fixture
@@ -89,3 +89,15 @@ def test_normalize(layout):
     assert torch.equal(images, before)
     with pytest.raises(TypeError, match=r'uint8 in 0\.\.255'):
         normalize(images.float(), mean, std)
+
+
+def test_scale_transform_crops_within_its_range():
+    image = Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint32).astype(np.uint8).reshape(64, 64, 3))
+    torch.manual_seed(0)
+    crops = [ScaleTransform(32, (0.2, 0.9))(image) for _ in range(8)]
+    assert all(c.shape == (3, 32, 32) and c.dtype == torch.uint8 for c in crops)
+    assert len({c.numpy().tobytes() for c in crops}) > 1
+    torch.manual_seed(0)
+    assert torch.equal(ScaleTransform(32, (0.2, 0.9))(image), crops[0])
+    with pytest.raises(ValueError, match='two shares'):
+        ScaleTransform(32, (0.0, 1.0))

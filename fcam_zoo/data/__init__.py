@@ -9,6 +9,7 @@ from .images import list_images as list_images
 from .images import open_image as open_image
 from .images import to_rgb as to_rgb
 from .transforms import EvalTransform as EvalTransform
+from .transforms import ScaleTransform as ScaleTransform
 from .transforms import TrainTransform as TrainTransform
 from .transforms import normalize as normalize
 from .validate import check_dataset as check_dataset
@@ -22,6 +23,7 @@ __all__ = [
     'MAX_PIXELS',
     'EvalTransform',
     'TrainTransform',
+    'ScaleTransform',
     'normalize',
     'ImageDataset',
     'WSOLDataset',

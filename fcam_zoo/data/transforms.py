@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 
 class EvalTransform:
@@ -62,6 +63,37 @@ class TrainTransform:
 
     def __repr__(self) -> str:
         return f'TrainTransform(size={self.size}, resize={self.resize}, hflip={self.hflip})'
+
+
+class ScaleTransform(TrainTransform):
+    """TrainTransform with a crop of random area and aspect ratio (3/4 to 4/3), resized to size x size.
+
+    Stronger augmentation for the classifier of a small data set (RandomResizedCrop: Szegedy et al., CVPR 2015).
+
+    Args:
+        size: Side of the result in pixels.
+        scale: Smallest and largest share of the area that a crop takes, 0 < smallest <= largest <= 1.
+        hflip: Probability of the flip, 0 to 1.
+
+    Raises:
+        ValueError: For an argument out of its range.
+    """
+
+    def __init__(self, size: int = 224, scale: Sequence[float] = (0.4, 1.0), hflip: float = 0.5) -> None:
+        super().__init__(size, hflip=hflip)
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f'scale={scale} must be two shares of the area, 0 < smallest <= largest <= 1')
+        self.scale = tuple(scale)
+        self._crop = RandomResizedCrop(self.size, self.scale, interpolation=InterpolationMode.BILINEAR)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """PIL image of any size -> uint8 (3,size,size) in 0..255."""
+        image = self._crop(_resized(image, self.resize))
+        flip = torch.rand(()).item() < self.hflip
+        return _to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
+
+    def __repr__(self) -> str:
+        return f'ScaleTransform(size={self.size}, scale={self.scale}, hflip={self.hflip})'
 
 
 def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

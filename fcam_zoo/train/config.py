@@ -14,7 +14,10 @@ from ..cams.methods import check_method
 
 @dataclass
 class ClassifierConfig:
-    """Stage 1: fine-tune the classifier with image labels (F-CAM, Sec. 4.1)."""
+    """Stage 1: fine-tune the classifier with image labels (F-CAM, Sec. 4.1).
+
+    crop_scale, two shares of the area, replaces the paper's 256 -> 224 crops by `data.ScaleTransform`.
+    """
 
     epochs: int = 7
     batch_size: int = 32
@@ -24,6 +27,7 @@ class ClassifierConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     label_smoothing: float = 0.1
+    crop_scale: list[float] | None = None
     select: Literal['localization', 'accuracy'] = 'accuracy'
 
 

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from .._io import atomic_path, write_json
 from ..benchmark import evaluate_many
-from ..data import EvalTransform, TrainTransform, open_dataset
+from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..errors import DatasetError, TrainingError
 from ..hub import save_pretrained
 from ..models import FCAM, create_model
 from .checkpoint import load_state, save_state
-from .config import TrainConfig
+from .config import ClassifierConfig, DecoderConfig, TrainConfig
 from .stages import ClassifierStage, DecoderStage, Stage
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False,
     for number, (kind, settings) in enumerate(stages):
         if settings.epochs:
             stage = kind(model, settings, config.teacher)
+            train_set.transform = _train_transform(config.image_size, settings)
             summary[stage.name] = _run_stage(stage, number, config, train_set, val_set, run_dir / stage.name, quiet)
     final = next(reversed(summary), None)
     for which in ('last', 'best') if final else ():
@@ -89,6 +90,11 @@ def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False,
         save_pretrained(model, run_dir / which)
     write_json(run_dir / 'summary.json', summary)
     return summary
+
+
+def _train_transform(size: int, settings: ClassifierConfig | DecoderConfig) -> TrainTransform:
+    scale = getattr(settings, 'crop_scale', None)
+    return TrainTransform(size) if scale is None else ScaleTransform(size, scale)
 
 
 def _open_val(config: TrainConfig) -> Any:
