@@ -1,3 +1,10 @@
-from .box_metric import BoxMetric
-from .boxes import box_iou, boxes_from_score_map, resize_boxes
-from .pixel_ap import PixelAP
+"""The WSOL benchmark: functions of score maps, from any library."""
+
+from .box_metric import BoxMetric as BoxMetric
+from .boxes import box_iou as box_iou
+from .boxes import boxes_from_score_map as boxes_from_score_map
+from .boxes import resize_boxes as resize_boxes
+from .evaluate import evaluate as evaluate
+from .evaluate import evaluate_many as evaluate_many
+from .pixel_ap import PixelAP as PixelAP
+from .report import Report as Report

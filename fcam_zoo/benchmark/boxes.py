@@ -9,9 +9,7 @@ from ._inputs import ArrayLike, as_array, as_score_maps, as_thresholds
 from ._level_boxes import level_boxes
 
 
-def boxes_from_score_map(
-    score_map: ArrayLike, thresholds: ArrayLike, multi_contour: bool = False
-) -> list[np.ndarray]:
+def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_contour: bool = False) -> list[np.ndarray]:
     """Boxes around what lies above each threshold of a score map.
 
     The map is cut to 8 bits, `trunc(255 * map)`, and compared with `trunc(threshold * its largest value)`: thresholds

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from ..cams import resize
-from .box_metric import BoxMetric, to_numpy
+from ._inputs import as_array as to_numpy
+from .box_metric import BoxMetric
 from .boxes import resize_boxes
 from .pixel_ap import PixelAP
 from .report import Report, make_report

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ._component_tree import histogram
 from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps
 
 
@@ -55,17 +56,17 @@ class PixelAP:
         maps, masks = as_score_maps(score_maps), as_array(masks)
         if masks.shape != maps.shape:
             raise ValueError(f'score_maps {maps.shape} and masks {masks.shape} must have the same shape')
-        for i, mask in enumerate(masks):
-            if not np.isin(mask, (0, 1, 255)).all():
-                raise ValueError(f'mask {i} of the batch may hold 0, 1 and 255 only')
         bins = len(self.edges) - 1
         hist = np.empty((len(maps), 2, bins), np.int64)
-        # Ascending values of a mask index: background, object, left out.
+        # Each kind of pixel has bins of its own: background, object, left out.
         row = np.zeros(256, np.intp)
         row[1], row[255] = bins, 2 * bins
         for i, (score_map, mask) in enumerate(zip(maps, masks)):
+            kinds = mask.astype(np.uint8)
+            if histogram(kinds)[2:255].any() or not np.array_equal(kinds, mask):
+                raise ValueError(f'mask {i} of the batch may hold 0, 1 and 255 only')
             index = self._bins(score_map)
-            index += row[mask.astype(np.uint8)]
+            index += row.take(kinds)
             background, foreground, _ = np.bincount(index.ravel(), minlength=3 * bins).reshape(3, bins)
             hist[i] = foreground, background
         return hist

@@ -1,0 +1,102 @@
+"""What the metrics accept, as NumPy arrays that have been checked."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+ArrayLike: TypeAlias = Any  # NumPy array, torch tensor of any device and type, or nested sequence
+
+# A score that resizing has pushed past 0 or 1 by rounding is no mistake of the caller's.
+_ROUNDING = 1e-6
+
+
+def as_array(values: ArrayLike) -> np.ndarray:
+    """NumPy array of a tensor on any device and of any type, or of anything that NumPy takes."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        if values.dtype == torch.bfloat16:
+            values = values.float()
+        return values.numpy()
+    return np.asarray(values)
+
+
+def as_score_maps(score_maps: ArrayLike) -> np.ndarray:
+    """Score maps (N,H,W) in [0,1] as float64.
+
+    Raises:
+        ValueError: When the shape is another, or a map holds NaN or values outside [0,1]; names its index.
+    """
+    maps = as_array(score_maps)
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ValueError(f'score_maps must have the shape (N,H,W), got {maps.shape}')
+    maps = maps.astype(np.float64, copy=False)
+    low, high = maps.min((1, 2)), maps.max((1, 2))
+    bad = ~((low >= -_ROUNDING) & (high <= 1 + _ROUNDING))  # so that NaN is bad
+    if bad.any():
+        i = int(bad.argmax())
+        found = 'NaN' if np.isnan(low[i]) else f'values from {low[i]:.6g} to {high[i]:.6g}'
+        raise ValueError(f'score map {i} of {len(maps)} in the batch holds {found}; scores must lie in [0,1]')
+    if len(maps) and (low.min() < 0 or high.max() > 1):
+        maps = maps.clip(0, 1)
+    return maps
+
+
+def as_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
+    """Thresholds (T) as float64; None means 0, 0.001, ..., 0.999, those of Choe et al. (CVPR 2020).
+
+    Raises:
+        ValueError: When there are none, or one lies outside [0,1].
+    """
+    if thresholds is None:
+        return np.arange(0, 1, 0.001)
+    values = np.array(as_array(thresholds), np.float64)
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f'thresholds must be a list of at least one number, got the shape {values.shape}')
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError('thresholds must lie in [0,1]: they are fractions of the largest score of a map')
+    return values
+
+
+def as_ascending_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
+    """Thresholds (T) of a metric, each larger than the one before.
+
+    Raises:
+        ValueError: When they are not, or `as_thresholds` refuses them.
+    """
+    values = as_thresholds(thresholds)
+    if not (np.diff(values) > 0).all():
+        raise ValueError('thresholds must ascend, without repeats')
+    return values
+
+
+def top_k_hits(labels: ArrayLike, logits: ArrayLike, n: int, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the label is first, and among the first k, when classes are sorted by logit; equal logits keep order.
+
+    Args:
+        labels: (N) class indices.
+        logits: (N,K).
+        n: The N that is expected.
+        k: Size of the second list.
+
+    Returns:
+        Two bool arrays (N).
+
+    Raises:
+        ValueError: When shapes do not fit, a label is no class, or logits hold NaN.
+    """
+    labels, logits = as_array(labels), as_array(logits)
+    if labels.shape != (n,) or logits.ndim != 2 or len(logits) != n:
+        raise ValueError(
+            f'labels (N) and logits (N,K) must fit {n} score maps, got the shapes {labels.shape} and {logits.shape}'
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f'labels must be whole numbers, got {labels.dtype}')
+    if n and not (labels.min() >= 0 and labels.max() < logits.shape[1]):
+        raise ValueError(f'labels must lie in 0..{logits.shape[1] - 1}, the classes of the logits')
+    if np.isnan(logits).any():
+        raise ValueError('logits hold NaN')
+    first = np.argsort(-logits.astype(np.float64), axis=1, kind='stable')[:, :k] == labels[:, None]
+    return first[:, 0], first.any(1)

@@ -1,0 +1,134 @@
+"""Boxes of OpenCV's contours at many levels of one image, exact, by whichever way is fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+
+from ._component_tree import LEVELS, Tree, areas, ascend, count_holes, extents, grow, histogram, ranks
+from ._halving import largest_boxes, mark_peaks
+from ._tracing import trace_boxes, trace_outlines
+
+# Up to so many levels are traced one by one.
+_FEW_LEVELS = 12
+# The largest contour is found by halving when local maxima lie on up to so many levels.
+_FEW_PEAK_LEVELS = 8
+# The component tree of noise would have too many branches.
+_MANY_BRANCHES = 4096
+
+
+def level_boxes(
+    scores: np.ndarray, image: np.ndarray, levels: np.ndarray, multi_contour: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes at each level.
+
+    Args:
+        scores: (H,W) float64 in 0..255.
+        image: (H,W) uint8, their whole parts.
+        levels: (n) int64, ascending, distinct, at least -1; the last leaves pixels above it.
+        multi_contour: Boxes of all contours, also those around holes; otherwise of the one with the largest area.
+
+    Returns:
+        Boxes (m,4) int64, and the ascending indices (m) of their levels. Right and lower edges are one past the last
+        pixel, except at the image border.
+    """
+    found = None
+    if len(levels) > _FEW_LEVELS:
+        found = _follow(scores, image, levels, multi_contour)
+    if found is None:
+        each = [trace_boxes(image, int(level), multi_contour) for level in levels]
+        found = np.concatenate(each), np.repeat(np.arange(len(levels)), [len(b) for b in each])
+    boxes, owners = found
+    height, width = image.shape
+    return np.minimum(boxes, (width, height, width - 1, height - 1)), owners
+
+
+def _follow(
+    scores: np.ndarray, image: np.ndarray, levels: np.ndarray, multi_contour: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Boxes without tracing at each level, or None for an image that has too many components."""
+    # What is not above the lowest level lies outside of all boxes, or in a hole.
+    x, y, width, height = cv2.boundingRect(cv2.threshold(image, int(levels[0]), 255, cv2.THRESH_BINARY)[1])
+    scores, image = (np.ascontiguousarray(a[y : y + height, x : x + width]) for a in (scores, image))
+    origin, owners = (x, y, x, y), np.arange(len(levels))
+    if not multi_contour:
+        peaks = mark_peaks(scores, image)
+        if np.count_nonzero(histogram(peaks)[1:]) <= _FEW_PEAK_LEVELS:
+            return largest_boxes(image, peaks, levels) + origin, owners
+    levels, grey, order = levels + 1, image.astype(np.int16) + 1, ranks(scores)
+    up, tops = ascend(order, corners=True)
+    if len(tops) > _MANY_BRANCHES:
+        return None
+    tree = grow(grey, up, tops, corners=True)
+    table, has_holes = extents(tree, grey), count_holes(tree, image)[levels] > 0
+    if not multi_contour:
+        holes = partial(_hole_boxes, grey, order, levels)
+        return _largest(tree, table, image, levels, has_holes, holes) + origin, owners
+    owners, branches = np.nonzero(tree.alive(levels).T)
+    boxes = _boxes(table[branches, :, levels[owners]])
+    if has_holes.any():
+        found = _hole_boxes(grey, order, levels)
+        if found is None:
+            return None
+        boxes, owners = np.concatenate([boxes, found[0]]), np.concatenate([owners, found[1]])
+        by_level = owners.argsort(kind='stable')
+        boxes, owners = boxes[by_level], owners[by_level]
+    return boxes + origin, owners
+
+
+def _boxes(table: np.ndarray) -> np.ndarray:
+    """Extents (n,4) as left, upper, right, lower edge."""
+    return table * np.array([1, 1, -1, -1]) + np.array([0, 0, 1, 1])
+
+
+def _hole_boxes(grey: np.ndarray, order: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Boxes around the holes at each level: components, without corners, of what is deep enough."""
+    up, tops = ascend(-order, corners=False)
+    if len(tops) > _MANY_BRANCHES:
+        return None
+    depth, depths = LEVELS + 1 - grey, LEVELS - levels
+    tree = grow(depth, up, tops, corners=False, outside=True)
+    alive = tree.alive(depths)
+    alive[-1] = False  # the surroundings
+    branches, owners = np.nonzero(alive)
+    # The contour runs through the pixels around the hole.
+    return _boxes(extents(tree, depth)[branches, :, depths[owners]]) + np.array([-1, -1, 1, 1]), owners
+
+
+def _largest(
+    tree: Tree,
+    table: np.ndarray,
+    image: np.ndarray,
+    levels: np.ndarray,
+    has_holes: np.ndarray,
+    hole_boxes: Callable[[], tuple[np.ndarray, np.ndarray] | None],
+) -> np.ndarray:
+    """Box of the largest contour at each level, from bounds for the areas, and by tracing where these do not tell."""
+    alive, spans = tree.alive(levels), table[:, :, levels]
+    # Within the outline of a component are what it covers and its holes, and all within its box.
+    least = np.where(alive, areas(tree, image)[:, levels], -1)
+    most = np.where(alive & has_holes, 2 * (spans[:, 0] + spans[:, 2]) * (spans[:, 1] + spans[:, 3]), least)
+    rivals = most >= least.max(0)
+    if np.count_nonzero(rivals.sum(0) > 1) > _FEW_LEVELS and (holes := hole_boxes()):
+        width, height = (holes[0][:, 2:] - holes[0][:, :2] - 1).T
+        most = np.minimum(most, least + np.bincount(holes[1], 2 * width * height, minlength=len(levels)))
+        rivals = alive & (most >= least.max(0))
+    boxes = _boxes(spans[least.argmax(0), :, np.arange(len(levels))])
+    for k in np.flatnonzero(rivals.sum(0) > 1):
+        boxes[k] = _largest_within(image, int(levels[k]) - 1, _boxes(spans[rivals[:, k], :, k]))
+    return boxes
+
+
+def _largest_within(image: np.ndarray, level: int, candidates: np.ndarray) -> tuple[int, int, int, int]:
+    """Box of the largest contour at a level, given the boxes (n,4) of components one of which has it."""
+    parts = [*candidates.tolist(), [*candidates[:, :2].min(0), *candidates[:, 2:].max(0)]]
+    *single, joint = ((x0, y0, x1, y1) for x0, y0, x1, y1 in parts)
+    found = [trace_outlines(image[y0:y1, x0:x1], level, x0, y0) for x0, y0, x1, y1 in single]
+    largest = [f for f in found if max(f.areas) == max(max(f.areas) for f in found)]
+    if len(largest) == 1:
+        return largest[0].box
+    x0, y0, x1, y1 = joint
+    return trace_outlines(image[y0:y1, x0:x1], level, x0, y0).box  # OpenCV's order decides
