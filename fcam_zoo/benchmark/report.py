@@ -1,4 +1,4 @@
-"""What an evaluation found: figures, curves, a row an image; as JSON, CSV, text or a picture."""
+"""What an evaluation found: figures, curves, a row for each image; as JSON, CSV, text or a picture."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ import torch
 
 from .._io import atomic_path, write_json
 from .._version import __version__
+from ._inputs import ArrayLike, top_k_hits
 from .box_metric import BoxMetric
-from .pixel_ap import PixelAP
+from .pixel_ap import PixelAP, average_precision
 
-FCAM_CONVENTION = 'softmax of the foreground channel, not re-normalised'
-CAM_CONVENTION = 'true label, min-max normalised at low resolution, bilinear resize, not re-normalised'
+_FCAM = 'softmax of the foreground channel, not re-normalised'
+_CENTER = 'Gaussian in the middle, standard deviation a quarter of each side'
+_CAM = 'class map of the true label, min-max normalised, resized bilinearly, not re-normalised'
 
 
 @dataclass
 class Report:
-    """Result of `evaluate`.
+    """Result of `evaluate`, in plain Python values.
 
     Attributes:
         maps: Kind of map.
-        metrics: Figures in percent (max_box_acc_30, ..., mean, top1_50, top5_50, cls, best_threshold_50; or pxap).
-        curves: threshold and accuracy (percent) an IoU level; or precision and recall.
-        rows: id, label, best IoU at the best threshold of IoU 50; empty unless asked for.
-        meta: Data set, split, number of images, protocol options, versions.
+        metrics: With boxes, for each IoU (50, ...) max_box_acc_50 in percent and best_threshold_50, and mean of the
+            former; with logits also top1_50, top5_50 and cls in percent. With masks pxap in percent, best_threshold,
+            at which the F1 of the pixels is largest, and cls.
+        curves: threshold and, for each IoU, accuracy_50 in percent; or threshold, precision and recall.
+        rows: For each image id, label, width and height; with boxes n_boxes and, for each IoU, iou_50 and hit_50 at its
+            best threshold; with masks the image's own pxap (None without object pixels); with logits top1 and top5.
+        meta: Data set, split, number of images, metric and its options, convention of the maps, versions.
     """
 
     maps: str
@@ -43,7 +48,7 @@ class Report:
         write_json(path, asdict(self))
 
     def to_csv(self, path: str | os.PathLike) -> None:
-        """Write the rows, one an image.
+        """Write the rows.
 
         Raises:
             ValueError: When the report has none.
@@ -56,22 +61,24 @@ class Report:
             writer.writerows(self.rows)
 
     def plot(self, path: str | os.PathLike) -> None:
-        """Draw accuracy against the threshold (F-CAM, Fig. 5), or precision against recall.
+        """Draw accuracy against the threshold, or precision against recall; the suffix of the path tells the format.
 
         Raises:
             ImportError: Without matplotlib (extra `viz`).
         """
         try:
             from matplotlib.figure import Figure
-        except ImportError as e:
-            raise ImportError("plots need matplotlib: pip install 'fcam-zoo[viz]'") from e
+        except ImportError as error:
+            raise ImportError("plots need matplotlib: pip install 'fcam-zoo[viz]'") from error
         axes = (figure := Figure(figsize=(5, 4), layout='constrained')).subplots()
         if 'precision' in self.curves:
-            axes.plot(self.curves['recall'], self.curves['precision'], label=self.maps)
+            axes.plot(self.curves['recall'], self.curves['precision'], label=f'PxAP {self.metrics["pxap"]:.1f}')
             axes.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1))
         else:
-            for level in self.meta['iou']:
-                axes.plot(self.curves['threshold'], self.curves[f'accuracy_{level}'], label=f'IoU {level}')
+            for level in map(_name, self.meta['iou']):
+                accuracy = self.metrics[f'max_box_acc_{level}']
+                label = f'IoU {level}: {accuracy:.1f}'
+                axes.plot(self.curves['threshold'], self.curves[f'accuracy_{level}'], label=label)
             axes.set(xlabel='threshold', ylabel='box accuracy (%)', xlim=(0, 1), ylim=(0, 100))
         axes.set_title(f'{self.maps} on {self.meta["dataset"]}/{self.meta["split"]}')
         axes.legend()
@@ -84,57 +91,115 @@ class Report:
         return f'{self.maps}: ' + '  '.join(cells)
 
 
-def make_report(
-    maps: str, metric: BoxMetric | PixelAP, dataset: Any, cls: float | None, best_iou: list[np.ndarray]
-) -> Report:
+class Scores:
+    """A metric, and what rows need beyond it."""
+
+    def __init__(self, metric: BoxMetric | PixelAP) -> None:
+        self.metric = metric
+        self.each: list[np.ndarray] = []
+        self.top1: list[np.ndarray] = []
+        self.top5: list[np.ndarray] = []
+
+    def add(
+        self, score_maps: ArrayLike, truth: Any, labels: ArrayLike | None, logits: ArrayLike | None, rows: bool
+    ) -> None:
+        """Count a batch, with its boxes or masks.
+
+        Raises:
+            ValueError: As `BoxMetric.update` and `PixelAP.update`.
+        """
+        if isinstance(self.metric, BoxMetric):
+            # Rational numbers of this size are told apart, and compared with a wanted IoU, in float32 as in float64.
+            each = (best_iou := self.metric.best_iou(score_maps, truth)).astype(np.float32)
+            self.metric.count(best_iou, labels, logits)
+        else:
+            histograms = self.metric.histograms(score_maps, truth)
+            each = np.array([average_precision(*h)[0] if h[0].any() else np.nan for h in histograms])
+            self.metric.count(histograms)
+        if rows:
+            self.each.append(each)
+        if logits is not None:
+            top1, top5 = top_k_hits(labels, logits, len(each))
+            self.top1.append(top1)
+            self.top5.append(top5)
+
+
+def make_report(maps: str, scores: Scores, dataset: Any, from_model: bool) -> Report:
     """Gather a metric's results."""
+    metric = scores.metric
+    convention = (_FCAM if maps == 'fcam' else _CAM) if from_model else 'as given'
     result = metric.compute()
+    step = np.diff(metric.thresholds)
     meta: dict[str, Any] = {
-        'dataset': getattr(dataset, 'name', 'unnamed'),
-        'split': getattr(dataset, 'split', 'unnamed'),
+        'dataset': getattr(dataset, 'name', None),
+        'split': getattr(dataset, 'split', None),
         'n': result['n'],
-        'score_map': FCAM_CONVENTION if maps == 'fcam' else CAM_CONVENTION if maps != 'center' else 'centred Gaussian',
-        'versions': {'fcam_zoo': __version__, 'torch': torch.__version__, 'opencv': cv2.__version__},
+        'score_maps': _CENTER if maps == 'center' else convention,
+        'thresholds': len(metric.thresholds),
+        'threshold_step': float(step[0]) if step.size and np.allclose(step, step[0]) else None,
     }
-    rows: list[dict[str, Any]] = []
     if isinstance(metric, BoxMetric):
-        meta |= {'iou': list(metric.iou), 'multi_contour': metric.multi_contour, 'thresholds': len(metric.thresholds)}
+        meta |= {'metric': 'MaxBoxAccV2' if metric.multi_contour else 'MaxBoxAcc', 'iou': list(metric.iou)}
+        meta |= {'multi_contour': metric.multi_contour}
         metrics, curves = _box_figures(metric, result)
-        if best_iou:
-            column = _best_column(metric, result)
-            for i, iou in enumerate(np.concatenate(best_iou)[:, column]):
-                rows.append({'id': dataset.ids[i], 'label': int(dataset.labels[i]), 'iou': round(float(iou), 4)})
     else:
-        known = ~np.isnan(result['precision'])
-        metrics = {'pxap': result['pxap'], 'best_threshold': _best_f1_threshold(metric, result)}
-        curves = {k: result[k][known].tolist() for k in ('precision', 'recall')}
-        meta['thresholds'] = len(metric.edges) - 3
-    if cls is not None:
-        metrics['cls'] = cls
-    return Report(maps, metrics, curves, meta, rows)
+        meta['metric'] = 'PxAP'
+        metrics, curves = _pixel_figures(metric, result)
+    if scores.top1:
+        metrics['cls'] = 100 * float(np.concatenate(scores.top1).mean())
+    meta['versions'] = {
+        'fcam_zoo': __version__,
+        'torch': torch.__version__,
+        'numpy': np.__version__,
+        'opencv': cv2.__version__,
+    }
+    return Report(maps, metrics, curves, meta, _rows(scores, dataset, result))
 
 
-def _best_f1_threshold(metric: PixelAP, result: dict[str, Any]) -> float:
-    """Threshold in [0,1) at which precision and recall of the pixels balance best (largest F1)."""
-    precision, recall = np.nan_to_num(result['precision'])[::-1], result['recall'][::-1]
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(metric.edges[f1[: len(metric.edges) - 3].argmax()])
-
-
-def _best_column(metric: BoxMetric, result: dict[str, Any]) -> int:
-    level = metric.iou.index(50) if 50 in metric.iou else 0
-    return int(result['num_correct'][level].argmax())
+def _name(iou: float) -> str:
+    return f'{iou:g}'
 
 
 def _box_figures(metric: BoxMetric, result: dict[str, Any]) -> tuple[dict[str, float], dict[str, list[float]]]:
     metrics: dict[str, float] = {}
     curves = {'threshold': metric.thresholds.tolist()}
-    for i, level in enumerate(metric.iou):
+    for i, level in enumerate(map(_name, metric.iou)):
         metrics[f'max_box_acc_{level}'] = float(result['max_box_acc'][i])
         metrics[f'best_threshold_{level}'] = float(result['best_threshold'][i])
-        for k in ('top1', 'top5'):
-            if k in result:
-                metrics[f'{k}_{level}'] = float(result[k][i])
+        metrics |= {f'{k}_{level}': float(result[k][i]) for k in ('top1', 'top5') if k in result}
         curves[f'accuracy_{level}'] = (100 * result['num_correct'][i] / result['n']).tolist()
     metrics['mean'] = result['mean']
     return metrics, curves
+
+
+def _pixel_figures(metric: PixelAP, result: dict[str, Any]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    known = ~np.isnan(result['precision'])
+    curves = {'threshold': metric.edges[:-1][::-1][known]}
+    curves |= {k: result[k][known] for k in ('precision', 'recall')}
+    f1 = 2 * curves['precision'] * curves['recall'] / np.maximum(curves['precision'] + curves['recall'], 1e-12)
+    # Bins from 1 on are no thresholds: nothing is above them.
+    below = curves['threshold'] < 1
+    best = float(curves['threshold'][below][f1[below].argmax()]) if below.any() else 0.0
+    return {'pxap': result['pxap'], 'best_threshold': best}, {k: v.tolist() for k, v in curves.items()}
+
+
+def _rows(scores: Scores, dataset: Any, result: dict[str, Any]) -> list[dict[str, Any]]:
+    if not scores.each:
+        return []
+    each, metric = np.concatenate(scores.each), scores.metric
+    rows = [{'id': dataset.ids[i], 'label': int(dataset.labels[i])} for i in range(len(each))]
+    sizes = getattr(dataset, 'sizes', None)
+    for i, row in enumerate(rows):
+        if sizes is not None:
+            row |= {'width': int(sizes[i][0]), 'height': int(sizes[i][1])}
+        if isinstance(metric, BoxMetric):
+            row['n_boxes'] = len(dataset.boxes[i])
+            for level, best in zip(metric.iou, result['num_correct'].argmax(1)):
+                row[f'iou_{_name(level)}'] = float(each[i, best])
+                row[f'hit_{_name(level)}'] = bool(each[i, best] >= np.float32(level / 100))
+        else:
+            row['pxap'] = None if np.isnan(each[i]) else float(each[i])
+    for key in ('top1', 'top5'):
+        for row, hit in zip(rows, np.concatenate(getattr(scores, key)).tolist() if getattr(scores, key) else []):
+            row[key] = hit
+    return rows
