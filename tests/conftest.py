@@ -1,0 +1,52 @@
+"""Fixtures that all tests share: golden values where a checkout has them beside it, and small data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import make_wsol
+
+SHARED = Path(__file__).parents[2] / 'shared'
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """Folder beside the checkout with golden values and data; it may be missing."""
+    return SHARED
+
+
+@pytest.fixture(scope='session')
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """Arrays of a golden file by its name without suffix; the test is skipped where the file is missing."""
+    loaded: dict[str, dict[str, np.ndarray]] = {}
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = SHARED / 'golden' / f'{name}.npz'
+        if not path.is_file():
+            pytest.skip(f'golden/{path.name} is not there')
+        if name not in loaded:
+            with np.load(path, allow_pickle=False) as arrays:
+                loaded[name] = dict(arrays)
+            for array in loaded[name].values():
+                array.flags.writeable = False
+        return loaded[name]
+
+    return load
+
+
+@pytest.fixture
+def boxes_root(tmp_path) -> Path:
+    """A data set in the WSOL layout with boxes: 8 training, 6 validation and 6 test images of two classes."""
+    return make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 6, 'test': 6})
+
+
+@pytest.fixture
+def masks_root(tmp_path) -> Path:
+    """The same with masks."""
+    return make_wsol(tmp_path / 'shapes_masks', {'train': 8, 'val': 6, 'test': 6}, kind='masks')
