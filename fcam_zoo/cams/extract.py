@@ -51,9 +51,14 @@ def extract(
 
     Raises:
         UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
-        ValueError: For a layer that does not exist or has no spatial output.
+        ValueError: For a layer that does not exist or has no spatial output, labels that are not one an image, or
+            n_samples < 1.
     """
     check_method(method, variant)
+    if labels is not None and labels.shape != images.shape[:1]:
+        raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({images.shape[0]},)')
+    if n_samples < 1:
+        raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
     with _eval_mode(classifier), torch.enable_grad():
         module = _resolve_layer(classifier, layer, images)
         activation, gradient, logits, labels = _activation_and_gradient(classifier, module, images, labels)
