@@ -13,12 +13,15 @@ FOREGROUND, BACKGROUND, IGNORE = 1, 0, -255
 
 
 def _to_uint8(maps: torch.Tensor) -> torch.Tensor:
-    """Grey levels as int64 (B,H,W); truncated, not rounded. Raises ValueError on NaN or values outside [0,1]."""
+    """Grey levels as uint8 (B,H,W); truncated, not rounded. Raises ValueError on NaN or values outside [0,1]."""
     if maps.ndim != 3:
         raise ValueError(f'maps have shape {tuple(maps.shape)}: expected (B,H,W)')
-    if not bool(((maps >= 0) & (maps <= 1)).all()):
+    if 0 in maps.shape[1:]:
+        raise ValueError(f'maps have shape {tuple(maps.shape)}: there is no pixel')
+    low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)  # NaN where a map holds one
+    if not bool(((low >= 0) & (high <= 1)).all()):
         raise ValueError('maps hold NaN or values outside [0,1]: normalise them first (fcam_zoo.cams.normalize)')
-    return (maps * 255).long()
+    return (maps * 255).to(torch.uint8)
 
 
 def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
@@ -42,7 +45,9 @@ def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
 def _otsu(grey: torch.Tensor) -> torch.Tensor:
     batch = len(grey)
     offset = 256 * torch.arange(batch, device=grey.device)[:, None]
-    counts = torch.bincount((grey.flatten(1) + offset).flatten(), minlength=256 * batch).view(batch, 256).double()
+    counts = (
+        torch.bincount((grey.flatten(1).long() + offset).flatten(), minlength=256 * batch).view(batch, 256).double()
+    )
     levels = torch.arange(256, device=grey.device, dtype=torch.float64)
     below = counts.cumsum(1)
     sum_below = (counts * levels).cumsum(1)
@@ -86,7 +91,7 @@ def regions(
     grey = _to_uint8(maps)
     flat = grey.flatten(1)
     varied = (flat.amin(1) != flat.amax(1))[:, None, None]
-    foreground = (grey > _otsu(grey)[:, None, None]) & varied
+    foreground = (grey > _otsu(grey).to(torch.uint8)[:, None, None]) & varied
     for _ in range(erosion_iterations if erosion > 1 else 0):
         eroded = _erode(foreground, erosion)
         foreground = torch.where(eroded.flatten(1).any(1)[:, None, None], eroded, foreground)
@@ -94,22 +99,43 @@ def regions(
 
 
 def _erode(mask: torch.Tensor, kernel: int) -> torch.Tensor:
-    # Max-pooling of the complement; its implicit -inf padding leaves the border alone. A square is separable.
-    outside = (~mask).float()[:, None]
+    # What lies outside the image does not erode. A square is separable, and a window the union of two half as long.
     pad = kernel // 2
-    outside = F.max_pool2d(outside, (kernel, 1), 1, (pad, 0))
-    return F.max_pool2d(outside, (1, kernel), 1, (0, pad))[:, 0] == 0
+    mask = F.pad(mask, (pad, pad, pad, pad), value=True)
+    for dim in (1, 2):
+        window = 1
+        while window < kernel:
+            step = min(window, kernel - window)
+            length = mask.shape[dim] - step
+            mask = mask.narrow(dim, 0, length) & mask.narrow(dim, step, length)
+            window += step
+    return mask
 
 
 def _lowest(maps: torch.Tensor, count: int) -> torch.Tensor:
     """Exactly `count` lowest pixels of each map."""
-    flat = maps.flatten(1)
     if count == 0:
         return torch.zeros_like(maps, dtype=torch.bool)
-    cut = flat.kthvalue(count, dim=1, keepdim=True).values
-    below, tied = flat < cut, flat == cut
-    room = count - below.sum(1, keepdim=True)
-    return (below | (tied & (tied.cumsum(1) <= room))).view_as(maps)
+    cut = maps.flatten(1).kthvalue(count, dim=1).values[:, None, None]
+    below, tied = maps < cut, maps == cut
+    last = _nth(tied, count - 1 - below.sum((1, 2)))
+    position = torch.arange(maps.shape[1] * maps.shape[2], device=maps.device).view(maps.shape[1:])
+    return below | (tied & (position <= last[:, None, None]))
+
+
+def _nth(mask: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
+    """Position in raster order (B,) of the set pixel of each mask that has `rank` (B,) set ones before it.
+
+    Any position where there is no such pixel.
+    """
+    height, width = mask.shape[1:]
+    per_row = mask.sum(2)
+    ends = per_row.cumsum(1)
+    row = torch.searchsorted(ends, rank[:, None], right=True).clamp(max=height - 1)
+    rank = rank[:, None] - (ends - per_row).gather(1, row)
+    line = mask.gather(1, row[:, :, None].expand(-1, -1, width))[:, 0]
+    column = torch.searchsorted(line.cumsum(1), rank, right=True).clamp(max=width - 1)
+    return (row * width + column)[:, 0]
 
 
 def seeds(
@@ -149,25 +175,41 @@ def seeds(
             f'dilation={dilation}, n_foreground={n_foreground}, n_background={n_background}: the square is odd '
             'and positive, counts are not negative'
         )
-    fg = _dilate(_draw(foreground, n_foreground, generator), dilation)
-    bg = _dilate(_draw(background, n_background, generator), dilation)
-    labels = torch.full(foreground.shape, ignore_index, dtype=torch.int64, device=foreground.device)
-    labels[fg & ~bg] = FOREGROUND
-    labels[bg & ~fg] = BACKGROUND
-    return labels
+    if ignore_index in (FOREGROUND, BACKGROUND):
+        raise ValueError(f'ignore_index is {ignore_index}: 0 and 1 are labels, choose another number')
+    size = foreground.shape[1:]
+    labels = torch.full((len(foreground), size.numel()), ignore_index, dtype=torch.int64, device=foreground.device)
+    fg, found = _draw(foreground, n_foreground, generator)
+    fg = _dilate(fg, size, dilation)
+    labels.scatter_(1, fg, torch.where(found, FOREGROUND, ignore_index).expand_as(fg))
+    bg, found = _draw(background, n_background, generator)
+    bg = _dilate(bg, size, dilation)
+    before = labels.gather(1, bg)
+    drawn = torch.where(before == FOREGROUND, ignore_index, BACKGROUND)
+    return labels.scatter_(1, bg, torch.where(found, drawn, before)).view_as(foreground)
 
 
-def _draw(mask: torch.Tensor, count: int, generator: torch.Generator | None) -> torch.Tensor:
-    """A uniform sample of `count` set pixels of each image: those with the largest random keys."""
-    drawn = torch.zeros_like(mask).flatten(1)
-    count = min(count, drawn.shape[1])
-    if count == 0:
-        return drawn.view_as(mask)
-    keys = torch.rand(drawn.shape, generator=generator, device=mask.device)
-    keys = torch.where(mask.flatten(1), keys, -1.0)
-    value, index = keys.topk(count, dim=1) if count > 1 else keys.max(1, keepdim=True)
-    return drawn.scatter_(1, index, value >= 0).view_as(mask)
+def _draw(mask: torch.Tensor, count: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions (B,n) of a uniform sample of `count` set pixels of each image, and whether there is any (B,1).
+
+    Where fewer pixels are set, they are repeated.
+    """
+    flat = mask.flatten(1)
+    count = min(count, flat.shape[1])
+    total = flat.sum(1, keepdim=True)
+    if count == 1:
+        rank = torch.randint(1 << 48, total.shape, generator=generator, device=mask.device) % total.clamp(min=1)
+        return _nth(mask, rank[:, 0])[:, None], total > 0
+    # Those with the largest random keys.
+    keys = torch.rand(flat.shape, generator=generator, device=mask.device)
+    index = torch.where(flat, keys, -1.0).topk(count, dim=1).indices
+    order = torch.arange(count, device=mask.device)
+    return index.gather(1, torch.where(order < total, order, 0)), total > 0
 
 
-def _dilate(mask: torch.Tensor, size: int) -> torch.Tensor:
-    return F.max_pool2d(mask[:, None].float(), size, 1, size // 2)[:, 0] > 0
+def _dilate(index: torch.Tensor, size: torch.Size, side: int) -> torch.Tensor:
+    """Positions (B,n*side^2) of squares around positions (B,n); what would leave the image is moved to its border."""
+    offset = torch.arange(side, device=index.device) - side // 2
+    y = (index // size[1])[:, :, None, None] + offset[:, None]
+    x = (index % size[1])[:, :, None, None] + offset
+    return (y.clamp(0, size[0] - 1) * size[1] + x.clamp(0, size[1] - 1)).flatten(1)
