@@ -37,7 +37,7 @@ class BoxMetric:
         multi_contour: bool = False,
     ) -> None:
         self.thresholds = as_ascending_thresholds(thresholds)
-        self.iou = tuple(iou)
+        self.iou = tuple(i if isinstance(i, int) else float(i) for i in iou)
         if not self.iou or not all(0 < i <= 100 for i in self.iou):
             raise ValueError(f'iou must be percentages above 0 and up to 100, got {self.iou}')
         self.multi_contour = multi_contour

@@ -127,7 +127,7 @@ def _batches(
     if not made or is_array(source):
         for start in range(0, total, batch_size):
             index = list(range(start, min(start + batch_size, total)))
-            yield index, dict.fromkeys(made, source[start : index[-1] + 1]), None
+            yield index, {made[0]: source[start : index[-1] + 1]} if made else {}, None
         return
     for images, labels, index in DataLoader(Subset(dataset, range(total)), batch_size, num_workers=workers):
         yield index.tolist(), *score(source, made, images, labels, device)

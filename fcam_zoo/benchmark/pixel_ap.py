@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 
 from ._component_tree import histogram
@@ -59,14 +60,14 @@ class PixelAP:
         bins = len(self.edges) - 1
         hist = np.empty((len(maps), 2, bins), np.int64)
         # Each kind of pixel has bins of its own: background, object, left out.
-        row = np.zeros(256, np.intp)
+        row = np.zeros(256, np.int32)
         row[1], row[255] = bins, 2 * bins
         for i, (score_map, mask) in enumerate(zip(maps, masks)):
-            kinds = mask.astype(np.uint8)
+            kinds = np.ascontiguousarray(mask, np.uint8)
             if histogram(kinds)[2:255].any() or not np.array_equal(kinds, mask):
                 raise ValueError(f'mask {i} of the batch may hold 0, 1 and 255 only')
             index = self._bins(score_map)
-            index += row.take(kinds)
+            index += cv2.LUT(kinds, row)
             background, foreground, _ = np.bincount(index.ravel(), minlength=3 * bins).reshape(3, bins)
             hist[i] = foreground, background
         return hist

@@ -1,0 +1,245 @@
+"""Evaluation and reports, with a small model and data sets made here."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fcam_zoo.benchmark import BoxMetric, PixelAP, Report, evaluate, evaluate_many, resize_boxes
+from fcam_zoo.errors import DatasetError
+
+SIDE, K = 24, 3
+Output = namedtuple('Output', 'logits maps')
+
+
+class Squares:
+    """A bright square in each image, of the colour of its class; original images are twice and thrice as large."""
+
+    name, split = 'squares', 'test'
+
+    def __init__(self, n: int = 7, masks: bool = False) -> None:
+        rng = np.random.default_rng(1)
+        self.ids = [f'{i}.png' for i in range(n)]
+        self.labels = np.arange(n, dtype=np.int64) % K
+        self.sizes = np.tile([2 * SIDE, 3 * SIDE], (n, 1))
+        self.images = rng.integers(0, 40, (n, 3, SIDE, SIDE)).astype(np.uint8)
+        self.truth = np.zeros((n, SIDE, SIDE), np.uint8)
+        boxes = []
+        for i, (x, y) in enumerate(rng.integers(1, 12, (n, 2)).tolist()):
+            self.images[i, self.labels[i], y : y + 9, x : x + 8] = 250
+            self.truth[i, y : y + 9, x : x + 8] = 1
+            boxes.append(np.array([[2 * x, 3 * y, 2 * (x + 8), 3 * (y + 9)]]))
+        self.boxes = None if masks else boxes
+        self.masks = self.ids if masks else None
+        self.reads = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        self.reads += 1
+        return torch.from_numpy(self.images[index]), int(self.labels[index]), index
+
+    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        assert size == (SIDE, SIDE)
+        return self.truth[index]
+
+
+class Model(nn.Module):
+    """Colours are its classes, and brightness is its map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+        self.drop = nn.Dropout(0.9)
+        self.pretrained_cfg = {'mean': (0.5, 0.4, 0.3), 'std': (0.2, 0.25, 0.3)}
+        self.passes: list[str] = []
+
+    def bright(self, x: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        mean, std = (torch.tensor(self.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ('mean', 'std'))
+        return self.drop(self.gain * (x * std + mean))
+
+    def forward(self, x: torch.Tensor) -> Output:
+        self.passes.append('forward')
+        colours = self.bright(x)
+        bright = 8 * (colours.amax(1) - 0.5)
+        return Output(colours.mean((2, 3)), torch.stack([-bright, bright], 1))
+
+    def cam(self, x: torch.Tensor, labels: torch.Tensor, method: str) -> torch.Tensor:
+        self.passes.append(method)
+        return self.bright(x)[torch.arange(len(x)), labels].clamp(0, 1)
+
+
+def fcam_maps(dataset: Squares) -> np.ndarray:
+    bright = dataset.images.max(1) / 255 - 0.5
+    return 1 / (1 + np.exp(-16 * bright))
+
+
+def test_model_on_boxes() -> None:
+    dataset, model = Squares(), Model().train()
+    model.drop.eval()  # modules may be in different modes
+    reports = evaluate_many(model, dataset, ('cam', 'fcam', 'center'), batch_size=3, quiet=True)
+    assert list(reports) == ['cam', 'fcam', 'center']
+    assert sorted(model.passes) == ['cam'] * 3 + ['forward'] * 3
+    assert model.training
+    assert not model.drop.training
+    for name, report in reports.items():
+        assert report.maps == name
+        assert report.meta['n'] == 7
+        assert report.metrics['cls'] == 100
+    assert reports['fcam'].metrics['max_box_acc_70'] == 100
+    assert reports['fcam'].metrics['top1_70'] == 100
+    assert reports['center'].metrics['mean'] < 70
+    boxes = [resize_boxes(b, (2 * SIDE, 3 * SIDE), (SIDE, SIDE)) for b in dataset.boxes]
+    expected = BoxMetric().update(fcam_maps(dataset), boxes).compute()
+    assert reports['fcam'].metrics['mean'] == pytest.approx(expected['mean'])
+    for batch_size in (1, 7):
+        report = evaluate(model, dataset, 'fcam', batch_size=batch_size, quiet=True)
+        assert report.metrics == reports['fcam'].metrics
+        assert report.rows == reports['fcam'].rows
+
+
+def test_model_on_masks() -> None:
+    dataset = Squares(masks=True)
+    report = evaluate(Model(), dataset, quiet=True)
+    expected = PixelAP().update(fcam_maps(dataset).astype(np.float32), dataset.truth).compute()
+    assert report.metrics['pxap'] == pytest.approx(expected['pxap'], abs=0.1)
+    assert report.metrics['cls'] == 100
+    assert 0 < report.metrics['best_threshold'] < 1
+    assert report.meta['metric'] == 'PxAP'
+    assert len(report.rows) == 7
+    assert all(row['pxap'] > 95 for row in report.rows)
+    lengths = {key: len(values) for key, values in report.curves.items()}
+    assert lengths.keys() == {'threshold', 'precision', 'recall'}
+    assert len(set(lengths.values())) == 1
+
+
+def test_functions_arrays_and_the_centre() -> None:
+    dataset = Squares()
+    maps = fcam_maps(dataset).astype(np.float32)
+    expected = evaluate(maps, dataset, 'mine', quiet=True)
+    assert expected.meta['score_maps'] == 'as given'
+    assert 'cls' not in expected.metrics
+    assert dataset.reads == 0  # an array needs no image
+    start = 0
+
+    def function(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal start
+        assert images.dtype == torch.uint8
+        part = torch.from_numpy(maps[start : start + len(images)])
+        start += len(images)
+        return part, nn.functional.one_hot(labels + (start > 4), K + 1).float()
+
+    report = evaluate(function, dataset, 'mine', batch_size=2, quiet=True)
+    assert report.metrics['mean'] == expected.metrics['mean']
+    assert report.metrics['cls'] == pytest.approx(100 * 4 / 7)
+    assert [row['top1'] for row in report.rows] == [True] * 4 + [False] * 3
+    both = evaluate_many(torch.from_numpy(maps), dataset, ('mine', 'center'), quiet=True)
+    assert both['mine'].metrics == expected.metrics
+    alone = evaluate(None, dataset, 'center', quiet=True)
+    assert alone.metrics == both['center'].metrics
+    assert 'Gaussian' in alone.meta['score_maps']
+
+
+def test_maps_of_another_size_than_the_images() -> None:
+    dataset = Squares()
+    large = np.kron(fcam_maps(dataset), np.ones((1, 2, 3)))
+    assert evaluate(large, dataset, quiet=True).metrics['max_box_acc_70'] == 100
+
+
+def test_limit_and_rows() -> None:
+    report = evaluate(fcam_maps(Squares()), Squares(), limit=2, rows=False, quiet=True)
+    assert report.meta['n'] == 2
+    assert report.rows == []
+    report = evaluate(fcam_maps(Squares()), Squares(), limit=99, iou=(50,), thresholds=[0.2, 0.5], quiet=True)
+    assert report.meta | {'n': 7, 'iou': [50], 'thresholds': 2, 'metric': 'MaxBoxAcc'} == report.meta
+    row = report.rows[3]
+    assert row.keys() == {'id', 'label', 'width', 'height', 'n_boxes', 'iou_50', 'hit_50'}
+    assert (row['id'], row['label'], row['width'], row['n_boxes'], row['hit_50']) == ('3.png', 0, 2 * SIDE, 1, True)
+    assert sum(r['hit_50'] for r in report.rows) * 100 / 7 == pytest.approx(report.metrics['max_box_acc_50'])
+
+
+def test_refuses() -> None:
+    dataset, maps = Squares(), fcam_maps(Squares())
+    bare = Squares()
+    bare.boxes = None
+    for source, data, names, message in (
+        (maps[:3], dataset, ['fcam'], '3 maps for 7 images'),
+        (maps, dataset, ['a', 'b'], 'one kind of map, 2 were asked'),
+        (None, dataset, ['fcam'], 'need a source'),
+        (maps, dataset, [], 'nothing to score'),
+        (maps, bare, ['fcam'], 'squares has neither boxes nor masks'),
+        (maps[:0], Squares(0), ['fcam'], 'nothing to score: 0 images'),
+        (maps * 3, dataset, ['fcam'], r'fcam maps of images 0 to 2: score map 0 of 3 in the batch'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_many(source, data, names, batch_size=3, quiet=True)
+
+
+def test_errors_of_the_data_set_pass() -> None:
+    dataset = Squares(masks=True)
+
+    def broken(index: int, size: tuple[int, int]) -> np.ndarray:
+        raise DatasetError('mask missing')
+
+    dataset.mask = broken
+    with pytest.raises(DatasetError, match=r'^mask missing$'):
+        evaluate(fcam_maps(dataset), dataset, quiet=True)
+
+
+def reports() -> list[Report]:
+    return [evaluate(Model(), Squares(masks=masks), quiet=True) for masks in (False, True)]
+
+
+def test_files_of_a_report(tmp_path: Path) -> None:
+    for report in reports():
+        report.to_json(tmp_path / 'report.json')
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(constant)
+
+        read = json.loads((tmp_path / 'report.json').read_text(), parse_constant=refuse)
+        assert Report(**read) == report
+        assert read['meta']['versions'].keys() == {'fcam_zoo', 'torch', 'numpy', 'opencv'}
+        report.to_csv(tmp_path / 'report.csv')
+        with (tmp_path / 'report.csv').open(newline='') as f:
+            rows = list(csv.DictReader(f))
+        assert [row['id'] for row in rows] == [f'{i}.png' for i in range(7)]
+        assert rows[0].keys() == report.rows[0].keys()
+        assert report.summary().startswith('fcam: ')
+    assert 'pxap' in report.summary()
+    report.rows = []
+    with pytest.raises(ValueError, match='rows=True'):
+        report.to_csv(tmp_path / 'none.csv')
+    assert not (tmp_path / 'none.csv').exists()
+
+
+def test_an_image_without_object_has_no_score(tmp_path: Path) -> None:
+    dataset = Squares(masks=True)
+    dataset.truth[2] = 255
+    report = evaluate(fcam_maps(dataset), dataset, quiet=True)
+    assert report.rows[2]['pxap'] is None
+    report.to_json(tmp_path / 'report.json')
+
+
+def test_plots(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    for i, report in enumerate(reports()):
+        report.plot(tmp_path / f'{i}.png')
+        assert (tmp_path / f'{i}.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    with pytest.raises(ImportError, match=r'fcam-zoo\[viz\]'):
+        reports()[0].plot(tmp_path / 'plot.png')
