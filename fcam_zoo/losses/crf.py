@@ -34,7 +34,7 @@ def crf_loss(
         sigma_rgb: Standard deviation in grey levels.
         sigma_xy: Standard deviation in pixels.
         kernel: 'exact' visits every pair of pixels, in tiles (N^2 time, linear memory). 'fast' does so on cells of 7x7
-            pixels (mean colour, mean probability), 2401 times cheaper; on photographs of 224x224 its energy was
+            pixels (mean colour, summed probability), 2401 times cheaper; on photographs of 224x224 its energy was
             within 4 % and the cosine of its gradient 0.98. 'auto': exact on CUDA, fast elsewhere.
 
     Returns:
@@ -55,23 +55,19 @@ def crf_loss(
         raise ValueError(f"kernel {kernel!r}: choose 'auto', 'exact' or 'fast'")
     if kernel == 'auto':
         kernel = 'exact' if probs.is_cuda else 'fast'
-    height, width = images.shape[-2:]
-    cell = FAST_CELL if kernel == 'fast' else 1
-    size = (-(-height // cell), -(-width // cell))
     images, probs = images.detach().float(), probs.float()
-    if size != (height, width):
-        images, probs = (F.adaptive_avg_pool2d(x, size) for x in (images, probs))
-    features = _features(images, (height, width), sigma_rgb, sigma_xy)
-    # A pair of cells stands for this many pairs of pixels.
-    pairs = (height * width / (size[0] * size[1])) ** 2
-    return pairs * _DenseEnergy.apply(probs.flatten(2), features) / len(images)
+    y, x = (torch.arange(n, dtype=torch.float32, device=images.device) for n in images.shape[-2:])
+    if kernel == 'fast':
+        # The last cells may be smaller. Sums of probabilities count the pixels that a cell stands for.
+        y, x = (F.avg_pool1d(position[None], FAST_CELL, ceil_mode=True)[0] for position in (y, x))
+        images = F.avg_pool2d(images, FAST_CELL, ceil_mode=True)
+        probs = F.avg_pool2d(probs, FAST_CELL, ceil_mode=True, divisor_override=1)
+    features = _features(images, y / sigma_xy, x / sigma_xy, sigma_rgb)
+    return _DenseEnergy.apply(probs.flatten(2), features) / len(images)
 
 
-def _features(images: torch.Tensor, size: tuple[int, int], sigma_rgb: float, sigma_xy: float) -> torch.Tensor:
-    """(B,h*w,5) kernel features; positions are cell centres in pixels of the full `size`."""
-    height, width = images.shape[-2:]
-    y = (torch.arange(height, device=images.device) + 0.5) * (size[0] / height) / sigma_xy
-    x = (torch.arange(width, device=images.device) + 0.5) * (size[1] / width) / sigma_xy
+def _features(images: torch.Tensor, y: torch.Tensor, x: torch.Tensor, sigma_rgb: float) -> torch.Tensor:
+    """(B,h*w,5) kernel features of cells: their scaled positions (h), (w) and colours (B,3,h,w)."""
     grid = torch.stack(torch.meshgrid(y, x, indexing='ij')).expand(len(images), -1, -1, -1)
     features = torch.cat([grid, images / sigma_rgb], 1).flatten(2).transpose(1, 2)
     # Only differences matter; centring keeps |f|^2 small, and with it float32's cancellation.
