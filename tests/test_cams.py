@@ -250,6 +250,17 @@ def test_frozen_classifier_under_no_grad(method):
     close(got, want)
 
 
+@pytest.mark.parametrize('method', cams.METHODS)
+def test_under_inference_mode(method):
+    net = linear_net()
+    want = cams.extract(net, images(), torch.tensor([0, 1, 2]), method, '4', None, False)
+    with torch.inference_mode():
+        got = cams.extract(net, images(), torch.tensor([0, 1, 2]), method, '4', None, False)
+        assert torch.is_inference_mode_enabled()
+        close(got, want)
+        assert cams.extract(net, images()).shape == (3, 26, 34)
+
+
 def test_nothing_is_left_behind():
     net, x = linear_net().train(), images()
     net[1].eval()

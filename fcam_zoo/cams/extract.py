@@ -32,7 +32,7 @@ def extract(
     """Class maps of a classifier at one of its layers.
 
     The classifier runs in eval mode (its mode is restored); gradients are taken with respect to the layer's output
-    alone, so parameters may be frozen and the caller may be under `torch.no_grad()`.
+    alone, so parameters may be frozen and the caller may be under `torch.no_grad()` or `torch.inference_mode()`.
 
     Args:
         classifier: Module that maps images (B,3,H,W) to logits (B,K).
@@ -59,7 +59,9 @@ def extract(
         raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({images.shape[0]},)')
     if n_samples < 1:
         raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
-    with _eval_mode(classifier), torch.enable_grad():
+    with _eval_mode(classifier), torch.inference_mode(False), torch.enable_grad():
+        # Tensors made in inference mode cannot take part in a backward pass, copies can.
+        images, labels = (x.clone() if x is not None and x.is_inference() else x for x in (images, labels))
         module = _resolve_layer(classifier, layer, images)
         activation, gradient, logits, labels = _activation_and_gradient(classifier, module, images, labels)
         if method == 'cam':
