@@ -175,6 +175,7 @@ def test_refuses() -> None:
     bare.boxes = None
     for source, data, names, message in (
         (maps[:3], dataset, ['fcam'], '3 maps for 7 images'),
+        (nn.Linear(2, 2), dataset, ['fcam', 'cam'], 'Linear has no pretrained_cfg and no cam: give fcam_zoo.wrap'),
         (maps, dataset, ['a', 'b'], 'one kind of map, 2 were asked'),
         (None, dataset, ['fcam'], 'need a source'),
         (maps, dataset, [], 'nothing to score'),

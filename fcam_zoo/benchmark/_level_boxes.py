@@ -52,7 +52,8 @@ def _follow(
     """Boxes without tracing at each level, or None for an image that has too many components."""
     # What is not above the lowest level lies outside of all boxes, or in a hole.
     x, y, width, height = cv2.boundingRect(cv2.threshold(image, int(levels[0]), 255, cv2.THRESH_BINARY)[1])
-    scores, image = (np.ascontiguousarray(a[y : y + height, x : x + width]) for a in (scores, image))
+    part = np.s_[y : y + height, x : x + width]
+    scores, image = scores[part], np.ascontiguousarray(image[part])
     origin, owners = (x, y, x, y), np.arange(len(levels))
     if not multi_contour:
         peaks = mark_peaks(scores, image)

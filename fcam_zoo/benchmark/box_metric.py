@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps, top_k_hits
-from .boxes import as_boxes, box_iou, distinct_boxes
+from .boxes import as_boxes, distinct_boxes, overlap
 
 
 class BoxMetric:
@@ -66,7 +66,7 @@ class BoxMetric:
         best = np.empty((len(maps), len(self.thresholds)))
         for i, (score_map, expected) in enumerate(zip(maps, truth)):
             found, starts, which = distinct_boxes(score_map, self.thresholds, self.multi_contour)
-            best[i] = np.maximum.reduceat(box_iou(found, expected).max(1), starts)[which]
+            best[i] = np.maximum.reduceat(overlap(found, expected).max(1), starts)[which]
         return best
 
     @staticmethod

@@ -106,6 +106,14 @@ def evaluate_many(
 def _check(source: Source, dataset: Any, made: list[str]) -> None:
     if getattr(dataset, 'boxes', None) is None and not getattr(dataset, 'masks', None):
         raise ValueError(f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on')
+    if isinstance(source, torch.nn.Module):
+        needed = ['pretrained_cfg', 'cam'] if set(made) - {'fcam'} else ['pretrained_cfg']
+        missing = [name for name in needed if not hasattr(source, name)]
+        if missing:
+            raise ValueError(
+                f'{type(source).__name__} has no {" and no ".join(missing)}: give fcam_zoo.wrap(classifier), or a '
+                f'function of images and labels that returns its maps'
+            )
     if source is None and made:
         raise ValueError(f"maps {made} need a source: without one there is 'center' only")
     if not isinstance(source, torch.nn.Module) and len(made) > 1:

@@ -32,7 +32,7 @@ class Report:
             former; with logits also top1_50, top5_50 and cls in percent. With masks pxap in percent, best_threshold,
             at which the F1 of the pixels is largest, and cls.
         curves: threshold and, for each IoU, accuracy_50 in percent; or threshold, precision and recall.
-        rows: For each image id, label, width and height; with boxes n_boxes and, for each IoU, iou_50 and hit_50 at its
+        rows: For each image id and label; with boxes width, height, n_boxes and, for each IoU, iou_50 and hit_50 at its
             best threshold; with masks the image's own pxap (None without object pixels); with logits top1 and top5.
         meta: Data set, split, number of images, metric and its options, convention of the maps, versions.
     """
@@ -188,12 +188,10 @@ def _rows(scores: Scores, dataset: Any, result: dict[str, Any]) -> list[dict[str
         return []
     each, metric = np.concatenate(scores.each), scores.metric
     rows = [{'id': dataset.ids[i], 'label': int(dataset.labels[i])} for i in range(len(each))]
-    sizes = getattr(dataset, 'sizes', None)
     for i, row in enumerate(rows):
-        if sizes is not None:
-            row |= {'width': int(sizes[i][0]), 'height': int(sizes[i][1])}
         if isinstance(metric, BoxMetric):
-            row['n_boxes'] = len(dataset.boxes[i])
+            width, height = dataset.sizes[i]
+            row |= {'width': int(width), 'height': int(height), 'n_boxes': len(dataset.boxes[i])}
             for level, best in zip(metric.iou, result['num_correct'].argmax(1)):
                 row[f'iou_{_name(level)}'] = float(each[i, best])
                 row[f'hit_{_name(level)}'] = bool(each[i, best] >= np.float32(level / 100))
