@@ -59,7 +59,7 @@ def release(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = Fals
         for split in ('val', 'test'):
             dataset = open_dataset(root, split, EvalTransform(recipe['image_size']))
             maps = ('cam', recipe['teacher'], 'fcam') if which == 'best' else ('fcam',)
-            reports = evaluate_many(model, dataset, tuple(dict.fromkeys(maps)), quiet=quiet)
+            reports = evaluate_many(model, dataset, tuple(dict.fromkeys(maps)), rows=False, quiet=quiet)
             measured = {k: {m: round(v, 3) for m, v in r.metrics.items()} for k, r in reports.items()}
             metrics[split if which == 'best' else f'{split}_last_epoch'] = measured
     model = create_model(f'local-dir:{run_dir / "best"}')

@@ -152,7 +152,9 @@ def _run_stage(
         row: dict[str, Any] = {'epoch': epoch, **losses, 'seconds': round(time.perf_counter() - started, 1)}
         score = float(epoch)
         if val_set is not None:
-            report = evaluate_many(model, val_set, (stage.val_maps,), thresholds=VAL_THRESHOLDS, quiet=quiet)
+            report = evaluate_many(
+                model, val_set, (stage.val_maps,), thresholds=VAL_THRESHOLDS, rows=False, quiet=quiet
+            )
             metrics = report[stage.val_maps].metrics
             row['val'] = {k: round(v, 3) for k, v in metrics.items()}
             score = stage.score(metrics)
