@@ -34,8 +34,8 @@ def crf_loss(
         sigma_rgb: Standard deviation in grey levels.
         sigma_xy: Standard deviation in pixels.
         kernel: 'exact' visits every pair of pixels, in tiles (N^2 time, linear memory). 'fast' does so on cells of 7x7
-            pixels (mean colour, summed probability), 2401 times cheaper; on photographs of 224x224 its energy was
-            within 4 % and the cosine of its gradient 0.98. 'auto': exact on CUDA, fast elsewhere.
+            pixels (mean colour, summed probability), 2401 times cheaper; on six photographs of 224x224 its energy
+            was within 17 % and the cosine of its gradient at least 0.96. 'auto': exact on CUDA, fast elsewhere.
 
     Returns:
         Scalar, negative. The gradient reaches `probs` alone.
