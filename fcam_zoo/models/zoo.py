@@ -102,7 +102,14 @@ def hub_names() -> dict[str, list[str]]:
     for name in names():
         arch, tag = name.split('.')
         groups.setdefault(f'{arch}_{tag.split("_", 1)[1]}', []).append(name)
-    entries = _index.index()
     for group in groups.values():
-        group.sort(key=lambda n: -entries[n]['metrics']['val']['fcam']['score'] if n in entries else 1.0)
+        group.sort(key=_val_score, reverse=True)
     return groups
+
+
+def _val_score(name: str) -> float:
+    """Localization of a released model on val, by which the best teacher is chosen; -1 for an unreleased one."""
+    if name not in _index.index():
+        return -1.0
+    metrics = _index.index()[name]['metrics']['val']['fcam']
+    return metrics.get('mean', metrics.get('pxap'))
