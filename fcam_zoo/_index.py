@@ -58,7 +58,7 @@ def verify(name: str) -> Path:
 
 
 def verify_release(path: str | os.PathLike) -> Path:
-    """The same for a path: it must be a file of the index.
+    """The same by the name of the file, which must be one of the index.
 
     Raises:
         WeightsError: When it is not, or is missing, truncated or altered.
@@ -66,7 +66,7 @@ def verify_release(path: str | os.PathLike) -> Path:
     path = Path(path)
     for entry in index().values():
         if entry['file'] == path.name:
-            return verify_file(path, entry['size'], entry['sha256'])
+            return verify(entry['name'])
     raise WeightsError(f'{path} is not in the index of released weights: load a model folder with local-dir: instead')
 
 
