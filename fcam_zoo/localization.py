@@ -82,6 +82,8 @@ def localize_stream(
 ) -> Iterator[Localization]:
     """`localize` for any number of images in flat memory: results come as they are made."""
     threshold = model.threshold if threshold is None else threshold
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}: at least one image a forward pass')
     if not 0 <= threshold < 1:
         raise ValueError(f'threshold is {threshold}: choose a value in [0,1)')
     names = class_names or model.pretrained_cfg.get('label_names') or [str(i) for i in range(model.num_classes)]

@@ -83,13 +83,32 @@ def test_predict_finishes_the_others_when_one_is_bad(photos, model_dir, tmp_path
     assert not list(out.glob('.*'))
 
 
+def test_predict_reports_a_missing_path_and_goes_on(photos, model_dir, tmp_path, capsys):
+    out = tmp_path / 'out'
+    arguments = ['predict', str(tmp_path / 'none.jpg'), str(photos), '--model', f'local-dir:{model_dir}']
+    assert main([*arguments, '-o', str(out), '--quiet']) == 1
+    assert len(json.loads((out / 'predictions.json').read_text())['predictions']) == 3
+    captured = capsys.readouterr()
+    assert 'none.jpg' in captured.err
+    assert '3 of 4' in captured.out
+
+
+def test_predict_never_overwrites_its_input(photos, model_dir, capsys):
+    before = (photos / 'a.png').read_bytes()
+    assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(photos), '--quiet']) == 1
+    assert 'would be overwritten' in capsys.readouterr().err
+    assert (photos / 'a.png').read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (['predict', 'missing.jpg', '--model', '{m}', '-o', 'out'], 'missing.jpg'),
         (['predict', '{p}', '--model', '{m}', '-o', 'out', '--threshold', '1.5'], 'choose a value in [0,1)'),
         (['predict', '{p}', '--model', 'local-dir:none', '-o', 'out'], 'none does not exist'),
+        (['predict', '{p}', '--model', '{m}', '-o', 'out', '--batch-size', '-1'], 'at least one image'),
         (['benchmark', 'missing', '--model', '{m}'], 'missing'),
+        (['train', 'missing', '-o', 'run', '--device', 'warp'], "device 'warp' cannot be used"),
         (['train', 'missing', '-o', 'run'], 'missing'),
         (['train', 'missing', '-o', 'run', '--set', 'decoder.nothing=1'], "no setting 'decoder.nothing'"),
         (['train', 'missing', '-o', 'run', '--set', 'nonsense'], 'write KEY=VALUE'),

@@ -37,7 +37,7 @@ def test_released_model_loads_by_every_name(name):
     assert model.threshold == fcam_zoo.hub.index()[name]['model_args']['threshold']
     assert len(model.pretrained_cfg['label_names']) == model.num_classes
     with pytest.raises(WeightsError, match='num_classes'):
-        fcam_zoo.create_model(name, pretrained=True, num_classes=3)
+        fcam_zoo.create_model(name, pretrained=True, num_classes=model.num_classes + 1)
 
 
 @pytest.mark.parametrize('name', RELEASED)
@@ -142,6 +142,31 @@ def test_folder_without_safetensors_is_refused(tmp_path):
     (tmp_path / 'm' / 'model.safetensors').rename(tmp_path / 'm' / 'pytorch_model.bin')
     with pytest.raises(FileNotFoundError, match=r'no model\.safetensors'):
         fcam_zoo.create_model(f'local-dir:{tmp_path / "m"}')
+
+
+def test_damaged_folder_is_named(tmp_path):
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=3)
+    folder = fcam_zoo.hub.save_pretrained(model, tmp_path / 'm')
+    with pytest.raises(WeightsError, match='num_classes=7'):
+        fcam_zoo.create_model(f'local-dir:{folder}', num_classes=7)
+    weights = folder / 'model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match='truncated or damaged'):
+        fcam_zoo.create_model(f'local-dir:{folder}')
+    (folder / 'config.json').write_text('{}')
+    with pytest.raises(WeightsError, match=r'config\.json" is damaged|config\.json is damaged'):
+        fcam_zoo.create_model(f'local-dir:{folder}')
+
+
+def test_best_teacher_of_a_group_comes_first(monkeypatch):
+    def entry(mean):
+        return {'metrics': {'val': {'fcam': {'mean': mean}}}}
+
+    scores = {'fcam_resnet50.cam_cub': entry(60.0), 'fcam_resnet50.layercam_cub': entry(70.0)}
+    monkeypatch.setattr('fcam_zoo.models.zoo.names', lambda: [*scores, 'fcam_resnet50.gradcam_cub'])
+    monkeypatch.setattr(_index, 'index', lambda: scores)
+    (group,) = hub_names().values()
+    assert group == ['fcam_resnet50.layercam_cub', 'fcam_resnet50.cam_cub', 'fcam_resnet50.gradcam_cub']
 
 
 def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):

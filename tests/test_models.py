@@ -120,6 +120,8 @@ def test_wrap_keeps_the_classifier():
     model = fcam_zoo.wrap(classifier).eval()
     torch.testing.assert_close(model(x).logits, expected)
     assert model.num_classes == 7
+    with pytest.raises(ValueError, match='keeps the classifier as it is'):
+        fcam_zoo.wrap(classifier, output_stride=8)
     with pytest.raises(ValueError, match='timm classifier'):
         fcam_zoo.wrap(nn.Linear(2, 2))
 

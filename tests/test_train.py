@@ -146,6 +146,35 @@ def test_bad_settings_are_refused(data, tmp_path):
     assert TrainConfig.from_dict(config(data).to_dict()) == config(data)
 
 
+def test_fewer_images_than_a_batch_still_train(data, tmp_path):
+    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=64), 'decoder': DecoderConfig(epochs=0)}
+    summary = train(config(data, **stages), tmp_path / 'run', quiet=True)
+    assert summary['classifier']['last']['ce'] > 0
+
+
+def test_a_failed_start_leaves_the_folder_free(data, tmp_path):
+    with pytest.raises(DatasetError):
+        train(config(tmp_path / 'nowhere'), tmp_path / 'run', quiet=True)
+    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=8), 'decoder': DecoderConfig(epochs=0)}
+    train(config(data, **stages), tmp_path / 'run', quiet=True)
+    model = fcam_zoo.create_model(f'local-dir:{tmp_path / "run" / "best"}')
+    assert model.pretrained_cfg['input_size'][-1] == 64
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'schedule': 'linear'}, 'constant'),
+        ({'cell_shift': [1]}, 'two numbers'),
+        ({'erosion': 10}, 'odd'),
+        ({'background_fraction': 2}, r'in \[0,1\]'),
+    ],
+)
+def test_bad_decoder_settings_fail_before_training(data, settings, message):
+    with pytest.raises(ValueError, match=message):
+        config(data, decoder=DecoderConfig(**settings))
+
+
 def test_damaged_state_is_refused(data, tmp_path):
     train(config(data), tmp_path / 'run', quiet=True)
     state = tmp_path / 'run' / 'decoder' / 'state.safetensors'

@@ -45,6 +45,8 @@ def class_activation_map(
         raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({features.shape[0]},)')
     if n_samples < 1:
         raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(weight):
+        raise ValueError(f'labels go up to {int(labels.max())}, but the classifier has {len(weight)} classes')
     w = weight[labels.to(weight.device)].to(features.dtype)
     if method != 'cam':
         n = features.shape[2] * features.shape[3]

@@ -7,6 +7,7 @@ import json
 
 from .. import hub
 from ..models import create_model
+from ..models.factory import full_name
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -20,11 +21,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    entry = hub.index().get(args.name)
+    name = full_name(args.name)
+    entry = hub.index().get(name)
     if entry is not None:
         print(json.dumps({k: v for k, v in entry.items() if k != 'class_names'}, indent=2))
-    model = create_model(args.name, pretrained=entry is not None)
+    model = create_model(name, pretrained=entry is not None)
     total = sum(p.numel() for p in model.parameters())
     decoder = sum(p.numel() for p in model.decoder.parameters())
-    print(f'{args.name}: {total:,} parameters ({decoder:,} in the decoder), {model.num_classes} classes')
+    print(f'{name}: {total:,} parameters ({decoder:,} in the decoder), {model.num_classes} classes')
     return 0

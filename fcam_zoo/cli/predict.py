@@ -35,10 +35,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model = create_model(args.model, pretrained=True)
-    paths = list_images(args.images)
+    if args.batch_size < 1:
+        raise ValueError(f'--batch-size is {args.batch_size}: at least one image a forward pass')
+    paths, failed = find_images(args.images)
     names = output_names(paths)
-    records, failed = [], 0
+    refuse_overwriting(paths, args.output, names)
+    model = create_model(args.model, pretrained=True)
+    records: list[dict] = []
     with tqdm(total=len(paths), unit='image', disable=args.quiet) as bar:
         for start in range(0, len(paths), args.batch_size):
             images = []
@@ -66,8 +69,39 @@ def run(args: argparse.Namespace) -> int:
                 )
                 bar.update()
     write_json(args.output / 'predictions.json', {'model': args.model, 'predictions': records})
-    print(f'{len(records)} of {len(paths)} images localized: {args.output / "predictions.json"}')
+    print(f'{len(records)} of {len(records) + failed} images localized: {args.output / "predictions.json"}')
     return 1 if failed else 0
+
+
+def find_images(arguments: list[str]) -> tuple[list[Path], int]:
+    """Image files of all arguments, and how many arguments had none; those are reported.
+
+    Raises:
+        FileNotFoundError: When nothing at all is left to do.
+    """
+    paths: list[Path] = []
+    failed = 0
+    for argument in arguments:
+        try:
+            paths += list_images(argument)
+        except (FcamZooError, OSError) as e:
+            failed += 1
+            print(f'fcam-zoo: skipped: {e}', file=sys.stderr)
+    if not paths:
+        raise FileNotFoundError('no image to localize: give image files or folders that hold some')
+    return paths, failed
+
+
+def refuse_overwriting(paths: list[Path], output: Path, names: dict[Path, str]) -> None:
+    """Outputs must not replace inputs.
+
+    Raises:
+        ValueError: When one would.
+    """
+    inputs = {path.resolve() for path in paths}
+    for name in names.values():
+        if (output / name).resolve() in inputs:
+            raise ValueError(f'{output / name} is one of the images and would be overwritten: choose another -o folder')
 
 
 def output_names(paths: list[Path]) -> dict[Path, str]:

@@ -7,6 +7,7 @@ import argparse
 from .. import hub
 from ..errors import FcamZooError
 from ..hub.release import release
+from ..models.factory import full_name
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -30,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_verify(args: argparse.Namespace) -> int:
     failed = 0
-    for name in args.names or hub.index():
+    for name in map(full_name, args.names or hub.index()):
         try:
             path = hub.verify(name)
             print(f'{name}: ok ({path.stat().st_size / 2**20:.1f} MB)')

@@ -76,7 +76,7 @@ def _section(name: str, entry: dict[str, Any]) -> str:
             rows.append(f'| {split} | {kind} | {" | ".join(figures(measured))} |')
         last = metrics[f'{split}_last_epoch']['fcam']
         rows.append(f'| {split} | fcam, last epoch | {" | ".join(figures(last))} |')
-    epochs = entry['epochs']
+    epochs, checkpoint = entry['epochs'], f'{entry["backbone"]}.safetensors'
     return '\n\n'.join(
         [
             f'## {name}',
@@ -92,7 +92,11 @@ def _section(name: str, entry: dict[str, Any]) -> str:
             ),
             '\n'.join(rows),
             'Percent; box figures are maxima over 1000 thresholds, each column its own.',
-            f'Recipe (settings of `fcam-zoo train --recipe`):\n\n```json\n{json.dumps(entry["recipe"], indent=1)}\n```',
+            (
+                f'Recipe: `fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint {checkpoint}` (weights of the '
+                'backbone in timm names, not shipped), with this recipe.json:'
+            ),
+            f'```json\n{json.dumps(entry["recipe"], indent=1)}\n```',
         ]
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from .. import _index
 from .._io import atomic_path, write_json
 from ..benchmark import evaluate_many
 from ..data import EvalTransform, open_dataset
-from ..errors import WeightsError
+from ..errors import UnknownModelError, WeightsError
 from ..models import create_model
+from ..models.zoo import ARCHITECTURES
 from .save import state_to_save
 
 # What may be said of the data sets, by the name of their folder.
@@ -47,8 +49,14 @@ def release(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = Fals
 
     Raises:
         FileNotFoundError: When the run is not finished.
+        UnknownModelError: For a name that is not of the zoo.
         WeightsError: When float16 cannot hold a weight.
     """
+    if not re.fullmatch(r'fcam_[a-z0-9_]+\.[a-z]+_[a-z0-9]+', name) or name.split('.')[0] not in ARCHITECTURES:
+        raise UnknownModelError(
+            f'{name!r} is no name of the zoo: use fcam_<backbone>.<teacher>_<dataset> with one of '
+            f'{", ".join(ARCHITECTURES)}'
+        )
     run_dir = Path(run_dir)
     recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
     summary = json.loads((run_dir / 'summary.json').read_text(encoding='utf-8'))

@@ -57,6 +57,13 @@ def build_backbone(
         )
     except TypeError as e:
         raise UnknownModelError(f'backbone {name!r} does not take these arguments: {e}') from e
+    except RuntimeError as e:
+        if not pretrained:
+            raise
+        raise UnknownModelError(
+            f'no pretrained weights of backbone {name!r} ({e}): name a timm tag that has some, or give a local file '
+            'with backbone_checkpoint'
+        ) from e
     if checkpoint is not None:
         load_checkpoint(net, checkpoint)
     if output_stride is not None and not dilated:

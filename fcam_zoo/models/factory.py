@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError, safe_open
 
 from .. import _index
 from ..errors import UnknownModelError, WeightsError
@@ -59,7 +61,7 @@ def create_model(
     if from_folder:
         pretrained = True
         if name.startswith('local-dir:'):
-            _check_folder(Path(name.partition(':')[2]))
+            _check_folder(Path(name.partition(':')[2]), num_classes)
     else:
         name = _resolve(name, pretrained)
     if backbone_pretrained:
@@ -75,9 +77,7 @@ def create_model(
 
 def _resolve(name: str, pretrained: bool) -> str:
     """The timm name of any name of ours."""
-    groups = hub_names()
-    if name in groups:
-        name = groups[name][0]
+    name = full_name(name)
     if name == 'fcam' or name in ARCHITECTURES:
         if pretrained:
             raise UnknownModelError(f'{name} is an architecture: name what it was trained on. {_what_is_released()}')
@@ -92,6 +92,11 @@ def _resolve(name: str, pretrained: bool) -> str:
             f'{name} has no released weights. {_what_is_released()} Train it: {training_command(name)}'
         )
     return name
+
+
+def full_name(name: str) -> str:
+    """torch.hub's `fcam_<backbone>_<dataset>` -> the best released name of the group; any other name as it is."""
+    return hub_names().get(name, [name])[0]
 
 
 def _what_is_released() -> str:
@@ -109,9 +114,26 @@ def training_command(name: str) -> str:
     )
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, num_classes: int | None) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f'model folder {folder} does not exist')
     for file in ('config.json', 'model.safetensors'):
         if not (folder / file).is_file():
             raise FileNotFoundError(f'{folder} has no {file}: a model folder holds config.json and model.safetensors')
+    try:
+        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+        architecture, own = config['architecture'], config['num_classes']
+    except (ValueError, KeyError, TypeError) as e:
+        raise WeightsError(f'{folder / "config.json"} is damaged ({e!r}): save or train the model again') from e
+    if not timm.is_model(architecture):
+        raise WeightsError(f'{folder / "config.json"} names an unknown architecture {architecture!r}')
+    if num_classes is not None and num_classes != own:
+        raise WeightsError(
+            f'{folder} has {own} classes, the model was asked for num_classes={num_classes}: create it without '
+            f'num_classes, then call reset_classifier({num_classes}) to train a new head'
+        )
+    try:
+        with safe_open(folder / 'model.safetensors', 'pt') as f:
+            f.keys()
+    except (SafetensorError, OSError) as e:
+        raise WeightsError(f'{folder / "model.safetensors"} is truncated or damaged ({e}): copy it again') from e

@@ -109,6 +109,7 @@ class FCAM(nn.Module):
             'threshold': threshold,
             'output_stride': output_stride,
             'dilated': dilated,
+            'in_chans': in_chans,
             'decoder_channels': list(decoder_channels),
             'center': center,
         }
@@ -250,11 +251,17 @@ def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
 
     Args:
         classifier: A timm model with a classification head.
-        **kwargs: decoder_channels, center, frozen of `FCAM`.
+        **kwargs: decoder_channels, center, frozen, threshold, in_chans of `FCAM`.
 
     Raises:
         UnknownModelError: When it is no timm classifier.
+        ValueError: For an argument that would change the classifier.
     """
     if not isinstance(classifier, nn.Module) or not getattr(classifier, 'num_classes', 0):
         raise UnknownModelError('wrap() takes a timm classifier with num_classes > 0, e.g. timm.create_model(...)')
+    unfit = sorted(kwargs.keys() - {'decoder_channels', 'center', 'frozen', 'threshold', 'in_chans'})
+    if unfit:
+        raise ValueError(f'wrap() keeps the classifier as it is: {", ".join(unfit)} cannot be given; use create_model')
+    if not getattr(classifier, 'pretrained_cfg', None):
+        raise UnknownModelError(f'{type(classifier).__name__} has no pretrained_cfg: wrap() takes models of timm')
     return FCAM(classifier, **kwargs)

@@ -85,6 +85,7 @@ def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: in
                 module.padding = 'same'
         elif layer.kernel % 2 == 0:
             # A 2x2 pool only halves; without its stride nothing of it is left.
-            net.set_submodule(layer.name, nn.Identity())
+            parent, _, leaf = layer.name.rpartition('.')
+            setattr(net.get_submodule(parent), leaf, nn.Identity())
         else:
             module.stride = 1

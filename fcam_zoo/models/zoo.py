@@ -15,6 +15,7 @@ from timm.models import (
 
 from .. import _index
 from ..cams import METHODS as TEACHERS
+from ..errors import UnknownModelError
 from .fcam import FCAM, INPUT_CFG, prefixed
 
 # Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's; the mobile networks' own defaults.
@@ -58,6 +59,12 @@ def _create_fcam(variant: str, pretrained: bool, defaults: dict[str, Any], **kwa
     """Build by timm's means; arguments of the caller win over those of the released model, these over the defaults."""
     cfg = kwargs.get('pretrained_cfg')
     entry = _released_entry(variant, cfg) if pretrained else None
+    if pretrained and entry is None and not isinstance(cfg, (dict, PretrainedCfg)):
+        released = ', '.join(_index.index()) or 'none'
+        raise UnknownModelError(
+            f'{variant}{f".{cfg}" if cfg else ""} has no released weights. Released: {released}. '
+            'Train it with fcam-zoo train, or create it with pretrained=False'
+        )
     kwargs = {**defaults, **(entry['model_args'] if entry else {}), **kwargs}
     if variant == 'fcam' and not isinstance(cfg, (dict, PretrainedCfg)):
         # Any backbone: the input statistics and layer names are its own.

@@ -83,6 +83,20 @@ class TrainConfig:
                     f'{type(stage).__name__}: epochs={stage.epochs}, batch_size={stage.batch_size}, lr={stage.lr}: '
                     'epochs must not be negative, batch_size and lr must be positive'
                 )
+            if stage.schedule not in ('constant', 'cosine'):
+                raise ValueError(f"schedule is {stage.schedule!r}: choose 'constant' or 'cosine'")
+        if self.classifier.select not in ('localization', 'accuracy'):
+            raise ValueError(f"classifier.select is {self.classifier.select!r}: choose 'localization' or 'accuracy'")
+        decoder = self.decoder
+        if len(decoder.cell_shift) != 2:
+            raise ValueError(f'decoder.cell_shift is {decoder.cell_shift}: give two numbers of pixels, down and right')
+        if not 0 <= decoder.background_fraction <= 1:
+            raise ValueError(f'decoder.background_fraction is {decoder.background_fraction}: choose a value in [0,1]')
+        for name in ('erosion', 'dilation'):
+            if getattr(decoder, name) < 1 or getattr(decoder, name) % 2 == 0:
+                raise ValueError(f'decoder.{name} is {getattr(decoder, name)}: choose an odd number of pixels')
+        if self.image_size < 32:
+            raise ValueError(f'image_size is {self.image_size}: the smallest is 32')
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

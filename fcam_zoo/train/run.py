@@ -50,9 +50,9 @@ def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False,
         TrainingError: When the folder holds another run, or the loss is not finite.
     """
     run_dir = Path(run_dir)
-    _claim(run_dir, config, resume)
+    _check_claim(run_dir, config, resume)
     automatic = 'cuda' if torch.cuda.is_available() else 'cpu'
-    device = torch.device(automatic if config.device == 'auto' else config.device)
+    device = _device(automatic if config.device == 'auto' else config.device)
     train_set = open_dataset(config.data, 'train', TrainTransform(config.image_size), ground_truth=False)
     val_set = _open_val(config)
     num_classes = config.num_classes or train_set.num_classes
@@ -69,7 +69,16 @@ def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False,
         backbone_pretrained=config.backbone_pretrained,
         backbone_kwargs=config.backbone_kwargs or None,
     )
+    # What is trained at one size is used at it.
+    model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = [train_set.class_names.get(i, str(i)) for i in range(num_classes)]
+    if not config.backbone_pretrained and not config.backbone_checkpoint:
+        logger.warning('the backbone starts from random weights: give --backbone-pretrained or --backbone-checkpoint')
+    if val_set is not None and val_set.num_classes > num_classes:
+        raise DatasetError(
+            f'val of {config.data} has labels up to {val_set.num_classes - 1}: train has {num_classes} classes'
+        )
+    _claim(run_dir, config)
     model.to(device)
     if device.type == 'cpu':
         model.to(memory_format=torch.channels_last)
@@ -112,19 +121,36 @@ def _open_val(config: TrainConfig) -> Any:
     return val_set
 
 
-def _claim(run_dir: Path, config: TrainConfig, resume: bool) -> None:
-    """Make the output folder ours before any work is done."""
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as e:
+        raise TrainingError(f'device {name!r} cannot be used ({str(e).splitlines()[0]}): choose auto or cpu') from e
+
+
+def _check_claim(run_dir: Path, config: TrainConfig, resume: bool) -> None:
+    """The output folder must be free, or hold the run that is resumed.
+
+    Raises:
+        TrainingError: When it holds another run, or a damaged config.json.
+    """
     path = run_dir / 'config.json'
     if path.exists():
         if not resume:
             raise TrainingError(f'{run_dir} holds a training already: resume it (--resume) or choose another folder')
-        old = json.loads(path.read_text(encoding='utf-8'))
+        try:
+            old = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError as e:
+            raise TrainingError(f'{path} is damaged ({e}): choose another output folder') from e
         changed = [k for k, v in config.to_dict().items() if old.get(k) != v and k not in ('workers', 'device')]
         if changed:
             raise TrainingError(f'{path} differs in {", ".join(changed)}: resume with the settings the run began with')
-        return
+
+
+def _claim(run_dir: Path, config: TrainConfig) -> None:
+    """Make the folder ours, once data and model are known to be good and before the first epoch."""
     try:
-        write_json(path, config.to_dict())
+        write_json(run_dir / 'config.json', config.to_dict())
     except OSError as e:
         raise TrainingError(f'{run_dir} cannot be written ({e}): choose another output folder') from e
 
@@ -185,7 +211,11 @@ def _run_epoch(
     quiet: bool,
 ) -> dict[str, float]:
     loader = DataLoader(
-        train_set, stage.config.batch_size, shuffle=True, num_workers=workers, drop_last=len(train_set) >= steps * 2
+        train_set,
+        stage.config.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=len(train_set) > stage.config.batch_size,
     )
     stage.model.train()
     sums: dict[str, float] = {}

@@ -105,8 +105,3 @@ def localization_score(metrics: dict[str, float]) -> float:
 def _layout(x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     # CPU convolutions are about twice as fast on channels-last data.
     return x.contiguous(memory_format=torch.channels_last) if not images.is_cuda else x
-
-
-def trainable(module: nn.Module) -> int:
-    """Number of parameters that learn."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
