@@ -93,8 +93,8 @@ def _section(name: str, entry: dict[str, Any]) -> str:
             '\n'.join(rows),
             'Percent; box figures are maxima over 1000 thresholds, each column its own.',
             (
-                f'Recipe: `fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint {checkpoint}` (weights of the '
-                'backbone in timm names, not shipped), with this recipe.json:'
+                f'Recipe: `fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint {checkpoint}` '
+                '(weights of the backbone in timm names, not shipped), with this recipe.json:'
             ),
             f'```json\n{json.dumps(entry["recipe"], indent=1)}\n```',
         ]
