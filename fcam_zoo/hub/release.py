@@ -64,6 +64,8 @@ def release(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = Fals
     metrics: dict[str, dict[str, Any]] = {}
     for which in ('best', 'last'):
         model = create_model(f'local-dir:{run_dir / which}')
+        # The figures are those of the weights as they are stored.
+        model.load_state_dict(state_to_save(model, half=True))
         for split in ('val', 'test'):
             dataset = open_dataset(root, split, EvalTransform(recipe['image_size']))
             maps = ('cam', recipe['teacher'], 'fcam') if which == 'best' else ('fcam',)
