@@ -89,7 +89,7 @@ def test_refuses() -> None:
         metric.update(maps, masks * 0).compute()
     with pytest.raises(ValueError, match='thresholds are the same'):
         metric.merge(PixelAP([0.0, 0.5]))
-    with pytest.raises(ValueError, match='other thresholds'):
+    with pytest.raises(ValueError, match='other options'):
         metric.load_state_dict(PixelAP([0.0]).state_dict())
     with pytest.raises(ValueError, match=r'histograms must have the shape \(N,2,1002\)'):
         metric.count(np.zeros((2, 2, 7)))

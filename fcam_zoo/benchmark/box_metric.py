@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ._counts import Counts
 from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps, top_k_hits
 from .boxes import as_boxes, distinct_boxes, overlap
 
 
-class BoxMetric:
+class BoxMetric(Counts):
     """Share of images whose box at a threshold overlaps a ground-truth box enough, and its maximum over thresholds.
 
     An image counts at a threshold when the IoU of any of its boxes with any ground-truth box is at least the wanted
@@ -144,21 +145,6 @@ class BoxMetric:
             raise ValueError('labels and logits must be given for all images or for none')
         self._state = {key: a[key] + b[key] for key in a}
         return self
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """All counts, as int64 arrays. The state of the whole is the sum of the states of its parts."""
-        return {key: value.copy() for key, value in self._state.items()}
-
-    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Replace the counts.
-
-        Raises:
-            ValueError: When keys or shapes are not those of `state_dict`.
-        """
-        new = {key: np.array(as_array(value), np.int64) for key, value in state.items()}
-        if {k: v.shape for k, v in new.items()} != {k: v.shape for k, v in self._state.items()}:
-            raise ValueError('the state belongs to a metric with other options')
-        self._state = new
 
     def compute(self) -> dict[str, Any]:
         """Results over all images counted so far.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import cv2
 import numpy as np
 
 from ._component_tree import histogram
+from ._counts import Counts
 from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps
 
 
-class PixelAP:
+class PixelAP(Counts):
     """Average precision of pixel scores, all pixels of all images taken together.
 
     Scores are sorted into bins [t_i, t_i+1) and, for those from 1 on, [1,2); here thresholds are absolute, not relative
@@ -116,21 +116,6 @@ class PixelAP:
             raise ValueError('metrics can be merged when thresholds are the same')
         self._state = {key: value + other._state[key] for key, value in self._state.items()}
         return self
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """All counts, as int64 arrays. The state of the whole is the sum of the states of its parts."""
-        return {key: value.copy() for key, value in self._state.items()}
-
-    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Replace the counts.
-
-        Raises:
-            ValueError: When keys or shapes are not those of `state_dict`.
-        """
-        new = {key: np.array(as_array(value), np.int64) for key, value in state.items()}
-        if {k: v.shape for k, v in new.items()} != {k: v.shape for k, v in self._state.items()}:
-            raise ValueError('the state belongs to a metric with other thresholds')
-        self._state = new
 
     def compute(self) -> dict[str, Any]:
         """Results over all images counted so far.

@@ -23,13 +23,13 @@ class ClassifierStage:
     def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str) -> None:
         self.model, self.config = model.unfreeze(), config
         self.val_maps = teacher
-        # A fresh head starts at zero, so that its noise does not reach the pretrained body in the first steps.
+        # The head is always learnt anew, from zero, so that no noise of it reaches the pretrained body at first.
         for parameter in model.get_classifier().parameters():
             nn.init.zeros_(parameter)
         model.decoder.requires_grad_(False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The fresh head learns faster than the body (F-CAM's code: ten times)."""
+        """The new head learns faster than the body (F-CAM's code: ten times)."""
         head = list(self.model.get_classifier().parameters())
         ids = {id(p) for p in head}
         body = [p for p in self.model.backbone.parameters() if id(p) not in ids]
