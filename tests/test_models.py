@@ -82,7 +82,8 @@ def test_freezing_survives_train():
 def test_class_map_equals_the_gradient_one(method):
     model = tiny('test_resnet').eval()
     assert model.pyramid.linear_head
-    features, labels = model.encode(torch.randn(3, 3, 64, 64)).features, torch.tensor([0, 3, 4])
+    encoding, labels = model.encode(torch.randn(3, 3, 64, 64)), torch.tensor([0, 3, 4])
+    features = encoding.features
     head = nn.Module()
     head.identity, head.net = nn.Identity(), model.backbone
     head.forward = lambda x: head.net.forward_head(head.identity(x))
@@ -90,7 +91,7 @@ def test_class_map_equals_the_gradient_one(method):
     expected = fcam_zoo.cams.extract(
         head, features, labels, method, head.identity, size=None, generator=generator, n_samples=1
     )
-    torch.testing.assert_close(model.class_map(features, labels, method), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.class_map(encoding, labels, method), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_head_with_a_norm_uses_its_gradient():
@@ -188,7 +189,7 @@ def test_unknown_names_say_what_exists():
     with pytest.raises(UnknownModelError, match=r'no released weights.*fcam-zoo train'):
         fcam_zoo.create_model('fcam_resnet50.layercam_cub', pretrained=True)
     with pytest.raises(UnknownModelError, match='choose one of these two'):
-        tiny('test_convnext', output_stride=2)
+        tiny('test_resnet', output_stride=3)
     with pytest.raises(FileNotFoundError, match='does not exist'):
         fcam_zoo.create_model('local-dir:nowhere')
 

@@ -63,12 +63,12 @@ def _score_model(model: nn.Module, names: Sequence[str], images: torch.Tensor, l
         return maps, output.logits
     # A model in parts, as FCAM is, runs its backbone once for all kinds of map.
     size = tuple(x.shape[-2:])
-    levels, features = model.encode(x)
+    encoding = model.encode(x)
     maps = {}
     for name in names:
-        low = None if name == 'fcam' else model.class_map(features, labels, name)
-        maps[name] = _fcam(model.decoder(levels, size)) if low is None else resize(low, size)
-    return maps, model.classify(features)
+        low = None if name == 'fcam' else model.class_map(encoding, labels, name)
+        maps[name] = _fcam(model.decoder(encoding.levels, size)) if low is None else resize(low, size)
+    return maps, model.classify(encoding)
 
 
 def _fcam(logits: torch.Tensor) -> torch.Tensor:

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch.nn as nn
 
-from .methods import alpha_plus_plus, check_method
+from .methods import alpha_plus_plus, check_method, full_precision, weighted_sum
+
+
+def linear_weight(layer: nn.Module) -> torch.Tensor | None:
+    """Weight (K,C) of a linear layer or 1x1 convolution, detached; None for any other layer."""
+    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
+        return layer.weight.detach().flatten(1)
+    return None
 
 
 def class_activation_map(
@@ -30,7 +38,7 @@ def class_activation_map(
         variant: 'published', or 'reference' for the quirks of the paper's code (Grad-CAM++ without its division).
 
     Returns:
-        Raw map (B,h,w); non-negative for every method but 'cam'.
+        Raw map (B,h,w), float32 at least; non-negative for every method but 'cam'.
 
     Raises:
         UnknownMethodError: For an unknown method or variant.
@@ -47,6 +55,7 @@ def class_activation_map(
         raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(weight):
         raise ValueError(f'labels go up to {int(labels.max())}, but the classifier has {len(weight)} classes')
+    features = full_precision(features)
     w = weight[labels.to(weight.device)].to(features.dtype)
     if method != 'cam':
         n = features.shape[2] * features.shape[3]
@@ -59,5 +68,5 @@ def class_activation_map(
             w = n * g.square() * g.relu()
         else:
             w = n * alpha_plus_plus(g.square(), g.pow(3), features.sum((2, 3))) * g.relu()
-    cam = torch.einsum('bc,bchw->bhw', w, features)
+    cam = weighted_sum(w, features)
     return cam if method == 'cam' else cam.relu()

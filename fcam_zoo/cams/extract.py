@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
-from .methods import UnknownMethodError, check_method, gradient_map, smooth_gradient_map
+from .._modes import eval_mode, frozen_parameters
+from .closed_form import linear_weight
+from .layout import LAYOUTS, Layout, find_layout, to_maps
+from .methods import UnknownMethodError, check_method, full_precision, gradient_map, smooth_gradient_map, weighted_sum
 from .postprocess import normalize as normalize_maps
 from .postprocess import resize
 
@@ -28,52 +31,58 @@ def extract(
     variant: str = 'published',
     generator: torch.Generator | None = None,
     n_samples: int = SMOOTH_SAMPLES,
+    layout: Layout | None = None,
+    prefix_tokens: int | None = None,
 ) -> torch.Tensor:
     """Class maps of a classifier at one of its layers.
 
     The classifier runs in eval mode (its mode is restored); gradients are taken with respect to the layer's output
-    alone, so parameters may be frozen and the caller may be under `torch.no_grad()` or `torch.inference_mode()`.
+    alone, so nothing is recorded before that layer, parameters may be frozen, and the caller may be under
+    `torch.no_grad()`, `torch.inference_mode()` or autocast. Maps are computed in float32 at least.
 
     Args:
-        classifier: Module that maps images (B,3,H,W) to logits (B,K).
-        images: (B,3,H,W), normalised as the classifier expects.
+        classifier: Module that maps images (B,C,H,W) to logits (B,K), or to an object or tuple that begins with them.
+        images: (B,C,H,W), normalised as the classifier expects.
         labels: Class to explain, int64 (B,); default: the predicted class.
         method: One of `cams.METHODS`. 'cam' needs a head of average pooling and one linear layer after `layer`.
-        layer: Module or dotted name whose (B,C,h,w) output is explained; default: the last layer with a spatial map.
+        layer: Module or dotted name whose output is explained; default: the last that gives a spatial map, or the last
+            block's first norm in a timm vision transformer that classifies by its class token.
         size: 'input' resizes to (H,W), None keeps the layer's size, (H,W) resizes to it.
         normalize: Min-max to [0,1] before resizing.
         variant: 'published' or 'reference' (see `cams.methods`).
         generator: Source of the noise of 'smoothgradcampp'.
         n_samples: Noisy passes of 'smoothgradcampp', with standard deviation 0.3 in input units.
+        layout: Of the layer's output: 'NCHW', 'NHWC', or 'NLC' for tokens in rows; default: by its dimensions, with
+            'NHWC' for networks that say so (timm's Swin).
+        prefix_tokens: Class and register tokens before those of the patches; default: what a timm network says, or 0.
 
     Returns:
         (B,h,w) or (B,H,W), detached.
 
     Raises:
         UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
-        ValueError: For a layer that does not exist or has no spatial output, labels that are not one an image, or
-            n_samples < 1.
+        ValueError: For a layer that does not exist, has no spatial output or does not reach the logits, labels that are
+            not one class an image, an unknown layout, or n_samples < 1.
     """
     check_method(method, variant)
     if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({images.shape[0]},)')
     if n_samples < 1:
         raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
-    with _eval_mode(classifier), torch.inference_mode(False), torch.enable_grad():
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f'unknown layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
+    if prefix_tokens is None:
+        prefix_tokens = getattr(classifier, 'num_prefix_tokens', 0)
+    with eval_mode(classifier), frozen_parameters(classifier), torch.inference_mode(False), torch.enable_grad():
         # Tensors made in inference mode cannot take part in a backward pass, copies can.
         images, labels = (x.clone() if x is not None and x.is_inference() else x for x in (images, labels))
-        module = _resolve_layer(classifier, layer, images)
-        activation, gradient, logits, labels = _activation_and_gradient(classifier, module, images, labels)
+        target = _Target(classifier, _find_layer(classifier, layer, images, prefix_tokens), layout, prefix_tokens)
         if method == 'cam':
-            raw = _linear_cam(classifier, activation, logits, labels)
+            raw = _linear_cam(target, images, labels)
         elif method == 'smoothgradcampp':
-            passes = []
-            for _ in range(n_samples):
-                noise = torch.randn(images.shape, generator=generator, dtype=images.dtype).to(images.device)
-                passes.append(_activation_and_gradient(classifier, module, images + SMOOTH_STD * noise, labels)[:2])
-            activations, gradients = (torch.stack(x) for x in zip(*passes))
-            raw = smooth_gradient_map(activations, gradients, activation, variant)
+            raw = _smooth_cam(target, images, labels, variant, generator, n_samples)
         else:
+            activation, gradient, _ = target.explain(images, labels)
             raw = gradient_map(activation, gradient, method, variant)
     maps = normalize_maps(raw) if normalize else raw
     if size is None:
@@ -81,54 +90,127 @@ def extract(
     return resize(maps, tuple(images.shape[-2:]) if size == 'input' else size)
 
 
-def _activation_and_gradient(
-    classifier: nn.Module, module: nn.Module, images: torch.Tensor, labels: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    leaf: list[torch.Tensor] = []
+@dataclass
+class _Target:
+    """A layer to explain, and how to read its output."""
 
-    def cut(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        if not isinstance(output, torch.Tensor) or output.ndim != 4:
-            raise ValueError(f'layer {type(_module).__name__} gives no (B,C,h,w) map: choose a convolutional layer')
-        leaf.append(output.detach().requires_grad_())
-        # The clone lets a following in-place ReLU change its own copy.
-        return leaf[-1].clone()
+    classifier: nn.Module
+    module: nn.Module
+    layout: Layout | None
+    prefix_tokens: int
 
-    handle = module.register_forward_hook(cut)
-    try:
-        logits = classifier(images)
-    finally:
-        handle.remove()
-    if not leaf:
-        raise ValueError(f'layer {type(module).__name__} does not run in the forward pass: choose another')
-    if logits.ndim != 2:
-        raise ValueError(f'the classifier gives {tuple(logits.shape)}: class maps need logits (B,K)')
-    labels = logits.argmax(1) if labels is None else labels.to(logits.device)
-    # Sample b's logit depends on sample b alone (eval mode), so one backward of the sum serves the batch.
-    score = logits.gather(1, labels[:, None]).sum()
-    (gradient,) = torch.autograd.grad(score, leaf[-1])
-    return leaf[-1].detach(), gradient, logits.detach(), labels
+    def run(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Output of the layer, as a leaf from which the logits follow; logits (B,K)."""
+        leaf: list[torch.Tensor] = []
+
+        def cut(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            self.layout = self.layout or find_layout(self.classifier, output)
+            dimensions = output.ndim if isinstance(output, torch.Tensor) else 0
+            if self.layout is None or dimensions != len(self.layout):
+                raise ValueError(f'layer {type(_module).__name__} gives no (B,C,h,w) map: choose a convolutional layer')
+            leaf.append(output.detach().requires_grad_())
+            # The clone lets a following in-place ReLU change its own copy.
+            return leaf[-1].clone()
+
+        handle = self.module.register_forward_hook(cut)
+        try:
+            logits = _logits(self.classifier(images))
+        finally:
+            handle.remove()
+        if not leaf:
+            raise ValueError(f'layer {type(self.module).__name__} does not run in the forward pass: choose another')
+        return leaf[-1], logits
+
+    def maps(self, x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """A tensor of the output's shape as (B,C,h,w), detached, in float32 at least."""
+        return full_precision(to_maps(x.detach(), self.layout, tuple(images.shape[-2:]), self.prefix_tokens))
+
+    def explain(
+        self, images: torch.Tensor, labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Activation and gradient (B,C,h,w), and the explained classes (B,)."""
+        leaf, logits = self.run(images)
+        labels = check_labels(labels, logits)
+        # Sample b's logit depends on sample b alone (eval mode), so one backward of the sum serves the batch.
+        score = logits.gather(1, labels[:, None]).sum()
+        gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
+        if gradient is None:
+            raise ValueError(
+                f'no gradient leads from the logits to layer {type(self.module).__name__}: choose another layer, or a '
+                'classifier whose forward pass is not under no_grad'
+            )
+        return self.maps(leaf, images), self.maps(gradient, images), labels
 
 
-def _linear_cam(
-    classifier: nn.Module, activation: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor
+def check_labels(labels: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
+    """Classes to explain on the device of the logits; the predicted ones by default.
+
+    Raises:
+        ValueError: When one is not in [0, K).
+    """
+    if labels is None:
+        return logits.detach().argmax(1)
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise ValueError(
+            f'labels are in [{int(labels.min())}, {int(labels.max())}]: the classifier has {logits.shape[1]} classes'
+        )
+    return labels.to(logits.device)
+
+
+def _logits(output: Any) -> torch.Tensor:
+    logits = getattr(output, 'logits', output[0] if isinstance(output, (tuple, list)) else output)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f'the classifier gives {shape}: class maps need logits (B,K)')
+    return logits
+
+
+def _smooth_cam(
+    target: _Target,
+    images: torch.Tensor,
+    labels: torch.Tensor | None,
+    variant: str,
+    generator: torch.Generator | None,
+    n_samples: int,
 ) -> torch.Tensor:
+    with torch.no_grad():
+        leaf, logits = target.run(images)
+    clean, labels = target.maps(leaf, images), check_labels(labels, logits)
+    passes = []
+    for _ in range(n_samples):
+        device = generator.device if generator is not None else images.device
+        noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=device).to(images.device)
+        passes.append(target.explain(images + SMOOTH_STD * noise, labels)[:2])
+    activations, gradients = (torch.stack(x) for x in zip(*passes))
+    return smooth_gradient_map(activations, gradients, clean, variant)
+
+
+def _linear_cam(target: _Target, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
     """CAM (Zhou et al., CVPR 2016), from the one linear layer whose input is the pooled activation."""
-    pooled = activation.mean((2, 3))
-    for linear in classifier.modules():
-        if isinstance(linear, nn.Linear) and linear.in_features == activation.shape[1]:
-            with torch.no_grad():
-                fits = linear.out_features == logits.shape[1] and torch.allclose(
-                    linear(pooled), logits, rtol=1e-3, atol=1e-4
-                )
-            if fits:
-                return torch.einsum('bc,bchw->bhw', linear.weight.detach()[labels], activation)
+    with torch.no_grad():
+        leaf, logits = target.run(images)
+    activation, labels = target.maps(leaf, images), check_labels(labels, logits)
+    pooled, logits = activation.mean((2, 3)), logits.detach()
+    # Half precision rounds the logits that the head is recognised by.
+    tolerance = max(1e-3, 16 * torch.finfo(logits.dtype).eps)
+    for layer in target.classifier.modules():
+        weight = linear_weight(layer)
+        if weight is None or weight.shape != (logits.shape[1], activation.shape[1]):
+            continue
+        bias = None if layer.bias is None else full_precision(layer.bias.detach())
+        with torch.autocast(pooled.device.type, enabled=False):
+            own = F.linear(pooled, full_precision(weight), bias)
+        if torch.allclose(own, full_precision(logits), rtol=tolerance, atol=tolerance * 0.1):
+            return weighted_sum(full_precision(weight)[labels], activation)
     raise UnknownMethodError(
         "method 'cam' needs average pooling and one linear layer right after the explained layer, and this classifier "
         "has none there: use method='gradcam' or 'layercam'"
     )
 
 
-def _resolve_layer(classifier: nn.Module, layer: nn.Module | str | None, images: torch.Tensor) -> nn.Module:
+def _find_layer(
+    classifier: nn.Module, layer: nn.Module | str | None, images: torch.Tensor, prefix_tokens: int
+) -> nn.Module:
     if isinstance(layer, nn.Module):
         return layer
     if isinstance(layer, str):
@@ -137,13 +219,26 @@ def _resolve_layer(classifier: nn.Module, layer: nn.Module | str | None, images:
         except AttributeError as e:
             names = [name for name, _ in classifier.named_modules() if name]
             raise ValueError(f'no layer {layer!r} in the classifier; its last layers: {", ".join(names[-8:])}') from e
+    # timm's token networks say how many tokens are none of a patch.
+    tokens = hasattr(classifier, 'num_prefix_tokens')
+    if tokens and getattr(classifier, 'global_pool', '') == 'token' and hasattr(classifier, 'blocks'):
+        # Behind the last block patches no longer reach the class token.
+        return classifier.blocks[-1].norm1
     spatial: list[nn.Module] = []
 
     def note(module: nn.Module, _inputs: tuple, output: object) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[-1] * output.shape[-2] > 1:
+        layout = find_layout(classifier, output)
+        if module is classifier or layout is None or (layout == 'NLC' and not tokens):
+            return
+        cells = (
+            output.shape[1] - prefix_tokens
+            if layout == 'NLC'
+            else output[0].numel() // output.shape[1 if layout == 'NCHW' else -1]
+        )
+        if cells > 1:
             spatial.append(module)
 
-    handles = [m.register_forward_hook(note) for m in classifier.modules() if not list(m.children())]
+    handles = [m.register_forward_hook(note) for m in classifier.modules()]
     try:
         with torch.no_grad():
             classifier(images[:1])
@@ -153,14 +248,3 @@ def _resolve_layer(classifier: nn.Module, layer: nn.Module | str | None, images:
     if not spatial:
         raise ValueError('no layer of the classifier gives a (B,C,h,w) map: name one with layer=')
     return spatial[-1]
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode

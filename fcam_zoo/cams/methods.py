@@ -25,6 +25,17 @@ def check_method(method: str, variant: str = 'published') -> None:
         raise UnknownMethodError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
 
 
+def full_precision(x: torch.Tensor) -> torch.Tensor:
+    """Half-precision values in float32: sums over a map and third powers of gradients need it."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def weighted_sum(weight: torch.Tensor, activation: torch.Tensor) -> torch.Tensor:
+    """Sum of the channels of (B,C,h,w) by weights (B,C), at the precision of its arguments also under autocast."""
+    with torch.autocast(activation.device.type, enabled=False):
+        return torch.einsum('bc,bchw->bhw', weight, activation)
+
+
 def safe_divide(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
     """Quotient that is 0 where the denominator is 0: such a channel carries no evidence and is left out."""
     zero = denominator == 0

@@ -1,6 +1,7 @@
 """F-CAM models: any timm network with a U-Net decoder, and the zoo of names."""
 
 from . import mobilenetv1 as mobilenetv1
+from . import wsol_nets as wsol_nets
 from .factory import create_model as create_model
 from .factory import list_models as list_models
 from .fcam import FCAM as FCAM

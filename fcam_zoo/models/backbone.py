@@ -1,8 +1,9 @@
-"""Any timm network as the frozen part of an F-CAM: a feature pyramid, and a classification head on its last map."""
+"""Timm classifiers by name: their weights, and their output stride."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import UnknownModelError, WeightsError
+from .pyramid import UNFIT, run_small
 from .stride import remove_strides, trace_strides
 
 
@@ -49,14 +51,15 @@ def build_backbone(
         close = timm.list_models(f'*{name.split("_")[0].split(".")[0]}*')[:5]
         hint = f'; similar: {", ".join(close)}' if close else ''
         raise UnknownModelError(f'timm has no backbone {name!r}{hint}. timm.list_models() gives them all')
-    if dilated and output_stride is not None:
-        kwargs['output_stride'] = output_stride
     try:
-        net = timm.create_model(
-            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, cache_dir=cache_dir, **kwargs
+        net = _create(
+            name,
+            {**kwargs, **({'output_stride': output_stride} if dilated and output_stride else {})},
+            {'pretrained': pretrained, 'num_classes': num_classes, 'in_chans': in_chans, 'cache_dir': cache_dir},
         )
-    except TypeError as e:
-        raise UnknownModelError(f'backbone {name!r} does not take these arguments: {e}') from e
+    except (TypeError, AssertionError, NotImplementedError) as e:
+        what = f'dilated=True with output_stride={output_stride}' if dilated else 'these arguments'
+        raise UnknownModelError(f'backbone {name!r} does not take {what}: {e or type(e).__name__}') from e
     except RuntimeError as e:
         if not pretrained:
             raise
@@ -67,8 +70,24 @@ def build_backbone(
     if checkpoint is not None:
         load_checkpoint(net, checkpoint)
     if output_stride is not None and not dilated:
-        remove_strides(net, trace_strides(net, net.forward_features, in_chans=in_chans), output_stride)
+        try:
+            layers = run_small(net, in_chans, partial(trace_strides, net))
+        except UNFIT as e:
+            raise UnknownModelError(f'backbone {name!r} cannot be traced: {str(e).splitlines()[0]}') from e
+        remove_strides(net, layers, output_stride)
     return net
+
+
+def _create(name: str, kwargs: dict[str, Any], common: dict[str, Any]) -> nn.Module:
+    """timm's create_model; a network of fixed input size is asked to take any, where it can."""
+    cfg = timm.models.get_pretrained_cfg(name)
+    flexible = ({'dynamic_img_size': True}, {'strict_img_size': False}) if cfg and cfg.fixed_input_size else ()
+    for extra in flexible:
+        try:
+            return timm.create_model(name, **common, **{**extra, **kwargs})
+        except TypeError:
+            continue
+    return timm.create_model(name, **common, **kwargs)
 
 
 def load_checkpoint(net: nn.Module, path: str | os.PathLike) -> None:
@@ -85,6 +104,8 @@ def load_checkpoint(net: nn.Module, path: str | os.PathLike) -> None:
         state = load_file(path)
     except (SafetensorError, OSError) as e:
         raise WeightsError(f'{path} is not a readable safetensors file ({e}): download it again') from e
+    if hasattr(net, 'fit_checkpoint'):
+        state = net.fit_checkpoint(state)
     head = net.pretrained_cfg.get('classifier')
     own = net.state_dict()
     for key in (f'{head}.weight', f'{head}.bias'):
@@ -116,45 +137,3 @@ def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], source: str 
             'Check the architecture and its arguments (num_classes, output_stride, decoder_channels)'
         )
     module.load_state_dict(state)
-
-
-class Pyramid:
-    """How to run a timm network as a feature pyramid: which levels, their channels, and its head.
-
-    Attributes:
-        channels: Of each level, from high to low resolution.
-        first_stride: Stride of the first level.
-        linear_head: The head is average pooling and one linear layer, so class maps have a closed form.
-    """
-
-    def __init__(self, net: nn.Module, in_chans: int = 3) -> None:
-        name = type(net).__name__
-        if not hasattr(net, 'forward_intermediates') or not hasattr(net, 'forward_head'):
-            raise UnknownModelError(f'{name} has no forward_intermediates and forward_head: it is not a timm network')
-        # Level 0 of networks such as VGG is at full resolution; the decoder never uses it.
-        info = net.feature_info
-        levels = list(info.get_dicts() if hasattr(info, 'get_dicts') else info)
-        self.indices = [i for i, level in enumerate(levels) if level['reduction'] > 1]
-        self.channels = [levels[i]['num_chs'] for i in self.indices]
-        self.first_stride = levels[self.indices[0]]['reduction']
-        self.linear_head = self._has_linear_head(net, in_chans)
-
-    @staticmethod
-    @torch.no_grad()
-    def _has_linear_head(net: nn.Module, in_chans: int) -> bool:
-        if not isinstance(net.get_classifier(), nn.Linear):
-            return False
-        modes = [(m, m.training) for m in net.modules()]
-        net.eval()
-        try:
-            parameter = next(net.parameters())
-            features = net.forward_features(torch.zeros(1, in_chans, 64, 64).to(parameter))
-            if features.ndim != 4:
-                return False
-            features = torch.rand(features.shape, generator=torch.Generator().manual_seed(0)).to(parameter)
-            pooled = net.forward_head(features, pre_logits=True)
-            mean = features.mean((2, 3))
-            return pooled.shape == mean.shape and torch.allclose(pooled, mean, atol=1e-5)
-        finally:
-            for m, mode in modes:
-                m.training = mode

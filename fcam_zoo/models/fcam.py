@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
 from safetensors.torch import load_file
+from timm.models import VGG
 
 from .. import cams
 from .._index import verify_release
+from ..cams.closed_form import linear_weight
 from ..errors import UnknownModelError, WeightsError
-from .backbone import Pyramid, build_backbone, load_exactly
+from .backbone import build_backbone, load_exactly
 from .decoder import UnetDecoder
+from .pyramid import Encoding, Pyramid
 
 # The paper's decoder for networks of its size, a lighter one for mobile networks.
 LARGE_DECODER = (256, 128, 64, 32, 16)
@@ -31,13 +35,6 @@ class FCAMOutput(NamedTuple):
     maps: torch.Tensor
 
 
-class Encoding(NamedTuple):
-    """One pass of the classifier: pyramid levels from high to low resolution, and the map that its head pools."""
-
-    levels: list[torch.Tensor]
-    features: torch.Tensor
-
-
 class FCAM(nn.Module):
     """A timm classifier with a U-Net decoder on its feature pyramid.
 
@@ -48,7 +45,7 @@ class FCAM(nn.Module):
         output_stride: Stride of the last feature map, by taking strides out; None leaves the network's own.
         dilated: Reach output_stride by timm's dilation instead.
         decoder_channels: Of each decoder block; default by the size of the backbone.
-        center: Two extra convolutions before the first decoder block.
+        center: Two extra convolutions before the first decoder block; default: for VGG alone, as in the paper's nets.
         frozen: Start with the classifier frozen, as the decoder stage trains it.
         backbone_pretrained: Load timm's weights of the backbone (network or cache).
         backbone_checkpoint: Load a local safetensors file into the backbone instead.
@@ -68,7 +65,7 @@ class FCAM(nn.Module):
         output_stride: int | None = None,
         dilated: bool = False,
         decoder_channels: Sequence[int] | None = None,
-        center: bool = False,
+        center: bool | None = None,
         frozen: bool = True,
         backbone_pretrained: bool = False,
         backbone_checkpoint: str | os.PathLike | None = None,
@@ -92,6 +89,11 @@ class FCAM(nn.Module):
             )
         self.backbone = backbone
         self.pyramid = Pyramid(backbone, in_chans)
+        if output_stride not in (None, self.pyramid.output_stride):
+            raise UnknownModelError(
+                f'backbone {name!r} cannot have output_stride={output_stride}{" dilated" if dilated else ""}: '
+                f'its last map keeps stride {self.pyramid.output_stride}'
+            )
         self.num_classes = backbone.num_classes
         self.num_features = backbone.num_features
         self.in_chans = in_chans
@@ -100,6 +102,7 @@ class FCAM(nn.Module):
             decoder_channels = LARGE_DECODER if large else LIGHT_DECODER
             # One block a skip connection and one a remaining doubling.
             decoder_channels = decoder_channels[: len(self.pyramid.channels) - 1 + self._doublings()]
+        center = isinstance(backbone, VGG) if center is None else center
         self.decoder = UnetDecoder(self.pyramid.channels, decoder_channels, center)
         self.pretrained_cfg = self.default_cfg = prefixed(getattr(backbone, 'pretrained_cfg', None) or {})
         self.threshold = threshold
@@ -120,7 +123,7 @@ class FCAM(nn.Module):
             self.freeze()
 
     def _doublings(self) -> int:
-        return max(1, self.pyramid.first_stride.bit_length() - 1)
+        return max(1, round(math.log2(self.pyramid.first_stride)))
 
     def freeze(self) -> FCAM:
         """Freeze the classifier: no gradients, and batch norm and dropout in eval mode even after `train()`."""
@@ -141,24 +144,23 @@ class FCAM(nn.Module):
         return self
 
     def encode(self, x: torch.Tensor) -> Encoding:
-        """Run the classifier's body once: (B,C,H,W), normalised -> pyramid levels and last features."""
-        guard = torch.no_grad() if self.frozen else contextlib.nullcontext()
-        with guard:
-            features, levels = self.backbone.forward_intermediates(x, indices=self.pyramid.indices)
-        return Encoding(levels, features)
+        """Run the classifier's body once: (B,C,H,W), normalised -> pyramid levels and explained features."""
+        with torch.no_grad() if self.frozen else contextlib.nullcontext():
+            return self.pyramid.encode(self.backbone, x)
 
-    def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (B,K) of the last features."""
-        return self.backbone.forward_head(features)
+    def classify(self, encoding: Encoding) -> torch.Tensor:
+        """Logits (B,K) of an encoding."""
+        return self.pyramid.head(self.backbone, encoding.features, encoding.prefix)
 
     def forward(self, x: torch.Tensor) -> FCAMOutput:
         """Classify and localize in one pass.
 
         Args:
-            x: (B,C,H,W), normalised with `pretrained_cfg['mean']` and `['std']`; any size of at least 32 pixels.
+            x: (B,C,H,W), normalised with `pretrained_cfg['mean']` and `['std']`; any size of at least 32 pixels, which
+                a network of fixed input size sees resized.
         """
-        levels, features = self.encode(x)
-        return FCAMOutput(self.classify(features), self.decoder(levels, tuple(x.shape[-2:])))
+        encoding = self.encode(x)
+        return FCAMOutput(self.classify(encoding), self.decoder(encoding.levels, tuple(x.shape[-2:])))
 
     def fcam(self, x: torch.Tensor) -> torch.Tensor:
         """The F-CAM: softmax of the foreground channel, (B,C,H,W) -> (B,H,W) in [0,1]; not min-max normalised."""
@@ -176,18 +178,24 @@ class FCAM(nn.Module):
             (B,H,W) in [0,1]: min-max normalised, then resized bilinearly; detached.
         """
         with torch.no_grad():
-            _, features = self.encode(x)
-            labels = self.classify(features).argmax(1) if labels is None else labels.to(x.device)
-        return cams.resize(self.class_map(features, labels, method), tuple(x.shape[-2:]))
+            encoding = self.encode(x)
+            labels = self.classify(encoding).argmax(1) if labels is None else labels.to(x.device)
+        return cams.resize(self.class_map(encoding, labels, method), tuple(x.shape[-2:]))
 
-    def class_map(self, features: torch.Tensor, labels: torch.Tensor, method: str = 'cam') -> torch.Tensor:
-        """Min-max normalised class map (B,h,w) of the last features; no pass of the backbone."""
-        features = features.detach()
+    def class_map(self, encoding: Encoding, labels: torch.Tensor, method: str = 'cam') -> torch.Tensor:
+        """Min-max normalised class map (B,h,w) of an encoding, in closed form or by one backward pass of the head.
+
+        Smooth Grad-CAM++ perturbs the image, so that behind a head without closed form it runs the network again.
+        """
+        features = encoding.features.detach()
         if self.pyramid.linear_head:
-            weight = self.backbone.get_classifier().weight.detach()
+            weight = linear_weight(self.backbone.get_classifier())
             return cams.normalize(cams.class_activation_map(features, weight, labels, method))
-        head = _Head(self.backbone)
-        return cams.extract(head, features, labels, method, layer=head.features, size=None)
+        if method == 'smoothgradcampp':
+            tail = _Tail(self, None)
+            return cams.extract(tail, encoding.images, labels, method, layer=tail.features, size=None)
+        tail = _Tail(self, encoding)
+        return cams.extract(tail, features, labels, method, layer=tail.features, size=None)
 
     def load_pretrained(self, path: str | os.PathLike) -> None:
         """Load a released weight file, after its size and SHA-256 were checked; timm calls this.
@@ -205,25 +213,34 @@ class FCAM(nn.Module):
         load_exactly(self, state, path)
 
     def get_classifier(self) -> nn.Module:
-        return self.backbone.get_classifier()
+        """The last layer of the classifier; where it has several heads (distilled DeiT), a list of them."""
+        head = self.backbone.get_classifier()
+        return nn.ModuleList(head) if isinstance(head, tuple) else head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Give the classifier a fresh head, as timm's models do."""
         self.backbone.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
-        self.pyramid.linear_head = Pyramid(self.backbone, self.in_chans).linear_head
+        self.pyramid = Pyramid(self.backbone, self.in_chans)
 
 
-class _Head(nn.Module):
-    """The head alone, behind an identity whose output stands for the last features."""
+class _Tail(nn.Module):
+    """What comes after the explained features, behind an identity whose output stands for them.
 
-    def __init__(self, backbone: nn.Module) -> None:
+    It takes these features where the tokens that go with them are given, else images.
+    """
+
+    def __init__(self, model: FCAM, encoding: Encoding | None) -> None:
         super().__init__()
         self.features = nn.Identity()
-        self.backbone = backbone
+        self.backbone, self.pyramid, self.encoding = model.backbone, model.pyramid, encoding
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.backbone.forward_head(self.features(features))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.encoding is None:
+            _, x, prefix, _ = self.pyramid.encode(self.backbone, x)
+        else:
+            prefix = self.encoding.prefix
+        return self.pyramid.head(self.backbone, self.features(x), prefix)
 
 
 # Direct resize to the input size, as WSOL evaluation does (F-CAM, Sec. 4.1).

@@ -1,91 +1,188 @@
 """Where a network strides, and how to take strides out without dilating the kernels.
 
 The paper's networks keep their last feature map large by setting late strides to 1 and leaving every kernel as it is
-(no dilation). Here the same is done to any network: one traced forward finds the striding layers, in order.
+(no dilation; F-CAM, Sec. 4.1). Here the same is done to any network: one traced forward finds the striding layers, in
+order; those beyond the wanted stride lose theirs.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from timm.layers import BlurPool2d
+from timm.models import VisionTransformer
+from timm.models.inception_v3 import InceptionB, InceptionD
+from timm.models.swin_transformer import PatchMerging
+from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
 
+from .._modes import eval_mode
 from ..errors import UnknownModelError
 
-_STRIDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+# Blocks that halve the map in code, not by a layer with a stride.
+_INCEPTION = (InceptionB, InceptionD)
+_MERGING = (PatchMerging, PatchMergingV2)
 
 
 @dataclass(frozen=True)
 class StridedLayer:
-    """A layer that strides: its name, kernel, stride, and the stride of its input."""
+    """A layer that strides: its name, stride, and the stride of its input."""
 
     name: str
-    kernel: int
     stride: int
     input_stride: int
+
+
+class UnstridedInception(nn.Module):
+    """Inception v3's reduction block with its branches at full size: the pool of the last branch strides no more."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.branches = type(block)._forward
+        for name, child in block.named_children():
+            self.add_module(name, child)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        *branches, _ = self.branches(self, x)
+        return torch.cat([*branches, F.max_pool2d(x, 3, stride=1, padding=1)], 1)
+
+
+class UnstridedMerging(nn.Module):
+    """Swin's patch merging at every patch: (B,h,w,C) -> (B,h,w,C'), each patch with its lower and right neighbours."""
+
+    def __init__(self, merging: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.reduction = merging.norm, merging.reduction
+        # Version 1 normalises the four patches, version 2 what they are reduced to.
+        self.norm_first = isinstance(merging, PatchMerging)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h, w = x.shape[1:3]
+        padded = F.pad(x, (0, 0, 0, 1, 0, 1))
+        x = torch.cat([padded[:, i : i + h, j : j + w] for j in (0, 1) for i in (0, 1)], -1)
+        return self.reduction(self.norm(x)) if self.norm_first else self.norm(self.reduction(x))
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
-@torch.no_grad()
-def trace_strides(net: nn.Module, run: object, size: int = 128, in_chans: int = 3) -> list[StridedLayer]:
-    """Striding layers in the order in which they run.
+def measured_stride(x: torch.Tensor, side: int) -> int:
+    """Stride of a map of `side` rows that was made of images (B,C,H,W).
 
-    Args:
-        net: Network whose modules are watched.
-        run: Callable that sends an input through it.
-        size: Side of the dummy input in pixels.
-        in_chans: Its channels.
+    Raises:
+        ValueError: When small images do not divide by it, so that larger ones are needed to tell.
     """
+    height = x.shape[-2]
+    if height % side and height < 128:
+        raise ValueError(f'{height} pixels make {side} cells: the images are too small')
+    # Patches have sides of any length; all other strides are products of 2.
+    return height // side if height % side == 0 and height < 128 else 2 ** round(math.log2(height / side))
+
+
+@torch.no_grad()
+def trace_strides(net: nn.Module, x: torch.Tensor) -> list[StridedLayer]:
+    """Striding layers of a network, in the order in which they run on images (B,C,H,W)."""
     found: list[StridedLayer] = []
     names = {module: name for name, module in net.named_modules()}
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: torch.Tensor) -> None:
-        stride = _pair(module.stride)[0]
+        blocks = isinstance(module, (*_INCEPTION, *_MERGING))
+        stride = 2 if blocks else _pair(module.stride)[0]
         if stride > 1:
-            side = inputs[0].shape[-2]
-            kernel = _pair(module.kernel_size)[0]
-            found.append(StridedLayer(names[module], kernel, stride, round(size / side)))
+            side = inputs[0].shape[1] if isinstance(module, _MERGING) else inputs[0].shape[-2]
+            found.append(StridedLayer(names[module], stride, measured_stride(x, side)))
 
-    modes = [(m, m.training) for m in net.modules()]
-    handles = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, _STRIDED)]
-    parameter = next(net.parameters())
-    net.eval()
+    watched = (nn.Conv2d, *_POOLS, BlurPool2d, *_INCEPTION, *_MERGING)
+    handles = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, watched)]
     try:
-        run(torch.zeros(1, in_chans, size, size, device=parameter.device, dtype=parameter.dtype))
+        with eval_mode(net):
+            net.forward_features(x)
     finally:
         for handle in handles:
             handle.remove()
-        for m, mode in modes:
-            m.training = mode
     return found
 
 
 def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: int) -> None:
-    """Set the stride of every layer beyond `output_stride` to 1, in place; kernels stay as they are.
+    """Lower the stride of every layer beyond `output_stride`, in place; kernels stay as they are.
 
     Raises:
         UnknownModelError: When the strides of the network cannot stop at `output_stride`.
     """
+    own = max((layer.input_stride * layer.stride for layer in layers), default=1)
+    if output_stride > own:
+        raise UnknownModelError(
+            f'output_stride={output_stride} is not to be had: the last map has stride {own} already'
+        )
     for layer in layers:
         if layer.input_stride * layer.stride <= output_stride:
             continue
-        if layer.input_stride < output_stride:
+        wanted, rest = divmod(output_stride, layer.input_stride)
+        wanted = max(1, wanted)
+        if (rest and layer.input_stride < output_stride) or not _restride(net, layer, wanted):
             raise UnknownModelError(
                 f'output_stride={output_stride} is not to be had: layer {layer.name} goes from stride '
                 f'{layer.input_stride} to {layer.input_stride * layer.stride}; choose one of these two'
             )
-        module = net.get_submodule(layer.name)
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-            if layer.kernel % 2 == 0:
-                module.padding = 'same'
-        elif layer.kernel % 2 == 0:
-            # A 2x2 pool only halves; without its stride nothing of it is left.
-            parent, _, leaf = layer.name.rpartition('.')
-            setattr(net.get_submodule(parent), leaf, nn.Identity())
-        else:
-            module.stride = 1
+
+
+def _restride(net: nn.Module, layer: StridedLayer, stride: int) -> bool:
+    """Give a layer a lower stride; False where that cannot be done."""
+    module = net.get_submodule(layer.name)
+    if isinstance(module, nn.Conv2d):
+        return _restride_convolution(net, module, stride)
+    if stride > 1:
+        return False
+    if isinstance(module, BlurPool2d):
+        module.stride = 1
+    elif isinstance(module, _INCEPTION):
+        _replace(net, layer.name, UnstridedInception(module))
+    elif isinstance(module, _MERGING):
+        _replace(net, layer.name, UnstridedMerging(module))
+    elif _pair(module.kernel_size)[0] % 2 == 0:
+        # A 2x2 pool only halves; without its stride nothing of it is left.
+        _replace(net, layer.name, nn.Identity())
+    else:
+        module.stride = (1, 1)
+        _pad_to_keep_size(module)
+    return True
+
+
+def _restride_convolution(net: nn.Module, conv: nn.Conv2d, stride: int) -> bool:
+    kernel = conv.kernel_size[0]
+    excess = kernel - stride
+    if conv.padding == (0, 0) and stride > 1 and excess % 2:
+        return False
+    conv.stride = (stride, stride)
+    if stride == 1:
+        _pad_to_keep_size(conv)
+    elif conv.padding == (0, 0):
+        conv.padding = (excess // 2, excess // 2)
+    patches = getattr(net, 'patch_embed', None)
+    if isinstance(net, VisionTransformer) and conv is getattr(patches, 'proj', None):
+        # Patches overlap now; timm counts cells by the size of a patch.
+        patches.patch_size = (stride, stride)
+    return True
+
+
+def _pad_to_keep_size(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> None:
+    """Valid padding becomes such that a layer of stride 1 keeps the size of its input."""
+    kernel = _pair(module.kernel_size)[0]
+    # timm's 'same' layers pad by themselves.
+    if kernel == 1 or _pair(module.padding) != (0, 0) or 'Same' in type(module).__name__:
+        return
+    if kernel % 2 == 0:
+        module.padding = 'same'
+    else:
+        side = _pair(module.dilation if hasattr(module, 'dilation') else 1)[0] * (kernel - 1) // 2
+        module.padding = (side, side)
+
+
+def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition('.')
+    setattr(net.get_submodule(parent), leaf, module)

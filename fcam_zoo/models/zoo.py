@@ -21,11 +21,13 @@ from .fcam import FCAM, INPUT_CFG, prefixed
 # Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's; the mobile networks' own defaults.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     'fcam_resnet50': {'backbone': 'resnet50', 'output_stride': 8},
+    'fcam_vgg16': {'backbone': 'vgg16_wsol', 'output_stride': 8},
+    'fcam_inception_v3': {'backbone': 'inception_v3_wsol', 'output_stride': 8},
     'fcam_mobilenetv1_075': {'backbone': 'mobilenetv1_075', 'output_stride': 16},
     'fcam_mobilenetv1_025': {'backbone': 'mobilenetv1_025', 'output_stride': 16},
 }
 # The paper's data sets (F-CAM, Tables 1 and 2), by number of classes. Released names come on top, from the index.
-PAPER_ARCHITECTURES = ('fcam_resnet50',)
+PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
 PAPER_DATASETS = {'cub': 200, 'openimages': 100}
 
 

@@ -37,8 +37,8 @@ class ClassifierStage:
 
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         cfg = self.model.pretrained_cfg
-        features = self.model.encode(_layout(normalize(images, cfg['mean'], cfg['std']), images)).features
-        logits = self.model.classify(features)
+        encoding = self.model.encode(_layout(normalize(images, cfg['mean'], cfg['std']), images))
+        logits = self.model.classify(encoding)
         return {'ce': F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
 
     def score(self, metrics: dict[str, float]) -> float:
@@ -72,13 +72,13 @@ class DecoderStage:
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         model, config, size = self.model, self.config, tuple(images.shape[-2:])
         cfg = model.pretrained_cfg
-        levels, features = model.encode(_layout(normalize(images, cfg['mean'], cfg['std']), images))
+        encoding = model.encode(_layout(normalize(images, cfg['mean'], cfg['std']), images))
         with torch.no_grad():
-            low = model.class_map(features, labels, self.teacher)
+            low = model.class_map(encoding, labels, self.teacher)
             maps = cams.resize(low, size, tuple(config.cell_shift)).clamp(0, 1)
             regions = sampling.regions(maps, config.background_fraction, config.erosion)
             seeds = sampling.seeds(*regions, config.seeds, config.seeds, config.dilation)
-        return self.criterion(model.decoder(levels, size), seeds, images)
+        return self.criterion(model.decoder(encoding.levels, size), seeds, images)
 
     def score(self, metrics: dict[str, float]) -> float:
         """The figure by which the best epoch is chosen."""
