@@ -97,11 +97,16 @@ class FCAM(nn.Module):
         self.num_classes = backbone.num_classes
         self.num_features = backbone.num_features
         self.in_chans = in_chans
+        # One block a skip connection and one a remaining doubling.
+        blocks = len(self.pyramid.channels) - 1 + max(1, round(math.log2(self.pyramid.first_stride)))
         if decoder_channels is None:
             large = sum(p.numel() for p in backbone.parameters()) > LIGHT_PARAMETERS
-            decoder_channels = LARGE_DECODER if large else LIGHT_DECODER
-            # One block a skip connection and one a remaining doubling.
-            decoder_channels = decoder_channels[: len(self.pyramid.channels) - 1 + self._doublings()]
+            decoder_channels = (LARGE_DECODER if large else LIGHT_DECODER)[:blocks]
+        elif len(decoder_channels) > blocks:
+            raise ValueError(
+                f'decoder_channels has {len(decoder_channels)} blocks: after {blocks} of them the map is at '
+                f'full resolution with {name!r}; leave the others out'
+            )
         center = isinstance(backbone, VGG) if center is None else center
         self.decoder = UnetDecoder(self.pyramid.channels, decoder_channels, center)
         self.pretrained_cfg = self.default_cfg = prefixed(getattr(backbone, 'pretrained_cfg', None) or {})
@@ -121,9 +126,6 @@ class FCAM(nn.Module):
         self.frozen = False
         if frozen:
             self.freeze()
-
-    def _doublings(self) -> int:
-        return max(1, round(math.log2(self.pyramid.first_stride)))
 
     def freeze(self) -> FCAM:
         """Freeze the classifier: no gradients, and batch norm and dropout in eval mode even after `train()`."""

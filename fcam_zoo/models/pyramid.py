@@ -48,7 +48,7 @@ class Pyramid:
 
     Attributes:
         channels: Of each level, from high to low resolution.
-        first_stride: Stride of the first level.
+        first_stride: Pixels a cell of the first level, a fraction for patches of 14 pixels.
         output_stride: Stride of the explained features.
         linear_head: The head is average pooling and one linear layer, so class maps have a closed form.
 
@@ -90,14 +90,23 @@ class Pyramid:
         """One small pass finds channels and strides, and proves that the parts make up the whole."""
         self.channels_last = False
         levels, features, prefix, _ = self.encode(net, x)
+        if features.ndim != 4:
+            raise ValueError(f'its last features {tuple(features.shape)} are no map')
         # Swin and its kin keep channels last; their head wants them so.
         if features.shape[1] != net.num_features and features.shape[-1] == net.num_features:
             self.channels_last, features = True, features.permute(0, 3, 1, 2)
         if not torch.allclose(self.head(net, features, prefix), net(x), rtol=1e-3, atol=1e-4):
             raise ValueError('its last features do not lead to its logits')
         self.channels = [level.shape[1] for level in levels]
-        self.first_stride, self.output_stride = (measured_stride(x, m.shape[-2]) for m in (levels[0], features))
+        self.first_stride = x.shape[-2] / levels[0].shape[-2]
+        self.output_stride = [measured_stride(x, m.shape[-2]) for m in (*([] if self.tokens else levels), features)][-1]
         self.linear_head = self.has_linear_head(net, features, prefix)
+        if self.fixed_size is None and self.multiple == 1:
+            try:
+                net.forward_features(x[..., 7:, 7:])
+            except UNFIT:
+                # Networks that add maps of several scales to one another take whole cells only.
+                self.multiple = max(32, self.output_stride)
 
     def encode(self, net: nn.Module, x: torch.Tensor) -> Encoding:
         """(B,C,H,W), normalised -> one pass of the network up to its explained features."""
@@ -106,7 +115,7 @@ class Pyramid:
             features, levels = net.forward_intermediates(x, indices=self.indices)
             return Encoding(levels, features.permute(0, 3, 1, 2) if self.channels_last else features, None, x)
         has_prefix = self.prefix_tokens > 0
-        options = {'indices': self.indices, 'return_prefix_tokens': has_prefix}
+        options = {'indices': self.indices, **({'return_prefix_tokens': True} if has_prefix else {})}
         if self.reads_class_token:
             maps = net.forward_intermediates(x, stop_early=True, intermediates_only=True, **options)
             levels = [m[0] for m in maps] if has_prefix else maps

@@ -14,7 +14,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from timm.layers import BlurPool2d
-from timm.models import VisionTransformer
 from timm.models.inception_v3 import InceptionB, InceptionD
 from timm.models.swin_transformer import PatchMerging
 from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
@@ -164,7 +163,7 @@ def _restride_convolution(net: nn.Module, conv: nn.Conv2d, stride: int) -> bool:
     elif conv.padding == (0, 0):
         conv.padding = (excess // 2, excess // 2)
     patches = getattr(net, 'patch_embed', None)
-    if isinstance(net, VisionTransformer) and conv is getattr(patches, 'proj', None):
+    if hasattr(patches, 'dynamic_feat_size') and conv is getattr(patches, 'proj', None):
         # Patches overlap now; timm counts cells by the size of a patch.
         patches.patch_size = (stride, stride)
     return True
