@@ -108,6 +108,86 @@ def test_head_with_a_norm_uses_its_gradient():
         model.cam(x, method='cam')
 
 
+# Heads without a closed form, and the layer of the network whose output the class map explains.
+HEADS = {'test_convnext': 'stages.3', 'test_vit': 'blocks.4', 'mobilenetv3_small_050': 'blocks.5'}
+
+
+@pytest.mark.parametrize('method', [m for m in fcam_zoo.cams.METHODS if m != 'cam'])
+@pytest.mark.parametrize('backbone', HEADS)
+def test_class_map_of_the_head_is_that_of_the_whole_network(backbone, method, monkeypatch):
+    """One pass of the body and a backward pass of the tail give what a pass of the network with a hook gives."""
+    model = tiny(backbone).eval()
+    assert not model.pyramid.linear_head
+    x, labels = torch.randn(2, 3, 64, 96), torch.tensor([1, 4])
+    encoding = model.encode(x)
+    torch.testing.assert_close(model.classify(encoding), model.backbone(x))
+    noise = torch.randn(x.shape)
+    monkeypatch.setattr(torch, 'randn', lambda *_, **__: noise)
+    want = fcam_zoo.cams.extract(model.backbone, x, labels, method, HEADS[backbone], None)
+    got = model.class_map(encoding, labels, method)
+    assert got.amax() == 1
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_vision_transformer_levels_and_sizes():
+    model = tiny('test_vit').eval()
+    encoding = model.encode(torch.randn(1, 3, 70, 90))
+    assert encoding.images.shape[-2:] == (64, 96)
+    assert [tuple(level.shape[1:]) for level in encoding.levels] == [(64, 16, 24), (64, 8, 12), (64, 4, 6)]
+    assert encoding.prefix.shape == (1, 1, 64)
+    assert model(torch.randn(1, 3, 70, 90)).maps.shape == (1, 2, 70, 90)
+    # Overlapping patches: the kernel stays, the stride is lowered.
+    finer = tiny('test_vit', output_stride=8).eval()
+    assert finer.encode(torch.randn(1, 3, 64, 64)).features.shape[-2:] == (8, 8)
+    assert {k: v.shape for k, v in finer.backbone.state_dict().items()} == {
+        k: v.shape for k, v in model.backbone.state_dict().items()
+    }
+    # One that was made for one size sees all images resized to it.
+    fixed = timm.create_model('vit_tiny_patch16_224', num_classes=5, depth=2, embed_dim=48)
+    wrapped = fcam_zoo.wrap(fixed).eval()
+    assert wrapped.encode(torch.randn(1, 3, 64, 64)).images.shape[-2:] == (224, 224)
+
+
+@pytest.mark.parametrize('version', ['swin_tiny_patch4_window7_224', 'swinv2_tiny_window8_256'])
+def test_unstrided_merging_is_merging_at_every_patch(version):
+    small = {'embed_dim': 24, 'depths': (1, 1, 1, 1)}
+    torch.manual_seed(0)
+    plain = build_backbone(version, 3, **small).eval()
+    torch.manual_seed(0)
+    dense = build_backbone(version, 3, output_stride=16, **small).eval()
+    merging, unstrided = plain.layers[3].downsample, dense.layers[3].downsample
+    x = torch.randn(2, 6, 8, merging.dim)
+    torch.testing.assert_close(unstrided(x)[:, ::2, ::2], merging(x))
+    assert unstrided(x).shape[1:3] == (6, 8)
+
+
+def test_distilled_heads_are_a_list():
+    model = tiny('deit_tiny_distilled_patch16_224', backbone_kwargs={'depth': 3, 'embed_dim': 48})
+    assert len(model.get_classifier()) == 2
+    model.reset_classifier(9)
+    assert model(torch.rand(1, 3, 64, 64)).logits.shape == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'kwargs', 'reason'),
+    [
+        ('test_vit', {'output_stride': 32}, 'the last map has stride 16 already'),
+        ('mobilenetv3_small_050', {'output_stride': 16, 'dilated': True}, 'does not take dilated=True'),
+        ('cait_xxs24_224', {'backbone_kwargs': {'depth': 2}}, 'reads its class token alone'),
+        ('levit_128s', {}, 'are no map'),
+        ('test_resnet', {'backbone_kwargs': {'nonsense': 1}}, "does not take these arguments: .*'nonsense'"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(backbone, kwargs, reason):
+    with pytest.raises(UnknownModelError, match=reason):
+        tiny(backbone, **kwargs)
+
+
+def test_too_deep_a_decoder_is_refused():
+    with pytest.raises(ValueError, match='has 6 blocks: after 5 of them the map is at full resolution'):
+        tiny(decoder_channels=[8] * 6)
+
+
 def test_cam_of_the_predicted_class_by_default():
     model = tiny().eval()
     x = torch.randn(4, 3, 64, 64)

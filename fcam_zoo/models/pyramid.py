@@ -63,7 +63,7 @@ class Pyramid:
         # timm's networks of tokens have one stride throughout.
         info = net.feature_info
         reductions = [level['reduction'] for level in (info.get_dicts() if hasattr(info, 'get_dicts') else info)]
-        self.tokens = len(reductions) > 2 and len(set(reductions)) == 1
+        self.tokens = len(reductions) > 1 and len(set(reductions)) == 1
         self.fixed_size, self.multiple = accepted_sizes(net)
         self.reads_class_token = self.tokens and getattr(net, 'global_pool', '') == 'token'
         self.prefix_tokens = getattr(net, 'num_prefix_tokens', 0)
