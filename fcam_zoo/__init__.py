@@ -2,6 +2,7 @@
 
 from . import benchmark as benchmark
 from . import cams as cams
+from . import export as export
 from . import hub as hub
 from . import losses as losses
 from . import sampling as sampling

@@ -23,3 +23,7 @@ class WeightsError(FcamZooError, ValueError):
 
 class TrainingError(FcamZooError, RuntimeError):
     """Training that cannot start or go on."""
+
+
+class ExportError(FcamZooError, RuntimeError):
+    """A model that cannot be exported, or an exported file that disagrees with it."""

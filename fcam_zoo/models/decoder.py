@@ -8,6 +8,17 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# Newer than the oldest torch served, where compiled graphs resize like exported ones.
+_is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
+
+
+def fit(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize (B,C,h,w) to (B,C,H,W) where it has another size: bilinear, corners aligned."""
+    # An exported graph serves every size, so it cannot branch on one; between equal sizes this resize is the identity.
+    if _is_exporting() or x.shape[-2:] != size:
+        x = F.interpolate(x, size=size, mode='bilinear', align_corners=True)
+    return x
+
 
 class ConvNormAct(nn.Sequential):
     """3x3 convolution without bias, batch norm, ReLU."""
@@ -31,9 +42,7 @@ class DecoderBlock(nn.Module):
     def forward(self, x: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
         x = F.interpolate(x, scale_factor=2, mode='nearest')
         if skip is not None:
-            if x.shape[-2:] != skip.shape[-2:]:
-                x = F.interpolate(x, size=skip.shape[-2:], mode='bilinear', align_corners=True)
-            x = torch.cat([x, skip], 1)
+            x = torch.cat([fit(x, skip.shape[-2:]), skip], 1)
         return self.conv2(self.conv1(x))
 
 
@@ -96,7 +105,4 @@ class UnetDecoder(nn.Module):
         x = self.center(deepest)
         for i, block in enumerate(self.blocks):
             x = block(x, skips[i] if i < len(skips) else None)
-        x = self.head(x)
-        if x.shape[-2:] != size:
-            x = F.interpolate(x, size=size, mode='bilinear', align_corners=True)
-        return x
+        return fit(self.head(x), size)

@@ -1,0 +1,40 @@
+"""fcam-zoo export"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..export import OPSET, to_onnx
+from ..models import create_model
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        'export',
+        help='a verified ONNX file of a model',
+        description='Write a model as one ONNX file for images (B,C,H,W) of any batch and size, normalised; it gives '
+        'class logits (B,K) and the F-CAM (B,H,W) in [0,1]. Mean, std, input size, class names and threshold are in '
+        'its metadata. It is compared with the model in onnxruntime before it appears.',
+        epilog='Example: fcam-zoo export --model fcam_mobilenetv1_075_cub50 -o cub50.onnx',
+    )
+    parser.add_argument('--model', required=True, help='a released name, or local-dir:RUN/best')
+    parser.add_argument('-o', '--output', required=True, type=Path, metavar='FILE.onnx', help='file to write')
+    parser.add_argument(
+        '--size', type=int, nargs='+', metavar='PIXELS', help="side, or height and width (default: the model's)"
+    )
+    parser.add_argument('--static', action='store_true', help='one image of this size only')
+    parser.add_argument('--opset', type=int, default=OPSET, help=f'ONNX opset (default: {OPSET})')
+    parser.add_argument('--quiet', action='store_true', help='print nothing but errors')
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    size = args.size[0] if args.size and len(args.size) == 1 else args.size
+    model = create_model(args.model, pretrained=True)
+    done = to_onnx(model, args.output, size=size, dynamic=not args.static, opset=args.opset)
+    if not args.quiet:
+        shapes = ', '.join('x'.join(map(str, shape)) for shape in done.shapes)
+        print(f'verified with onnxruntime at {shapes}: at most {done.difference:.1e} off the model')
+        print(f'{done.path}: {done.size / 2**20:.1f} MB')
+    return 0
