@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn as nn
 
+from .geometry import cell_geometry, check_align
 from .methods import UnknownMethodError, check_method, gradient_map, smooth_gradient_map
 from .postprocess import normalize as normalize_maps
 from .postprocess import resize
@@ -28,6 +29,7 @@ def extract(
     variant: str = 'published',
     generator: torch.Generator | None = None,
     n_samples: int = SMOOTH_SAMPLES,
+    align: Literal['plain', 'cells'] = 'plain',
 ) -> torch.Tensor:
     """Class maps of a classifier at one of its layers.
 
@@ -45,16 +47,19 @@ def extract(
         variant: 'published' or 'reference' (see `cams.methods`).
         generator: Source of the noise of 'smoothgradcampp'.
         n_samples: Noisy passes of 'smoothgradcampp', with standard deviation 0.3 in input units.
+        align: Where the resize draws the cells: 'plain' as align_corners=False does, 'cells' where they look by
+            `cell_geometry`.
 
     Returns:
         (B,h,w) or (B,H,W), detached.
 
     Raises:
         UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
-        ValueError: For a layer that does not exist or has no spatial output, labels that are not one an image, or
-            n_samples < 1.
+        ValueError: For a layer that does not exist or has no spatial output, labels that are not one an image,
+            n_samples < 1, an unknown align, or 'cells' of a layer that cannot be followed back to the image.
     """
     check_method(method, variant)
+    check_align(align)
     if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({images.shape[0]},)')
     if n_samples < 1:
@@ -78,7 +83,10 @@ def extract(
     maps = normalize_maps(raw) if normalize else raw
     if size is None:
         return maps
-    return resize(maps, tuple(images.shape[-2:]) if size == 'input' else size)
+    image_size = tuple(images.shape[-2:])
+    size = image_size if size == 'input' else size
+    geometry = cell_geometry(classifier, module, images).scaled(image_size, size) if align == 'cells' else None
+    return resize(maps, size, geometry=geometry)
 
 
 def _activation_and_gradient(
