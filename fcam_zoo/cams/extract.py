@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from .._modes import eval_mode, frozen_parameters
 from .closed_form import linear_weight
+from .geometry import cell_geometry, check_align
 from .layout import LAYOUTS, Layout, find_layout, to_maps
 from .methods import UnknownMethodError, check_method, full_precision, gradient_map, smooth_gradient_map, weighted_sum
 from .postprocess import normalize as normalize_maps
@@ -33,6 +34,7 @@ def extract(
     n_samples: int = SMOOTH_SAMPLES,
     layout: Layout | None = None,
     prefix_tokens: int | None = None,
+    align: Literal['plain', 'cells'] = 'plain',
 ) -> torch.Tensor:
     """Class maps of a classifier at one of its layers.
 
@@ -55,6 +57,8 @@ def extract(
         layout: Of the layer's output: 'NCHW', 'NHWC', or 'NLC' for tokens in rows; default: by its dimensions, with
             'NHWC' for networks that say so (timm's Swin).
         prefix_tokens: Class and register tokens before those of the patches; default: what a timm network says, or 0.
+        align: Where the resize draws the cells: 'plain' as align_corners=False does, 'cells' where they look by
+            `cell_geometry`.
 
     Returns:
         (B,h,w) or (B,H,W), detached.
@@ -62,9 +66,11 @@ def extract(
     Raises:
         UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
         ValueError: For a layer that does not exist, has no spatial output or does not reach the logits, labels that are
-            not one class an image, an unknown layout, or n_samples < 1.
+            not one class an image, an unknown layout or align, n_samples < 1, or 'cells' of a layer that cannot be
+            followed back to the image.
     """
     check_method(method, variant)
+    check_align(align)
     if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({images.shape[0]},)')
     if n_samples < 1:
@@ -87,7 +93,12 @@ def extract(
     maps = normalize_maps(raw) if normalize else raw
     if size is None:
         return maps
-    return resize(maps, tuple(images.shape[-2:]) if size == 'input' else size)
+    image_size = tuple(images.shape[-2:])
+    size = image_size if size == 'input' else size
+    geometry = None
+    if align == 'cells':
+        geometry = cell_geometry(classifier, target.module, images).scaled(image_size, size)
+    return resize(maps, size, geometry=geometry)
 
 
 @dataclass

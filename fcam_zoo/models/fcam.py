@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -168,21 +168,41 @@ class FCAM(nn.Module):
         """The F-CAM: softmax of the foreground channel, (B,C,H,W) -> (B,H,W) in [0,1]; not min-max normalised."""
         return self.forward(x).maps.softmax(1)[:, 1]
 
-    def cam(self, x: torch.Tensor, labels: torch.Tensor | None = None, method: str = 'cam') -> torch.Tensor:
+    def cam(
+        self,
+        x: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        method: str = 'cam',
+        align: Literal['plain', 'cells'] = 'plain',
+    ) -> torch.Tensor:
         """The classifier's low-resolution class map, as WSOL methods score it.
 
         Args:
             x: (B,C,H,W), normalised.
             labels: Class to explain (B,); default: the predicted one.
             method: One of `cams.METHODS`.
+            align: 'plain' draws cells as the WSOL protocol does, 'cells' where they look by the network's paddings.
 
         Returns:
             (B,H,W) in [0,1]: min-max normalised, then resized bilinearly; detached.
+
+        Raises:
+            ValueError: For an unknown align, or 'cells' where cells cannot be followed back to the image.
         """
+        cams.check_align(align)
         with torch.no_grad():
             encoding = self.encode(x)
             labels = self.classify(encoding).argmax(1) if labels is None else labels.to(x.device)
-        return cams.resize(self.class_map(encoding, labels, method), tuple(x.shape[-2:]))
+        low, size = self.class_map(encoding, labels, method), tuple(x.shape[-2:])
+        if align == 'plain' or self.pyramid.tokens:
+            # A plain resize draws patches just where they are.
+            return cams.resize(low, size)
+        # The centres are those of the network's own input, which may be resized from x.
+        seen = encoding.images
+        geometry = cams.cell_geometry(
+            self.backbone, None, seen, lambda z: self.pyramid.encode(self.backbone, z).features
+        )
+        return cams.resize(low, size, geometry=geometry.scaled(tuple(seen.shape[-2:]), size))
 
     def class_map(self, encoding: Encoding, labels: torch.Tensor, method: str = 'cam') -> torch.Tensor:
         """Min-max normalised class map (B,h,w) of an encoding, in closed form or by one backward pass of the head.
