@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 import torch.nn as nn
 
-from .geometry import cell_geometry, check_align
+from .geometry import align_geometry, check_align
 from .methods import UnknownMethodError, check_method, gradient_map, smooth_gradient_map
 from .postprocess import normalize as normalize_maps
 from .postprocess import resize
@@ -29,7 +29,7 @@ def extract(
     variant: str = 'published',
     generator: torch.Generator | None = None,
     n_samples: int = SMOOTH_SAMPLES,
-    align: Literal['plain', 'cells'] = 'plain',
+    align: Literal['plain', 'cells', 'kernels'] = 'plain',
 ) -> torch.Tensor:
     """Class maps of a classifier at one of its layers.
 
@@ -47,8 +47,8 @@ def extract(
         variant: 'published' or 'reference' (see `cams.methods`).
         generator: Source of the noise of 'smoothgradcampp'.
         n_samples: Noisy passes of 'smoothgradcampp', with standard deviation 0.3 in input units.
-        align: Where the resize draws the cells: 'plain' as align_corners=False does, 'cells' where they look by
-            `cell_geometry`.
+        align: Where the resize draws the cells: 'plain' as align_corners=False does, 'cells' where the paddings of the
+            layers let them look, 'kernels' where these and the trained kernels do (see `cell_geometry`).
 
     Returns:
         (B,h,w) or (B,H,W), detached.
@@ -56,7 +56,7 @@ def extract(
     Raises:
         UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
         ValueError: For a layer that does not exist or has no spatial output, labels that are not one an image,
-            n_samples < 1, an unknown align, or 'cells' of a layer that cannot be followed back to the image.
+            n_samples < 1, an unknown align, or one other than 'plain' for a layer that `cell_geometry` cannot follow.
     """
     check_method(method, variant)
     check_align(align)
@@ -85,8 +85,8 @@ def extract(
         return maps
     image_size = tuple(images.shape[-2:])
     size = image_size if size == 'input' else size
-    geometry = cell_geometry(classifier, module, images).scaled(image_size, size) if align == 'cells' else None
-    return resize(maps, size, geometry=geometry)
+    geometry = align_geometry(align, classifier, module, images)
+    return resize(maps, size, geometry=geometry and geometry.scaled(image_size, size))
 
 
 def _activation_and_gradient(
