@@ -85,10 +85,16 @@ def _is_split(dim: Dim) -> bool:
 
 
 class Follower(TorchDispatchMode):
-    """Notes where the elements of every tensor look, from that of one image on."""
+    """Notes where the elements of every tensor look, from one image on.
 
-    def __init__(self, images: torch.Tensor) -> None:
+    Args:
+        images: The image (1,C,H,W).
+        trained: Take the centroid of a kernel's squared weights for its centre, instead of its middle.
+    """
+
+    def __init__(self, images: torch.Tensor, trained: bool = False) -> None:
         super().__init__()
+        self.trained = trained
         batch, channels, rows, columns = images.shape
         dims = ((Digit(-1, batch),), (Digit(-1, channels),), (Digit(0, rows, 1.0),), (Digit(1, columns, 1.0),))
         self.known = WeakTensorKeyDictionary()
@@ -102,7 +108,7 @@ class Follower(TorchDispatchMode):
             if not isinstance(tensor, torch.Tensor):
                 continue
             try:
-                cells = _after(func, args, inputs, i, tuple(tensor.shape))
+                cells = _after(func, args, inputs, i, tuple(tensor.shape), self.trained)
             except LostError:
                 cells = None
             if cells is not None and cells.followed():
@@ -143,7 +149,9 @@ _STAYING = frozenset(
 )
 
 
-def _after(func: Any, args: tuple, inputs: list[Any], i: int, shape: tuple[int, ...]) -> Positions | None:
+def _after(
+    func: Any, args: tuple, inputs: list[Any], i: int, shape: tuple[int, ...], trained: bool
+) -> Positions | None:
     """Where result i, of this shape, looks, after an operation on inputs of which this is known.
 
     Raises:
@@ -169,7 +177,7 @@ def _after(func: Any, args: tuple, inputs: list[Any], i: int, shape: tuple[int, 
         return None
     match name:
         case 'convolution':
-            return _convolved(x, args, shape)
+            return _convolved(x, args, shape, trained)
         case 'max_pool2d_with_indices' | 'max_pool2d' | 'avg_pool2d':
             return _pooled(x, args, shape, name != 'avg_pool2d') if i == 0 else None
         case '_adaptive_avg_pool2d' | 'adaptive_max_pool2d':
@@ -262,16 +270,38 @@ def _product(a: Any, b: Any, shape: tuple[int, ...]) -> Positions | None:
     return b.summed(-2, shape[-2]) if isinstance(b, Positions) else None
 
 
-def _convolved(x: Positions, args: tuple, shape: tuple[int, ...]) -> Positions:
+def _convolved(x: Positions, args: tuple, shape: tuple[int, ...], trained: bool) -> Positions:
     weight, stride, padding, dilation, transposed = args[1], *args[3:7]
-    kernel = weight.shape[2:]
     x = x.summed(1, shape[1])
-    for k in range(len(kernel)):
+    for k, middle in enumerate(_kernel_center(weight, trained)):
         # Shorter lists serve all dimensions.
         s, p, d = (v[k % len(v)] for v in (stride, padding, dilation))
-        center, dim = d * (kernel[k] - 1) / 2 - p, 2 + k
+        center, dim = d * middle - p, 2 + k
         x = x.window(dim, -center / s, 1 / s, shape[dim]) if transposed else x.window(dim, center, s, shape[dim])
     return x
+
+
+def _kernel_center(weight: torch.Tensor, trained: bool) -> list[float]:
+    """Position within a kernel (out,in,...), from its first element, by dimension.
+
+    Trained weights count squared, and every output channel alike. Where signs are as good as random, the expected
+    square of a gradient through several layers is the convolution of their squared kernels, whose centroids add up.
+    """
+    middle = [(n - 1) / 2 for n in weight.shape[2:]]
+    if not trained:
+        return middle
+    energy = weight.detach().float().square()
+    energy = energy / energy.flatten(1).sum(1).view(-1, *[1] * (weight.ndim - 1))
+    # Channels that training has switched off have no weights, and no centroid.
+    energy = energy.nan_to_num(0, 0, 0).sum((0, 1))
+    total = float(energy.sum())
+    if not total:
+        return middle
+    centers = []
+    for k, n in enumerate(energy.shape):
+        profile = energy.movedim(k, 0).reshape(n, -1).sum(1)
+        centers.append(float(profile @ torch.arange(n, dtype=profile.dtype, device=profile.device)) / total)
+    return centers
 
 
 def _pooled(x: Positions, args: tuple, shape: tuple[int, ...], dilates: bool) -> Positions:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from .._modes import eval_mode, frozen_parameters
 from .closed_form import linear_weight
-from .geometry import cell_geometry, check_align
+from .geometry import align_geometry, check_align
 from .layout import LAYOUTS, Layout, find_layout, to_maps
 from .methods import UnknownMethodError, check_method, full_precision, gradient_map, smooth_gradient_map, weighted_sum
 from .postprocess import normalize as normalize_maps
@@ -34,7 +34,7 @@ def extract(
     n_samples: int = SMOOTH_SAMPLES,
     layout: Layout | None = None,
     prefix_tokens: int | None = None,
-    align: Literal['plain', 'cells'] = 'plain',
+    align: Literal['plain', 'cells', 'kernels'] = 'plain',
 ) -> torch.Tensor:
     """Class maps of a classifier at one of its layers.
 
@@ -57,8 +57,8 @@ def extract(
         layout: Of the layer's output: 'NCHW', 'NHWC', or 'NLC' for tokens in rows; default: by its dimensions, with
             'NHWC' for networks that say so (timm's Swin).
         prefix_tokens: Class and register tokens before those of the patches; default: what a timm network says, or 0.
-        align: Where the resize draws the cells: 'plain' as align_corners=False does, 'cells' where they look by
-            `cell_geometry`.
+        align: Where the resize draws the cells: 'plain' as align_corners=False does, 'cells' where the paddings of the
+            layers let them look, 'kernels' where these and the trained kernels do (see `cell_geometry`).
 
     Returns:
         (B,h,w) or (B,H,W), detached.
@@ -66,8 +66,8 @@ def extract(
     Raises:
         UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
         ValueError: For a layer that does not exist, has no spatial output or does not reach the logits, labels that are
-            not one class an image, an unknown layout or align, n_samples < 1, or 'cells' of a layer that cannot be
-            followed back to the image.
+            not one class an image, an unknown layout or align, n_samples < 1, or an align other than 'plain' for a
+            layer that `cell_geometry` cannot follow.
     """
     check_method(method, variant)
     check_align(align)
@@ -95,10 +95,8 @@ def extract(
         return maps
     image_size = tuple(images.shape[-2:])
     size = image_size if size == 'input' else size
-    geometry = None
-    if align == 'cells':
-        geometry = cell_geometry(classifier, target.module, images).scaled(image_size, size)
-    return resize(maps, size, geometry=geometry)
+    geometry = align_geometry(align, classifier, target.module, images)
+    return resize(maps, size, geometry=geometry and geometry.scaled(image_size, size))
 
 
 @dataclass

@@ -6,7 +6,9 @@ left and above, with TensorFlow's 'same' padding of an even size, which is on th
 further right and below. One forward of zeros is watched operation by operation, so it does not matter whether padding
 belongs to a layer, is applied by a function, or depends on the size.
 
-The centres are those of kernels whose weights are even. Trained kernels may lean to one side, which no padding tells.
+The middle of a kernel is where it looks only if its weights are even. Trained kernels lean: those of networks trained
+with 'same' padding lean to the upper left, by more than half of what that padding moves them the other way. The
+centroids of the squared weights account for it (`kernels='trained'`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
@@ -22,7 +24,8 @@ import torch.nn as nn
 from .._modes import eval_mode
 from ._positions import Follower
 
-ALIGNS = ('plain', 'cells')
+ALIGNS = ('plain', 'cells', 'kernels')
+KERNELS = ('even', 'trained')
 
 
 def check_align(align: str) -> None:
@@ -86,6 +89,7 @@ def cell_geometry(
     layer: nn.Module | str | None,
     images: torch.Tensor | Sequence[int],
     run: Callable[[torch.Tensor], Any] | None = None,
+    kernels: Literal['even', 'trained'] = 'even',
 ) -> CellGeometry:
     """Where the cells of a layer's output look, from one forward of a single image of zeros.
 
@@ -98,15 +102,19 @@ def cell_geometry(
         layer: Module or dotted name whose last output is meant; None means what `run` returns.
         images: Images, or their shape (H,W), (C,H,W) or (B,C,H,W): paddings may depend on H and W.
         run: Sends images through the network; default: the network itself.
+        kernels: Where in a convolution's kernel its centre is: 'even' takes the middle, so that paddings alone count,
+            'trained' the centroid of the squared weights. Pools are even.
 
     Returns:
         The geometry in pixels of the images.
 
     Raises:
-        ValueError: For a layer that does not exist or does not run, or whose output is no map (4 dimensions), or one
-            that cannot be followed back to the image: after operations that mix or reorder positions, or that are not
-            known to keep them.
+        ValueError: For unknown kernels; for a layer that does not exist, does not run, gives no map (4 dimensions), or
+            one that cannot be followed back to the image: after operations that mix or reorder positions, or that are
+            not known to keep them.
     """
+    if kernels not in KERNELS:
+        raise ValueError(f'unknown kernels {kernels!r}: choose one of {", ".join(KERNELS)}')
     if isinstance(layer, str):
         try:
             target = module.get_submodule(layer)
@@ -123,7 +131,7 @@ def cell_geometry(
         # In inference mode the composite operations would not be taken apart.
         with eval_mode(module), torch.inference_mode(False), torch.no_grad():
             zeros = torch.zeros(_one_image(images), dtype=like.dtype, device=like.device)
-            with Follower(zeros) as follower:
+            with Follower(zeros, kernels == 'trained') as follower:
                 result = (run or module)(zeros)
     finally:
         for hook in hooks:
@@ -143,6 +151,25 @@ def cell_geometry(
     middle, spread = ([(b + sign * a) / 2 for a, b in zip(low, high)] for sign in (1, -1))
     # Sums of thirds and the like: a spread of 1e-16 would look as if branches differed.
     return CellGeometry(*((round(y, 6) + 0.0, round(x, 6) + 0.0) for y, x in (middle, stride, spread)))
+
+
+def align_geometry(
+    align: Literal['plain', 'cells', 'kernels'],
+    module: nn.Module,
+    layer: nn.Module | str | None,
+    images: torch.Tensor | Sequence[int],
+    run: Callable[[torch.Tensor], Any] | None = None,
+) -> CellGeometry | None:
+    """What `resize` needs for a way to draw cells; further arguments and errors are those of `cell_geometry`.
+
+    Args:
+        align: 'plain' gives None, the resize with align_corners=False; 'cells' the geometry of the paddings; 'kernels'
+            that of the paddings and the trained kernels.
+    """
+    check_align(align)
+    if align == 'plain':
+        return None
+    return cell_geometry(module, layer, images, run, 'even' if align == 'cells' else 'trained')
 
 
 def _one_image(images: torch.Tensor | Sequence[int]) -> tuple[int, ...]:

@@ -173,7 +173,7 @@ class FCAM(nn.Module):
         x: torch.Tensor,
         labels: torch.Tensor | None = None,
         method: str = 'cam',
-        align: Literal['plain', 'cells'] = 'plain',
+        align: Literal['plain', 'cells', 'kernels'] = 'plain',
     ) -> torch.Tensor:
         """The classifier's low-resolution class map, as WSOL methods score it.
 
@@ -181,13 +181,14 @@ class FCAM(nn.Module):
             x: (B,C,H,W), normalised.
             labels: Class to explain (B,); default: the predicted one.
             method: One of `cams.METHODS`.
-            align: 'plain' draws cells as the WSOL protocol does, 'cells' where they look by the network's paddings.
+            align: 'plain' draws cells as the WSOL protocol does, 'cells' where the paddings of the network let them look,
+                'kernels' where these and its trained kernels do.
 
         Returns:
             (B,H,W) in [0,1]: min-max normalised, then resized bilinearly; detached.
 
         Raises:
-            ValueError: For an unknown align, or 'cells' where cells cannot be followed back to the image.
+            ValueError: For an unknown align, or one but 'plain' where cells cannot be followed back to the image.
         """
         cams.check_align(align)
         with torch.no_grad():
@@ -199,9 +200,8 @@ class FCAM(nn.Module):
             return cams.resize(low, size)
         # The centres are those of the network's own input, which may be resized from x.
         seen = encoding.images
-        geometry = cams.cell_geometry(
-            self.backbone, None, seen, lambda z: self.pyramid.encode(self.backbone, z).features
-        )
+        body = lambda images: self.pyramid.encode(self.backbone, images).features  # noqa: E731
+        geometry = cams.align_geometry(align, self.backbone, None, seen, body)
         return cams.resize(low, size, geometry=geometry.scaled(tuple(seen.shape[-2:]), size))
 
     def class_map(self, encoding: Encoding, labels: torch.Tensor, method: str = 'cam') -> torch.Tensor:
