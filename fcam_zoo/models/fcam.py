@@ -181,7 +181,7 @@ class FCAM(nn.Module):
             x: (B,C,H,W), normalised.
             labels: Class to explain (B,); default: the predicted one.
             method: One of `cams.METHODS`.
-            align: 'plain' draws cells as the WSOL protocol does, 'cells' where the paddings of the network let them look,
+            align: 'plain' draws cells as the WSOL protocol does, 'cells' where the network's paddings let them look,
                 'kernels' where these and its trained kernels do.
 
         Returns:
@@ -200,8 +200,7 @@ class FCAM(nn.Module):
             return cams.resize(low, size)
         # The centres are those of the network's own input, which may be resized from x.
         seen = encoding.images
-        body = lambda images: self.pyramid.encode(self.backbone, images).features  # noqa: E731
-        geometry = cams.align_geometry(align, self.backbone, None, seen, body)
+        geometry = cams.align_geometry(align, self.backbone, None, seen, lambda images: self.encode(images).features)
         return cams.resize(low, size, geometry=geometry.scaled(tuple(seen.shape[-2:]), size))
 
     def class_map(self, encoding: Encoding, labels: torch.Tensor, method: str = 'cam') -> torch.Tensor:
