@@ -124,7 +124,10 @@ def test_closed_form_is_golden(golden, name):
 
 
 @pytest.mark.parametrize('seed', range(3))
-@pytest.mark.parametrize(('method', 'variant'), [*((m, 'published') for m in cams.METHODS), ('gradcampp', 'reference')])
+@pytest.mark.parametrize(
+    ('method', 'variant'),
+    [*((m, 'published') for m in cams.METHODS), ('gradcampp', 'reference'), ('gradcampp', 'original')],
+)
 def test_closed_form_is_what_autograd_gives(method, variant, seed):
     net, x = linear_net(seed), images(4, seed)
     labels = torch.tensor([0, 3, 6, 3])

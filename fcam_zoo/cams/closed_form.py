@@ -35,7 +35,7 @@ def class_activation_map(
         method: One of `cams.METHODS`.
         n_samples: Noisy passes of 'smoothgradcampp'; the constant gradient makes every pass equal, so the
             result does not depend on it.
-        variant: 'published', or 'reference' for the quirks of the paper's code (Grad-CAM++ without its division).
+        variant: 'published' and 'original', which agree here, or 'reference' (Grad-CAM++ without its division).
 
     Returns:
         Raw map (B,h,w), float32 at least; non-negative for every method but 'cam'.

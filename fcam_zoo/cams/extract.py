@@ -51,7 +51,7 @@ def extract(
             block's first norm in a timm vision transformer that classifies by its class token.
         size: 'input' resizes to (H,W), None keeps the layer's size, (H,W) resizes to it.
         normalize: Min-max to [0,1] before resizing.
-        variant: 'published' or 'reference' (see `cams.methods`).
+        variant: Reading of the Grad-CAM++ formulas: 'published', 'original' or 'reference' (see `cams.methods`).
         generator: Source of the noise of 'smoothgradcampp'.
         n_samples: Noisy passes of 'smoothgradcampp', with standard deviation 0.3 in input units.
         layout: Of the layer's output: 'NCHW', 'NHWC', or 'NLC' for tokens in rows; default: by its dimensions, with

@@ -10,7 +10,13 @@ import torch
 from ..errors import FcamZooError
 
 METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'layercam')
-VARIANTS = ('published', 'reference')
+# Grad-CAM++ and Smooth Grad-CAM++ are read in three ways, of which the first two agree where the gradient is the same in
+# every cell. Coefficients have g^2 in the numerator; their denominator is 2 g^2 plus
+# - 'published': sum(g^3 A), as WSOL code has it;
+# - 'original': g^3 sum(A), Eq. 19 of the Grad-CAM++ paper to the letter.
+# 'reference' has the quirks on which the F-CAM paper's figures rest: no division in Grad-CAM++, gradient and activation
+# of the last noisy pass in Smooth Grad-CAM++.
+VARIANTS = ('published', 'original', 'reference')
 
 
 class UnknownMethodError(FcamZooError, ValueError):
@@ -47,6 +53,13 @@ def alpha_plus_plus(g2: torch.Tensor, g3: torch.Tensor, activation_sum: torch.Te
     return safe_divide(g2, 2 * g2 + g3 * activation_sum)
 
 
+def _alpha(g2: torch.Tensor, g3: torch.Tensor, activation: torch.Tensor, variant: str) -> torch.Tensor:
+    """Coefficients of every cell (B,C,h,w)."""
+    if variant == 'original':
+        return alpha_plus_plus(g2, g3, activation.sum((2, 3), keepdim=True))
+    return safe_divide(g2, 2 * g2 + (g3 * activation).sum((2, 3), keepdim=True))
+
+
 def gradient_map(activation: torch.Tensor, gradient: torch.Tensor, method: str, variant: str) -> torch.Tensor:
     """Class map of a gradient method.
 
@@ -54,8 +67,7 @@ def gradient_map(activation: torch.Tensor, gradient: torch.Tensor, method: str, 
         activation: A (B,C,h,w).
         gradient: g (B,C,h,w).
         method: 'gradcam', 'gradcampp', 'xgradcam' or 'layercam'.
-        variant: 'published', or 'reference' for Grad-CAM++ without its division, on which the F-CAM paper's
-            figures rest.
+        variant: One of VARIANTS, which matters for 'gradcampp' alone.
 
     Returns:
         Raw map (B,h,w), non-negative.
@@ -69,10 +81,8 @@ def gradient_map(activation: torch.Tensor, gradient: torch.Tensor, method: str, 
     elif variant == 'reference':
         weight = (gradient.square() * gradient.relu()).sum((2, 3), keepdim=True)
     else:
-        total = (gradient.pow(3) * activation).sum((2, 3), keepdim=True)
-        weight = (safe_divide(gradient.square(), 2 * gradient.square() + total) * gradient.relu()).sum(
-            (2, 3), keepdim=True
-        )
+        alpha = _alpha(gradient.square(), gradient.pow(3), activation, variant)
+        weight = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
     return (weight * activation).sum(1).relu()
 
 
@@ -83,14 +93,14 @@ def smooth_gradient_map(activations: torch.Tensor, gradients: torch.Tensor, clea
         activations: A of the noisy inputs (n,B,C,h,w).
         gradients: g of the noisy inputs (n,B,C,h,w).
         clean: A of the clean input (B,C,h,w).
-        variant: 'published' weighs the clean activation by the mean gradient; 'reference' takes both from the
-            last noisy pass, as the F-CAM paper's figures do.
+        variant: One of VARIANTS; 'reference' takes gradient and activation from the last noisy pass, the others the
+            mean gradient and the clean activation.
 
     Returns:
         Raw map (B,h,w), non-negative.
     """
     g2, g3 = gradients.square().mean(0), gradients.pow(3).mean(0)
-    alpha = safe_divide(g2, 2 * g2 + (g3 * clean).sum((2, 3), keepdim=True))
+    alpha = _alpha(g2, g3, clean, variant)
     gradient, activation = (gradients[-1], activations[-1]) if variant == 'reference' else (gradients.mean(0), clean)
     weight = (alpha * gradient.relu()).sum((2, 3), keepdim=True)
     return (weight * activation).sum(1).relu()
