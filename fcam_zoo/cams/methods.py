@@ -10,7 +10,7 @@ import torch
 from ..errors import FcamZooError
 
 METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'layercam')
-# Grad-CAM++ and Smooth Grad-CAM++ are read in three ways, of which the first two agree where the gradient is the same in
+# Grad-CAM++ and Smooth Grad-CAM++ are read in three ways, of which the first two agree where the gradient is one in
 # every cell. Coefficients have g^2 in the numerator; their denominator is 2 g^2 plus
 # - 'published': sum(g^3 A), as WSOL code has it;
 # - 'original': g^3 sum(A), Eq. 19 of the Grad-CAM++ paper to the letter.
