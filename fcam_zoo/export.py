@@ -26,10 +26,15 @@ from .models import FCAM
 if TYPE_CHECKING:
     import onnx
 
+Shape = tuple[int, int, int, int]
+
 # The exporter's own opset: the oldest that it writes, so that the most runtimes read it.
 OPSET = 18
 INPUT, OUTPUTS = 'images', ('logits', 'fcam')
+# Smallest side of an image that every F-CAM takes; some networks need more.
 MIN_SIDE = 32
+# Dynamic graphs are traced at this side at least: networks that treat small maps apart do it below.
+TRACED_SIDE = 224
 # A protobuf holds 2 GiB; the graph needs a little of it.
 MAX_BYTES = 2_000_000_000
 DESCRIPTION = (
@@ -53,7 +58,7 @@ class OnnxExport:
     path: Path
     size: int
     difference: float
-    shapes: tuple[tuple[int, int, int, int], ...]
+    shapes: tuple[Shape, ...]
 
 
 class _Deployed(nn.Module):
@@ -75,8 +80,9 @@ def to_program(
 
     Args:
         model: Is left as it is; its copy is exported in eval mode, in float32 and on the CPU.
-        size: Side or (H,W) of a static graph in pixels; default: the model's input size.
-        dynamic: Take any batch and any image of at least 32 x 32 pixels; otherwise one image of `size`.
+        size: Side or (H,W) in pixels; default: the model's input size.
+        dynamic: Take any batch of images of any size, from 32 x 32 pixels up or what the network needs; sizes that the
+            graph does not serve raise when it runs. Otherwise one image of `size`.
 
     Raises:
         TypeError: When the model is no FCAM.
@@ -101,17 +107,20 @@ def to_onnx(
     """Write one ONNX file, after onnxruntime gave the same results with it as the model.
 
     Input `images` (B,C,H,W), normalised; outputs `logits` (B,K) and `fcam` (B,H,W) in [0,1], as `FCAM.fcam` gives it.
-    The file's metadata say how to use it: name, mean, std, input_size, interpolation, threshold, class_names (where the
-    model has them), license; lists are JSON. A dynamic file is compared at three batch and image sizes, odd ones too.
+    The file's metadata say how to use it: name, mean, std, input_size, min_size, interpolation, threshold, class_names
+    (where the model has them), license; lists are JSON. A dynamic file is compared at three batch and image sizes,
+    among them an odd one that is not square and the smallest.
 
     Args:
         model: Is left as it is; weights are written in float32.
         path: Appears whole and verified or not at all; an older file is replaced.
         size: Side or (H,W) in pixels: that of a static file, the recommended one of a dynamic file. Default: the
             model's input size.
-        dynamic: Take any batch and any image of at least 32 x 32 pixels; otherwise one image of `size`.
+        dynamic: Take any batch of images of any size, from 32 x 32 pixels up or what the network needs. Otherwise one
+            image of `size`.
         opset: ONNX opset, 18 or later.
-        tolerance: Largest absolute difference from the model that is accepted.
+        tolerance: Largest absolute difference from the model that is accepted, beside float32's own rounding of large
+            values (1e-5 of the largest).
 
     Raises:
         TypeError: When the model is no FCAM.
@@ -124,9 +133,10 @@ def to_onnx(
     onnx, *_ = map(_import, ('onnx', 'onnxruntime', 'onnxscript'))
     path = Path(path)
     _check_output(path)
-    if not OPSET <= opset <= (newest := onnx.defs.onnx_opset_version()):
+    newest = onnx.defs.onnx_opset_version()
+    if not OPSET <= opset <= newest:
         raise ValueError(f'opset is {opset}: choose {OPSET} to {newest}')
-    height, width = _image_size(model, size)
+    size = _image_size(model, size)
     net = _deployed(model)
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     if weights > MAX_BYTES:
@@ -134,14 +144,13 @@ def to_onnx(
             f'the model has {weights / 1e9:.1f} GB of weights and one ONNX file holds {MAX_BYTES / 1e9:.0f} GB: choose '
             'a smaller backbone, or use fcam_zoo.export.to_program'
         )
-    channels = model.in_chans
-    shapes = ((1, channels, height, width),)
-    if dynamic:
-        shapes += ((2, channels, 97, 131), (3, channels, MIN_SIDE, 2 * MIN_SIDE + 1))
     with atomic_path(path) as temporary:
-        proto = _convert(_trace(net, (height, width), dynamic), opset, dynamic)
-        _describe(proto, model, (height, width))
+        program = _trace(net, size, dynamic)
+        smallest = _smallest(program)
+        proto = _convert(program, opset, dynamic)
+        _describe(proto, model, size, smallest)
         temporary.write_bytes(proto.SerializeToString())
+        shapes = _shapes(model.in_chans, size, smallest, dynamic)
         difference = _compare(temporary, net, shapes, tolerance)
         written = temporary.stat().st_size
     return OnnxExport(path, written, difference, shapes)
@@ -191,25 +200,63 @@ def _deployed(model: FCAM) -> _Deployed:
 
 @torch.no_grad()
 def _trace(net: _Deployed, size: tuple[int, int], dynamic: bool) -> torch.export.ExportedProgram:
-    # A dynamic graph is traced at a size of which nothing special is true.
-    images = torch.zeros(2, net.model.in_chans, 97, 131) if dynamic else torch.zeros(1, net.model.in_chans, *size)
-    axes = {
-        0: torch.export.Dim('batch'),
-        2: torch.export.Dim('height', min=MIN_SIDE),
-        3: torch.export.Dim('width', min=MIN_SIDE),
-    }
+    model = net.model
+    axes = None
+    images = torch.zeros(1, model.in_chans, *size)
+    if dynamic:
+        if model.pyramid.multiple > 1:
+            raise ExportError(
+                f'{_name(model)} sees images resized to multiples of {model.pyramid.multiple} pixels, which a graph '
+                f'for every size cannot do: {_mend(dynamic)}'
+            )
+        # Batch and sides of which nothing special is true; torch finds the smallest sides that the graph serves.
+        height, width = (max(side, TRACED_SIDE) for side in size)
+        images = torch.zeros(2, model.in_chans, height | 1, (width + 34) | 1)
+        axes = {0: torch.export.Dim('batch', min=1), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     try:
         with _integer_padding():
-            return torch.export.export(
+            program = torch.export.export(
                 net,
                 (images,),
-                dynamic_shapes={INPUT: axes if dynamic else None},
+                dynamic_shapes={INPUT: axes},
                 strict=False,
-                # Layers state facts that are true at every size and that the symbolic solver cannot prove.
+                # Layers state facts that are true at every size and that the solver of symbolic shapes cannot prove.
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
+        smallest = _smallest(program)
     except Exception as e:  # whatever a network does that has no graph
-        raise ExportError(f'torch.export cannot follow {_name(net.model)} ({_first_line(e)}): {_mend(dynamic)}') from e
+        raise ExportError(f'torch.export cannot follow {_name(model)} ({_first_line(e)}): {_mend(dynamic)}') from e
+    if min(a - b for a, b in zip(size, smallest)) < 0:
+        raise ExportError(f'size is {size}, the graph of {_name(model)} takes {smallest} at least: give a larger size')
+    try:
+        # What was assumed at the traced size may not hold at others; it is asserted in the graph, but not in ONNX.
+        program.module()(torch.zeros(1, model.in_chans, *size))
+    except Exception as e:
+        raise ExportError(f'{_name(model)} branches on the size of images ({_first_line(e)}): {_mend(dynamic)}') from e
+    return program
+
+
+def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
+    """Smallest (H,W) of images that a program takes."""
+    images = next(n for n in program.graph.nodes if n.op == 'placeholder' and n.name == INPUT).meta['val']
+    sides = []
+    for side in images.shape[-2:]:
+        if isinstance(side, int):
+            sides.append(side)
+            continue
+        served = program.range_constraints[side.node.expr]
+        if served.upper < 2**31:
+            raise ValueError(f'its graph ends at sides of {served.upper} pixels')
+        sides.append(max(MIN_SIDE, int(served.lower)))
+    return sides[0], sides[1]
+
+
+def _shapes(channels: int, size: tuple[int, int], smallest: tuple[int, int], dynamic: bool) -> tuple[Shape, ...]:
+    """Batches to compare: one image of `size`; of a dynamic file also two of odd sides, and three of the smallest."""
+    if not dynamic:
+        return ((1, channels, *size),)
+    odd = (size[0] * 5 // 4) | 1, max(smallest[1], size[1] * 3 // 4) | 1
+    return (1, channels, *size), (2, channels, *odd), (3, channels, *smallest)
 
 
 @contextlib.contextmanager
@@ -258,7 +305,7 @@ def _convert(program: torch.export.ExportedProgram, opset: int, dynamic: bool) -
     return proto
 
 
-def _describe(proto: onnx.ModelProto, model: FCAM, size: tuple[int, int]) -> None:
+def _describe(proto: onnx.ModelProto, model: FCAM, size: tuple[int, int], smallest: tuple[int, int]) -> None:
     """Put into the file what a deployment needs, and take out the stack traces of this machine."""
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]
@@ -269,6 +316,7 @@ def _describe(proto: onnx.ModelProto, model: FCAM, size: tuple[int, int]) -> Non
         'mean': json.dumps(list(cfg['mean'])),
         'std': json.dumps(list(cfg['std'])),
         'input_size': json.dumps([model.in_chans, *size]),
+        'min_size': json.dumps([model.in_chans, *smallest]),
         'interpolation': cfg['interpolation'],
         'threshold': json.dumps(model.threshold),
     }
@@ -282,7 +330,8 @@ def _describe(proto: onnx.ModelProto, model: FCAM, size: tuple[int, int]) -> Non
     proto.graph.name, proto.doc_string = 'fcam', DESCRIPTION
 
 
-def _compare(path: Path, net: _Deployed, shapes: Sequence[tuple[int, int, int, int]], tolerance: float) -> float:
+@torch.no_grad()
+def _compare(path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: float) -> float:
     """Largest difference between the file in onnxruntime and the model, over noise of each shape.
 
     Raises:
@@ -294,17 +343,16 @@ def _compare(path: Path, net: _Deployed, shapes: Sequence[tuple[int, int, int, i
         session = _import('onnxruntime').InferenceSession(os.fspath(path), providers=['CPUExecutionProvider'])
         results = [session.run(list(OUTPUTS), {INPUT: images.numpy()}) for images in batches]
     except Exception as e:  # onnxruntime has no common class of errors
-        raise ExportError(f'onnxruntime cannot run the file ({_first_line(e)}): choose opset {OPSET}') from e
+        raise ExportError(f'onnxruntime cannot run the file ({_first_line(e)}): try opset={OPSET} (--opset)') from e
     worst = 0.0
-    for shape, images, found in zip(shapes, batches, results):
-        with torch.no_grad():
-            expected = net(images)
-        for name, a, b in zip(OUTPUTS, found, expected):
+    for images, found in zip(batches, results):
+        for name, a, b in zip(OUTPUTS, found, net(images)):
             difference = float(np.abs(a - b.numpy()).max()) if a.shape == b.shape else float('inf')
-            if not difference <= tolerance:
+            if not difference <= tolerance + 1e-5 * float(b.abs().max()):
                 raise ExportError(
-                    f'{name} of the ONNX file is {difference:.1e} off the model for images {shape}, beyond tolerance '
-                    f'{tolerance:.0e}; nothing was written. Export with dynamic=False (--static), or give a tolerance'
+                    f'{name} of the ONNX file is {difference:.1e} off the model for images {tuple(images.shape)}, '
+                    f'beyond tolerance {tolerance:.0e}; nothing was written. Try dynamic=False '
+                    '(--static), or give a tolerance'
                 )
             worst = max(worst, difference)
     return worst

@@ -117,6 +117,11 @@ def test_layer_that_runs_twice_counts_as_of_its_last_run():
     assert cell_geometry(nn.Sequential(pool, pool), pool, (32, 32)).stride == (4, 4)
 
 
+def test_an_empty_layer_counts():
+    empty = nn.Sequential()
+    assert cell_geometry(nn.Sequential(conv(2, 2), empty, conv(2, 2)), empty, (32, 32)).stride == (2, 2)
+
+
 def test_leaves_the_network_as_it_was():
     net = nn.Sequential(conv(3), nn.BatchNorm2d(3), nn.Dropout())
     net[1].eval()

@@ -299,10 +299,3 @@ def test_names_are_registered_in_timm():
     assert all(name.split('.')[0] in group for group, members in hub_names().items() for name in members)
     model = timm.create_model('fcam_mobilenetv1_025', num_classes=4)
     assert model.pretrained_cfg['mean'] == (0.5, 0.5, 0.5)
-
-
-def test_compiles_to_one_graph():
-    model = tiny().eval()
-    x = torch.rand(1, 3, 64, 64)
-    program = torch.export.export(model, (x,))
-    torch.testing.assert_close(program.module()(x).maps, model(x).maps, atol=1e-4, rtol=1e-4)

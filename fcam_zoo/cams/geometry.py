@@ -126,7 +126,9 @@ def cell_geometry(
     floats = (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point())
     like = next(floats, images if isinstance(images, torch.Tensor) else torch.zeros(()))
     outputs: list[Any] = []
-    hooks = [target.register_forward_hook(lambda _m, _i, output: outputs.append(output))] if target else []
+    hooks = []
+    if target is not None:
+        hooks.append(target.register_forward_hook(lambda _module, _inputs, output: outputs.append(output)))
     try:
         # In inference mode the composite operations would not be taken apart.
         with eval_mode(module), torch.inference_mode(False), torch.no_grad():
