@@ -9,8 +9,8 @@ of a map to that of the mirrored image's map, mirrored back. A Markdown table is
         --backbone mobilenetv1_075=mobilenetv1_075.safetensors \\
         --backbone mobilenetv2_100,pad_type=same=mobilenetv2_100.safetensors -o results.md
 
-Files of backbones have 1000 classes, and labels must be ImageNet's. Two ways reach stride 16: `16` sets late strides to 1
-and leaves the kernels as they are; `16-dilated` also dilates them.
+Files of backbones have 1000 classes, and labels must be ImageNet's. Two ways reach stride 16: `16` sets late strides to
+1 and leaves the kernels as they are; `16-dilated` also dilates them.
 """
 
 from __future__ import annotations
