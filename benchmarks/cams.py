@@ -249,16 +249,16 @@ def closed_form_table(options: Options) -> str:
         model = fcam_zoo.create_model(name, num_classes=200).eval().to(options.device)
         ratios: dict[str, list[float]] = {method: [] for method in cams.METHODS}
 
-        def forward(net: nn.Module = model.backbone) -> tuple[torch.Tensor, torch.Tensor]:
-            features = net.forward_features(x)
-            return features, net.forward_head(features)
+        def forward(model: fcam_zoo.FCAM = model) -> tuple[Any, torch.Tensor]:
+            encoding = model.encode(x)
+            return encoding, model.classify(encoding)
 
         with torch.no_grad():
             for turn in range(options.repeats + 1):
-                alone, (features, logits) = seconds(forward, options.device)
+                alone, (encoding, logits) = seconds(forward, options.device)
                 for method, spread in ratios.items():
                     spent, _ = seconds(
-                        lambda: model.class_map(features, logits.argmax(1), method),  # noqa: B023
+                        lambda: model.class_map(encoding, logits.argmax(1), method),  # noqa: B023
                         options.device,
                     )
                     # The first turn warms up.

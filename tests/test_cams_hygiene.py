@@ -188,6 +188,29 @@ def test_memory_does_not_grow():
     assert live() == before
 
 
+def test_code_that_needs_contiguous_maps():
+    """Such as flattening by `view`, which a channels-last map refuses."""
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3, 2), nn.Linear(4 * 49 * 59, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.conv(x).relu()
+            return self.fc(x.view(len(x), -1))
+
+    torch.manual_seed(0)
+    net, x = Viewing().eval(), torch.randn(2, 3, 100, 120)
+    with pytest.raises(RuntimeError, match='view size'):
+        net(x.contiguous(memory_format=torch.channels_last))
+    for method in ('layercam', 'smoothgradcampp'):
+        got = cams.extract(net, x, torch.tensor([0, 1]), method, 'conv')
+        assert got.shape == (2, 100, 120)
+        assert got.amax() > 0
+    assert hooks(net) == 0
+
+
 def test_labels_out_of_range(net):
     with pytest.raises(ValueError, match=r'labels are in \[0, 6\]: the classifier has 6 classes'):
         cams.extract(net, images(2), torch.tensor([0, 6]), layer=layer_of(net))

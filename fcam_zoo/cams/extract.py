@@ -19,6 +19,8 @@ from .postprocess import resize
 
 SMOOTH_SAMPLES = 4
 SMOOTH_STD = 0.3
+# Smaller images gain nothing by another memory layout.
+FAST_SIDE = 96
 
 
 def extract(
@@ -83,13 +85,15 @@ def extract(
         # Tensors made in inference mode cannot take part in a backward pass, copies can.
         images, labels = (x.clone() if x is not None and x.is_inference() else x for x in (images, labels))
         target = _Target(classifier, _find_layer(classifier, layer, images, prefix_tokens), layout, prefix_tokens)
-        if method == 'cam':
-            raw = _linear_cam(target, images, labels)
-        elif method == 'smoothgradcampp':
-            raw = _smooth_cam(target, images, labels, variant, generator, n_samples)
-        else:
-            activation, gradient, _ = target.explain(images, labels)
-            raw = gradient_map(activation, gradient, method, variant)
+        noise = _noise(images, n_samples, generator) if method == 'smoothgradcampp' else []
+        fast = _fast_layout(images)
+        try:
+            raw = _explain(target, fast, labels, method, variant, noise)
+        except RuntimeError:
+            # Code that views maps in another shape needs them in their usual layout.
+            if fast is images:
+                raise
+            raw = _explain(target, images, labels, method, variant, noise)
     maps = normalize_maps(raw) if normalize else raw
     if size is None:
         return maps
@@ -97,6 +101,30 @@ def extract(
     size = image_size if size == 'input' else size
     geometry = align_geometry(align, classifier, target.module, images)
     return resize(maps, size, geometry=geometry and geometry.scaled(image_size, size))
+
+
+def _fast_layout(images: torch.Tensor) -> torch.Tensor:
+    """Channels last on the CPU, where convolutions of large maps are a third faster on it."""
+    if images.device.type != 'cpu' or min(images.shape[-2:]) < FAST_SIDE:
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _explain(
+    target: _Target,
+    images: torch.Tensor,
+    labels: torch.Tensor | None,
+    method: str,
+    variant: str,
+    noise: list[torch.Tensor],
+) -> torch.Tensor:
+    """Raw map (B,h,w)."""
+    if method == 'cam':
+        return _linear_cam(target, images, labels)
+    if method == 'smoothgradcampp':
+        return _smooth_cam(target, images, labels, variant, noise)
+    activation, gradient, _ = target.explain(images, labels)
+    return gradient_map(activation, gradient, method, variant)
 
 
 @dataclass
@@ -174,22 +202,21 @@ def _logits(output: Any) -> torch.Tensor:
     return logits
 
 
+def _noise(images: torch.Tensor, n_samples: int, generator: torch.Generator | None) -> list[torch.Tensor]:
+    device = generator.device if generator is not None else images.device
+    draws = (
+        torch.randn(images.shape, generator=generator, dtype=images.dtype, device=device) for _ in range(n_samples)
+    )
+    return [SMOOTH_STD * draw.to(images.device) for draw in draws]
+
+
 def _smooth_cam(
-    target: _Target,
-    images: torch.Tensor,
-    labels: torch.Tensor | None,
-    variant: str,
-    generator: torch.Generator | None,
-    n_samples: int,
+    target: _Target, images: torch.Tensor, labels: torch.Tensor | None, variant: str, noise: list[torch.Tensor]
 ) -> torch.Tensor:
     with torch.no_grad():
         leaf, logits = target.run(images)
     clean, labels = target.maps(leaf, images), check_labels(labels, logits)
-    passes = []
-    for _ in range(n_samples):
-        device = generator.device if generator is not None else images.device
-        noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=device).to(images.device)
-        passes.append(target.explain(images + SMOOTH_STD * noise, labels)[:2])
+    passes = [target.explain(images + n, labels)[:2] for n in noise]
     activations, gradients = (torch.stack(x) for x in zip(*passes))
     return smooth_gradient_map(activations, gradients, clean, variant)
 
