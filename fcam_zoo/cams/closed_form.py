@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
-from .methods import alpha_plus_plus, check_method, full_precision, weighted_sum
+from .methods import alpha_plus_plus, check_classes, check_labels, check_method, full_precision, weighted_sum
 
 
 def linear_weight(layer: nn.Module) -> torch.Tensor | None:
@@ -49,14 +49,12 @@ def class_activation_map(
         raise ValueError(
             f'features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit: need (B,C,h,w) and (K,C)'
         )
-    if labels.shape != features.shape[:1]:
-        raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({features.shape[0]},)')
+    check_labels(labels, len(features))
     if n_samples < 1:
         raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(weight):
-        raise ValueError(f'labels go up to {int(labels.max())}, but the classifier has {len(weight)} classes')
+    check_classes(labels, len(weight))
     features = full_precision(features)
-    w = weight[labels.to(weight.device)].to(features.dtype)
+    w = weight[labels.long().to(weight.device)].to(features.dtype)
     if method != 'cam':
         n = features.shape[2] * features.shape[3]
         g = w / n

@@ -12,8 +12,18 @@ import torch.nn.functional as F
 from .._modes import eval_mode, frozen_parameters
 from .closed_form import linear_weight
 from .geometry import align_geometry, check_align
+from .layers import find_layer
 from .layout import LAYOUTS, Layout, find_layout, to_maps
-from .methods import UnknownMethodError, check_method, full_precision, gradient_map, smooth_gradient_map, weighted_sum
+from .methods import (
+    UnknownMethodError,
+    check_classes,
+    check_labels,
+    check_method,
+    full_precision,
+    gradient_map,
+    smooth_gradient_map,
+    weighted_sum,
+)
 from .postprocess import normalize as normalize_maps
 from .postprocess import resize
 
@@ -49,8 +59,9 @@ def extract(
         images: (B,C,H,W), normalised as the classifier expects.
         labels: Class to explain, int64 (B,); default: the predicted class.
         method: One of `cams.METHODS`. 'cam' needs a head of average pooling and one linear layer after `layer`.
-        layer: Module or dotted name whose output is explained; default: the last that gives a spatial map, or the last
-            block's first norm in a timm vision transformer that classifies by its class token.
+        layer: Module or dotted name whose output is explained; default: the last that gives a spatial map, found by one
+            more pass of one image. In timm's VisionTransformer it is the last norm of the tokens, or the first norm of
+            the last block where the head reads the class token alone; in other token networks it must be named.
         size: 'input' resizes to (H,W), None keeps the layer's size, (H,W) resizes to it.
         normalize: Min-max to [0,1] before resizing.
         variant: Reading of the Grad-CAM++ formulas: 'published', 'original' or 'reference' (see `cams.methods`).
@@ -67,14 +78,14 @@ def extract(
 
     Raises:
         UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
+        TypeError: For a layer that is neither a module nor a name, or labels that are no integers.
         ValueError: For a layer that does not exist, has no spatial output or does not reach the logits, labels that are
             not one class an image, an unknown layout or align, n_samples < 1, or an align other than 'plain' for a
             layer that `cell_geometry` cannot follow.
     """
     check_method(method, variant)
     check_align(align)
-    if labels is not None and labels.shape != images.shape[:1]:
-        raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({images.shape[0]},)')
+    _check_inputs(images, labels, size)
     if n_samples < 1:
         raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
     if layout is not None and layout not in LAYOUTS:
@@ -84,14 +95,14 @@ def extract(
     with eval_mode(classifier), frozen_parameters(classifier), torch.inference_mode(False), torch.enable_grad():
         # Tensors made in inference mode cannot take part in a backward pass, copies can.
         images, labels = (x.clone() if x is not None and x.is_inference() else x for x in (images, labels))
-        target = _Target(classifier, _find_layer(classifier, layer, images, prefix_tokens), layout, prefix_tokens)
+        target = _Target(classifier, find_layer(classifier, layer, images), layout, prefix_tokens)
         noise = _noise(images, n_samples, generator) if method == 'smoothgradcampp' else []
         fast = _fast_layout(images)
         try:
             raw = _explain(target, fast, labels, method, variant, noise)
-        except RuntimeError:
+        except RuntimeError as e:
             # Code that views maps in another shape needs them in their usual layout.
-            if fast is images:
+            if fast is images or 'view size' not in str(e):
                 raise
             raw = _explain(target, images, labels, method, variant, noise)
     maps = normalize_maps(raw) if normalize else raw
@@ -99,8 +110,21 @@ def extract(
         return maps
     image_size = tuple(images.shape[-2:])
     size = image_size if size == 'input' else size
+    # A plain resize draws patches just where they are.
+    align = 'plain' if target.layout == 'NLC' else align
     geometry = align_geometry(align, classifier, target.module, images)
     return resize(maps, size, geometry=geometry and geometry.scaled(image_size, size))
+
+
+def _check_inputs(images: object, labels: object, size: object) -> None:
+    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not len(images):
+        shape = f'of shape {tuple(images.shape)}' if isinstance(images, torch.Tensor) else f'a {type(images).__name__}'
+        raise ValueError(f'images are {shape}: give a tensor (B,C,H,W) of at least one')
+    if labels is not None:
+        check_labels(labels, len(images))
+    pair = isinstance(size, (tuple, list, torch.Size)) and len(size) == 2 and all(isinstance(n, int) for n in size)
+    if not (size in ('input', None) if not pair else min(size) > 0):
+        raise ValueError(f"size is {size!r}: choose 'input', None or (height, width)")
 
 
 def _fast_layout(images: torch.Tensor) -> torch.Tensor:
@@ -167,34 +191,29 @@ class _Target:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Activation and gradient (B,C,h,w), and the explained classes (B,)."""
         leaf, logits = self.run(images)
-        labels = check_labels(labels, logits)
+        labels = _chosen(labels, logits)
         # Sample b's logit depends on sample b alone (eval mode), so one backward of the sum serves the batch.
         score = logits.gather(1, labels[:, None]).sum()
         gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
         if gradient is None:
             raise ValueError(
                 f'no gradient leads from the logits to layer {type(self.module).__name__}: choose another layer, or a '
-                'classifier whose forward pass is not under no_grad'
+                'classifier whose forward pass is not under no_grad (of an F-CAM, its backbone)'
             )
         return self.maps(leaf, images), self.maps(gradient, images), labels
 
 
-def check_labels(labels: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
-    """Classes to explain on the device of the logits; the predicted ones by default.
-
-    Raises:
-        ValueError: When one is not in [0, K).
-    """
+def _chosen(labels: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
+    """Classes to explain (B,) on the device of the logits; the predicted ones by default."""
     if labels is None:
         return logits.detach().argmax(1)
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
-        raise ValueError(
-            f'labels are in [{int(labels.min())}, {int(labels.max())}]: the classifier has {logits.shape[1]} classes'
-        )
-    return labels.to(logits.device)
+    check_classes(labels, logits.shape[1])
+    return labels.long().to(logits.device)
 
 
 def _logits(output: Any) -> torch.Tensor:
+    if isinstance(output, dict):
+        output = output.get('logits', output)
     logits = getattr(output, 'logits', output[0] if isinstance(output, (tuple, list)) else output)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -215,7 +234,7 @@ def _smooth_cam(
 ) -> torch.Tensor:
     with torch.no_grad():
         leaf, logits = target.run(images)
-    clean, labels = target.maps(leaf, images), check_labels(labels, logits)
+    clean, labels = target.maps(leaf, images), _chosen(labels, logits)
     passes = [target.explain(images + n, labels)[:2] for n in noise]
     activations, gradients = (torch.stack(x) for x in zip(*passes))
     return smooth_gradient_map(activations, gradients, clean, variant)
@@ -225,7 +244,7 @@ def _linear_cam(target: _Target, images: torch.Tensor, labels: torch.Tensor | No
     """CAM (Zhou et al., CVPR 2016), from the one linear layer whose input is the pooled activation."""
     with torch.no_grad():
         leaf, logits = target.run(images)
-    activation, labels = target.maps(leaf, images), check_labels(labels, logits)
+    activation, labels = target.maps(leaf, images), _chosen(labels, logits)
     pooled, logits = activation.mean((2, 3)), logits.detach()
     # Half precision rounds the logits that the head is recognised by.
     tolerance = max(1e-3, 16 * torch.finfo(logits.dtype).eps)
@@ -242,45 +261,3 @@ def _linear_cam(target: _Target, images: torch.Tensor, labels: torch.Tensor | No
         "method 'cam' needs average pooling and one linear layer right after the explained layer, and this classifier "
         "has none there: use method='gradcam' or 'layercam'"
     )
-
-
-def _find_layer(
-    classifier: nn.Module, layer: nn.Module | str | None, images: torch.Tensor, prefix_tokens: int
-) -> nn.Module:
-    if isinstance(layer, nn.Module):
-        return layer
-    if isinstance(layer, str):
-        try:
-            return classifier.get_submodule(layer)
-        except AttributeError as e:
-            names = [name for name, _ in classifier.named_modules() if name]
-            raise ValueError(f'no layer {layer!r} in the classifier; its last layers: {", ".join(names[-8:])}') from e
-    # timm's token networks say how many tokens are none of a patch.
-    tokens = hasattr(classifier, 'num_prefix_tokens')
-    if tokens and getattr(classifier, 'global_pool', '') == 'token' and hasattr(classifier, 'blocks'):
-        # Behind the last block patches no longer reach the class token.
-        return classifier.blocks[-1].norm1
-    spatial: list[nn.Module] = []
-
-    def note(module: nn.Module, _inputs: tuple, output: object) -> None:
-        layout = find_layout(classifier, output)
-        if module is classifier or layout is None or (layout == 'NLC' and not tokens):
-            return
-        cells = (
-            output.shape[1] - prefix_tokens
-            if layout == 'NLC'
-            else output[0].numel() // output.shape[1 if layout == 'NCHW' else -1]
-        )
-        if cells > 1:
-            spatial.append(module)
-
-    handles = [m.register_forward_hook(note) for m in classifier.modules()]
-    try:
-        with torch.no_grad():
-            classifier(images[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not spatial:
-        raise ValueError('no layer of the classifier gives a (B,C,h,w) map: name one with layer=')
-    return spatial[-1]

@@ -23,6 +23,7 @@ import torch.nn as nn
 
 from .._modes import eval_mode
 from ._positions import Follower
+from .layers import named_layer
 
 ALIGNS = ('plain', 'cells', 'kernels')
 KERNELS = ('even', 'trained')
@@ -115,13 +116,7 @@ def cell_geometry(
     """
     if kernels not in KERNELS:
         raise ValueError(f'unknown kernels {kernels!r}: choose one of {", ".join(KERNELS)}')
-    if isinstance(layer, str):
-        try:
-            target = module.get_submodule(layer)
-        except AttributeError as e:
-            raise ValueError(f'no layer {layer!r} in {type(module).__name__}') from e
-    else:
-        target = layer
+    target = named_layer(module, layer) if isinstance(layer, str) else layer
     what = 'the network' if target is None else f'layer {layer if isinstance(layer, str) else type(target).__name__}'
     floats = (p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point())
     like = next(floats, images if isinstance(images, torch.Tensor) else torch.zeros(()))

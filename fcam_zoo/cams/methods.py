@@ -31,6 +31,27 @@ def check_method(method: str, variant: str = 'published') -> None:
         raise UnknownMethodError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
 
 
+def check_labels(labels: torch.Tensor, count: int) -> None:
+    """Raise TypeError or ValueError unless `labels` are one class number for each of `count` images."""
+    if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
+        kind = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
+        raise TypeError(f'labels are {kind}: give an int64 tensor, one class an image')
+    if labels.shape != (count,):
+        raise ValueError(f'labels {tuple(labels.shape)} must be one class an image, ({count},)')
+
+
+def check_classes(labels: torch.Tensor, num_classes: int) -> None:
+    """Raise ValueError unless all labels are classes; on other devices than the CPU their own checks must do.
+
+    Reading a value back would make a GPU wait.
+    """
+    if labels.device.type != 'cpu' or not len(labels):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < num_classes:
+        raise ValueError(f'labels are in [{low}, {high}]: the classifier has {num_classes} classes')
+
+
 def full_precision(x: torch.Tensor) -> torch.Tensor:
     """Half-precision values in float32: sums over a map and third powers of gradients need it."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

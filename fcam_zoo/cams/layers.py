@@ -1,0 +1,80 @@
+"""Which layer of a classifier is explained."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+from timm.models import VisionTransformer
+
+from .layout import find_layout
+
+
+def named_layer(module: nn.Module, name: str) -> nn.Module:
+    """A submodule by its dotted name.
+
+    Raises:
+        ValueError: When there is none.
+    """
+    names = [n for n, _ in module.named_modules() if n]
+    if name not in names:
+        kind = type(module).__name__
+        raise ValueError(f'no layer {name!r} in the {kind}; its last layers: {", ".join(names[-8:])}')
+    return module.get_submodule(name)
+
+
+def find_layer(classifier: nn.Module, layer: nn.Module | str | None, images: torch.Tensor) -> nn.Module:
+    """The layer that is meant, or by default the last whose output is a spatial map.
+
+    Raises:
+        TypeError: When `layer` is neither a module nor a name.
+        ValueError: When there is no such layer, or no default can be told.
+    """
+    if isinstance(layer, str):
+        return named_layer(classifier, layer)
+    if layer is classifier:
+        raise ValueError('layer is the whole classifier: name one within it')
+    if isinstance(layer, nn.Module):
+        return layer
+    if layer is not None:
+        raise TypeError(f'layer is a {type(layer).__name__}: give one module or its dotted name')
+    if isinstance(classifier, VisionTransformer):
+        # Behind the last block patches no longer reach the class token.
+        last = classifier.blocks[-1]
+        if classifier.global_pool == 'token':
+            return last.norm1
+        return last if isinstance(classifier.norm, nn.Identity) else classifier.norm
+    return _last_map(classifier, images)
+
+
+def _last_map(classifier: nn.Module, images: torch.Tensor) -> nn.Module:
+    last: tuple[nn.Module, int] | None = None
+    tokens = 0
+
+    def note(module: nn.Module, _inputs: tuple, output: object) -> None:
+        nonlocal last, tokens
+        layout = find_layout(classifier, output)
+        if module is classifier or layout is None:
+            return
+        if layout == 'NLC':
+            tokens = max(tokens, output.shape[1])
+            return
+        cells = output[0].numel() // max(1, output.shape[1 if layout == 'NCHW' else -1])
+        if cells > 1:
+            last, tokens = (module, cells), 0
+
+    handles = [m.register_forward_hook(note) for m in classifier.modules()]
+    try:
+        with torch.no_grad():
+            classifier(images[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if last is None:
+        raise ValueError('no layer of the classifier gives a (B,C,h,w) map: name one with layer=')
+    module, cells = last
+    if tokens >= cells:
+        raise ValueError(
+            f'the last layers of the {type(classifier).__name__} give tokens (B,L,C), of which no default can be told: '
+            'name one with layer=, and the number of its class tokens with prefix_tokens='
+        )
+    return module
