@@ -92,7 +92,7 @@ def to_program(
     """
     _check_torch()
     size = _image_size(model, size)
-    return _trace(_deployed(model), size, dynamic)
+    return _trace(_deployed(model, None if dynamic else size), size, dynamic)
 
 
 def to_onnx(
@@ -137,7 +137,7 @@ def to_onnx(
     if not OPSET <= opset <= newest:
         raise ValueError(f'opset is {opset}: choose {OPSET} to {newest}')
     size = _image_size(model, size)
-    net = _deployed(model)
+    net = _deployed(model, None if dynamic else size)
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     if weights > MAX_BYTES:
         raise ExportError(
@@ -151,7 +151,7 @@ def to_onnx(
         _describe(proto, model, size, smallest)
         temporary.write_bytes(proto.SerializeToString())
         shapes = _shapes(model.in_chans, size, smallest, dynamic)
-        difference = _compare(temporary, net, shapes, tolerance)
+        difference = _compare(temporary, net, shapes, tolerance, _mend(dynamic))
         written = temporary.stat().st_size
     return OnnxExport(path, written, difference, shapes)
 
@@ -189,12 +189,17 @@ def _image_size(model: FCAM, size: int | Sequence[int] | None) -> tuple[int, int
     return size
 
 
-def _deployed(model: FCAM) -> _Deployed:
+def _deployed(model: FCAM, size: tuple[int, int] | None = None) -> _Deployed:
+    """A copy to export; of a static graph's size a vision transformer gets its position embedding here, not there."""
     net = _Deployed(copy.deepcopy(model)).cpu().float().to(memory_format=torch.contiguous_format).eval()
     for module in net.modules():
         # Same values, but each in-place layer is rewritten at length when a graph is made functional.
         if getattr(module, 'inplace', False):
             module.inplace = False
+    backbone = net.model.backbone
+    if size is not None and getattr(backbone, 'dynamic_img_size', False) and hasattr(backbone, 'set_input_size'):
+        seen = net.model.pyramid.fit(torch.zeros(1, model.in_chans, *size))
+        backbone.set_input_size(img_size=tuple(seen.shape[-2:]))
     return net
 
 
@@ -331,11 +336,11 @@ def _describe(proto: onnx.ModelProto, model: FCAM, size: tuple[int, int], smalle
 
 
 @torch.no_grad()
-def _compare(path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: float) -> float:
+def _compare(path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: float, mend: str) -> float:
     """Largest difference between the file in onnxruntime and the model, over noise of each shape.
 
     Raises:
-        ExportError: When onnxruntime cannot run the file, or the difference is beyond the tolerance.
+        ExportError: When onnxruntime cannot run the file, or the difference is beyond the tolerance; it ends in `mend`.
     """
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(shape, generator=generator) for shape in shapes]
@@ -351,8 +356,7 @@ def _compare(path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: flo
             if not difference <= tolerance + 1e-5 * float(b.abs().max()):
                 raise ExportError(
                     f'{name} of the ONNX file is {difference:.1e} off the model for images {tuple(images.shape)}, '
-                    f'beyond tolerance {tolerance:.0e}; nothing was written. Try dynamic=False '
-                    '(--static), or give a tolerance'
+                    f'beyond tolerance {tolerance:.0e}; nothing was written: {mend}, or give a tolerance'
                 )
             worst = max(worst, difference)
     return worst

@@ -353,7 +353,7 @@ def test_cam_of_a_head_without_bias():
 
 def test_layer_errors():
     net, x = linear_net(), images()
-    with pytest.raises(ValueError, match=r"no layer 'nope' in the classifier; its last layers: .*8"):
+    with pytest.raises(ValueError, match=r"no layer 'nope' in the Sequential; its last layers: .*8"):
         cams.extract(net, x, layer='nope')
     with pytest.raises(ValueError, match='does not run in the forward pass'):
         cams.extract(net, x, layer=nn.ReLU())

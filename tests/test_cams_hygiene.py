@@ -314,3 +314,61 @@ def test_linear_head_as_a_convolution():
     features = net.forward_features(x).detach()
     want = torch.einsum('bc,bchw->bhw', net.get_classifier().weight.detach()[labels].flatten(1), features)
     torch.testing.assert_close(cams.extract(net, x, labels, 'cam', size=None, normalize=False), want)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kwargs', 'layer'),
+    [
+        ('test_vit', {}, 'blocks.5.norm1'),
+        ('test_vit', {'global_pool': 'avg'}, 'blocks.5'),
+        ('test_vit3', {}, 'norm'),
+        ('test_convnext', {}, 'stages'),
+    ],
+)
+def test_default_layer_of_timm_s_networks(name, kwargs, layer):
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=3, **kwargs).eval()
+    x, labels = torch.randn(1, 3, 160, 160), torch.tensor([1])
+    got = cams.extract(net, x, labels, 'gradcam', size=None)
+    assert torch.equal(got, cams.extract(net, x, labels, 'gradcam', layer, None))
+
+
+def test_default_layer_before_tokens_is_not_guessed():
+    class Tokens(nn.Module):
+        """A convolution whose cells go on as tokens."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mix, self.fc = nn.Conv2d(3, 4, 8, 8), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.mix(self.stem(x).flatten(2).transpose(1, 2)).mean(1))
+
+    torch.manual_seed(0)
+    with pytest.raises(
+        ValueError, match=r'give tokens \(B,L,C\), of which no default can be told: name one with layer='
+    ):
+        cams.extract(Tokens(), images())
+    assert cams.extract(Tokens(), images(), layer='mix', align='cells').shape == (3, 64, 80)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'error', 'message'),
+    [
+        ({'layer': ['layer3', 'layer4']}, TypeError, 'layer is a list: give one module or its dotted name'),
+        ({'layer': 4}, TypeError, 'layer is a int'),
+        ({'layer': ''}, ValueError, "no layer '' in the ResNet"),
+        ({'labels': [0, 1]}, TypeError, 'labels are list: give an int64 tensor'),
+        ({'labels': torch.tensor([0.0, 1.0])}, TypeError, 'labels are torch.float32'),
+        ({'size': 'big'}, ValueError, "size is 'big': choose 'input', None or"),
+        ({'size': 50}, ValueError, 'size is 50'),
+        ({'images': torch.zeros(0, 3, 64, 64)}, ValueError, 'images are of shape'),
+        ({'images': [1]}, ValueError, 'images are a list'),
+    ],
+)
+def test_inputs_are_checked(arguments, error, message):
+    net = timm.create_model('test_resnet', num_classes=3).eval()
+    with pytest.raises(error, match=message):
+        cams.extract(net, **{'images': images(2), **arguments})
+    with pytest.raises(ValueError, match='layer is the whole classifier'):
+        cams.extract(net, images(2), layer=net)

@@ -97,8 +97,10 @@ def test_networks_of_certain_sizes_export_at_one(onnx, backbone, tmp_path):
     model = build(
         backbone, output_stride=None, backbone_kwargs={'depths': (1, 1, 1, 1)} if 'maxvit' in backbone else {}
     )
-    done = export.to_onnx(model, tmp_path / 'model.onnx', size=64, dynamic=False)
-    assert done.shapes == ((1, 3, 64, 64),)
+    done = export.to_onnx(model, tmp_path / 'model.onnx', size=96, dynamic=False)
+    assert done.shapes == ((1, 3, 96, 96),)
+    for got, want in zip(run(done.path, noise((1, 3, 96, 96))), results(model, noise((1, 3, 96, 96)))):
+        np.testing.assert_allclose(got, want.numpy(), atol=1e-4, rtol=1e-4)
     if model.pyramid.multiple > 1:
         with pytest.raises(ExportError, match=r'resized to multiples of 16 pixels.*try dynamic=False'):
             export.to_onnx(model, tmp_path / 'other.onnx')

@@ -293,7 +293,7 @@ def test_rows_and_columns_may_change_places():
 
 def test_failures():
     net = nn.Sequential(conv(3), nn.Flatten())
-    with pytest.raises(ValueError, match="no layer 'nope' in Sequential"):
+    with pytest.raises(ValueError, match="no layer 'nope' in the Sequential"):
         cell_geometry(net, 'nope', (16, 16))
     with pytest.raises(ValueError, match='layer Conv2d does not run'):
         cell_geometry(net, conv(3), (16, 16))

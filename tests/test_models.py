@@ -171,7 +171,7 @@ def test_distilled_heads_are_a_list():
 @pytest.mark.parametrize(
     ('backbone', 'kwargs', 'reason'),
     [
-        ('test_vit', {'output_stride': 32}, 'the last map has stride 16 already'),
+        ('test_vit', {'output_stride': 32}, 'the last map of VisionTransformer has stride 16 already'),
         ('mobilenetv3_small_050', {'output_stride': 16, 'dilated': True}, 'does not take dilated=True'),
         ('cait_xxs24_224', {'backbone_kwargs': {'depth': 2}}, 'reads its class token alone'),
         ('levit_128s', {}, 'are no map'),
@@ -181,6 +181,76 @@ def test_distilled_heads_are_a_list():
 def test_what_cannot_work_is_refused_with_the_reason(backbone, kwargs, reason):
     with pytest.raises(UnknownModelError, match=reason):
         tiny(backbone, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'reason'),
+    [
+        ({'output_stride': 0}, 'output_stride is 0: give a whole number'),
+        ({'output_stride': '8'}, "output_stride is '8'"),
+        ({'num_classes': 0}, 'num_classes is 0'),
+        ({'dilated': True}, 'dilated=True needs output_stride'),
+        ({'backbone_kwargs': {'output_stride': 8}}, 'backbone_kwargs holds output_stride'),
+    ],
+)
+def test_arguments_that_say_nothing_are_refused(kwargs, reason):
+    with pytest.raises(ValueError, match=reason):
+        tiny(**kwargs)
+
+
+def test_a_head_is_linear_by_its_layers_not_by_its_values():
+    """Fresh batch norm is the identity and a zero head fits anything; neither makes a head linear."""
+    model = tiny('efficientvit_m0')
+    assert not model.pyramid.linear_head
+    zero = tiny('test_vit', backbone_kwargs={'global_pool': 'avg', 'weight_init': 'jax'})
+    assert not zero.pyramid.linear_head
+    classifier = timm.create_model('test_resnet', num_classes=4)
+    nn.init.zeros_(classifier.fc.weight)
+    assert fcam_zoo.wrap(classifier).pyramid.linear_head
+
+
+@pytest.mark.parametrize('backbone', ['vitamin_small_224', 'mixer_s32_224'])
+def test_unusual_networks_of_one_stride(backbone):
+    model = tiny(backbone).eval()
+    for size in ((97, 128), (225, 225)):
+        with torch.no_grad():
+            encoding = model.encode(torch.rand(1, 3, *size))
+        assert len(encoding.levels) == 3
+        assert model.decoder(encoding.levels, size).shape == (1, 2, *size)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_wrap_follows_the_classifier(dtype):
+    classifier = timm.create_model('test_resnet', num_classes=3, in_chans=1).to(dtype)
+    model = fcam_zoo.wrap(classifier).eval()
+    assert model.in_chans == 1
+    assert model(torch.rand(1, 1, 64, 64, dtype=dtype)).maps.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    'arguments', [{'output_stride': 8}, {'global_pool': 'max'}, {'act_layer': 'silu'}, {'layers': (1, 1, 1, 2)}]
+)
+def test_a_wrapped_classifier_that_its_name_does_not_build_is_not_saved(arguments, tmp_path):
+    torch.manual_seed(0)
+    model = fcam_zoo.wrap(timm.create_model('test_resnet', num_classes=3, **arguments)).eval()
+    with pytest.raises(WeightsError, match='could not be loaded again: build it with create_model'):
+        fcam_zoo.hub.save_pretrained(model, tmp_path / 'model')
+    assert not (tmp_path / 'model').exists()
+
+
+def test_a_plain_wrapped_classifier_is_saved(tmp_path):
+    model = fcam_zoo.wrap(timm.create_model('test_resnet', num_classes=3)).eval()
+    fcam_zoo.hub.save_pretrained(model, tmp_path / 'model')
+    again, x = fcam_zoo.create_model(f'local-dir:{tmp_path / "model"}'), torch.rand(1, 3, 96, 96)
+    assert torch.equal(again(x).maps, model(x).maps)
+
+
+def test_noise_and_variant_reach_the_class_map():
+    model, x = tiny('test_convnext').eval(), torch.randn(1, 3, 64, 64)
+    draws = [model.cam(x, method='smoothgradcampp', generator=torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert not torch.equal(model.cam(x, method='gradcampp', variant='reference'), model.cam(x, method='gradcampp'))
 
 
 def test_too_deep_a_decoder_is_refused():
@@ -284,7 +354,7 @@ def test_unknown_names_say_what_exists():
         tiny('resnet5000')
     with pytest.raises(UnknownModelError, match=r'no released weights.*fcam-zoo train'):
         fcam_zoo.create_model('fcam_resnet50.layercam_cub', pretrained=True)
-    with pytest.raises(UnknownModelError, match='choose one of these two'):
+    with pytest.raises(UnknownModelError, match='goes from stride 2 to 4, with nothing between'):
         tiny('test_resnet', output_stride=3)
     with pytest.raises(FileNotFoundError, match='does not exist'):
         fcam_zoo.create_model('local-dir:nowhere')

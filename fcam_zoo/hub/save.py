@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from .._io import atomic_path, write_json
+from .._modes import eval_mode
+from ..errors import FcamZooError, WeightsError
 from ..models import FCAM
 
 # Fields of pretrained_cfg that config.json carries, as timm writes them.
@@ -51,8 +53,14 @@ def save_pretrained(model: FCAM, directory: str | os.PathLike, *, half: bool = F
 
     Returns:
         The folder.
+
+    Raises:
+        WeightsError: For a wrapped classifier that its timm name does not build again, such as one whose strides or
+            pooling were chosen when it was made.
     """
     directory = Path(directory)
+    if model.wrapped:
+        _check_rebuilt(model)
     cfg = model.pretrained_cfg
     config: dict[str, Any] = {
         'architecture': cfg.get('architecture') or 'fcam',
@@ -69,3 +77,27 @@ def save_pretrained(model: FCAM, directory: str | os.PathLike, *, half: bool = F
         save_file(state_to_save(model, half), temporary, metadata={'format': 'pt'})
     write_json(directory / 'config.json', config)
     return directory
+
+
+@torch.no_grad()
+def _check_rebuilt(model: FCAM) -> None:
+    """What config.json says of a wrapped classifier must build the same network."""
+    fault = (
+        f'the wrapped {type(model.backbone).__name__} was built with arguments that its name '
+        f'{model.model_args["backbone"]!r} does not tell, so that it could not be loaded again: build it with '
+        "create_model('fcam', backbone=…, output_stride=…, backbone_kwargs=…) and load its weights into that"
+    )
+    try:
+        again = FCAM(**model.model_args, num_classes=model.num_classes)
+        again.load_state_dict(model.state_dict())
+    except (RuntimeError, FcamZooError) as e:
+        raise WeightsError(f'{fault} ({str(e).splitlines()[0]})') from e
+    generator = torch.Generator().manual_seed(0)
+    with eval_mode(model), eval_mode(again):
+        for side in (128, 160):
+            x = torch.rand(1, model.in_chans, side, side, generator=generator)
+            parameter = next(model.parameters())
+            again.to(parameter)
+            got, want = again(x.to(parameter)), model(x.to(parameter))
+            if not all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(got, want)):
+                raise WeightsError(fault)

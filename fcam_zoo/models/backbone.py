@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,7 @@ def build_backbone(
         WeightsError: When it is no safetensors file or does not fit.
     """
     if not timm.is_model(name):
-        close = timm.list_models(f'*{name.split("_")[0].split(".")[0]}*')[:5]
+        close = difflib.get_close_matches(name.split('.')[0], timm.list_models(), 5)
         hint = f'; similar: {", ".join(close)}' if close else ''
         raise UnknownModelError(f'timm has no backbone {name!r}{hint}. timm.list_models() gives them all')
     try:
@@ -59,10 +60,10 @@ def build_backbone(
         )
     except (TypeError, AssertionError, NotImplementedError) as e:
         what = f'dilated=True with output_stride={output_stride}' if dilated else 'these arguments'
-        raise UnknownModelError(f'backbone {name!r} does not take {what}: {e or type(e).__name__}') from e
-    except RuntimeError as e:
+        raise UnknownModelError(f'backbone {name!r} does not take {what}: {str(e) or type(e).__name__}') from e
+    except (RuntimeError, OSError) as e:
         if not pretrained:
-            raise
+            raise UnknownModelError(f'backbone {name!r} cannot be built: {e}') from e
         raise UnknownModelError(
             f'no pretrained weights of backbone {name!r} ({e}): name a timm tag that has some, or give a local file '
             'with backbone_checkpoint'
@@ -106,9 +107,11 @@ def load_checkpoint(net: nn.Module, path: str | os.PathLike) -> None:
         raise WeightsError(f'{path} is not a readable safetensors file ({e}): download it again') from e
     if hasattr(net, 'fit_checkpoint'):
         state = net.fit_checkpoint(state)
-    head = net.pretrained_cfg.get('classifier')
+    heads = net.pretrained_cfg.get('classifier')
     own = net.state_dict()
-    for key in (f'{head}.weight', f'{head}.bias'):
+    for key in (
+        f'{h}.{kind}' for h in ([heads] if isinstance(heads, str) else heads or ()) for kind in ('weight', 'bias')
+    ):
         if key in state and key in own and state[key].shape != own[key].shape:
             state[key] = own[key]
     # Batch norm's step counters matter only without momentum; many checkpoints leave them out.

@@ -57,6 +57,8 @@ class FCAM(nn.Module):
         UnknownModelError: For a backbone that timm does not know, or that cannot serve.
     """
 
+    wrapped = False
+
     def __init__(
         self,
         backbone: str | nn.Module = 'resnet50',
@@ -74,6 +76,7 @@ class FCAM(nn.Module):
         cache_dir: str | os.PathLike | None = None,
     ) -> None:
         super().__init__()
+        _check_arguments(num_classes, output_stride, dilated, backbone_kwargs)
         name = backbone if isinstance(backbone, str) else (backbone.pretrained_cfg or {}).get('architecture')
         if isinstance(backbone, str):
             backbone = build_backbone(
@@ -87,6 +90,9 @@ class FCAM(nn.Module):
                 cache_dir,
                 **(backbone_kwargs or {}),
             )
+        else:
+            # How a given classifier was built is not known; saving finds out whether its name tells.
+            self.wrapped = True
         self.backbone = backbone
         self.pyramid = Pyramid(backbone, in_chans)
         if output_stride not in (None, self.pyramid.output_stride):
@@ -108,7 +114,7 @@ class FCAM(nn.Module):
                 f'full resolution with {name!r}; leave the others out'
             )
         center = isinstance(backbone, VGG) if center is None else center
-        self.decoder = UnetDecoder(self.pyramid.channels, decoder_channels, center)
+        self.decoder = UnetDecoder(self.pyramid.channels, decoder_channels, center).to(next(backbone.parameters()))
         self.pretrained_cfg = self.default_cfg = prefixed(getattr(backbone, 'pretrained_cfg', None) or {})
         self.threshold = threshold
         # What config.json needs to build the same model again.
@@ -174,6 +180,8 @@ class FCAM(nn.Module):
         labels: torch.Tensor | None = None,
         method: str = 'cam',
         align: Literal['plain', 'cells', 'kernels'] = 'plain',
+        variant: str = 'published',
+        generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """The classifier's low-resolution class map, as WSOL methods score it.
 
@@ -183,6 +191,8 @@ class FCAM(nn.Module):
             method: One of `cams.METHODS`.
             align: 'plain' draws cells as the WSOL protocol does, 'cells' where the network's paddings let them look,
                 'kernels' where these and its trained kernels do.
+            variant: Reading of the Grad-CAM++ formulas (see `cams.methods`).
+            generator: Source of the noise of 'smoothgradcampp' behind a head without closed form.
 
         Returns:
             (B,H,W) in [0,1]: min-max normalised, then resized bilinearly; detached.
@@ -194,7 +204,7 @@ class FCAM(nn.Module):
         with torch.no_grad():
             encoding = self.encode(x)
             labels = self.classify(encoding).argmax(1) if labels is None else labels.to(x.device)
-        low, size = self.class_map(encoding, labels, method), tuple(x.shape[-2:])
+        low, size = self.class_map(encoding, labels, method, variant, generator), tuple(x.shape[-2:])
         if align == 'plain' or self.pyramid.tokens:
             # A plain resize draws patches just where they are.
             return cams.resize(low, size)
@@ -203,7 +213,14 @@ class FCAM(nn.Module):
         geometry = cams.align_geometry(align, self.backbone, None, seen, lambda images: self.encode(images).features)
         return cams.resize(low, size, geometry=geometry.scaled(tuple(seen.shape[-2:]), size))
 
-    def class_map(self, encoding: Encoding, labels: torch.Tensor, method: str = 'cam') -> torch.Tensor:
+    def class_map(
+        self,
+        encoding: Encoding,
+        labels: torch.Tensor,
+        method: str = 'cam',
+        variant: str = 'published',
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
         """Min-max normalised class map (B,h,w) of an encoding, in closed form or by one backward pass of the head.
 
         Smooth Grad-CAM++ perturbs the image, so that behind a head without closed form it runs the network again.
@@ -211,12 +228,13 @@ class FCAM(nn.Module):
         features = encoding.features.detach()
         if self.pyramid.linear_head:
             weight = linear_weight(self.backbone.get_classifier())
-            return cams.normalize(cams.class_activation_map(features, weight, labels, method))
-        if method == 'smoothgradcampp':
-            tail = _Tail(self, None)
-            return cams.extract(tail, encoding.images, labels, method, layer=tail.features, size=None)
-        tail = _Tail(self, encoding)
-        return cams.extract(tail, features, labels, method, layer=tail.features, size=None)
+            return cams.normalize(cams.class_activation_map(features, weight, labels, method, variant=variant))
+        whole = method == 'smoothgradcampp'
+        tail = _Tail(self, None if whole else encoding)
+        source = encoding.images if whole else features
+        return cams.extract(
+            tail, source, labels, method, tail.features, size=None, variant=variant, generator=generator
+        )
 
     def load_pretrained(self, path: str | os.PathLike) -> None:
         """Load a released weight file, after its size and SHA-256 were checked; timm calls this.
@@ -243,6 +261,21 @@ class FCAM(nn.Module):
         self.backbone.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
         self.pyramid = Pyramid(self.backbone, self.in_chans)
+
+
+def _check_arguments(
+    num_classes: int | None, output_stride: int | None, dilated: bool, backbone_kwargs: dict[str, Any] | None
+) -> None:
+    for what, value in (('num_classes', num_classes), ('output_stride', output_stride)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f'{what} is {value!r}: give a whole number of at least 1')
+    if dilated and output_stride is None:
+        raise ValueError('dilated=True needs output_stride: give 8 or 16')
+    taken = {'num_classes', 'in_chans', 'output_stride', 'pretrained'} & (backbone_kwargs or {}).keys()
+    if taken:
+        raise ValueError(
+            f'backbone_kwargs holds {", ".join(sorted(taken))}: give it as an argument of the F-CAM instead'
+        )
 
 
 class _Tail(nn.Module):
@@ -302,4 +335,7 @@ def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
         raise ValueError(f'wrap() keeps the classifier as it is: {", ".join(unfit)} cannot be given; use create_model')
     if not getattr(classifier, 'pretrained_cfg', None):
         raise UnknownModelError(f'{type(classifier).__name__} has no pretrained_cfg: wrap() takes models of timm')
+    first = next((m for m in classifier.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None:
+        kwargs.setdefault('in_chans', first.in_channels)
     return FCAM(classifier, **kwargs)

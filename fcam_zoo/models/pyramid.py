@@ -60,22 +60,20 @@ class Pyramid:
         name = type(net).__name__
         if not hasattr(net, 'forward_intermediates') or not hasattr(net, 'forward_head'):
             raise UnknownModelError(f'{name} has no forward_intermediates and forward_head: it is not a timm network')
-        # timm's networks of tokens have one stride throughout.
         info = net.feature_info
         reductions = [level['reduction'] for level in (info.get_dicts() if hasattr(info, 'get_dicts') else info)]
-        self.tokens = len(reductions) > 1 and len(set(reductions)) == 1
+        # Vision transformers and the like have one stride throughout.
+        self.flat = len(reductions) > 1 and len(set(reductions)) == 1
         self.fixed_size, self.multiple = accepted_sizes(net)
-        self.reads_class_token = self.tokens and getattr(net, 'global_pool', '') == 'token'
         self.prefix_tokens = getattr(net, 'num_prefix_tokens', 0)
-        depth = len(reductions)
-        if self.reads_class_token:
-            if not isinstance(net, VisionTransformer):
-                raise UnknownModelError(
-                    f'the head of {name} reads its class token alone, and where patches reach that token is known of '
-                    "timm's VisionTransformer only: use global_pool='avg' if the network takes it"
-                )
-            depth -= 1
-        if self.tokens:
+        self.reads_class_token = self.flat and getattr(net, 'global_pool', '') == 'token'
+        if self.reads_class_token and not isinstance(net, VisionTransformer):
+            raise UnknownModelError(
+                f'the head of {name} reads its class token alone, and where patches reach that token is known of '
+                "timm's VisionTransformer only: choose another backbone"
+            )
+        if self.flat:
+            depth = len(reductions) - self.reads_class_token
             self.indices = sorted({max(0, depth * (i + 1) // TOKEN_LEVELS - 1) for i in range(TOKEN_LEVELS)})
         else:
             # Levels at full resolution, such as VGG's first, are never used by the decoder.
@@ -88,24 +86,26 @@ class Pyramid:
 
     def _probe(self, net: nn.Module, x: torch.Tensor) -> None:
         """One small pass finds channels and strides, and proves that the parts make up the whole."""
-        self.channels_last = False
-        levels, features, prefix, _ = self.encode(net, x)
-        if features.ndim != 4:
-            raise ValueError(f'its last features {tuple(features.shape)} are no map')
+        self.tokens = self.channels_last = False
+        final = net.forward_features(x)
+        if not isinstance(final, torch.Tensor) or final.ndim != (3 if self.flat and final.ndim == 3 else 4):
+            kind = tuple(final.shape) if isinstance(final, torch.Tensor) else type(final).__name__
+            raise ValueError(f'its last features {kind} are no map')
+        self.tokens = final.ndim == 3
         # Swin and its kin keep channels last; their head wants them so.
-        if features.shape[1] != net.num_features and features.shape[-1] == net.num_features:
-            self.channels_last, features = True, features.permute(0, 3, 1, 2)
+        self.channels_last = not self.tokens and final.shape[1] != net.num_features == final.shape[-1]
+        levels, features, prefix, _ = self.encode(net, x)
         if not torch.allclose(self.head(net, features, prefix), net(x), rtol=1e-3, atol=1e-4):
             raise ValueError('its last features do not lead to its logits')
         self.channels = [level.shape[1] for level in levels]
         self.first_stride = x.shape[-2] / levels[0].shape[-2]
-        self.output_stride = [measured_stride(x, m.shape[-2]) for m in (*([] if self.tokens else levels), features)][-1]
+        self.output_stride = [measured_stride(x, m.shape[-2]) for m in (*([] if self.flat else levels), features)][-1]
         self.linear_head = self.has_linear_head(net, features, prefix)
         if self.fixed_size is None and self.multiple == 1:
             try:
-                net.forward_features(x[..., 7:, 7:])
+                self.encode(net, x[..., 7:, 7:])
             except UNFIT:
-                # Networks that add maps of several scales to one another take whole cells only.
+                # Networks that add maps of several scales to one another, say, take whole cells only.
                 self.multiple = max(32, self.output_stride)
 
     def encode(self, net: nn.Module, x: torch.Tensor) -> Encoding:
@@ -113,7 +113,8 @@ class Pyramid:
         x = self.fit(x)
         if not self.tokens:
             features, levels = net.forward_intermediates(x, indices=self.indices)
-            return Encoding(levels, features.permute(0, 3, 1, 2) if self.channels_last else features, None, x)
+            features = features.permute(0, 3, 1, 2) if self.channels_last else features
+            return Encoding(_pyramid_of(levels) if self.flat else levels, features, None, x)
         has_prefix = self.prefix_tokens > 0
         options = {'indices': self.indices, **({'return_prefix_tokens': True} if has_prefix else {})}
         if self.reads_class_token:
@@ -123,7 +124,7 @@ class Pyramid:
         final, maps = net.forward_intermediates(x, **options)
         levels = [m[0] for m in maps] if has_prefix else maps
         prefix, tokens = final[:, : self.prefix_tokens], final[:, self.prefix_tokens :]
-        features = tokens.transpose(1, 2).reshape(len(x), -1, *levels[-1].shape[-2:])
+        features = tokens.transpose(1, 2).reshape(len(x), tokens.shape[2], *levels[-1].shape[-2:])
         return Encoding(_pyramid_of(levels), features, prefix if has_prefix else None, x)
 
     def head(self, net: nn.Module, features: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
@@ -147,13 +148,31 @@ class Pyramid:
         return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
 
     def has_linear_head(self, net: nn.Module, features: torch.Tensor, prefix: torch.Tensor | None) -> bool:
-        """Whether logits are one linear layer of the features' mean; checked on random features of this shape."""
-        layer = linear_weight(net.get_classifier())
-        if layer is None or self.reads_class_token or features.shape[1] != layer.shape[1]:
+        """Whether logits are one linear layer of the features' mean.
+
+        It is the only layer of the head with weights or statistics, whatever their values now, and random features of
+        this shape give what it gives.
+        """
+        classifier = net.get_classifier()
+        weight = None if isinstance(classifier, tuple) else linear_weight(classifier)
+        if weight is None or self.reads_class_token or features.shape[1] != weight.shape[1]:
             return False
-        features = torch.rand(features.shape, generator=torch.Generator().manual_seed(1)).to(features)
-        logits, zero = (self.head(net, f, prefix) for f in (features, torch.zeros_like(features)))
-        return torch.allclose(logits - zero, features.mean((2, 3)) @ layer.T, rtol=1e-3, atol=1e-5)
+        ran: set[nn.Module] = set()
+        own = [
+            m
+            for m in net.modules()
+            if next(m.parameters(recurse=False), next(m.buffers(recurse=False), None)) is not None
+        ]
+        handles = [m.register_forward_hook(lambda module, _inputs, _output: ran.add(module)) for m in own]
+        features = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).to(features)
+        try:
+            logits, zero = (self.head(net, f, prefix) for f in (features, torch.zeros_like(features)))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return ran == {classifier} and torch.allclose(
+            logits - zero, features.mean((2, 3)) @ weight.T, rtol=1e-3, atol=1e-5
+        )
 
 
 def run_small(net: nn.Module, in_chans: int, run: Callable[[torch.Tensor], Any]) -> Any:

@@ -113,20 +113,21 @@ def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: in
     Raises:
         UnknownModelError: When the strides of the network cannot stop at `output_stride`.
     """
-    own = max((layer.input_stride * layer.stride for layer in layers), default=1)
-    if output_stride > own:
+    strides = sorted({s for layer in layers for s in (layer.input_stride, layer.input_stride * layer.stride)})
+    if strides and output_stride > strides[-1]:
         raise UnknownModelError(
-            f'output_stride={output_stride} is not to be had: the last map has stride {own} already'
+            f'output_stride={output_stride} is not to be had: the last map of {type(net).__name__} has stride '
+            f'{strides[-1]} already; give that or less'
         )
     for layer in layers:
         if layer.input_stride * layer.stride <= output_stride:
             continue
         wanted, rest = divmod(output_stride, layer.input_stride)
-        wanted = max(1, wanted)
-        if (rest and layer.input_stride < output_stride) or not _restride(net, layer, wanted):
+        if (rest and layer.input_stride < output_stride) or not _restride(net, layer, max(1, wanted)):
             raise UnknownModelError(
-                f'output_stride={output_stride} is not to be had: layer {layer.name} goes from stride '
-                f'{layer.input_stride} to {layer.input_stride * layer.stride}; choose one of these two'
+                f'output_stride={output_stride} is not to be had of {type(net).__name__}: its layer {layer.name} goes '
+                f'from stride {layer.input_stride} to {layer.input_stride * layer.stride}, with nothing between that '
+                f'its kernel allows; its maps have strides {", ".join(map(str, strides))}'
             )
 
 

@@ -143,10 +143,19 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def vgg16_wsol(pretrained: bool = False, **kwargs: Any) -> WsolVGG16:
     """VGG16 of the WSOL literature, stride 8."""
-    return build_model_with_cfg(WsolVGG16, 'vgg16_wsol', pretrained, pretrained_filter_fn=_fit, **kwargs)
+    return build_model_with_cfg(
+        WsolVGG16, 'vgg16_wsol', pretrained, pretrained_filter_fn=_fit, feature_cfg={'feature_cls': 'getter'}, **kwargs
+    )
 
 
 @register_model
 def inception_v3_wsol(pretrained: bool = False, **kwargs: Any) -> WsolInceptionV3:
     """Inception v3 of the WSOL literature, stride 8."""
-    return build_model_with_cfg(WsolInceptionV3, 'inception_v3_wsol', pretrained, pretrained_filter_fn=_fit, **kwargs)
+    return build_model_with_cfg(
+        WsolInceptionV3,
+        'inception_v3_wsol',
+        pretrained,
+        pretrained_filter_fn=_fit,
+        feature_cfg={'feature_cls': 'getter'},
+        **kwargs,
+    )

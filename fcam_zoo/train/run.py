@@ -69,6 +69,11 @@ def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False,
         backbone_pretrained=config.backbone_pretrained,
         backbone_kwargs=config.backbone_kwargs or None,
     )
+    if config.teacher == 'cam' and not model.pyramid.linear_head:
+        raise TrainingError(
+            f'teacher cam needs a head of average pooling and one linear layer, and {config.backbone} has another: '
+            'choose gradcam, layercam or another teacher'
+        )
     # What is trained at one size is used at it.
     model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = [train_set.class_names.get(i, str(i)) for i in range(num_classes)]
