@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger('fcam_zoo').setLevel(level)
     try:
         return args.run(args)
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; nothing is left to be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print('fcam-zoo: interrupted', file=sys.stderr)
         return 130

@@ -6,8 +6,8 @@ import argparse
 import json
 
 from .. import hub
-from ..models import create_model
-from ..models.factory import full_name
+from ..models import create_model, list_models
+from ..models.factory import full_name, training_command
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -25,8 +25,13 @@ def run(args: argparse.Namespace) -> int:
     entry = hub.index().get(name)
     if entry is not None:
         print(json.dumps({k: v for k, v in entry.items() if k != 'class_names'}, indent=2))
+    elif '.' in name and name in list_models():
+        print(f'{name} has no released weights. Train it: {training_command(name)}')
     model = create_model(name, pretrained=entry is not None)
     total = sum(p.numel() for p in model.parameters())
     decoder = sum(p.numel() for p in model.decoder.parameters())
-    print(f'{name}: {total:,} parameters ({decoder:,} in the decoder), {model.num_classes} classes')
+    print(
+        f'{name}: backbone {model.model_args["backbone"]}, output stride {model.pyramid.output_stride}, {total:,} '
+        f'parameters ({decoder:,} in the decoder), {model.num_classes} classes'
+    )
     return 0
