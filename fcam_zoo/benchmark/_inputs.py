@@ -23,8 +23,8 @@ def as_array(values: ArrayLike) -> np.ndarray:
     return np.asarray(values)
 
 
-def as_score_maps(score_maps: ArrayLike) -> np.ndarray:
-    """Score maps (N,H,W) in [0,1] as float64.
+def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
+    """Score maps (N,H,W) in [0,1] as float64, or as float32 with `single` where that loses nothing.
 
     Raises:
         ValueError: When the shape is another, or a map holds NaN or values outside [0,1]; names its index.
@@ -32,7 +32,7 @@ def as_score_maps(score_maps: ArrayLike) -> np.ndarray:
     maps = as_array(score_maps)
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ValueError(f'score_maps must have the shape (N,H,W), got {maps.shape}')
-    maps = maps.astype(np.float64, copy=False)
+    maps = maps.astype(np.float32 if single and np.can_cast(maps.dtype, np.float32) else np.float64, copy=False)
     low, high = maps.min((1, 2)), maps.max((1, 2))
     bad = ~((low >= -_ROUNDING) & (high <= 1 + _ROUNDING))  # so that NaN is bad
     if bad.any():
