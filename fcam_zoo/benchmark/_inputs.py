@@ -13,6 +13,19 @@ ArrayLike: TypeAlias = Any  # NumPy array, torch tensor of any device and type, 
 _ROUNDING = 1e-6
 
 
+class ScoreMapError(ValueError):
+    """A score map that cannot be scored.
+
+    Attributes:
+        index: Its place in the batch.
+        found: What it holds.
+    """
+
+    def __init__(self, index: int, found: str, batch: int) -> None:
+        super().__init__(f'score map {index} of {batch} in the batch holds {found}; scores must lie in [0,1]')
+        self.index, self.found = index, found
+
+
 def as_array(values: ArrayLike) -> np.ndarray:
     """NumPy array of a tensor on any device and of any type, or of anything that NumPy takes."""
     if isinstance(values, torch.Tensor):
@@ -38,7 +51,7 @@ def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
     if bad.any():
         i = int(bad.argmax())
         found = 'NaN' if np.isnan(low[i]) else f'values from {low[i]:.6g} to {high[i]:.6g}'
-        raise ValueError(f'score map {i} of {len(maps)} in the batch holds {found}; scores must lie in [0,1]')
+        raise ScoreMapError(i, found, len(maps))
     if len(maps) and (low.min() < 0 or high.max() > 1):
         maps = maps.clip(0, 1)
     return maps
