@@ -166,7 +166,7 @@ def test_limit_and_rows() -> None:
     report = evaluate(fcam_maps(Squares()), Squares(), limit=99, iou=(50,), thresholds=[0.2, 0.5], quiet=True)
     assert report.meta | {'n': 7, 'iou': [50], 'thresholds': 2, 'metric': 'MaxBoxAcc'} == report.meta
     row = report.rows[3]
-    assert row.keys() == {'id', 'label', 'width', 'height', 'n_boxes', 'iou_50', 'hit_50'}
+    assert row.keys() == {'id', 'label', 'object_share', 'width', 'height', 'n_boxes', 'iou_50', 'hit_50'}
     assert (row['id'], row['label'], row['width'], row['n_boxes'], row['hit_50']) == ('3.png', 0, 2 * SIDE, 1, True)
     assert sum(r['hit_50'] for r in report.rows) * 100 / 7 == pytest.approx(report.metrics['max_box_acc_50'])
 

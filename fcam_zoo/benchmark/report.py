@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,6 +15,17 @@ import torch
 
 from .._io import atomic_path, write_json
 from .._version import __version__
+from ._analysis import (
+    ACTIVATION_BINS,
+    Score,
+    activation_shares,
+    activations,
+    class_table,
+    f1_scores,
+    object_masks,
+    robustness,
+    size_table,
+)
 from ._inputs import ArrayLike, top_k_hits
 from .box_metric import BoxMetric
 from .pixel_ap import PixelAP, average_precision
@@ -34,13 +47,22 @@ class Report:
 
     Attributes:
         maps: Kind of map.
-        metrics: With boxes, for each IoU (50, ...) max_box_acc_50 in percent and best_threshold_50, and mean of the
-            former; with logits also top1_50, top5_50 and cls in percent. With masks pxap in percent, best_threshold,
-            at which the F1 of the pixels is largest, and cls.
+        metrics: With boxes, for each IoU (50, ...) max_box_acc_50 in percent, best_threshold_50 and robustness_50, the
+            percentage of thresholds whose accuracy is within 5 points of the best; and mean of the first; with logits
+            also top1_50, top5_50 and cls in percent. With masks pxap in percent; best_threshold, at which the F1 of the
+            pixels is largest, best_f1 in percent, its robustness; and cls.
         curves: threshold and, for each IoU, accuracy_50 in percent; or threshold, precision and recall.
-        rows: For each image id and label; with boxes width, height, n_boxes and, for each IoU, iou_50 and hit_50 at its
-            best threshold; with masks the image's own pxap (None without object pixels); with logits top1 and top5.
         meta: Data set, split, number of images, metric and its options, convention of the maps, versions.
+        rows: For each image id, label and object_share, the percentage of the image within its boxes or mask; with
+            boxes width, height, n_boxes and, for each IoU, iou_50 and hit_50 at its best threshold; with masks the
+            image's own pxap (None without object pixels); with logits top1 and top5.
+        activations: score, where each of 128 bins starts, and the percentage of pixels in it: of all, of those inside
+            boxes or masks, of those outside.
+        tables: Of the rows: classes (label, class, n) and sizes (images whose object_share is above one number and up
+            to another, n), each with accuracy_50, ... at the best threshold of all images, or pxap.
+        samples: What `compare` draws from, in no file: with boxes whether each image is right at each IoU and
+            threshold, packed bits (N,I,ceil(T/8)); with masks the
+            histograms (N,2,bins) of `PixelAP`. None without rows.
     """
 
     maps: str
@@ -48,23 +70,40 @@ class Report:
     curves: dict[str, list[float]]
     meta: dict[str, Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
+    activations: dict[str, list[float]] = field(default_factory=dict)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    samples: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_json(self, path: str | os.PathLike) -> None:
-        """Write everything as strict JSON."""
-        write_json(path, asdict(self))
+        """Write everything but the samples as strict JSON."""
+        write_json(path, {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'samples'})
 
-    def to_csv(self, path: str | os.PathLike) -> None:
-        """Write the rows.
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> Report:
+        """Read what `to_json` wrote; there are no samples then.
+
+        Raises:
+            FileNotFoundError: When there is no such file.
+            ValueError: When the file is no report.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f'{path}: not a report of fcam-zoo benchmark ({error}); evaluate again') from error
+
+    def to_csv(self, path: str | os.PathLike, table: str | None = None) -> None:
+        """Write the rows, or a table: 'classes' or 'sizes'.
 
         Raises:
             ValueError: When the report has none.
         """
-        if not self.rows:
-            raise ValueError('the report has no rows: evaluate with rows=True')
+        rows = self.rows if table is None else self.tables.get(table, [])
+        if not rows:
+            raise ValueError(f'the report has no {table or "rows"}: evaluate with rows=True')
         with atomic_path(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as f:
-            writer = csv.DictWriter(f, list(self.rows[0]))
+            writer = csv.DictWriter(f, list(rows[0]))
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(rows)
 
     def plot(self, path: str | os.PathLike) -> None:
         """Draw accuracy against the threshold, or precision against recall; the suffix of the path tells the format.
@@ -102,7 +141,10 @@ class Scores:
 
     def __init__(self, metric: BoxMetric | PixelAP) -> None:
         self.metric = metric
-        self.each: list[np.ndarray] = []
+        self.each: list[np.ndarray] = []  # (B,T) best IoU, or (B) average precision
+        self.histograms: list[np.ndarray] = []  # (B,2,bins), with masks
+        self.shares: list[np.ndarray] = []  # (B) of the image within its boxes or mask
+        self.activations = np.zeros((3, ACTIVATION_BINS), np.int64)
         self.top1: list[np.ndarray] = []
         self.top5: list[np.ndarray] = []
 
@@ -122,8 +164,14 @@ class Scores:
             histograms = self.metric.histograms(score_maps, truth)
             each = np.array([average_precision(*h)[0] if h[0].any() else np.nan for h in histograms])
             self.metric.count(histograms)
+        masks = object_masks(truth, (len(each), *score_maps.shape[-2:]))
+        self.activations += activations(score_maps, masks)
         if rows:
             self.each.append(each)
+            self.shares.append((masks == 1).mean((1, 2)))
+            if isinstance(self.metric, PixelAP):
+                # 16 bits hold the pixels of maps up to 256 x 256.
+                self.histograms.append(histograms.astype(np.min_scalar_type(histograms.max(initial=0))))
         if logits is not None:
             top1, top5 = top_k_hits(labels, logits, len(each))
             self.top1.append(top1)
@@ -159,7 +207,14 @@ def make_report(maps: str, scores: Scores, dataset: Any, convention: str | None)
         'numpy': np.__version__,
         'opencv': cv2.__version__,
     }
-    return Report(maps, metrics, curves, meta, _rows(scores, dataset, result))
+    report = Report(maps, metrics, curves, meta, _rows(scores, dataset, result))
+    report.activations = activation_shares(scores.activations)
+    if report.rows:
+        report.samples = _samples(scores)
+        score = _box_score(report) if isinstance(metric, BoxMetric) else _pixel_score(report)
+        names = getattr(dataset, 'class_names', None)
+        report.tables = {'classes': class_table(report.rows, names, score), 'sizes': size_table(report.rows, score)}
+    return report
 
 
 def _name(iou: float) -> str:
@@ -173,20 +228,44 @@ def _box_figures(metric: BoxMetric, result: dict[str, Any]) -> tuple[dict[str, f
         metrics[f'max_box_acc_{level}'] = float(result['max_box_acc'][i])
         metrics[f'best_threshold_{level}'] = float(result['best_threshold'][i])
         metrics |= {f'{k}_{level}': float(result[k][i]) for k in ('top1', 'top5') if k in result}
-        curves[f'accuracy_{level}'] = (100 * result['num_correct'][i] / result['n']).tolist()
+        accuracy = 100 * result['num_correct'][i] / result['n']
+        metrics[f'robustness_{level}'] = robustness(accuracy)
+        curves[f'accuracy_{level}'] = accuracy.tolist()
     metrics['mean'] = result['mean']
     return metrics, curves
 
 
 def _pixel_figures(metric: PixelAP, result: dict[str, Any]) -> tuple[dict[str, float], dict[str, list[float]]]:
     known = ~np.isnan(result['precision'])
-    curves = {'threshold': metric.edges[:-1][::-1][known]}
-    curves |= {k: result[k][known] for k in ('precision', 'recall')}
-    f1 = 2 * curves['precision'] * curves['recall'] / np.maximum(curves['precision'] + curves['recall'], 1e-12)
+    thresholds = metric.edges[:-1][::-1]
+    curves = {'threshold': thresholds[known].tolist()}
+    curves |= {k: result[k][known].tolist() for k in ('precision', 'recall')}
     # Bins from 1 on are no thresholds: nothing is above them.
-    below = curves['threshold'] < 1
-    best = float(curves['threshold'][below][f1[below].argmax()]) if below.any() else 0.0
-    return {'pxap': result['pxap'], 'best_threshold': best}, {k: v.tolist() for k, v in curves.items()}
+    below = thresholds < 1
+    f1 = f1_scores(result['precision'], result['recall'])[below]
+    figures = {'pxap': result['pxap'], 'best_threshold': float(thresholds[below][f1.argmax()])}
+    return figures | {'best_f1': float(f1.max()), 'robustness': robustness(f1)}, curves
+
+
+def _samples(scores: Scores) -> np.ndarray:
+    if scores.histograms:
+        return np.concatenate(scores.histograms)
+    wanted = (np.array(scores.metric.iou)[:, None] / 100).astype(np.float32)
+    return np.concatenate([np.packbits(each[:, None] >= wanted, axis=2) for each in scores.each])
+
+
+def _box_score(report: Report) -> Score:
+    levels = [_name(level) for level in report.meta['iou']]
+    hits = {f'accuracy_{k}': np.array([row[f'hit_{k}'] for row in report.rows]) for k in levels}
+    return lambda index: {key: 100 * float(hit[index].mean()) for key, hit in hits.items()}
+
+
+def _pixel_score(report: Report) -> Score:
+    def score(index: np.ndarray) -> dict[str, Any]:
+        true, false = report.samples[index].sum(0, dtype=np.int64)
+        return {'pxap': average_precision(true, false)[0] if true.any() else None}
+
+    return score
 
 
 def _rows(scores: Scores, dataset: Any, result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -194,6 +273,8 @@ def _rows(scores: Scores, dataset: Any, result: dict[str, Any]) -> list[dict[str
         return []
     each, metric = np.concatenate(scores.each), scores.metric
     rows = [{'id': dataset.ids[i], 'label': int(dataset.labels[i])} for i in range(len(each))]
+    for row, share in zip(rows, np.concatenate(scores.shares).tolist()):
+        row['object_share'] = 100 * share
     for i, row in enumerate(rows):
         if isinstance(metric, BoxMetric):
             width, height = dataset.sizes[i]
