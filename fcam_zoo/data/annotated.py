@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import abstractmethod
 from functools import cached_property
@@ -14,6 +15,8 @@ from ..errors import DatasetError
 from .annotations import Annotations, finish
 from .base import ImageDataset, Transform, refuse
 from .images import image_size, open_image
+
+logger = logging.getLogger(__name__)
 
 
 class AnnotatedDataset(ImageDataset):
@@ -53,6 +56,9 @@ class AnnotatedDataset(ImageDataset):
             if image_id in data.sizes:
                 data.problems += data.faults_of_boxes(image_id, data.sizes[image_id])
         refuse(data.problems)
+        if len(data.ids) < len(data.listed):
+            left = len(data.listed) - len(data.ids)
+            logger.warning('%s: %d of %d images have no annotation and are left out', data.path, left, len(data.listed))
         labels = [data.labels[i] for i in data.ids]
         super().__init__(Path(root), data.images, split, data.ids, labels, data.classes, transform)
         self._annotations = data

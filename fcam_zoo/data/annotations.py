@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -11,8 +10,6 @@ from pathlib import Path, PurePosixPath
 
 from .folder import subfolders
 from .metadata import leads_out
-
-logger = logging.getLogger(__name__)
 
 NUMBER = re.compile(r'-?[0-9]{1,9}(\.[0-9]{0,20})?')
 """A coordinate as text; longer ones, 'nan' and the like are none."""
@@ -165,9 +162,6 @@ def finish(data: Annotations, ground_truth: bool) -> None:
     if ground_truth and not data.problems:  # Otherwise what was left out would be reported again.
         data.problems += [f'{data.path}: {i} has no label; add one, or remove the image' for i in unlabelled]
     data.ids = [i for i in data.ids if i in data.labels]
-    if len(data.ids) < len(data.listed):
-        left = len(data.listed) - len(data.ids)
-        logger.warning('%s: %d of %d images have no annotation and are left out', data.path, left, len(data.listed))
 
 
 def _label_by_folder(data: Annotations) -> None:

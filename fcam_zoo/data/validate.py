@@ -144,7 +144,8 @@ def _check_annotated(
             continue
         data = dataset.load(root, split, annotations, True)
         if split == 'train' and not data.boxes and not data.masks:  # Training needs no localization.
-            data = dataset.load(root, split, annotations, False)
+            unused, data = data.unused, dataset.load(root, split, annotations, False)
+            data.unused = unused
         problems += [*data.problems, *data.strays, *data.repeated_boxes(), *_masks_without_image(data)]
         for image_id in tqdm(data.listed, f'{root.name} {split}', disable=quiet, unit='image'):
             problems += _check_annotated_image(data, image_id)

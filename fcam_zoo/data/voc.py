@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -9,8 +10,10 @@ from typing import NoReturn
 from xml.etree import ElementTree
 
 from .annotated import AnnotatedDataset
-from .annotations import NUMBER, Annotations, files_within, logger, number_classes, shown
+from .annotations import NUMBER, Annotations, files_within, number_classes, shown
 from .images import SUFFIXES, images_within
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 1 << 20
 """Largest XML file that is parsed; those of VOC are a few kilobytes."""
