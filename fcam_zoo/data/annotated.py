@@ -64,6 +64,8 @@ class AnnotatedDataset(ImageDataset):
         self._annotations = data
         if data.boxes:
             self.boxes = [np.array([box for box, _ in data.boxes[i]], np.int64) for i in data.ids]
+            # What was checked already need not go to the processes that load images.
+            data.boxes = {i: boxes for i, boxes in data.boxes.items() if i not in data.sizes}
         if data.masks:
             self.masks = [((data.masks[i],), None) for i in data.ids]
 

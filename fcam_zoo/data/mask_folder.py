@@ -44,6 +44,9 @@ class MaskDataset(AnnotatedDataset):
                 data.note('', f'{data.masks[stems[stem]].name} and {path.name} are both of {stems[stem]}; remove one')
             else:
                 data.masks[stems[stem]] = path
+        if data.listed and not data.masks:
+            image = Path(data.listed[0])
+            data.note('', f'no mask of an image of {data.images}; that of {image} is {image.with_suffix(".png")}')
         return None
 
     def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
