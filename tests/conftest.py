@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shapes import Shapes, make
 from synthetic import make_wsol
 
 SHARED = Path(__file__).parents[2] / 'shared'
@@ -50,3 +51,15 @@ def boxes_root(tmp_path) -> Path:
 def masks_root(tmp_path) -> Path:
     """The same with masks."""
     return make_wsol(tmp_path / 'shapes_masks', {'train': 8, 'val': 6, 'test': 6}, kind='masks')
+
+
+@pytest.fixture
+def flat(tmp_path) -> Shapes:
+    """Images of two shapes side by side, without annotations yet."""
+    return make(tmp_path / 'shapes', folders=False)
+
+
+@pytest.fixture
+def nested(tmp_path) -> Shapes:
+    """The same in one folder a class."""
+    return make(tmp_path / 'shapes', folders=True)

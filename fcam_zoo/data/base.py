@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..errors import DatasetError
 from .images import open_image
 from .transforms import EvalTransform
 
@@ -17,7 +18,7 @@ Transform = Callable[[Image.Image], Any]
 
 
 class ImageDataset(Dataset[tuple[Any, int, int]]):
-    """Images with one class label each; base of `WSOLDataset` and `FolderDataset`.
+    """Images with one class label each; base of all data sets here.
 
     `dataset[i]` is (image as the transform gives it, by default uint8 (3,224,224); label; i).
 
@@ -28,7 +29,8 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
         ids: Path of each image relative to `images_root`, with forward slashes; this is the order of evaluation.
         labels: int64 (N,), from 0.
         class_names: Label -> name.
-        boxes: For each image an int64 array (n,4) of x0, y0, x1, y1 in its stored pixels, n >= 1; or None.
+        boxes: For each image an int64 array (n,4) of x0, y0, x1, y1 in its stored pixels, n >= 1; or None. Pixels count
+            from 0 and x1, y1 is the last pixel inside, as in the metadata of CUB and ILSVRC.
         masks: For each image its mask files (one an instance) and its ignore file or None; or None.
         sizes: int64 (N,2), stored width and height in pixels; None where no ground truth needs them.
         transform: PIL image (RGB) -> item.
@@ -76,3 +78,10 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
         return (
             f'{type(self).__name__}({self.name}{split}: {len(self)} images, {len(self.class_names)} classes, {truth})'
         )
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise `DatasetError` for the first problem, with the number of those that follow; nothing when there is none."""
+    if problems:
+        more = f' ({len(problems) - 1} more; check_dataset lists all)' if len(problems) > 1 else ''
+        raise DatasetError(problems[0] + more)

@@ -1,14 +1,12 @@
-"""Data sets of one folder a class, and the choice between the layouts."""
+"""Data sets of one folder a class."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from ..errors import DatasetError
-from .base import ImageDataset, Transform
+from .base import ImageDataset, Transform, refuse
 from .images import images_within
-from .wsol import WSOLDataset
 
 
 class FolderDataset(ImageDataset):
@@ -31,9 +29,7 @@ class FolderDataset(ImageDataset):
     def __init__(self, root: str | os.PathLike, transform: Transform | None = None, *, split: str = '') -> None:
         root = Path(root)
         classes, files, problems = scan_folder(root, split)
-        if problems:
-            more = f' ({len(problems) - 1} more; check_dataset lists all)' if len(problems) > 1 else ''
-            raise DatasetError(problems[0] + more)
+        refuse(problems)
         ids = [path.relative_to(root / split).as_posix() for paths in files.values() for path in paths]
         label = {name: number for number, name in enumerate(classes)}
         labels = [label[name] for name, paths in files.items() for _ in paths]
@@ -45,8 +41,8 @@ def scan_folder(root: Path, split: str) -> tuple[list[str], dict[str, list[Path]
     folder = root / split
     if not folder.is_dir():
         return [], {}, [f'{folder}: no such folder; expected {folder}/<class>/*.jpg']
-    present = _subfolders(folder)
-    classes = _subfolders(root / 'train') if split and (root / 'train').is_dir() else present
+    present = subfolders(folder)
+    classes = subfolders(root / 'train') if split and (root / 'train').is_dir() else present
     problems = []
     if len(classes) < 2:
         problems.append(
@@ -64,47 +60,13 @@ def scan_folder(root: Path, split: str) -> tuple[list[str], dict[str, list[Path]
     return classes, files, problems
 
 
-def open_dataset(
-    root: str | os.PathLike,
-    split: str,
-    transform: Transform | None = None,
-    ground_truth: bool | None = None,
-) -> WSOLDataset | FolderDataset:
-    """Open a split of a data set in the WSOL layout or with one folder a class, whichever is there.
-
-    Args:
-        root: Folder of the data set.
-        split: 'train', 'val', 'test', or whatever the folder of the split is called.
-        transform: PIL image (RGB) -> item; None takes `EvalTransform()`.
-        ground_truth: As in `WSOLDataset`.
-
-    Raises:
-        DatasetError: When the split is in neither layout, or the data set is faulty (see both classes).
-    """
-    root = Path(root)
-    if split and (root / 'metadata' / split).is_dir():
-        return WSOLDataset(root, split, transform, ground_truth)
-    if split and (root / split).is_dir():
-        return FolderDataset(root, transform, split=split)
-    raise DatasetError(
-        f'{root}: no split {split!r}{_splits_found(root)}. Lay the data set out as {root}/<split>/<class>/*.jpg (one '
-        f'folder a class), or with {root}/images and {root}/metadata/<split>/image_ids.txt (WSOL layout)'
-    )
-
-
 def splits_of(root: Path) -> list[str]:
     """Splits of a data set: the folders of its metadata, or those of train, val, test that exist; possibly none."""
     if (root / 'metadata').is_dir():
-        return _subfolders(root / 'metadata')
+        return subfolders(root / 'metadata')
     return [name for name in ('train', 'val', 'test') if (root / name).is_dir()]
 
 
-def _splits_found(root: Path) -> str:
-    if not root.is_dir():
-        return ' (the folder does not exist)'
-    found = splits_of(root)
-    return f' (found: {", ".join(found)})' if found else ''
-
-
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted, hidden ones left out."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith('.'))

@@ -78,6 +78,24 @@ def open_mask(path: str | os.PathLike) -> np.ndarray:
         return np.array(image.convert('L'))
 
 
+def open_levels(path: str | os.PathLike) -> np.ndarray:
+    """Read a mask file as the numbers it stores, uint8 (H,W): grey levels, or the indices of a palette.
+
+    Raises:
+        FileNotFoundError, ImageError: As `open_image`, and for colours, transparency or more than 8 bits, which are no
+            levels.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        if image.mode == 'P':
+            return np.array(image)
+        if image.mode in ('1', 'L'):
+            return np.array(image.convert('L'))
+        values = np.array(image) if image.mode == 'RGB' else None
+        if values is None or (values != values[..., :1]).any():
+            raise ImageError(f'{path}: a mask of mode {image.mode} holds no levels; save it as 8-bit grey or palette')
+        return values[..., 0].copy()
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a decoded image of any mode to 8-bit RGB.
 

@@ -93,7 +93,8 @@ def _numbers(data: Metadata, file: str, lines: _Lines, names: str) -> Iterator[t
             yield number, image_id, tuple(map(int, values))
 
 
-def _leads_out(name: str) -> bool:
+def leads_out(name: str) -> bool:
+    """Whether a path from a file could reach outside the folder it is relative to."""
     # Windows rules know both separators and drive letters, so they refuse all that POSIX rules would.
     path = PureWindowsPath(name)
     return bool(path.anchor) or '..' in path.parts or not path.name
@@ -105,7 +106,7 @@ def _read_ids(data: Metadata) -> None:
     for number, (image_id, *rest) in lines or ():
         if rest:
             data.note(IDS, number, 'an id cannot hold a comma; rename the file')
-        elif _leads_out(image_id):
+        elif leads_out(image_id):
             data.note(IDS, number, f'{image_id!r} leads out of the images folder; write a path below {data.images}')
         elif image_id in seen:
             data.note(IDS, number, f'{image_id} is listed twice; remove one of the lines')
@@ -188,7 +189,7 @@ def _read_masks(data: Metadata, lines: _Lines) -> None:
             data.note(LOCALIZATION, number, f'{len(fields)} fields; write <id>,<mask>,<ignore mask or nothing>')
             continue
         image_id, mask, ignore = fields
-        escaped = [name for name in (mask, ignore or mask) if _leads_out(name)]
+        escaped = [name for name in (mask, ignore or mask) if leads_out(name)]
         if escaped:
             data.note(LOCALIZATION, number, f'{escaped[0]!r} is no file below the masks folder; write a path inside it')
         elif image_id not in data.masks:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..errors import DatasetError
-from .base import ImageDataset, Transform
+from .base import ImageDataset, Transform, refuse
 from .images import image_size, open_mask
 from .metadata import read_metadata
 
@@ -44,9 +44,7 @@ class WSOLDataset(ImageDataset):
     ) -> None:
         root = Path(root)
         data = read_metadata(root, split, split != 'train' if ground_truth is None else ground_truth)
-        if data.problems:
-            more = f' ({len(data.problems) - 1} more; check_dataset lists all)' if len(data.problems) > 1 else ''
-            raise DatasetError(data.problems[0] + more)
+        refuse(data.problems)
         labels = [data.labels[i] for i in data.ids]
         super().__init__(root, root / 'images', split, data.ids, labels, _class_names(data.ids, labels), transform)
         self._known_sizes = data.sizes
