@@ -8,11 +8,13 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from fcam_zoo import create_model
 from fcam_zoo.benchmark import BoxMetric, PixelAP, Report, evaluate, evaluate_many, resize_boxes
 from fcam_zoo.errors import DatasetError
 
@@ -181,10 +183,91 @@ def test_refuses() -> None:
         (maps, dataset, [], 'nothing to score'),
         (maps, bare, ['fcam'], 'squares has neither boxes nor masks'),
         (maps[:0], Squares(0), ['fcam'], 'nothing to score: 0 images'),
-        (maps * 3, dataset, ['fcam'], r'fcam maps of images 0 to 2: score map 0 of 3 in the batch'),
+        (maps * 3, dataset, ['fcam'], r'fcam map of 0.png holds values from .* scores must lie in'),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_many(source, data, names, batch_size=3, quiet=True)
+
+
+def save_maps(folder: Path, maps: np.ndarray) -> Path:
+    for i, score_map in enumerate(maps):
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f'{i}.png.npy', score_map)
+    return folder
+
+
+@pytest.mark.parametrize('masks', [False, True])
+def test_folder_of_maps(masks: bool, tmp_path: Path) -> None:
+    dataset = Squares(masks=masks)
+    maps = np.asarray(fcam_maps(dataset))
+    folder = save_maps(tmp_path / 'scoremaps', maps)
+    report = evaluate(folder, dataset, 'mine', batch_size=3, quiet=True)
+    assert report == evaluate(maps, dataset, 'mine', quiet=True)
+    assert report.meta['score_maps'] == 'as given'
+    assert dataset.reads == 0
+
+
+def test_folder_of_maps_refuses(tmp_path: Path) -> None:
+    dataset = Squares()
+    folder = save_maps(tmp_path / 'scoremaps', np.asarray(fcam_maps(dataset)))
+    with pytest.raises(ValueError, match='no such folder'):
+        evaluate(tmp_path / 'none', dataset, 'mine', quiet=True)
+    (folder / '4.png.npy').write_bytes(b'no array')
+    with pytest.raises(ValueError, match=r'4\.png\.npy is no map that can be read'):
+        evaluate(folder, dataset, 'mine', quiet=True)
+    np.save(folder / '4.png.npy', np.array([{'a': 1}]), allow_pickle=True)
+    with pytest.raises(ValueError, match=r'4\.png\.npy is no map that can be read'):
+        evaluate(folder, dataset, 'mine', quiet=True)
+    np.save(folder / '4.png.npy', np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r'4\.png\.npy has the shape \(3, 3\)'):
+        evaluate(folder, dataset, 'mine', quiet=True)
+    np.save(folder / '4.png.npy', np.full((SIDE, SIDE), np.nan))
+    with pytest.raises(ValueError, match=r'mine map of 4\.png holds NaN'):
+        evaluate(folder, dataset, 'mine', quiet=True)
+    (folder / '4.png.npy').unlink()
+    (folder / '6.png.npy').unlink()
+    with pytest.raises(ValueError, match=r'2 of 7 maps are missing in .*, the first 4\.png\.npy'):
+        evaluate(folder, dataset, 'mine', quiet=True)
+
+
+def test_conventions() -> None:
+    """F-CAM's and the original protocol's way from small maps to score maps, against a plain computation."""
+    torch.manual_seed(0)
+    model = create_model('fcam', backbone='test_resnet', num_classes=K).eval()
+    dataset = Squares()
+    dataset.images = np.random.default_rng(0).integers(0, 256, (7, 3, 64, 64)).astype(np.uint8)
+    mean, std = (torch.tensor(model.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ('mean', 'std'))
+    x = (torch.from_numpy(dataset.images) / 255 - mean) / std
+    with torch.no_grad():
+        low = model.class_map(model.encode(x), torch.from_numpy(dataset.labels)).double().numpy()
+        fcam = model.fcam(x).double().numpy()
+    large = [cv2.resize(m, (64, 64), interpolation=cv2.INTER_CUBIC) for m in low]
+    expected = {'cam': np.stack([(m - m.min()) / (m.max() - m.min()) for m in large])}
+    expected['fcam'] = np.stack([(m - m.min()) / (m.max() - m.min()) for m in fcam])
+    found = evaluate_many(model, dataset, ['cam', 'fcam'], convention='bicubic', batch_size=4, quiet=True)
+    plain = evaluate_many(model, dataset, ['cam', 'fcam'], quiet=True)
+    for name, maps in expected.items():
+        assert found[name].curves == evaluate(maps, dataset, name, quiet=True).curves
+        assert 'min-max normalised' in found[name].meta['score_maps']
+    assert 'bicubically' in found['cam'].meta['score_maps']
+    assert 'not re-normalised' in plain['fcam'].meta['score_maps']
+    with pytest.raises(ValueError, match="unknown convention 'nearest': choose one of bilinear, bicubic"):
+        evaluate(model, dataset, convention='nearest', quiet=True)
+    with pytest.raises(ValueError, match='Model has no class_map'):
+        evaluate(Model(), dataset, convention='bicubic', quiet=True)
+
+
+@pytest.mark.parametrize('metric', [BoxMetric(), PixelAP()])
+def test_reset(metric: BoxMetric | PixelAP) -> None:
+    dataset = Squares()
+    maps = np.asarray(fcam_maps(dataset))
+    truth = dataset.truth if isinstance(metric, PixelAP) else [b // (2, 3, 2, 3) for b in dataset.boxes]
+    first = metric.update(maps, truth).state_dict()
+    metric.reset()
+    with pytest.raises(ValueError, match='call update first'):
+        metric.compute()
+    again = metric.update(maps, truth).state_dict()
+    assert all(np.array_equal(first[k], again[k]) for k in first)
 
 
 def test_errors_of_the_data_set_pass() -> None:

@@ -18,6 +18,10 @@ class Counts:
         """All counts, as int64 arrays. The state of the whole is the sum of the states of its parts."""
         return {key: value.copy() for key, value in self._state.items()}
 
+    def reset(self) -> None:
+        """Forget all images."""
+        self._state = {key: np.zeros_like(value) for key, value in self._state.items()}
+
     def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Replace the counts.
 

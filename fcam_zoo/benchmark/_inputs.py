@@ -13,6 +13,19 @@ ArrayLike: TypeAlias = Any  # NumPy array, torch tensor of any device and type, 
 _ROUNDING = 1e-6
 
 
+class ScoreMapError(ValueError):
+    """A score map that cannot be scored.
+
+    Attributes:
+        index: Its place in the batch.
+        found: What it holds.
+    """
+
+    def __init__(self, index: int, found: str, batch: int) -> None:
+        super().__init__(f'score map {index} of {batch} in the batch holds {found}; scores must lie in [0,1]')
+        self.index, self.found = index, found
+
+
 def as_array(values: ArrayLike) -> np.ndarray:
     """NumPy array of a tensor on any device and of any type, or of anything that NumPy takes."""
     if isinstance(values, torch.Tensor):
@@ -23,8 +36,8 @@ def as_array(values: ArrayLike) -> np.ndarray:
     return np.asarray(values)
 
 
-def as_score_maps(score_maps: ArrayLike) -> np.ndarray:
-    """Score maps (N,H,W) in [0,1] as float64.
+def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
+    """Score maps (N,H,W) in [0,1] as float64, or as float32 with `single` where that loses nothing.
 
     Raises:
         ValueError: When the shape is another, or a map holds NaN or values outside [0,1]; names its index.
@@ -32,13 +45,13 @@ def as_score_maps(score_maps: ArrayLike) -> np.ndarray:
     maps = as_array(score_maps)
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ValueError(f'score_maps must have the shape (N,H,W), got {maps.shape}')
-    maps = maps.astype(np.float64, copy=False)
+    maps = maps.astype(np.float32 if single and np.can_cast(maps.dtype, np.float32) else np.float64, copy=False)
     low, high = maps.min((1, 2)), maps.max((1, 2))
     bad = ~((low >= -_ROUNDING) & (high <= 1 + _ROUNDING))  # so that NaN is bad
     if bad.any():
         i = int(bad.argmax())
         found = 'NaN' if np.isnan(low[i]) else f'values from {low[i]:.6g} to {high[i]:.6g}'
-        raise ValueError(f'score map {i} of {len(maps)} in the batch holds {found}; scores must lie in [0,1]')
+        raise ScoreMapError(i, found, len(maps))
     if len(maps) and (low.min() < 0 or high.max() > 1):
         maps = maps.clip(0, 1)
     return maps

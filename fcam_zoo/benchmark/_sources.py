@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -15,7 +18,12 @@ from ..cams import resize
 # Standard deviation of the centre baseline, in units of the sides of the map.
 CENTER_SIGMA = 0.25
 
-Source: TypeAlias = nn.Module | Callable[[torch.Tensor, torch.Tensor], Any] | np.ndarray | torch.Tensor | None
+Source: TypeAlias = (
+    nn.Module | Callable[[torch.Tensor, torch.Tensor], Any] | np.ndarray | torch.Tensor | str | os.PathLike | None
+)
+# How low-resolution maps become score maps: F-CAM's way, and that of Choe et al. (CVPR 2020).
+Convention = Literal['bilinear', 'bicubic']
+CONVENTIONS = get_args(Convention)
 Found: TypeAlias = tuple[dict[str, Any], torch.Tensor | None]
 
 
@@ -28,9 +36,53 @@ def center_map(size: tuple[int, int]) -> np.ndarray:
     return np.exp(-0.5 * (y[:, None] ** 2 + x[None] ** 2))
 
 
-def is_array(source: Source) -> bool:
-    """Whether the source is an array of maps."""
-    return isinstance(source, (np.ndarray, torch.Tensor))
+class MapFolder:
+    """Maps in the layout of the published WSOL evaluator: `<folder>/<image id>.npy`, (H,W) in [0,1] each.
+
+    Raises:
+        ValueError: When maps are missing, or the folder is none.
+    """
+
+    def __init__(self, folder: str | os.PathLike, ids: Sequence[str]) -> None:
+        self.folder, self.ids = Path(folder), ids
+        if not self.folder.is_dir():
+            raise ValueError(f'{self.folder}: no such folder; expected <image id>.npy in it')
+        missing = [i for i in ids if not self.path(i).is_file()]
+        if missing:
+            raise ValueError(
+                f'{len(missing)} of {len(ids)} maps are missing in {self.folder}, the first {missing[0]}.npy: save one '
+                'for each image of the data set'
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Maps (B,H,W) of some images.
+
+        Raises:
+            ValueError: For a file that is no plain array, or maps of different sizes.
+        """
+        maps = []
+        for image_id in self.ids[part]:
+            path = self.path(image_id)
+            try:
+                maps.append(np.load(path, allow_pickle=False))
+            except (OSError, ValueError, EOFError) as e:
+                raise ValueError(f'{path} is no map that can be read ({e}): save it with numpy.save') from e
+            if maps[-1].ndim != 2 or maps[-1].shape != maps[0].shape:
+                raise ValueError(
+                    f'{path} has the shape {maps[-1].shape}, others {maps[0].shape}: save all maps as (H,W) of one size'
+                )
+        return np.stack(maps)
+
+    def path(self, image_id: str) -> Path:
+        return self.folder / f'{image_id}.npy'
+
+
+def is_array(source: Source | MapFolder) -> bool:
+    """Whether the source is an array of maps, in memory or in files."""
+    return isinstance(source, (np.ndarray, torch.Tensor, MapFolder))
 
 
 def score(
@@ -39,10 +91,11 @@ def score(
     images: torch.Tensor,
     labels: torch.Tensor,
     device: str | torch.device | None,
+    convention: Convention,
 ) -> Found:
     """Maps (B,H,W) of each kind, and logits (B,K) where the source gives any, of a batch of uint8 images (B,3,H,W)."""
     if isinstance(source, nn.Module):
-        return _score_model(source, names, images, labels)
+        return _score_model(source, names, images, labels, convention)
     if device is not None:
         images, labels = images.to(device), labels.to(device)
     result = source(images, labels)
@@ -50,7 +103,9 @@ def score(
     return {names[0]: maps}, logits
 
 
-def _score_model(model: nn.Module, names: Sequence[str], images: torch.Tensor, labels: torch.Tensor) -> Found:
+def _score_model(
+    model: nn.Module, names: Sequence[str], images: torch.Tensor, labels: torch.Tensor, convention: Convention
+) -> Found:
     weight = next(model.parameters())
     mean, std = (
         torch.tensor(model.pretrained_cfg[key], device=weight.device).view(1, -1, 1, 1) for key in ('mean', 'std')
@@ -66,9 +121,23 @@ def _score_model(model: nn.Module, names: Sequence[str], images: torch.Tensor, l
     encoding = model.encode(x)
     maps = {}
     for name in names:
-        low = None if name == 'fcam' else model.class_map(encoding, labels, name)
-        maps[name] = _fcam(model.decoder(encoding.levels, size)) if low is None else resize(low, size)
+        if name == 'fcam':
+            found = _fcam(model.decoder(encoding.levels, size))
+        else:
+            found = model.class_map(encoding, labels, name)
+        if convention == 'bicubic':
+            maps[name] = _bicubic(found, size)
+        else:
+            maps[name] = found if name == 'fcam' else resize(found, size)
     return maps, model.classify(encoding)
+
+
+def _bicubic(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Score maps (B,H,W) of Choe et al.: OpenCV's bicubic resize, then min-max; a constant map becomes zeros."""
+    large = np.stack([cv2.resize(m, size[::-1], interpolation=cv2.INTER_CUBIC) for m in maps.double().cpu().numpy()])
+    low, high = (f((1, 2), keepdims=True) for f in (large.min, large.max))
+    span = high - low
+    return np.divide(large - low, span, out=np.zeros_like(large), where=span > 0)
 
 
 def _fcam(logits: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from ._inputs import ArrayLike
-from ._sources import Source, center_map, is_array, score, scoring_mode
+from ._inputs import ArrayLike, ScoreMapError
+from ._sources import CONVENTIONS, Convention, MapFolder, Source, center_map, is_array, score, scoring_mode
 from .box_metric import BoxMetric
 from .boxes import resize_boxes
 from .pixel_ap import PixelAP
@@ -35,6 +36,7 @@ def evaluate_many(
     thresholds: ArrayLike | None = None,
     multi_contour: bool = False,
     iou: Sequence[float] = (30, 50, 70),
+    convention: Convention = 'bilinear',
     limit: int | None = None,
     rows: bool = True,
     quiet: bool = False,
@@ -51,6 +53,7 @@ def evaluate_many(
               `FCAM` (encode, classify, decoder, class_map) runs its backbone once a batch;
             * a function of images uint8 (B,3,H,W) and labels (B) that returns maps (B,H,W) in [0,1], or (maps, logits);
             * an array of maps (N,H,W) in the order of the data set, whose images are not read then;
+            * a folder of maps `<image id>.npy` (H,W), as the published evaluator reads them;
             * None, for 'center' alone.
         dataset: Items (image uint8 (3,H,W), label, index); `ids`, `labels`, `sizes` and `boxes`, or `masks` with
             `mask(index, size)`, as in `data.WSOLDataset`.
@@ -63,6 +66,9 @@ def evaluate_many(
         thresholds: Ascending, in [0,1]; default 0, 0.001, ..., 0.999.
         multi_contour: Boxes of all contours (MaxBoxAccV2).
         iou: Wanted IoUs in percent.
+        convention: How a model's maps become score maps: 'bilinear' is F-CAM's (class maps min-max normalised, then
+            resized; nothing after that), 'bicubic' that of Choe et al. (CVPR 2020: bicubic resize of class maps, then
+            min-max of every map). What is no model gives score maps as they are.
         limit: Score the first images only.
         rows: Keep a row for each image in the reports. With boxes it takes 4 kB an image and kind of map meanwhile.
         quiet: No progress bar.
@@ -76,7 +82,9 @@ def evaluate_many(
     """
     names = list(dict.fromkeys(maps))
     made = [name for name in names if name != 'center']
-    _check(source, dataset, made)
+    if isinstance(source, (str, os.PathLike)):
+        source = MapFolder(source, dataset.ids)
+    _check(source, dataset, made, convention)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if total < 1 or not names:
         raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {names}')
@@ -84,7 +92,7 @@ def evaluate_many(
     scores = {
         name: Scores(BoxMetric(thresholds, iou, multi_contour) if has_boxes else PixelAP(thresholds)) for name in names
     }
-    batches = _batches(source, dataset, made, total, batch_size, workers, device)
+    batches = _batches(source, dataset, made, total, batch_size, workers, device, convention)
     with scoring_mode(source, device), tqdm(total=total, desc='scoring', unit='image', disable=quiet) as bar:
         for index, found, logits in batches:
             size = next(iter(found.values())).shape[-2:] if found else dataset[0][0].shape[-2:]
@@ -96,14 +104,25 @@ def evaluate_many(
                 expected = truth(tuple(found[name].shape[-2:]))
                 try:
                     kind.add(found[name], expected, labels, logits, rows)
+                except ScoreMapError as error:
+                    name_of = dataset.ids[index[error.index]]
+                    raise ValueError(
+                        f'{name} map of {name_of} holds {error.found}; scores must lie in [0,1]'
+                    ) from error
                 except ValueError as error:
                     raise ValueError(f'{name} maps of images {index[0]} to {index[-1]}: {error}') from error
             bar.update(len(index))
-    from_model = isinstance(source, torch.nn.Module)
-    return {name: make_report(name, kind, dataset, from_model) for name, kind in scores.items()}
+    made_by = convention if isinstance(source, torch.nn.Module) else None
+    return {name: make_report(name, kind, dataset, made_by) for name, kind in scores.items()}
 
 
-def _check(source: Source, dataset: Any, made: list[str]) -> None:
+def _check(source: Source | MapFolder, dataset: Any, made: list[str], convention: Convention) -> None:
+    if convention not in CONVENTIONS:
+        raise ValueError(f'unknown convention {convention!r}: choose one of {", ".join(CONVENTIONS)}')
+    if convention == 'bicubic' and isinstance(source, torch.nn.Module) and not hasattr(source, 'class_map'):
+        raise ValueError(
+            f"{type(source).__name__} has no class_map, whose small maps convention='bicubic' resizes: give an FCAM"
+        )
     if getattr(dataset, 'boxes', None) is None and not getattr(dataset, 'masks', None):
         raise ValueError(f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on')
     if isinstance(source, torch.nn.Module):
@@ -130,6 +149,7 @@ def _batches(
     batch_size: int,
     workers: int,
     device: str | torch.device | None,
+    convention: Convention,
 ) -> Iterator[tuple[list[int], dict[str, Any], torch.Tensor | None]]:
     """Indices, maps and logits of batches; images are read where these depend on them."""
     if not made or is_array(source):
@@ -138,7 +158,7 @@ def _batches(
             yield index, {made[0]: source[start : index[-1] + 1]} if made else {}, None
         return
     for images, labels, index in DataLoader(Subset(dataset, range(total)), batch_size, num_workers=workers):
-        yield index.tolist(), *score(source, made, images, labels, device)
+        yield index.tolist(), *score(source, made, images, labels, device, convention)
 
 
 def _ground_truth(dataset: Any, index: list[int], boxes: bool, size: tuple[int, int]) -> Any:

@@ -7,7 +7,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ._component_tree import histogram
 from ._counts import Counts
 from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps
 
@@ -38,6 +37,9 @@ class PixelAP(Counts):
         starts = np.arange(self._cells + 1) / self._cells
         self._first_bin = self.edges.searchsorted(starts, side='right') - 1
         self._edges_in_cell = int(np.diff(self._first_bin).max())
+        # Bins of one width need no table: the whole part of score * number is the bin, but near an edge.
+        number = len(self.thresholds)
+        self._even = number if np.allclose(self.thresholds * number, np.arange(number), rtol=0, atol=1e-9) else None
         bins = len(self.edges) - 1
         self._state = {'n': np.zeros((), np.int64), 'hist': np.zeros((2, bins), np.int64)}
 
@@ -54,7 +56,7 @@ class PixelAP(Counts):
         Raises:
             ValueError: As `update`.
         """
-        maps, masks = as_score_maps(score_maps), as_array(masks)
+        maps, masks = as_score_maps(score_maps, single=True), as_array(masks)
         if masks.shape != maps.shape:
             raise ValueError(f'score_maps {maps.shape} and masks {masks.shape} must have the same shape')
         bins = len(self.edges) - 1
@@ -64,7 +66,8 @@ class PixelAP(Counts):
         row[1], row[255] = bins, 2 * bins
         for i, (score_map, mask) in enumerate(zip(maps, masks)):
             kinds = np.ascontiguousarray(mask, np.uint8)
-            if histogram(kinds)[2:255].any() or not np.array_equal(kinds, mask):
+            odd = np.count_nonzero(kinds > 1) != np.count_nonzero(kinds == 255)
+            if odd or not np.array_equal(kinds, mask):
                 raise ValueError(f'mask {i} of the batch may hold 0, 1 and 255 only')
             index = self._bins(score_map)
             index += cv2.LUT(kinds, row)
@@ -73,9 +76,22 @@ class PixelAP(Counts):
         return hist
 
     def _bins(self, score_map: np.ndarray) -> np.ndarray:
-        index = self._first_bin.take((score_map * self._cells).astype(np.intp))
+        """Bin (H,W) of each score (H,W) in [0,1]."""
+        if self._even is not None:
+            return self._even_bins(score_map)
+        index = self._first_bin.take((score_map.astype(np.float64) * self._cells).astype(np.intp))
         for _ in range(self._edges_in_cell):
             index += score_map >= self.edges.take(index + 1)
+        return index
+
+    def _even_bins(self, score_map: np.ndarray) -> np.ndarray:
+        product = score_map * score_map.dtype.type(self._even)
+        index = product.astype(np.int32)
+        # Farther from an edge than any rounding of the product or the edges, the bin is certain.
+        product -= np.rint(product)
+        doubtful = np.flatnonzero(np.abs(product, out=product) < 1e-3)
+        scores = score_map.ravel()[doubtful].astype(np.float64)
+        index.ravel()[doubtful] = self.edges.searchsorted(scores, side='right') - 1
         return index
 
     def update(self, score_maps: ArrayLike, masks: ArrayLike) -> PixelAP:

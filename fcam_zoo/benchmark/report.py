@@ -30,9 +30,15 @@ from ._inputs import ArrayLike, top_k_hits
 from .box_metric import BoxMetric
 from .pixel_ap import PixelAP, average_precision
 
-_FCAM = 'softmax of the foreground channel, not re-normalised'
 _CENTER = 'Gaussian in the middle, standard deviation a quarter of each side'
-_CAM = 'class map of the true label, min-max normalised, resized bilinearly, not re-normalised'
+_FCAM, _CAM = 'softmax of the foreground channel', 'class map of the true label'
+# By convention of `evaluate_many`, and whether the map is a class map.
+_CONVENTIONS = {
+    ('bilinear', False): f'{_FCAM}, not re-normalised',
+    ('bilinear', True): f'{_CAM}, min-max normalised, resized bilinearly, not re-normalised',
+    ('bicubic', False): f'{_FCAM}, min-max normalised',
+    ('bicubic', True): f'{_CAM}, resized bicubically, then min-max normalised',
+}
 
 
 @dataclass
@@ -172,17 +178,17 @@ class Scores:
             self.top5.append(top5)
 
 
-def make_report(maps: str, scores: Scores, dataset: Any, from_model: bool) -> Report:
+def make_report(maps: str, scores: Scores, dataset: Any, convention: str | None) -> Report:
     """Gather a metric's results."""
     metric = scores.metric
-    convention = (_FCAM if maps == 'fcam' else _CAM) if from_model else 'as given'
+    made = 'as given' if convention is None else _CONVENTIONS[convention, maps != 'fcam']
     result = metric.compute()
     step = np.diff(metric.thresholds)
     meta: dict[str, Any] = {
         'dataset': getattr(dataset, 'name', None),
         'split': getattr(dataset, 'split', None),
         'n': result['n'],
-        'score_maps': _CENTER if maps == 'center' else convention,
+        'score_maps': _CENTER if maps == 'center' else made,
         'thresholds': len(metric.thresholds),
         'threshold_step': float(step[0]) if step.size and np.allclose(step, step[0]) else None,
     }
