@@ -1,5 +1,7 @@
 """The WSOL benchmark: functions of score maps, from any library."""
 
+from ._html import write_html as write_html
+from ._pictures import maps_of as maps_of
 from .box_metric import BoxMetric as BoxMetric
 from .boxes import box_iou as box_iou
 from .boxes import boxes_from_score_map as boxes_from_score_map
