@@ -118,40 +118,42 @@ def _main_level(meta: Mapping[str, Any]) -> str:
 def _figures(reports: Mapping[str, Report]) -> str:
     meta = next(iter(reports.values())).meta
     if _kind(meta) == 'boxes':
-        levels = _levels(meta)
-        groups = {
-            f'{meta["metric"]} (%)': {f'max_box_acc_{k}': f'IoU {k}' for k in levels} | {'mean': 'mean'},
-            'top-1 localization (%)': {f'top1_{k}': f'IoU {k}' for k in levels},
-            'top-5 localization (%)': {f'top5_{k}': f'IoU {k}' for k in levels},
-            'class (%)': {'cls': 'top-1'},
-            'best threshold': {f'best_threshold_{k}': f'IoU {k}' for k in levels},
-            'robustness (%)': {f'robustness_{k}': f'IoU {k}' for k in levels},
-        }
+        levels = {level: f'IoU {level}' for level in _levels(meta)}
+        groups = {f'{meta["metric"]} (%)': {f'max_box_acc_{k}': v for k, v in levels.items()} | {'mean': 'mean'}}
+        groups['top-1 localization (%)'] = {f'top1_{k}': v for k, v in levels.items()}
+        groups['top-5 localization (%)'] = {f'top5_{k}': v for k, v in levels.items()}
+        groups['class (%)'] = {'cls': 'top-1'}
+        settings = {'best threshold': {f'best_threshold_{k}': v for k, v in levels.items()}}
+        settings['robustness (%)'] = {f'robustness_{k}': v for k, v in levels.items()}
     else:
-        groups = {
-            'pixels (%)': {'pxap': 'PxAP', 'best_f1': 'best F1'},
-            'class (%)': {'cls': 'top-1'},
-            'best F1 at': {'best_threshold': 'threshold'},
-            'robustness (%)': {'robustness': 'of F1'},
-        }
+        groups = {'pixels (%)': {'pxap': 'PxAP', 'best_f1': 'best F1'}, 'class (%)': {'cls': 'top-1'}}
+        settings = {'best F1 at': {'best_threshold': 'threshold'}, 'robustness (%)': {'robustness': 'of F1'}}
+    note = 'Robustness: share of the thresholds that come within 5 points of the best one.'
+    if len(reports) > 1:
+        note += ' In bold the best of a column.'
+    shown = _metrics_table(reports, groups, len(reports) > 1) + _metrics_table(reports, settings, False)
+    return f'<section><h2>Figures</h2>{shown}{paragraph(note, "note")}</section>'
+
+
+def _metrics_table(reports: Mapping[str, Report], groups: Mapping[str, Mapping[str, str]], bold: bool) -> str:
     found = {key for report in reports.values() for key in report.metrics}
     groups = {name: {k: v for k, v in keys.items() if k in found} for name, keys in groups.items()}
     groups = {name: keys for name, keys in groups.items() if keys}
-    best = {key: max(r.metrics.get(key, -1) for r in reports.values()) for key in found if 'threshold' not in key}
+    keys = [key for group in groups.values() for key in group]
     rows = []
     for name, report in reports.items():
         row = [f'<th scope="row">{cell(name)}</th>']
-        for key in (key for keys in groups.values() for key in keys):
+        for key in keys:
             value = report.metrics.get(key)
-            mark = ' class="best"' if len(reports) > 1 and value is not None and value == best.get(key) else ''
+            others = [r.metrics[key] for r in reports.values() if key in r.metrics]
+            best = bold and value is not None and value == max(others) > min(others)
+            mark = ' class="best"' if best else ''
             row.append(f'<td{mark}>{cell(value, 3 if "threshold" in key else 1)}</td>')
         rows.append(row)
     head = [''.join(['<td></td>', *(f'<th colspan="{len(keys)}">{cell(name)}</th>' for name, keys in groups.items())])]
-    head.append(
-        '<th scope="col">maps</th>' + ''.join(f'<th>{cell(t)}</th>' for k in groups.values() for t in k.values())
-    )
-    note = 'Robustness: share of the thresholds that come within 5 points of the best. In bold the best of each column.'
-    return f'<section><h2>Figures</h2>{table(head, rows)}{paragraph(note, "note")}</section>'
+    titles = (title for group in groups.values() for title in group.values())
+    head.append(''.join(['<th scope="col">maps</th>', *(f'<th scope="col">{cell(title)}</th>' for title in titles)]))
+    return table(head, rows)
 
 
 def _compared(comparison: Comparison | None) -> str:
@@ -159,9 +161,10 @@ def _compared(comparison: Comparison | None) -> str:
         return ''
     meta = comparison.meta
     head = ['figure', 'maps', '%', 'interval', f'difference to {meta["baseline"]}', 'interval', 'p']
-    rows = []
+    rows, last = [], None
     for row in comparison.rows:
-        cells = [f'<td class="text">{cell(row[k])}</td>' for k in ('figure', 'maps')]
+        figure, last = row['figure'] if row['figure'] != last else '', row['figure']
+        cells = [f'<th scope="row">{cell(_title(figure))}</th>', f'<td class="text">{cell(row["maps"])}</td>']
         cells += [f'<td>{cell(row["value"])}</td>', f'<td>{row["low"]:.1f} to {row["high"]:.1f}</td>']
         if row['p'] is None:
             cells += ['<td></td>'] * 3
@@ -171,11 +174,21 @@ def _compared(comparison: Comparison | None) -> str:
             cells.append(f'<td>{row["difference_low"]:+.1f} to {row["difference_high"]:+.1f}</td>')
             cells.append(f'<td>{row["p"]:.3f}</td>')
         rows.append(cells)
+    chosen = f'; thresholds {meta["thresholds"]}' if 'thresholds' in meta else ''
     note = (
-        f'Intervals of {meta["level"]} %: {meta["samples"]} resamples of the images, the same for all maps; thresholds '
-        f'{meta["thresholds"]}. Differences in points, in bold where the interval leaves out 0; p is two-sided.'
+        f'Intervals of {meta["level"]} %: {meta["samples"]} resamples of the images, the same for all maps'
+        f'{chosen}. Differences in points, in bold where the interval leaves out 0; p is two-sided.'
     )
     return f'<section><h2>Comparison</h2>{table(_heads(head), rows)}{paragraph(note, "note")}</section>'
+
+
+def _title(figure: str) -> str:
+    """Name of a figure for people: max_box_acc_50 -> box accuracy, IoU 50."""
+    name, _, level = figure.rpartition('_')
+    names = {'max_box_acc': 'box accuracy', 'top1': 'top-1 localization'}
+    if name in names:
+        return f'{names[name]}, IoU {level}'
+    return {'mean': 'box accuracy, mean', 'cls': 'class', 'pxap': 'PxAP'}.get(figure, figure)
 
 
 def _curves(reports: Mapping[str, Report]) -> str:
@@ -247,7 +260,7 @@ def _charts_section(title: str, reports: Mapping[str, Report], drawn: Sequence[s
 
 
 def _heads(titles: Sequence[str]) -> list[str]:
-    return [''.join(f'<th scope="col">{cell(title)}</th>' for title in titles)]
+    return [''.join(f'<th scope="col"{" class=text" * (title == "maps")}>{cell(title)}</th>' for title in titles)]
 
 
 def _grouped(reports: Mapping[str, Report], kind: str, first: Sequence[str], name: Any) -> str:
@@ -334,7 +347,8 @@ def _card(
             f'<span class="tile"><img src="{data_url(drawn)}" {size} alt="{cell(alt)}">'
             f'<span>{cell(name)} <b>{text}</b></span></span>'
         )
-    caption = f'<figcaption>{cell(row["id"])}<br>{cell(label)}</figcaption>'
+    text = str(row['id']) if label in str(row['id']) else f'{row["id"]}: {label}'
+    caption = f'<figcaption>{cell(text)}</figcaption>'
     return f'<figure class="card"><div class="tiles">{"".join(tiles)}</div>{caption}</figure>'
 
 

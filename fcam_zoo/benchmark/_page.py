@@ -36,22 +36,22 @@ main{max-width:1160px;margin:0 auto;padding:24px}
 h1{font-size:26px;margin:0}h2{font-size:19px;margin:0 0 10px;padding-top:18px;border-top:1px solid var(--line)}
 h3{font-size:15px;margin:16px 0 8px}section{margin-top:26px}p{margin:6px 0;max-width:85ch}
 .note{color:var(--soft);font-size:13px}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto;margin-bottom:12px}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{padding:4px 10px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th{font-weight:600}th[scope=row],tr>:first-child,td.text{text-align:left}th[colspan]{text-align:center}
+th{font-weight:600}th[scope=row],tr>:first-child,.text{text-align:left}th[colspan]{text-align:center}
 td.best{font-weight:700}
 td.bar{min-width:90px;background:linear-gradient(90deg,var(--bar) var(--share),transparent 0);
 print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:12px}
-.charts svg{width:100%;max-width:520px;height:auto}figure{margin:0}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(300px,366px));gap:12px}
+.charts svg{width:100%;height:auto}figure{margin:0}
 .legend span{margin-right:18px;white-space:nowrap}.swatch{vertical-align:middle;margin-right:6px}
 summary{cursor:pointer;margin-bottom:8px}
 .cards{display:flex;flex-wrap:wrap;gap:14px}
 .card{border:1px solid var(--line);border-radius:6px;padding:8px;break-inside:avoid}
 .tiles{display:flex;flex-wrap:wrap;gap:6px}.tile{font-size:12px}
 .tile img{display:block;max-width:100%;height:auto}.tile>span{display:block}
-figcaption{font-size:12px;color:var(--soft);overflow-wrap:anywhere;margin-top:4px}
+figcaption{width:0;min-width:100%;font-size:12px;color:var(--soft);overflow-wrap:anywhere;margin-top:4px}
 .key{padding:0 4px;background:#333}.found{color:#f4f}.truth{color:#fff}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 18px;font-size:13px}dt{color:var(--soft)}dd{margin:0}
 pre{font-size:12px;white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--line);padding:8px}

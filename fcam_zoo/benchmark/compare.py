@@ -27,8 +27,8 @@ class Comparison:
         rows: For each figure (max_box_acc_50, ..., mean, top1_50, ..., cls; or pxap, cls) and report its value in
             percent and the interval from low to high; but for the baseline, the difference to it in points with its
             interval, difference_low to difference_high, and p, the two-sided bootstrap p-value of no difference.
-        meta: baseline; n images; samples and seed of the bootstrap; level of the intervals in percent; thresholds:
-            whether each resample chooses its best ones.
+        meta: baseline; n images; samples and seed of the bootstrap; level of the intervals in percent; with boxes
+            thresholds, whether each resample chooses its best ones.
     """
 
     rows: list[dict[str, Any]]
@@ -107,7 +107,8 @@ def compare(
             paired = drawn[name][figure].astype(np.float64) - drawn[baseline][figure]
             rows[-1] |= _difference(paired if name != baseline else None)
     meta = {'baseline': baseline, 'n': n, 'samples': samples, 'seed': seed, 'level': LEVEL}
-    meta['thresholds'] = 'chosen in each resample' if chosen else 'as reported'
+    if first.meta['metric'] != 'PxAP':
+        meta['thresholds'] = 'chosen in each resample' if chosen else 'as reported'
     return Comparison(rows, meta)
 
 
