@@ -189,6 +189,39 @@ def test_refuses() -> None:
             evaluate_many(source, data, names, batch_size=3, quiet=True)
 
 
+@pytest.mark.parametrize('masks', [False, True])
+def test_workers_change_nothing(masks: bool) -> None:
+    dataset = Squares(11, masks=masks)
+    maps = np.asarray(fcam_maps(dataset))
+    plain = evaluate(maps, dataset, batch_size=2, quiet=True)
+    assert evaluate(maps, dataset, batch_size=2, workers=2, quiet=True) == plain
+    maps[9] = 2
+    with pytest.raises(ValueError, match=r'fcam map of 9\.png holds values from 2 to 2'):
+        evaluate(maps, dataset, batch_size=2, workers=2, quiet=True)
+
+
+def evaluate_share(rank: int, world: int, folder: Path) -> None:
+    store = torch.distributed.FileStore(str(folder / 'store'), world)
+    torch.distributed.init_process_group('gloo', store=store, rank=rank, world_size=world)
+    found = [
+        evaluate_many(Model(), Squares(n, masks=masks), ['fcam', 'center'], batch_size=2, quiet=True)
+        for n, masks in ((7, False), (7, True), (1, False))
+    ]
+    for i, reports in enumerate(found):
+        for name, report in reports.items():
+            report.to_json(folder / f'{rank}_{i}_{name}.json')
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_of_torchrun_agree_with_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(evaluate_share, (3, tmp_path), nprocs=3)
+    for i, (n, masks) in enumerate(((7, False), (7, True), (1, False))):
+        alone = evaluate_many(Model(), Squares(n, masks=masks), ['fcam', 'center'], quiet=True)
+        for name, report in alone.items():
+            for rank in range(3):
+                assert Report.from_json(tmp_path / f'{rank}_{i}_{name}.json') == report
+
+
 def save_maps(folder: Path, maps: np.ndarray) -> Path:
     for i, score_map in enumerate(maps):
         folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,11 @@ class ScoreMapError(ValueError):
 
     def __init__(self, index: int, found: str, batch: int) -> None:
         super().__init__(f'score map {index} of {batch} in the batch holds {found}; scores must lie in [0,1]')
-        self.index, self.found = index, found
+        self.index, self.found, self.batch = index, found, batch
+
+    def __reduce__(self) -> tuple[type, tuple[int, str, int]]:
+        # Exceptions are rebuilt from their message otherwise, when a worker hands them over.
+        return ScoreMapError, (self.index, self.found, self.batch)
 
 
 def as_array(values: ArrayLike) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -12,12 +14,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from ._inputs import ArrayLike, ScoreMapError
+from ._inputs import ArrayLike, ScoreMapError, as_array
+from ._parallel import gathered, measured, processes, share_of
 from ._sources import CONVENTIONS, Convention, MapFolder, Source, center_map, is_array, score, scoring_mode
 from .box_metric import BoxMetric
 from .boxes import resize_boxes
 from .pixel_ap import PixelAP
-from .report import Report, Scores, make_report
+from .report import Report, Scores, make_report, measure
 
 
 def evaluate(source: Source, dataset: Dataset, maps: str = 'fcam', **options: Any) -> Report:
@@ -43,6 +46,9 @@ def evaluate_many(
 ) -> dict[str, Report]:
     """Score several kinds of map in one pass over the images.
 
+    Under torch.distributed each process scores its share of the images, and all return the same reports: those of one
+    process, bit for bit.
+
     Data sets with boxes are scored by `BoxMetric`, those with masks by `PixelAP`, at the size of the maps.
 
     Args:
@@ -61,7 +67,8 @@ def evaluate_many(
             min-max normalised at its own size, then resized bilinearly, as in F-CAM), and 'center' (a Gaussian in the
             middle). A function or an array makes one kind, and the name is free.
         batch_size: Images a batch.
-        workers: Processes that load images.
+        workers: Processes that load images, and as many that find boxes and histograms (a script's code must then stand
+            under `if __name__ == '__main__'`).
         device: Where a model is moved to and runs, or where a function gets its images; default: where they are.
         thresholds: Ascending, in [0,1]; default 0, 0.001, ..., 0.999.
         multi_contour: Boxes of all contours (MaxBoxAccV2).
@@ -89,31 +96,54 @@ def evaluate_many(
     if total < 1 or not names:
         raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {names}')
     has_boxes = getattr(dataset, 'boxes', None) is not None
-    scores = {
-        name: Scores(BoxMetric(thresholds, iou, multi_contour) if has_boxes else PixelAP(thresholds)) for name in names
-    }
-    batches = _batches(source, dataset, made, total, batch_size, workers, device, convention)
-    with scoring_mode(source, device), tqdm(total=total, desc='scoring', unit='image', disable=quiet) as bar:
-        for index, found, logits in batches:
-            size = next(iter(found.values())).shape[-2:] if found else dataset[0][0].shape[-2:]
-            if 'center' in names:
-                found['center'] = np.broadcast_to(center_map(tuple(size)), (len(index), *size))
-            truth = cache(partial(_ground_truth, dataset, index, has_boxes))
+    metric = BoxMetric(thresholds, iou, multi_contour) if has_boxes else PixelAP(thresholds)
+    scores = {name: Scores(copy.deepcopy(metric)) for name in names}
+    mine = share_of(total)
+    batches = _batches(source, dataset, made, mine, batch_size, workers, device, convention)
+    jobs = _jobs(batches, dataset, names, metric, has_boxes)
+    silent = quiet or processes()[0] > 0
+    with scoring_mode(source, device), tqdm(total=len(mine), desc='scoring', unit='image', disable=silent) as bar:
+        for (index, logits), results in measured(jobs, measure, workers):
             labels = None if logits is None else dataset.labels[index]
-            for name, kind in scores.items():
-                expected = truth(tuple(found[name].shape[-2:]))
-                try:
-                    kind.add(found[name], expected, labels, logits, rows)
-                except ScoreMapError as error:
-                    name_of = dataset.ids[index[error.index]]
-                    raise ValueError(
-                        f'{name} map of {name_of} holds {error.found}; scores must lie in [0,1]'
-                    ) from error
-                except ValueError as error:
-                    raise ValueError(f'{name} maps of images {index[0]} to {index[-1]}: {error}') from error
+            for name, result in zip(names, results):
+                with _named(name, index, dataset):
+                    scores[name].add(result(), labels, logits, rows)
             bar.update(len(index))
+    first, *others = gathered(scores)
+    for other in others:
+        for name in names:
+            first[name].merge(other[name])
     made_by = convention if isinstance(source, torch.nn.Module) else None
-    return {name: make_report(name, kind, dataset, made_by) for name, kind in scores.items()}
+    return {name: make_report(name, kind, dataset, made_by) for name, kind in first.items()}
+
+
+@contextmanager
+def _named(name: str, index: list[int], dataset: Any) -> Iterator[None]:
+    """Errors say which map they are of."""
+    try:
+        yield
+    except ScoreMapError as error:
+        image = dataset.ids[index[error.index]]
+        raise ValueError(f'{name} map of {image} holds {error.found}; scores must lie in [0,1]') from error
+    except ValueError as error:
+        raise ValueError(f'{name} maps of images {index[0]} to {index[-1]}: {error}') from error
+
+
+def _jobs(
+    batches: Iterator[tuple[list[int], dict[str, Any], torch.Tensor | None]],
+    dataset: Any,
+    names: list[str],
+    metric: BoxMetric | PixelAP,
+    has_boxes: bool,
+) -> Iterator[tuple[tuple[list[int], torch.Tensor | None], list[tuple[Any, ...]]]]:
+    """Indices and logits of each batch, and the arguments of `measure` for each kind of map."""
+    for index, found, logits in batches:
+        size = next(iter(found.values())).shape[-2:] if found else dataset[0][0].shape[-2:]
+        if 'center' in names:
+            found['center'] = np.broadcast_to(center_map(tuple(size)), (len(index), *size))
+        truth = cache(partial(_ground_truth, dataset, index, has_boxes))
+        arrays = {name: as_array(found[name]) for name in names}
+        yield (index, logits), [(metric, arrays[name], truth(tuple(arrays[name].shape[-2:]))) for name in names]
 
 
 def _check(source: Source | MapFolder, dataset: Any, made: list[str], convention: Convention) -> None:
@@ -145,7 +175,7 @@ def _batches(
     source: Source,
     dataset: Any,
     made: list[str],
-    total: int,
+    mine: range,
     batch_size: int,
     workers: int,
     device: str | torch.device | None,
@@ -153,11 +183,11 @@ def _batches(
 ) -> Iterator[tuple[list[int], dict[str, Any], torch.Tensor | None]]:
     """Indices, maps and logits of batches; images are read where these depend on them."""
     if not made or is_array(source):
-        for start in range(0, total, batch_size):
-            index = list(range(start, min(start + batch_size, total)))
+        for start in range(mine.start, mine.stop, batch_size):
+            index = list(range(start, min(start + batch_size, mine.stop)))
             yield index, {made[0]: source[start : index[-1] + 1]} if made else {}, None
         return
-    for images, labels, index in DataLoader(Subset(dataset, range(total)), batch_size, num_workers=workers):
+    for images, labels, index in DataLoader(Subset(dataset, mine), batch_size, num_workers=workers):
         yield index.tolist(), *score(source, made, images, labels, device, convention)
 
 

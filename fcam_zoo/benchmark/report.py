@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -136,6 +136,26 @@ class Report:
         return f'{self.maps}: ' + '  '.join(cells)
 
 
+class Measured(NamedTuple):
+    """What a batch of B score maps comes to."""
+
+    counts: np.ndarray  # (B,T) best IoU, or (B,2,bins) histograms
+    activations: np.ndarray  # (3,ACTIVATION_BINS)
+    shares: np.ndarray  # (B) of the image within its boxes or mask
+
+
+def measure(metric: BoxMetric | PixelAP, score_maps: ArrayLike, truth: Any) -> Measured:
+    """Measure a batch, with its boxes or masks; counts nothing, so that any process can do it.
+
+    Raises:
+        ValueError: As `BoxMetric.update` and `PixelAP.update`.
+    """
+    find = metric.best_iou if isinstance(metric, BoxMetric) else metric.histograms
+    counts = find(score_maps, truth)
+    masks = object_masks(truth, (len(counts), *score_maps.shape[-2:]))
+    return Measured(counts, activations(score_maps, masks), (masks == 1).mean((1, 2)))
+
+
 class Scores:
     """A metric, and what rows need beyond it."""
 
@@ -148,34 +168,37 @@ class Scores:
         self.top1: list[np.ndarray] = []
         self.top5: list[np.ndarray] = []
 
-    def add(
-        self, score_maps: ArrayLike, truth: Any, labels: ArrayLike | None, logits: ArrayLike | None, rows: bool
-    ) -> None:
-        """Count a batch, with its boxes or masks.
+    def add(self, found: Measured, labels: ArrayLike | None, logits: ArrayLike | None, rows: bool) -> None:
+        """Count a measured batch.
 
         Raises:
-            ValueError: As `BoxMetric.update` and `PixelAP.update`.
+            ValueError: As `BoxMetric.count` and `PixelAP.count`.
         """
         if isinstance(self.metric, BoxMetric):
+            self.metric.count(found.counts, labels, logits)
             # Rational numbers of this size are told apart, and compared with a wanted IoU, in float32 as in float64.
-            each = (best_iou := self.metric.best_iou(score_maps, truth)).astype(np.float32)
-            self.metric.count(best_iou, labels, logits)
+            each = found.counts.astype(np.float32)
         else:
-            histograms = self.metric.histograms(score_maps, truth)
-            each = np.array([average_precision(*h)[0] if h[0].any() else np.nan for h in histograms])
-            self.metric.count(histograms)
-        masks = object_masks(truth, (len(each), *score_maps.shape[-2:]))
-        self.activations += activations(score_maps, masks)
+            self.metric.count(found.counts)
+            each = np.array([average_precision(*h)[0] if h[0].any() else np.nan for h in found.counts])
+        self.activations += found.activations
         if rows:
             self.each.append(each)
-            self.shares.append((masks == 1).mean((1, 2)))
+            self.shares.append(found.shares)
             if isinstance(self.metric, PixelAP):
                 # 16 bits hold the pixels of maps up to 256 x 256.
-                self.histograms.append(histograms.astype(np.min_scalar_type(histograms.max(initial=0))))
+                self.histograms.append(found.counts.astype(np.min_scalar_type(found.counts.max(initial=0))))
         if logits is not None:
             top1, top5 = top_k_hits(labels, logits, len(each))
             self.top1.append(top1)
             self.top5.append(top5)
+
+    def merge(self, other: Scores) -> None:
+        """Add those of the images that follow."""
+        self.metric.merge(other.metric)
+        self.activations = self.activations + other.activations
+        for name in ('each', 'histograms', 'shares', 'top1', 'top5'):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def make_report(maps: str, scores: Scores, dataset: Any, convention: str | None) -> Report:

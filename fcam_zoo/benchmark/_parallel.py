@@ -1,0 +1,82 @@
+"""Scoring in several processes: workers beside one evaluation, and the processes of a torchrun."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import cv2
+import torch.distributed as dist
+
+Item = TypeVar('Item')
+# Batches under way for each worker: one that is scored, and one that waits.
+_AHEAD = 2
+
+
+def measured(
+    items: Iterable[tuple[Item, list[tuple[Any, ...]]]], function: Callable[..., Any], workers: int
+) -> Iterator[tuple[Item, list[Callable[[], Any]]]]:
+    """Each item with the results of a function for each of its tuples of arguments, in order.
+
+    Args:
+        items: Pairs of anything and argument tuples; drawn as results are wanted, so that memory stays flat.
+        function: Of the arguments; one of a module, since workers look it up by its name.
+        workers: Processes; 0 calls the function here.
+
+    Yields:
+        The item, and a call for each result, which raises what the function raised.
+    """
+    if workers < 1:
+        for item, calls in items:
+            yield item, [lambda arguments=arguments: function(*arguments) for arguments in calls]
+        return
+    methods = multiprocessing.get_all_start_methods()
+    # A plain fork would copy the locks of torch's and OpenCV's threads, but not the threads.
+    context = multiprocessing.get_context('forkserver' if 'forkserver' in methods else 'spawn')
+    context.set_forkserver_preload([__package__])
+    waiting: deque[tuple[Item, list[Any]]] = deque()
+    # One thread each: the processes are there to fill the cores.
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        try:
+            for item, calls in items:
+                waiting.append((item, [pool.submit(function, *arguments) for arguments in calls]))
+                if len(waiting) > _AHEAD * workers:
+                    done, futures = waiting.popleft()
+                    yield done, [future.result for future in futures]
+            while waiting:
+                done, futures = waiting.popleft()
+                yield done, [future.result for future in futures]
+        except BrokenProcessPool as e:
+            raise RuntimeError(
+                'a worker process ended: with workers, the code of a script must stand under '
+                "if __name__ == '__main__'; otherwise memory may have run out (workers=0 needs the least)"
+            ) from e
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def processes() -> tuple[int, int]:
+    """Rank of this process and number of processes, (0,1) outside of torch.distributed."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def share_of(total: int) -> range:
+    """The images that this process scores: consecutive ones, so that shares joined by rank are in order."""
+    rank, world = processes()
+    return range(total * rank // world, total * (rank + 1) // world)
+
+
+def gathered(part: Item) -> list[Item]:
+    """The parts of all processes by rank, in each of them."""
+    world = processes()[1]
+    if world == 1:
+        return [part]
+    parts: list[Any] = [None] * world
+    dist.all_gather_object(parts, part)
+    return parts
