@@ -55,7 +55,8 @@ figcaption{width:0;min-width:100%;font-size:12px;color:var(--soft);overflow-wrap
 .key{padding:0 4px;background:#333}.found{color:#f4f}.truth{color:#fff}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 18px;font-size:13px}dt{color:var(--soft)}dd{margin:0}
 pre{font-size:12px;white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid var(--line);padding:8px}
-@media print{main{padding:0;max-width:none}h2,h3{break-after:avoid}table,.charts figure{break-inside:avoid}}"""
+@media print{main{padding:0;max-width:none}h2,h3,.legend,summary{break-after:avoid}tr,.charts{break-inside:avoid}
+.charts{grid-template-columns:repeat(3,1fr)}.scroll{overflow:visible}table{font-size:11px}th,td{padding:3px 5px}}"""
 
 
 def cell(value: Any, digits: int = 1) -> str:
