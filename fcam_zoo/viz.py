@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .localization import Localization
+if TYPE_CHECKING:
+    from .localization import Localization
 
 BOX_COLOR = (255, 64, 64)
 

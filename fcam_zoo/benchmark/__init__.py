@@ -1,9 +1,13 @@
 """The WSOL benchmark: functions of score maps, from any library."""
 
+from ._html import write_html as write_html
+from ._pictures import maps_of as maps_of
 from .box_metric import BoxMetric as BoxMetric
 from .boxes import box_iou as box_iou
 from .boxes import boxes_from_score_map as boxes_from_score_map
 from .boxes import resize_boxes as resize_boxes
+from .compare import Comparison as Comparison
+from .compare import compare as compare
 from .evaluate import evaluate as evaluate
 from .evaluate import evaluate_many as evaluate_many
 from .pixel_ap import PixelAP as PixelAP

@@ -1,0 +1,224 @@
+"""How sure the figures of reports are, and their differences: bootstrap over images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from .._io import write_json
+from .report import Report
+
+LEVEL = 95
+# Images whose samples are unpacked at a time.
+_CHUNK = 2048
+_SAME = ('id', 'label', 'width', 'height', 'n_boxes')
+_PROTOCOL = ('metric', 'iou', 'multi_contour')
+
+
+@dataclass
+class Comparison:
+    """Result of `compare`, in plain Python values.
+
+    Attributes:
+        rows: For each figure (max_box_acc_50, ..., mean, top1_50, ..., cls; or pxap, cls) and report its value in
+            percent and the interval from low to high; but for the baseline, the difference to it in points with its
+            interval, difference_low to difference_high, and p, the two-sided bootstrap p-value of no difference.
+        meta: baseline; n images; samples and seed of the bootstrap; level of the intervals in percent; with boxes
+            thresholds, whether each resample chooses its best ones.
+    """
+
+    rows: list[dict[str, Any]]
+    meta: dict[str, Any]
+
+    def to_json(self, path: str | os.PathLike) -> None:
+        """Write everything as strict JSON."""
+        write_json(path, asdict(self))
+
+    def to_markdown(self, figures: Sequence[str] | None = None) -> str:
+        """A table of all or some figures.
+
+        Raises:
+            ValueError: For a figure that was not compared.
+        """
+        known = list(dict.fromkeys(row['figure'] for row in self.rows))
+        unknown = [figure for figure in figures or () if figure not in known]
+        if unknown:
+            raise ValueError(f'no figure {", ".join(unknown)} was compared; there are {", ".join(known)}')
+        interval = f'{self.meta["level"]} % interval'
+        lines = [
+            f'| figure | maps | % | {interval} | difference to {_cell(self.meta["baseline"])} | {interval} | p |',
+            '|---|---|--:|--:|--:|--:|--:|',
+        ]
+        for row in self.rows:
+            if figures is not None and row['figure'] not in figures:
+                continue
+            cells = [row['figure'], _cell(row['maps']), f'{row["value"]:.1f}', f'{row["low"]:.1f} to {row["high"]:.1f}']
+            if row['p'] is None:
+                cells += [''] * 3
+            else:
+                low, high = row['difference_low'], row['difference_high']
+                cells += [f'{row["difference"]:+.1f}', f'{low:+.1f} to {high:+.1f}', f'{row["p"]:.3f}']
+            lines.append(f'| {" | ".join(cells)} |')
+        return '\n'.join(lines) + '\n'
+
+
+def compare(
+    reports: Mapping[str, Report], baseline: str | None = None, samples: int = 1000, seed: int = 0
+) -> Comparison:
+    """Intervals of the figures of reports on the same images, and of their differences.
+
+    Images are drawn with replacement, the same ones for all reports, so that differences are paired. The best threshold
+    of MaxBoxAcc is chosen anew in each resample, as it would be on other images; for reports that were read from files,
+    which lack the samples, it stays, and top-1 localization is left out. Intervals are percentiles. A maximum over
+    thresholds is a little larger in resamples than in the images themselves, the more the rougher its curve is.
+
+    Args:
+        reports: Name -> report, evaluated with `rows=True`.
+        baseline: Name of the one that others are compared with; default: the first.
+        samples: Resamples, at least 40.
+        seed: The same one gives the same comparison.
+
+    Raises:
+        ValueError: For no report, an unknown baseline, too few samples, reports on different images or with different
+            metrics, reports without rows, PxAP reports without samples.
+    """
+    baseline = _check(reports, baseline, samples)
+    first = next(iter(reports.values()))
+    n = len(first.rows)
+    counts = _draw(n, samples, seed)
+    chosen = all(report.samples is not None for report in reports.values())
+    labelled = all('top1' in report.rows[0] for report in reports.values())
+    drawn = {}
+    for name, report in reports.items():
+        if first.meta['metric'] == 'PxAP':
+            drawn[name] = {'pxap': _pixel_ap(report, counts)}
+        else:
+            drawn[name] = _box_figures(report, counts, chosen, labelled)
+        if labelled:
+            drawn[name]['cls'] = 100 * counts @ _column(report, 'top1').astype(np.float32) / n
+    rows = []
+    for figure in drawn[baseline]:
+        for name in reports:
+            rows.append({'figure': figure, 'maps': name, **_interval(drawn[name][figure])})
+            paired = drawn[name][figure].astype(np.float64) - drawn[baseline][figure]
+            rows[-1] |= _difference(paired if name != baseline else None)
+    meta = {'baseline': baseline, 'n': n, 'samples': samples, 'seed': seed, 'level': LEVEL}
+    if first.meta['metric'] != 'PxAP':
+        meta['thresholds'] = 'chosen in each resample' if chosen else 'as reported'
+    return Comparison(rows, meta)
+
+
+def _check(reports: Mapping[str, Report], baseline: str | None, samples: int) -> str:
+    if not reports:
+        raise ValueError('nothing to compare: give at least one report')
+    if samples < 40:
+        raise ValueError(f'{samples} samples do not reach the ends of a {LEVEL} % interval: take 40 or more')
+    names = list(reports)
+    baseline = names[0] if baseline is None else baseline
+    if baseline not in reports:
+        raise ValueError(f'no report {baseline!r} to compare with; there are {", ".join(names)}')
+    first = reports[names[0]]
+    for name, report in reports.items():
+        if not report.rows:
+            raise ValueError(f'report {name} has no rows: evaluate with rows=True')
+        different = [k for k in _PROTOCOL if report.meta.get(k) != first.meta.get(k)]
+        if different:
+            raise ValueError(f'reports {names[0]} and {name} have different {", ".join(different)}: not comparable')
+        same = len(report.rows) == len(first.rows)
+        if not same or any(a.get(k) != b.get(k) for a, b in zip(report.rows, first.rows) for k in _SAME):
+            raise ValueError(f'reports {names[0]} and {name} are on different images: evaluate both on the same')
+        if report.samples is None and first.meta['metric'] == 'PxAP':
+            raise ValueError(f'report {name} was read from a file, which lacks the samples of PxAP: evaluate again')
+    return baseline
+
+
+def _draw(n: int, samples: int, seed: int) -> np.ndarray:
+    """How often each image is drawn, float32 (1 + samples, n); the first row is the images themselves."""
+    counts = np.ones((1 + samples, n), np.float32)
+    rng = np.random.default_rng(seed)
+    for row in counts[1:]:
+        row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+    return counts
+
+
+def _box_figures(report: Report, counts: np.ndarray, chosen: bool, labelled: bool) -> dict[str, np.ndarray]:
+    """Figures of each resample (S)."""
+    levels = [f'{level:g}' for level in report.meta['iou']]
+    figures = {f'max_box_acc_{k}': v for k, v in zip(levels, _best(report, counts, chosen).T)}
+    figures['mean'] = np.mean(list(figures.values()), 0)
+    if labelled and chosen:
+        right = counts * _column(report, 'top1')
+        figures |= {f'top1_{k}': v for k, v in zip(levels, _best(report, right, chosen).T)}
+    return figures
+
+
+def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
+    """Largest accuracy in percent over thresholds (S,I) of images counted (S,N)."""
+    thresholds = report.meta['thresholds'] if chosen else 1
+    levels = report.meta['iou']
+
+    def hits(part: slice) -> np.ndarray:
+        if chosen:
+            return np.unpackbits(report.samples[part], axis=2, count=thresholds)
+        return np.array([[[row[f'hit_{level:g}']] for level in levels] for row in report.rows[part]])
+
+    # Whole numbers below 2**24 are exact in float32.
+    correct = _product(counts, hits, np.float32).reshape(len(counts), len(levels), thresholds)
+    return 100 * correct.max(2).astype(np.float64) / counts.shape[1]
+
+
+def _pixel_ap(report: Report, counts: np.ndarray) -> np.ndarray:
+    """PxAP in percent (S) of images counted (S,N); NaN where none of them has an object."""
+    bins = report.samples.shape[2]
+    pixels = _product(counts, lambda part: report.samples[part], np.float64).reshape(-1, 2, bins)
+    true, false = pixels[:, :, ::-1].cumsum(2).swapaxes(0, 1)
+    precision = true / np.maximum(true + false, 1)
+    with np.errstate(invalid='ignore'):
+        recall = true / true[:, -1:]
+    return 100 * (precision[:, 1:] * np.diff(recall, axis=1)).sum(1)
+
+
+def _product(counts: np.ndarray, values: Callable[[slice], np.ndarray], dtype: type) -> np.ndarray:
+    """counts (S,N) times values (N,...), of which a part at a time is asked for; (S,M)."""
+    total: Any = 0
+    for part in _parts(counts.shape[1]):
+        found = values(part)
+        total = total + counts[:, part].astype(dtype, copy=False) @ found.reshape(len(found), -1).astype(dtype)
+    return total
+
+
+def _parts(n: int) -> Iterator[slice]:
+    return (slice(start, start + _CHUNK) for start in range(0, n, _CHUNK))
+
+
+def _interval(drawn: np.ndarray) -> dict[str, float]:
+    low, high = _percentiles(drawn[1:])
+    return {'value': float(drawn[0]), 'low': low, 'high': high}
+
+
+def _difference(drawn: np.ndarray | None) -> dict[str, float | None]:
+    if drawn is None:
+        return dict.fromkeys(('difference', 'difference_low', 'difference_high', 'p'))
+    low, high = _percentiles(drawn[1:])
+    # The observed difference counts as one of the resamples, so that p is never 0.
+    tails = (1 + (drawn[1:] <= 0).sum(), 1 + (drawn[1:] >= 0).sum())
+    p = min(1.0, 2 * float(min(tails)) / len(drawn))
+    return {'difference': float(drawn[0]), 'difference_low': low, 'difference_high': high, 'p': p}
+
+
+def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
+    tail = (100 - LEVEL) / 200
+    low, high = np.nanquantile(drawn, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _column(report: Report, key: str) -> np.ndarray:
+    return np.array([row[key] for row in report.rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace('|', '\\|').replace('\n', ' ')

@@ -1,0 +1,270 @@
+"""Pages of reports: whole, self-contained, safe with any name, and the same figures as the reports."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import sys
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fcam_zoo.benchmark import Report, compare, evaluate, evaluate_many, maps_of, write_html
+from fcam_zoo.benchmark._charts import Axis, Line, line_chart
+
+N, SIDE = 12, 24
+VOID = {'meta', 'img', 'br', 'path', 'circle'}
+EVIL = '<script>alert("1")</script>&\'|'
+
+
+class Page(HTMLParser):
+    """What is on a page; refuses tags that are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, Any]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def find(self, tag: str) -> list[dict[str, Any]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+class Shapes:
+    """Rectangles; image i is shifted by i pixels in its map, so that the first is best and the last is worst."""
+
+    name, split = 'shapes', 'val'
+    class_names: Mapping[int, str] = {0: EVIL, 1: 'b'}
+
+    def __init__(self, masks: bool = False) -> None:
+        self.ids = [f'{EVIL}{i}.png' for i in range(N)]
+        self.labels = np.arange(N) % 2
+        self.sizes = np.tile([2 * SIDE, SIDE], (N, 1))
+        self.truth = np.zeros((N, SIDE, SIDE), np.uint8)
+        self.truth[:, 4:12, 2:10] = 1
+        self.boxes = None if masks else [np.array([[4, 4, 20, 12]])] * N
+        self.masks = self.ids if masks else None
+        shifted = np.stack([np.roll(t, i, 1) for i, t in enumerate(self.truth)])
+        self.maps = (0.1 + 0.8 * shifted).astype(np.float32)
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        image = np.full((3, SIDE, SIDE), 100, np.uint8)
+        image[0] += 100 * self.truth[index]
+        return torch.from_numpy(image), int(self.labels[index]), index
+
+    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        return self.truth[index]
+
+
+def make(masks: bool = False) -> tuple[Shapes, dict[str, Report]]:
+    dataset = Shapes(masks)
+    reports = evaluate_many(dataset.maps, dataset, ['mine', 'center'], quiet=True)
+    return dataset, {EVIL: reports['mine'], 'center': reports['center']}
+
+
+def written(path: Path, *args: Any, **options: Any) -> tuple[Page, str]:
+    write_html(args[0], path, *args[1:], **options)
+    text = path.read_text(encoding='utf-8')
+    return Page(text), text
+
+
+@pytest.mark.parametrize('masks', [False, True], ids=['boxes', 'masks'])
+def test_page(tmp_path: Path, masks: bool) -> None:
+    dataset, reports = make(masks)
+    options = {'comparison': compare(reports, samples=40), 'command': f'run {EVIL}', 'title': f'On {EVIL}'}
+    maps = {EVIL: dataset.maps.__getitem__, 'center': maps_of(None, dataset, ['center'])['center']}
+    page, text = written(tmp_path / 'report.html', reports, dataset, maps, images=2, **options)
+    assert [p.name for p in tmp_path.iterdir()] == ['report.html']
+    # Nothing is loaded from elsewhere, and nothing runs.
+    assert not re.search(r'https?://|@import|url\(', text)
+    for tag, attrs in page.tags:
+        assert tag not in ('script', 'link', 'iframe', 'object')
+        assert not attrs.keys() & {'href', 'srcset', 'onload', 'onerror', 'onclick'}
+        assert attrs.get('src', 'data:image/jpeg;base64,').startswith('data:image/jpeg;base64,')
+    assert "default-src 'none'" in text
+    # Names are text, wherever they stand.
+    said = ' '.join(page.text)
+    for part in (EVIL, f'{EVIL}0.png', f'run {EVIL}', f'On {EVIL}', f'difference to {EVIL}'):
+        assert part in said
+    assert all(svg['role'] == 'img' and svg['aria-label'] for svg in page.find('svg') if 'role' in svg)
+    drawings = [svg for svg in page.find('svg') if 'role' in svg]
+    assert len(drawings) == (5 if masks else 6)
+    for key, value in reports[EVIL].metrics.items():
+        assert f'{value:.{3 if "threshold" in key else 1}f}' in said
+    for word in ('Figures', 'Comparison', 'Curves', 'Activations', 'Size of objects', 'Classes', 'Images', 'fcam_zoo'):
+        assert word in said
+    # Two best and two worst images of the one kind that is not the centre.
+    images = page.find('img')
+    assert len(images) == 4
+    assert [re.search(r'(\d+)\.png', image['alt'])[1] for image in images] == ['0', '1', '11', '10']
+    key = 'pxap' if masks else 'iou_50'
+    shown = [row[key] for row in reports[EVIL].rows]
+    values = [float(image['alt'].split()[-1]) for image in images]
+    assert values == pytest.approx([shown[0], shown[1], shown[11], shown[10]], abs=0.06)
+    assert values[0] > values[-1]
+    picture = Image.open(io.BytesIO(base64.b64decode(images[0]['src'].split(',')[1])))
+    assert picture.size == (300, 150)
+    assert (int(images[0]['width']), int(images[0]['height'])) == (200, 100)
+
+
+def test_pictures_show_both_boxes(tmp_path: Path) -> None:
+    dataset, reports = make()
+    page, _ = written(tmp_path / 'r.html', {'m': reports[EVIL]}, dataset, {'m': lambda i: dataset.maps[i]}, images=1)
+    worst = page.find('img')[1]
+    pixels = np.array(Image.open(io.BytesIO(base64.b64decode(worst['src'].split(',')[1])))).astype(int)
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    white = (red > 200) & (green > 200) & (blue > 200)
+    magenta = (red > 180) & (green < 120) & (blue > 180)
+    # Truth x 4 to 20 of 48, found 11 pixels of the map further right.
+    x = np.nonzero(white)[1] * 48 / 300
+    assert (x.min(), x.max()) == pytest.approx((4, 20), abs=1)
+    x = np.nonzero(magenta)[1] * 48 / 300
+    assert (x.min(), x.max()) == pytest.approx((26, 42), abs=1)
+
+
+def test_a_report_alone_and_without_pictures(tmp_path: Path) -> None:
+    dataset, reports = make()
+    page, text = written(tmp_path / 'r.html', reports[EVIL])
+    assert 'Localization on shapes/val' in page.text
+    assert not page.find('img')
+    assert 'In bold' not in text
+    bare = evaluate(dataset.maps, dataset, 'mine', rows=False, quiet=True)
+    page, _ = written(tmp_path / 'bare.html', bare, dataset, {'mine': dataset.maps.__getitem__})
+    assert not page.find('img')
+    assert 'Classes' not in page.text
+    # A report from a file of an earlier version has no activations.
+    old = Report(bare.maps, bare.metrics, bare.curves, bare.meta)
+    page, _ = written(tmp_path / 'old.html', old)
+    assert 'Activations' not in page.text
+    # The centre alone is shown, since there is nothing else.
+    center = {'center': reports['center']}
+    page, _ = written(tmp_path / 'c.html', center, dataset, maps_of(None, dataset, ['center']), images=1)
+    assert len(page.find('img')) == 2
+
+
+def test_many_classes_are_folded(tmp_path: Path) -> None:
+    for count, unfolded in ((20, True), (21, False)):
+        report = make()[1][EVIL]
+        report.tables['classes'] = [{'label': i, 'class': f'c{i}', 'n': 1, 'accuracy_50': None} for i in range(count)]
+        page, _ = written(tmp_path / 'r.html', report)
+        assert ('open' in page.find('details')[0]) == unfolded
+        assert f'c{count - 1}' in page.text
+
+
+def test_names_of_files_that_are_not_unicode(tmp_path: Path) -> None:
+    dataset, reports = make()
+    reports[EVIL].rows[0]['id'] = dataset.ids[0] = 'a\udcff.png'
+    page, _ = written(tmp_path / 'r.html', {'m': reports[EVIL]}, dataset, {'m': dataset.maps.__getitem__})
+    assert 'a?.png' in ' '.join(page.text)
+
+
+def test_refuses_and_writes_nothing(tmp_path: Path) -> None:
+    dataset, reports = make()
+    one, masks = reports[EVIL], make(masks=True)[1][EVIL]
+    other = Shapes()
+    other.ids = [f'o{i}' for i in range(N)]
+    limited = evaluate(dataset.maps, dataset, 'mine', limit=3, quiet=True)
+    get = dataset.maps.__getitem__
+    for shown, args, options, message in (
+        ({}, (), {}, 'nothing to show'),
+        (one, (), {'images': -1}, 'images=-1: give 0 or more'),
+        ({'a': one, 'b': masks}, (), {}, 'reports a and b have different metric, iou'),
+        ({'a': one, 'b': limited}, (), {}, 'reports a and b have different n'),
+        ({'a': one}, (None, {'a': get}), {}, 'pictures need the data set'),
+        ({'a': one}, (dataset, {'b': get}), {}, 'maps of b, of which there is no report'),
+        ({'a': one}, (other, {'a': get}), {}, 'report a is on other images than the data set'),
+        ({'a': one}, (dataset, {'a': lambda i: 2 + get(i)}), {}, r'scores must lie in \[0,1\]'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_html(shown, tmp_path / 'r.html', *args, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_charts() -> None:
+    axis, log = Axis('x<', (0, 0.5, 1)), Axis('y', (0.01, 1, 100), log=True)
+    assert [log.place(v) for v in (0, 0.01, 1, 100, 1000)] == pytest.approx([0, 0, 0.5, 1, 1])
+    line = Line(1, [0, 0.25, 0.5, 0.75, 1], [1, 1, 1, 1, 100], (0.5, 1))
+    text = line_chart('a & b', axis, log, [line, Line(9, [], [])], 'says "this"')
+    page = Page(text)
+    assert page.find('svg')[0]['aria-label'] == 'says "this"'
+    assert {'a & b', 'x<', 'y'} <= set(page.text)
+    paths = [path for path in page.find('path') if 'line' in path['class'].split()]
+    assert len(re.findall('[ML]', paths[0]['d'])) == 3  # the ends of the level stretch, and the last point
+    assert paths[1]['d'] == ''
+    dot = page.find('circle')[0]
+    assert dot['class'] == 'dot c1 d1'
+    assert (float(dot['cx']), float(dot['cy'])) == (196, 119)
+
+
+class Model(nn.Module):
+    """Maps that tell the label, and the brightness of the image."""
+
+    pretrained_cfg: Mapping[str, tuple] = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.passes = 0
+
+    def forward(self, x: torch.Tensor) -> SimpleNamespace:
+        assert not self.training
+        self.passes += 1
+        bright = self.weight * x[:, 0]
+        return SimpleNamespace(logits=torch.zeros(len(x), 2), maps=torch.stack([-bright, bright], 1))
+
+    def cam(self, x: torch.Tensor, labels: torch.Tensor, method: str) -> torch.Tensor:
+        return x[:, 0] * 0 + labels[:, None, None]
+
+
+def test_maps_of_all_sources(tmp_path: Path) -> None:
+    dataset, model = Shapes(), Model().train()
+    found = maps_of(model, dataset, ['fcam', 'cam', 'center'])
+    expected = torch.sigmoid(2 * (dataset[3][0][0] / 255))
+    np.testing.assert_allclose(found['fcam'](3), expected, rtol=1e-5)
+    assert (found['cam'](3) == 1).all()
+    assert (found['cam'](2) == 0).all()
+    assert found['center'](3).shape == (SIDE, SIDE)
+    assert model.passes == 2  # an image once, for all kinds
+    assert model.training
+    assert np.array_equal(maps_of(dataset.maps, dataset, ['m'])['m'](4), dataset.maps[4])
+    assert maps_of(torch.from_numpy(dataset.maps[:, :8]), dataset, ['m', 'center'])['center'](0).shape == (8, SIDE)
+    dataset.ids = [f'{i}.png' for i in range(N)]
+    for image_id, score_map in zip(dataset.ids, dataset.maps):
+        np.save(tmp_path / f'{image_id}.npy', score_map)
+    assert np.array_equal(maps_of(tmp_path, dataset, ['m'])['m'](5), dataset.maps[5])
+    function = maps_of(lambda images, labels: images[:, 0] / 255, dataset, ['m'])['m']
+    np.testing.assert_allclose(function(6), dataset[6][0][0] / 255)
+
+
+def test_pages_need_no_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    write_html(make()[1], tmp_path / 'r.html')
