@@ -140,6 +140,53 @@ def test_train_then_benchmark(tmp_path, capsys):
     assert len((report / 'cam.csv').read_text().splitlines()) == 7
 
 
+def test_benchmark_compares_models_and_score_maps(tmp_path, model_dir, capsys):
+    data = make_wsol(tmp_path / 'shapes', {'train': 2, 'test': 6})
+    folder = tmp_path / 'mine'
+    rng = np.random.default_rng(0)
+    for image_id in (data / 'metadata' / 'test' / 'image_ids.txt').read_text().split():
+        (folder / image_id).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / f'{image_id}.npy', rng.random((64, 64)))
+    report, model = tmp_path / 'report', f'local-dir:{model_dir}'
+    arguments = ['benchmark', str(data), '--models', model, '--scoremaps', str(folder), '--maps', 'fcam', '--quiet']
+    assert main([*arguments, '--baseline', f'{folder}/mine', '-o', str(report)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == [f'{model}/fcam', f'{folder}/mine', 'center']
+    assert f'difference to {folder}/mine' in '\n'.join(lines)
+    comparison = json.loads((report / 'comparison.json').read_text())
+    assert comparison['meta'] | {'baseline': f'{folder}/mine', 'n': 6} == comparison['meta']
+    assert (report / 'report.html').read_text().startswith('<!doctype html>')
+    assert len(list(report.glob('*_classes.csv'))) == 3
+    assert main([*arguments, '--baseline', 'nothing']) == 1
+    assert "no report 'nothing' to compare with" in capsys.readouterr().err
+
+
+def test_benchmark_check(tmp_path, capsys):
+    data = make_wsol(tmp_path / 'shapes', {'train': 2, 'test': 4})
+    assert main(['benchmark', str(data), '--check', '--quiet']) == 0
+    assert 'no faults found' in capsys.readouterr().out
+    sizes = data / 'metadata' / 'test' / 'image_sizes.txt'
+    sizes.write_text(sizes.read_text().replace(',72,72', ',72,71', 1))
+    next((data / 'images').rglob('test_3.png')).unlink()
+    assert main(['benchmark', str(data), '--check', '--quiet']) == 1
+    out = capsys.readouterr().out
+    assert 'image is missing' in out
+    assert '72x71' in out
+    assert main(['benchmark', str(data), '--quiet']) == 1
+    assert 'give --models or --scoremaps' in capsys.readouterr().err
+
+
+def test_benchmark_of_annotations(tmp_path, model_dir, capsys):
+    data = make_wsol(tmp_path / 'shapes', {'test': 4})
+    lines = (data / 'metadata' / 'test' / 'localization.txt').read_text().splitlines()
+    (tmp_path / 'boxes.csv').write_text('image,x0,y0,x1,y1\n' + '\n'.join(lines))
+    arguments = ['benchmark', str(data), '--models', f'local-dir:{model_dir}', '--maps', 'fcam', '--quiet']
+    assert main(arguments) == 0
+    wsol = capsys.readouterr().out.splitlines()[2].split()[1:4]
+    assert main([*arguments, '--annotations', str(tmp_path / 'boxes.csv')]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[1:4] == wsol
+
+
 def test_demo_picture(tmp_path, model_dir, capsys):
     pytest.importorskip('skimage')
     assert main(['demo', '-o', str(tmp_path / 'demo'), '--model', f'local-dir:{model_dir}']) == 0
