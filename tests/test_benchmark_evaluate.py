@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import json
 import sys
 from collections import namedtuple
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from fcam_zoo import create_model
-from fcam_zoo.benchmark import BoxMetric, PixelAP, Report, evaluate, evaluate_many, resize_boxes
+from fcam_zoo.benchmark import BoxMetric, PixelAP, Report, box_metric, evaluate, evaluate_many, pixel_ap, resize_boxes
 from fcam_zoo.errors import DatasetError
 
 SIDE, K = 24, 3
@@ -288,6 +289,13 @@ def test_conventions() -> None:
         evaluate(model, dataset, convention='nearest', quiet=True)
     with pytest.raises(ValueError, match='Model has no class_map'):
         evaluate(Model(), dataset, convention='bicubic', quiet=True)
+
+
+@pytest.mark.parametrize('module', [box_metric, pixel_ap])
+def test_examples_of_the_docstrings(module: object) -> None:
+    failed, tried = doctest.testmod(module)
+    assert tried >= 6
+    assert failed == 0
 
 
 @pytest.mark.parametrize('metric', [BoxMetric(), PixelAP()])

@@ -29,6 +29,20 @@ class BoxMetric(Counts):
 
     Raises:
         ValueError: When thresholds or IoUs are out of range.
+
+    Example:
+        >>> import torch
+        >>> maps = torch.zeros(2, 224, 224)
+        >>> maps[0, 50:100, 60:120] = 0.9  # where the object is
+        >>> maps[1, :20, :20] = 0.8  # elsewhere
+        >>> metric = BoxMetric().update(maps, [[[60, 50, 120, 100]], [[90, 90, 180, 170]]])
+        >>> result = metric.compute()
+        >>> result['max_box_acc'].tolist(), result['best_threshold'].tolist(), result['n']
+        ([50.0, 50.0, 50.0], [0.0, 0.0, 0.0], 2)
+        >>> other = BoxMetric().update(maps[:1], [[[60, 50, 120, 100]]])  # of another process, say
+        >>> metric.merge(other).compute()['num_correct'][:, 0].tolist()
+        [2, 2, 2]
+        >>> metric.reset()
     """
 
     def __init__(

@@ -23,6 +23,16 @@ class PixelAP(Counts):
 
     Raises:
         ValueError: When thresholds are out of range, or do not start at 0.
+
+    Example:
+        >>> import torch
+        >>> mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
+        >>> mask[0, 2:6, 2:6] = 1
+        >>> mask[0, 6] = 255  # left out
+        >>> round(PixelAP().update(mask.eq(1).float(), mask).compute()['pxap'], 1)
+        100.0
+        >>> round(PixelAP().update(torch.full((1, 8, 8), 0.5), mask).compute()['pxap'], 1)  # 16 of 56 pixels
+        28.6
     """
 
     def __init__(self, thresholds: ArrayLike | None = None) -> None:
