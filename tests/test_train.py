@@ -142,7 +142,7 @@ def test_bad_settings_are_refused(data, tmp_path):
     with pytest.raises(TrainingError, match='cannot be written'):
         train(config(data), tmp_path / 'file', quiet=True)
     with pytest.raises(FileNotFoundError, match='does not exist'):
-        TrainConfig.from_json(tmp_path / 'none.json')
+        TrainConfig.from_file(tmp_path / 'none.json')
     assert TrainConfig.from_dict(config(data).to_dict()) == config(data)
 
 

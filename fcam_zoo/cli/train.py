@@ -61,7 +61,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = TrainConfig.from_json(args.recipe).to_dict() if args.recipe else TrainConfig().to_dict()
+    config = TrainConfig.from_file(args.recipe).to_dict() if args.recipe else TrainConfig().to_dict()
     config['data'] = str(Path(args.data))
     for flag, place in FLAGS.items():
         if getattr(args, flag) is not None:

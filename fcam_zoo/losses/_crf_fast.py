@@ -59,8 +59,8 @@ def filter_fast(image: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigm
 def _colour_grid(colours: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
     """The eight cells (N,) around each pixel with its shares (N,1), and the Gaussian (n,n) along each colour.
 
-    Interpolation blurs too, twice, by a variance of f (1 - f) at the fraction f of a cell: the Gaussians are narrower by
-    the mean of that, and pixels of more than the mean, which so lose height, are raised. It is exact for a flat image.
+    Interpolation blurs too, twice, by a variance of f (1 - f) at the fraction f of a cell: the Gaussians are narrower
+    by the mean of that, and pixels of more than the mean, which so lose height, are raised. Exact for a flat image.
     """
     colours = colours - colours.amin(1, keepdim=True)
     places = colours.floor()
