@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -72,11 +73,39 @@ def share_of(total: int) -> range:
     return range(total * rank // world, total * (rank + 1) // world)
 
 
-def gathered(part: Item) -> list[Item]:
-    """The parts of all processes by rank, in each of them."""
-    world = processes()[1]
-    if world == 1:
-        return [part]
-    parts: list[Any] = [None] * world
-    dist.all_gather_object(parts, part)
-    return parts
+def gathered(make: Callable[[], Item]) -> list[Item]:
+    """What each process makes, by rank, in each of them.
+
+    Raises:
+        Exception: In every process, when making fails in one: that of the lowest rank. So none waits for another.
+    """
+    if processes()[1] == 1:
+        return [make()]
+    part: Any = None
+    failure: Exception | None = None
+    try:
+        part = make()
+    except Exception as error:
+        failure = _portable(error)
+    parts: list[Any] = [None] * processes()[1]
+    dist.all_gather_object(parts, (part, failure))
+    for _, error in parts:
+        if error is not None:
+            raise error
+    return [part for part, _ in parts]
+
+
+def together(make: Callable[[], Item]) -> Item:
+    """What is made here, once all processes have made theirs; raises as `gathered`."""
+    made: list[Item] = []
+    gathered(lambda: made.append(make()))
+    return made[0]
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one of the same message where it cannot be handed to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f'{type(error).__name__}: {error}')
+    return error

@@ -47,7 +47,7 @@ def evaluate_many(
     """Score several kinds of map in one pass over the images.
 
     Under torch.distributed each process scores its share of the images, and all return the same reports: those of one
-    process, bit for bit.
+    process, bit for bit. When one fails, all raise its error at the end of their share.
 
     Data sets with boxes are scored by `BoxMetric`, those with masks by `PixelAP`, at the size of the maps.
 
@@ -88,6 +88,35 @@ def evaluate_many(
             of another length, and whatever the metrics refuse.
     """
     names = list(dict.fromkeys(maps))
+    metric_options = {'thresholds': thresholds, 'iou': iou, 'multi_contour': multi_contour}
+    batch_options = {'batch_size': batch_size, 'workers': workers, 'device': device, 'convention': convention}
+
+    def share() -> dict[str, Scores]:
+        return _score_share(source, dataset, names, metric_options, limit, rows, quiet, **batch_options)
+
+    first, *others = gathered(share)
+    for other in others:
+        for name in names:
+            first[name].merge(other[name])
+    made_by = convention if isinstance(source, torch.nn.Module) else None
+    return {name: make_report(name, kind, dataset, made_by) for name, kind in first.items()}
+
+
+def _score_share(
+    source: Source,
+    dataset: Any,
+    names: list[str],
+    metric_options: dict[str, Any],
+    limit: int | None,
+    rows: bool,
+    quiet: bool,
+    *,
+    batch_size: int,
+    workers: int,
+    device: str | torch.device | None,
+    convention: Convention,
+) -> dict[str, Scores]:
+    """Score the images that this process has to."""
     made = [name for name in names if name != 'center']
     if isinstance(source, (str, os.PathLike)):
         source = MapFolder(source, dataset.ids)
@@ -96,7 +125,7 @@ def evaluate_many(
     if total < 1 or not names:
         raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {names}')
     has_boxes = getattr(dataset, 'boxes', None) is not None
-    metric = BoxMetric(thresholds, iou, multi_contour) if has_boxes else PixelAP(thresholds)
+    metric = BoxMetric(**metric_options) if has_boxes else PixelAP(metric_options['thresholds'])
     scores = {name: Scores(copy.deepcopy(metric)) for name in names}
     mine = share_of(total)
     batches = _batches(source, dataset, made, mine, batch_size, workers, device, convention)
@@ -109,12 +138,7 @@ def evaluate_many(
                 with _named(name, index, dataset):
                     scores[name].add(result(), labels, logits, rows)
             bar.update(len(index))
-    first, *others = gathered(scores)
-    for other in others:
-        for name in names:
-            first[name].merge(other[name])
-    made_by = convention if isinstance(source, torch.nn.Module) else None
-    return {name: make_report(name, kind, dataset, made_by) for name, kind in first.items()}
+    return scores
 
 
 @contextmanager
