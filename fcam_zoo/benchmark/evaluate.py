@@ -121,6 +121,7 @@ def _score_share(
     if isinstance(source, (str, os.PathLike)):
         source = MapFolder(source, dataset.ids)
     _check(source, dataset, made, convention)
+    _check_numbers(batch_size, workers, device)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if total < 1 or not names:
         raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {names}')
@@ -193,6 +194,19 @@ def _check(source: Source | MapFolder, dataset: Any, made: list[str], convention
         raise ValueError(f'a function or an array makes one kind of map, {len(made)} were asked for: {made}')
     if is_array(source) and len(source) != len(dataset):
         raise ValueError(f'{len(source)} maps for {len(dataset)} images: give one for each, in the same order')
+
+
+def _check_numbers(batch_size: int, workers: int, device: str | torch.device | None) -> None:
+    for name, value, least in (('batch_size', batch_size, 1), ('workers', workers, 0)):
+        if value < least:
+            raise ValueError(f'{name}={value}: give {least} or more')
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f'device {str(device)!r} cannot be used ({str(error).splitlines()[0]}): choose another, as cpu'
+            ) from error
 
 
 def _batches(
