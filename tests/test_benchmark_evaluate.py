@@ -223,29 +223,6 @@ def test_processes_of_torchrun_agree_with_one(tmp_path: Path) -> None:
                 assert Report.from_json(tmp_path / f'{rank}_{i}_{name}.json') == report
 
 
-def fail_in_one_process(rank: int, world: int, folder: Path) -> None:
-    store = torch.distributed.FileStore(str(folder / 'store'), world)
-    torch.distributed.init_process_group('gloo', store=store, rank=rank, world_size=world)
-    dataset = Squares()
-    maps = np.asarray(fcam_maps(dataset))
-    maps[4] = np.nan
-    errors = []
-    for source in (maps, folder / 'maps' if rank else maps):
-        with pytest.raises(ValueError, match='map') as caught:
-            evaluate(source, dataset, batch_size=2, quiet=True)
-        errors.append(str(caught.value))
-    (folder / f'{rank}.json').write_text(json.dumps(errors))
-    assert evaluate(np.zeros_like(maps), dataset, quiet=True).meta['n'] == 7  # the processes still work together
-
-
-def test_processes_of_torchrun_fail_together(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(fail_in_one_process, (3, tmp_path), nprocs=3)
-    for rank in range(3):
-        nan, missing = json.loads((tmp_path / f'{rank}.json').read_text())
-        assert nan == 'fcam map of 4.png holds NaN; scores must lie in [0,1]'
-        assert missing == f'{tmp_path / "maps"}: no such folder; expected <image id>.npy in it'
-
-
 def save_maps(folder: Path, maps: np.ndarray) -> Path:
     for i, score_map in enumerate(maps):
         folder.mkdir(parents=True, exist_ok=True)

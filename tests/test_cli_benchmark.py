@@ -127,5 +127,5 @@ def test_errors_that_cannot_be_sent_keep_their_message():
     class Local(ValueError):
         pass
 
-    assert str(_parallel._portable(Local('what'))) == 'Local: what'
-    assert str(_parallel._portable(ValueError('what'))) == 'what'
+    assert str(_parallel.portable(Local('what'))) == 'Local: what'
+    assert str(_parallel.portable(ValueError('what'))) == 'what'

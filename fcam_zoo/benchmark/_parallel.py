@@ -86,7 +86,7 @@ def gathered(make: Callable[[], Item]) -> list[Item]:
     try:
         part = make()
     except Exception as error:
-        failure = _portable(error)
+        failure = portable(error)
     parts: list[Any] = [None] * processes()[1]
     dist.all_gather_object(parts, (part, failure))
     for _, error in parts:
@@ -102,7 +102,7 @@ def together(make: Callable[[], Item]) -> Item:
     return made[0]
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error, or one of the same message where it cannot be handed to another process."""
     try:
         pickle.loads(pickle.dumps(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -11,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from ._inputs import ArrayLike, ScoreMapError, as_array
-from ._parallel import gathered, measured, processes, share_of
+from ._parallel import gathered, measured, portable, processes, share_of
 from ._sources import CONVENTIONS, Convention, MapFolder, Source, center_map, is_array, score, scoring_mode
 from .box_metric import BoxMetric
 from .boxes import resize_boxes
@@ -180,6 +181,11 @@ def _check(source: Source | MapFolder, dataset: Any, made: list[str], convention
         )
     if getattr(dataset, 'boxes', None) is None and not getattr(dataset, 'masks', None):
         raise ValueError(f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on')
+    twice = [image_id for image_id, number in Counter(dataset.ids).items() if number > 1]
+    if twice:
+        raise ValueError(
+            f'image {twice[0]} is in {getattr(dataset, "name", "the data set")} twice: list each image once'
+        )
     if isinstance(source, torch.nn.Module):
         needed = ['pretrained_cfg', 'cam'] if set(made) - {'fcam'} else ['pretrained_cfg']
         missing = [name for name in needed if not hasattr(source, name)]
@@ -225,8 +231,41 @@ def _batches(
             index = list(range(start, min(start + batch_size, mine.stop)))
             yield index, {made[0]: source[start : index[-1] + 1]} if made else {}, None
         return
-    for images, labels, index in DataLoader(Subset(dataset, mine), batch_size, num_workers=workers):
-        yield index.tolist(), *score(source, made, images, labels, device, convention)
+    items = _Caught(dataset, mine)
+    for start, batch in zip(
+        mine[::batch_size], DataLoader(items, batch_size, num_workers=workers, collate_fn=_collate)
+    ):
+        if isinstance(batch, Exception):
+            raise batch
+        images, labels, index = batch
+        expected = list(range(start, start + len(images)))
+        if index.tolist() != expected:
+            raise ValueError(
+                f'items {start} to {expected[-1]} of the data set call themselves {index.tolist()}: an image would be '
+                'scored twice or not at all; return the index as the third element'
+            )
+        yield expected, *score(source, made, images, labels, device, convention)
+
+
+class _Caught(Dataset):
+    """Items of a data set, or their errors: a process that loads images would wrap its traceback into the message."""
+
+    def __init__(self, dataset: Any, indices: range) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[self.indices[index]]
+        except Exception as error:
+            return portable(error)
+
+
+def _collate(items: list[Any]) -> Any:
+    """A batch, or the first error."""
+    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
 
 
 def _ground_truth(dataset: Any, index: list[int], boxes: bool, size: tuple[int, int]) -> Any:

@@ -1,0 +1,72 @@
+"""How an evaluation fails: one error, of the image that is at fault, in every process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_benchmark_evaluate import Model, Squares, fcam_maps
+
+from fcam_zoo.benchmark import evaluate
+from fcam_zoo.errors import DatasetError
+
+
+class Missing(Squares):
+    """One image cannot be read."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        if index == 4:
+            raise DatasetError('4.png: no such image file')
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_errors_of_images_are_those_of_the_data_set(workers: int) -> None:
+    with pytest.raises(DatasetError, match=r'^4\.png: no such image file$'):
+        evaluate(Model(), Missing(), batch_size=2, workers=workers, quiet=True)
+
+
+def test_an_image_twice_is_refused() -> None:
+    dataset = Squares()
+    dataset.ids[5] = '2.png'
+    with pytest.raises(ValueError, match=r'image 2\.png is in squares twice: list each image once'):
+        evaluate(fcam_maps(dataset), dataset, quiet=True)
+
+
+class Shuffled(Squares):
+    """Its items have the index of another one."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
+        image, label, _ = super().__getitem__(index)
+        return image, label, index // 2
+
+
+def test_items_of_another_index_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'items 0 to 1 of the data set call themselves \[0, 0\]'):
+        evaluate(Model(), Shuffled(), batch_size=2, quiet=True)
+
+
+def fail_in_one_process(rank: int, world: int, folder: Path) -> None:
+    store = torch.distributed.FileStore(str(folder / 'store'), world)
+    torch.distributed.init_process_group('gloo', store=store, rank=rank, world_size=world)
+    dataset = Squares()
+    maps = np.asarray(fcam_maps(dataset))
+    maps[4] = np.nan
+    errors = []
+    for source in (maps, folder / 'maps' if rank else maps):
+        with pytest.raises(ValueError, match='map') as caught:
+            evaluate(source, dataset, batch_size=2, quiet=True)
+        errors.append(str(caught.value))
+    (folder / f'{rank}.json').write_text(json.dumps(errors))
+    assert evaluate(np.zeros_like(maps), dataset, quiet=True).meta['n'] == 7  # the processes still work together
+
+
+def test_processes_of_torchrun_fail_together(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(fail_in_one_process, (3, tmp_path), nprocs=3)
+    for rank in range(3):
+        nan, missing = json.loads((tmp_path / f'{rank}.json').read_text())
+        assert nan == 'fcam map of 4.png holds NaN; scores must lie in [0,1]'
+        assert missing == f'{tmp_path / "maps"}: no such folder; expected <image id>.npy in it'
