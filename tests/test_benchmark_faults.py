@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_benchmark_evaluate import Model, Squares, fcam_maps
+from test_benchmark_evaluate import Model, Squares, fcam_maps, save_maps
 
 from fcam_zoo.benchmark import evaluate
 from fcam_zoo.errors import DatasetError
@@ -32,7 +32,7 @@ def test_errors_of_images_are_those_of_the_data_set(workers: int) -> None:
 def test_an_image_twice_is_refused() -> None:
     dataset = Squares()
     dataset.ids[5] = '2.png'
-    with pytest.raises(ValueError, match=r'image 2\.png is in squares twice: list each image once'):
+    with pytest.raises(ValueError, match=r'image 2\.png is in the data set twice: list each image once'):
         evaluate(fcam_maps(dataset), dataset, quiet=True)
 
 
@@ -70,3 +70,33 @@ def test_processes_of_torchrun_fail_together(tmp_path: Path) -> None:
         nan, missing = json.loads((tmp_path / f'{rank}.json').read_text())
         assert nan == 'fcam map of 4.png holds NaN; scores must lie in [0,1]'
         assert missing == f'{tmp_path / "maps"}: no such folder; expected <image id>.npy in it'
+
+
+def test_errors_name_the_image() -> None:
+    for change, message in (
+        ({'boxes': np.zeros((0, 4))}, r'^image 4\.png has no ground-truth box'),
+        ({'boxes': np.array([[5, 5, 3, 8]])}, r'^image 4\.png: box \[5\.0, 5\.0, 3\.0, 8\.0\] is not'),
+        ({'boxes': np.array([[5, 5, 99, 8]])}, r'^image 4\.png has a box that leaves its map of 24 x 24'),
+        ({'sizes': np.array([0, 3])}, r'^image 4\.png: sizes must be positive'),
+        ({'truth': 7}, r'^mask of 4\.png may hold 0, 1 and 255 only$'),
+        ({'maps': np.inf}, r'^mine map of 4\.png holds values from .* to inf; scores must lie in \[0,1\]$'),
+    ):
+        dataset = Squares(masks='truth' in change)
+        maps = np.asarray(fcam_maps(dataset))
+        for name, value in change.items():
+            (maps if name == 'maps' else getattr(dataset, name))[4] = value
+        with pytest.raises(ValueError, match=message):
+            evaluate(maps, dataset, 'mine', batch_size=3, quiet=True)
+    with pytest.raises(ValueError, match=r'^mine maps of images 0\.png to 2\.png: score_maps must have the shape'):
+        evaluate(fcam_maps(Squares())[:, None], Squares(), 'mine', batch_size=3, quiet=True)
+    with pytest.raises(ValueError, match='score_maps must be real numbers, got complex128'):
+        evaluate(fcam_maps(Squares()).astype(complex), Squares(), 'mine', quiet=True)
+
+
+def test_maps_of_a_folder_are_of_one_size_whatever_the_batches(tmp_path: Path) -> None:
+    maps = np.asarray(fcam_maps(Squares()))
+    folder = save_maps(tmp_path / 'maps', maps)
+    np.save(folder / '4.png.npy', maps[4, ::2])
+    for batch_size in (1, 2, 7):
+        with pytest.raises(ValueError, match=r'4\.png\.npy has the shape \(12, 24\), others \(24, 24\)'):
+            evaluate(folder, Squares(), batch_size=batch_size, quiet=True)
