@@ -129,3 +129,13 @@ def test_errors_that_cannot_be_sent_keep_their_message():
 
     assert str(_parallel.portable(Local('what'))) == 'Local: what'
     assert str(_parallel.portable(ValueError('what'))) == 'what'
+
+
+def test_missing_images_are_named_before_scoring(data, tmp_path, capsys, monkeypatch):
+    maps, last = save_maps(data, tmp_path / 'mine'), ids(data)[-1]
+    (data / 'images' / last).unlink()
+    assert score(data, '--scoremaps', maps) == 0
+    monkeypatch.setattr(benchmark, 'evaluate_many', None)
+    assert score(data, '--scoremaps', maps, '-o', tmp_path / 'report') == 1
+    assert f'1 of 6 images are missing, the first {data / "images" / last}' in capsys.readouterr().err
+    assert list((tmp_path / 'report').iterdir()) == []

@@ -157,6 +157,7 @@ def prepare(args: argparse.Namespace) -> Work:
     Raises:
         ValueError: For arguments out of range, models of different input sizes, an unknown baseline, or a folder that
             cannot be written to.
+        FileNotFoundError: When images are missing that models or the page of reports need.
     """
     if not args.models and not args.scoremaps:
         raise ValueError('nothing to score: give --models or --scoremaps (or --check to look at the data set alone)')
@@ -170,6 +171,8 @@ def prepare(args: argparse.Namespace) -> Work:
     if len(sides) > 1:
         raise ValueError(f'the models take images of {sorted(sides)} pixels: benchmark those of one size together')
     dataset = open_dataset(args.data, args.split or 'test', EvalTransform(sides.pop()), annotations=args.annotations)
+    if models or (args.output and not rank()):
+        check_images(dataset, args.limit)
     folders = list(dict.fromkeys(args.scoremaps))
     several = len(models) + len(folders) > 1
     kinds = [kind for kind in dict.fromkeys(args.maps) if kind != CENTER]
@@ -203,6 +206,21 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f'--output {folder}: cannot be written to ({error.strerror}); name another folder') from error
+
+
+def check_images(dataset: Any, limit: int | None) -> None:
+    """See whether all images are there.
+
+    Raises:
+        FileNotFoundError: When not.
+    """
+    paths = [dataset.path(index) for index in range(len(dataset))][:limit]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f'{len(missing)} of {len(paths)} images are missing, the first {missing[0]}: restore them (--check lists '
+            'all; score maps are scored without images when no --output is asked for)'
+        )
 
 
 def publish(
