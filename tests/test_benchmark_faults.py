@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_benchmark_evaluate import Model, Squares, fcam_maps, save_maps
 
-from fcam_zoo.benchmark import evaluate
+from fcam_zoo.benchmark import _parallel, evaluate
 from fcam_zoo.errors import DatasetError
 
 
@@ -100,3 +100,15 @@ def test_maps_of_a_folder_are_of_one_size_whatever_the_batches(tmp_path: Path) -
     for batch_size in (1, 2, 7):
         with pytest.raises(ValueError, match=r'4\.png\.npy has the shape \(12, 24\), others \(24, 24\)'):
             evaluate(folder, Squares(), batch_size=batch_size, quiet=True)
+
+
+@pytest.mark.parametrize(('total', 'batch_size', 'world'), [(24, 32, 2), (99, 8, 3), (64, 8, 8), (3, 1, 5)])
+def test_processes_compute_the_batches_of_one(
+    total: int, batch_size: int, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+    for rank in range(world):
+        monkeypatch.setattr(_parallel, 'processes', lambda rank=rank: (rank, world))
+        share = _parallel.share_of(total, batch_size)
+        batches += [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
+    assert batches == [range(total)[start : start + batch_size] for start in range(0, total, batch_size)]

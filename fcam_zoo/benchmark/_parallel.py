@@ -67,10 +67,15 @@ def processes() -> tuple[int, int]:
     return 0, 1
 
 
-def share_of(total: int) -> range:
-    """The images that this process scores: consecutive ones, so that shares joined by rank are in order."""
+def share_of(total: int, batch_size: int) -> range:
+    """The images that this process scores: consecutive ones, so that shares joined by rank are in order.
+
+    Shares are whole batches, those of one process: a network's last bits depend on what is computed together.
+    """
     rank, world = processes()
-    return range(total * rank // world, total * (rank + 1) // world)
+    batches = -(-total // batch_size)
+    start, stop = (min(batch_size * (batches * r // world), total) for r in (rank, rank + 1))
+    return range(start, stop)
 
 
 def gathered(make: Callable[[], Item]) -> list[Item]:

@@ -67,7 +67,7 @@ def evaluate_many(
         maps: 'fcam' (softmax of the foreground channel, never re-normalised), CAM methods (class map of the true label,
             min-max normalised at its own size, then resized bilinearly, as in F-CAM), and 'center' (a Gaussian in the
             middle). A function or an array makes one kind, and the name is free.
-        batch_size: Images a batch.
+        batch_size: Images a batch; processes share the images in whole batches.
         workers: Processes that load images, and as many that find boxes and histograms (a script's code must then stand
             under `if __name__ == '__main__'`).
         device: Where a model is moved to and runs, or where a function gets its images; default: where they are.
@@ -80,7 +80,7 @@ def evaluate_many(
         limit: Score the first images only.
         rows: Keep a row for each image in the reports. It takes 4 kB an image and kind of map until the reports are
             made; of that the samples that `compare` draws from stay, 0.4 kB with boxes and all with masks. Without rows
-            memory does not grow with the number of images.
+            memory hardly grows with the number of images.
         quiet: No progress bar.
 
     Returns:
@@ -131,7 +131,7 @@ def _score_share(
     has_boxes = getattr(dataset, 'boxes', None) is not None
     metric = BoxMetric(**metric_options) if has_boxes else PixelAP(metric_options['thresholds'])
     scores = {name: Scores(copy.deepcopy(metric)) for name in names}
-    mine = share_of(total)
+    mine = share_of(total, batch_size)
     batches = _batches(source, dataset, made, mine, batch_size, workers, device, convention)
     jobs = _jobs(batches, dataset, names, metric, has_boxes)
     silent = quiet or processes()[0] > 0
