@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from test_benchmark_evaluate import Model, Squares, fcam_maps, save_maps
 
 from fcam_zoo.benchmark import _parallel, evaluate
-from fcam_zoo.errors import DatasetError
+from fcam_zoo.errors import BenchmarkError, DatasetError
 
 
 class Missing(Squares):
@@ -112,3 +113,13 @@ def test_processes_compute_the_batches_of_one(
         share = _parallel.share_of(total, batch_size)
         batches += [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     assert batches == [range(total)[start : start + batch_size] for start in range(0, total, batch_size)]
+
+
+def test_the_end_of_a_worker_is_explained() -> None:
+    def results(calls: int) -> list[object]:
+        jobs = ((i, [(1,)]) for i in range(calls))
+        return [result() for _, found in _parallel.measured(jobs, os._exit, 1) for result in found]
+
+    for calls in (1, 9):
+        with pytest.raises(BenchmarkError, match='a worker process ended'):
+            results(calls)

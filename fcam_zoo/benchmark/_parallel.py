@@ -6,16 +6,23 @@ import multiprocessing
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, TypeVar
 
 import cv2
 import torch.distributed as dist
 
+from ..errors import BenchmarkError
+
 Item = TypeVar('Item')
 # Batches under way for each worker: one that is scored, and one that waits.
 _AHEAD = 2
+_ENDED = (
+    "a worker process ended: with workers, the code of a script must stand under if __name__ == '__main__'; otherwise "
+    'memory may have run out (workers=0 needs the least)'
+)
 
 
 def measured(
@@ -47,17 +54,21 @@ def measured(
                 waiting.append((item, [pool.submit(function, *arguments) for arguments in calls]))
                 if len(waiting) > _AHEAD * workers:
                     done, futures = waiting.popleft()
-                    yield done, [future.result for future in futures]
+                    yield done, [partial(_result, future) for future in futures]
             while waiting:
                 done, futures = waiting.popleft()
-                yield done, [future.result for future in futures]
+                yield done, [partial(_result, future) for future in futures]
         except BrokenProcessPool as e:
-            raise RuntimeError(
-                'a worker process ended: with workers, the code of a script must stand under '
-                "if __name__ == '__main__'; otherwise memory may have run out (workers=0 needs the least)"
-            ) from e
+            raise BenchmarkError(_ENDED) from e
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: Future) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool as e:
+        raise BenchmarkError(_ENDED) from e
 
 
 def processes() -> tuple[int, int]:
@@ -112,5 +123,5 @@ def portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f'{type(error).__name__}: {error}')
+        return BenchmarkError(f'{type(error).__name__}: {error}')
     return error

@@ -87,6 +87,7 @@ def evaluate_many(
         A report for each kind of map.
 
     Raises:
+        BenchmarkError: When a worker process is ended, as by a lack of memory.
         ValueError: For a data set without images or ground truth, kinds of map that the source does not make, an array
             of another length, and whatever the metrics refuse.
     """
