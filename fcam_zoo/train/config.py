@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import types
 from dataclasses import dataclass, field
@@ -185,8 +186,9 @@ class TrainConfig:
             names = ', '.join(recipe_names())
             raise FileNotFoundError(f'recipe {recipe} does not exist: give a file or one of {names}')
         try:
-            values = yaml.safe_load(path.read_text(encoding='utf-8'))
-        except (yaml.YAMLError, UnicodeDecodeError) as e:
+            text = path.read_text(encoding='utf-8')
+            values = json.loads(text) if text.lstrip().startswith('{') else yaml.safe_load(text)
+        except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as e:
             raise ValueError(f'recipe {recipe} is neither YAML nor JSON: {e}') from e
         if not isinstance(values, dict):
             raise ValueError(f'recipe {recipe} holds no settings: write lines like `backbone: resnet50`')

@@ -98,6 +98,8 @@ class StageRun:
         with _interruptions() as interrupted:
             while self.progress.epoch < self.settings.epochs:
                 self._epoch(interrupted)
+            if interrupted:
+                raise KeyboardInterrupt
         history = self.progress.history
         best = history[self.progress.best_epoch - 1]
         return {'best_epoch': self.progress.best_epoch, 'best': best, 'last': history[-1], 'bad': self._bad_ids()}
