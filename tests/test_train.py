@@ -200,7 +200,7 @@ def test_accumulated_steps_are_steps_of_the_whole_batch(data):
         dataset = WSOLDataset(data, 'train', fcam_zoo.data.EvalTransform(64))
         stage_run = StageRun(ClassifierStage(model, settings, 'layercam'), one, dataset, None, None, None)
         parts = list(batches(stage_run.dataset, 1, 0, 8, accumulate, (0, 1), 0, set()))[:accumulate]
-        terms, _ = stage_run._step(1, parts, [])
+        terms, _ = stage_run.step(1, parts, [])
         weights.append((terms['ce'], model.get_classifier().weight.detach().clone()))
     assert weights[0][0] == pytest.approx(weights[1][0], rel=1e-5)
     torch.testing.assert_close(weights[0][1], weights[1][1])

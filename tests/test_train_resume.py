@@ -23,7 +23,7 @@ from fcam_zoo.train import checkpoint, loop
 
 data, recipe, folder, place, calls, number = sys.argv[1:]
 calls, number = int(calls), int(number)
-module, name = {'step': (loop.StageRun, '_step'), 'write': (checkpoint, 'save_file')}[place]
+module, name = {'step': (loop.StageRun, 'step'), 'write': (checkpoint, 'save_file')}[place]
 real, count = getattr(module, name), 0
 
 def dying(*args, **kwargs):

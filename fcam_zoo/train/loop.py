@@ -148,7 +148,7 @@ class StageRun:
         with self.monitor.bar(self.stage, epoch, self.settings.epochs, self.steps, progress.step) as bar:
             while progress.step < self.steps:
                 started = time.perf_counter()
-                terms, stop = self._step(epoch, list(islice(loader, self.settings.accumulate)), interrupted)
+                terms, stop = self.step(epoch, list(islice(loader, self.settings.accumulate)), interrupted)
                 for name, value in terms.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 progress.step += 1
@@ -162,7 +162,7 @@ class StageRun:
                     self._save()
                     saved = time.monotonic()
 
-    def _step(self, epoch: int, parts: list[Batch], interrupted: list[int]) -> tuple[dict[str, float], bool]:
+    def step(self, epoch: int, parts: list[Batch], interrupted: list[int]) -> tuple[dict[str, float], bool]:
         """One step of the optimizer; the terms of its loss, and whether to stop after it."""
         step = self.progress.step
         # Dropout draws from here: the same in a resumed run, another in each process.

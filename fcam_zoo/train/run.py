@@ -60,7 +60,7 @@ def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False,
     """
     run_dir = Path(run_dir)
     with distributed.process_group(config.device) as device:
-        return _train(config, run_dir, _device(device), resume, quiet)
+        return _train(config, run_dir, resolve_device(device), resume, quiet)
 
 
 def _train(config: TrainConfig, run_dir: Path, device: torch.device, resume: bool, quiet: bool) -> dict[str, Any]:
@@ -186,7 +186,12 @@ def plain(dataset: ImageDataset, size: int) -> ImageDataset:
     return dataset
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """The device of that name, once it is known to work.
+
+    Raises:
+        TrainingError: When it cannot be used.
+    """
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as e:

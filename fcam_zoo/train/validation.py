@@ -18,6 +18,13 @@ logger = logging.getLogger(__name__)
 VAL_THRESHOLDS = [i * 0.004 for i in range(250)]
 
 
+def selection_of(val_set: ImageDataset | None) -> str:
+    """How the best epoch of the decoder is chosen, in words."""
+    if val_set is not None and (val_set.boxes is not None or val_set.masks is not None):
+        return f'by {"boxes" if val_set.boxes is not None else "masks"} of val'
+    return 'the last one, since val has no boxes or masks'
+
+
 def validator(
     stage: Stage, config: TrainConfig, train_set: ImageDataset, val_set: ImageDataset | None, quiet: bool
 ) -> Validation:
