@@ -58,9 +58,9 @@ def test_two_processes_train_the_model_of_one(data, tmp_path):
         for a, b in zip(map(json.loads, one), map(json.loads, two), strict=True):
             assert [a[k] for k in terms] == pytest.approx([b[k] for k in terms], rel=tolerance)
             assert a['val']['cls'] == b['val']['cls']
-    one, two = (load_file(tmp_path / n / 'last' / 'model.safetensors') for n in ('one', 'two'))
+    one, two = (load_file(tmp_path / n / 'classifier' / 'best.safetensors') for n in ('one', 'two'))
     for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-2, atol=1e-3, msg=key)
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4, msg=key)
     # Resuming in one process what two began changes nothing: it is finished.
     assert train(config, tmp_path / 'two', resume=True, quiet=True)['decoder']['last']['epoch'] == 2
 
