@@ -138,7 +138,11 @@ class DecoderStage(Stage):
         self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, torch.Tensor]:
         encoding, size = self.encode(images), tuple(images.shape[-2:])
-        seeds = self.seeds(encoding, labels, size, generators)
+        config = self.config
+        foreground, background = self.regions(encoding, labels, size)
+        seeds = sampling.seeds(
+            foreground, background, config.seeds, config.seeds, config.dilation, generator=generators
+        )
         terms = self.criterion(self.model.decoder(encoding.levels, size), seeds, images)
         if 'partial_ce' in terms:
             # Averaged over the labelled pixels of all processes, as one process would.
@@ -148,23 +152,18 @@ class DecoderStage(Stage):
         return terms
 
     @torch.no_grad()
-    def seeds(
-        self,
-        encoding: Encoding,
-        labels: torch.Tensor,
-        size: tuple[int, int],
-        generators: Sequence[torch.Generator] | None,
-    ) -> torch.Tensor:
-        """Pseudo-labels int64 (B,H,W) of a batch."""
+    def regions(
+        self, encoding: Encoding, labels: torch.Tensor, size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Foreground and background candidates bool (B,H,W) of a batch."""
         config = self.config
-        # Seeds hang on small differences between grey levels, which half precision would blur.
+        # They hang on small differences between grey levels, which half precision would blur.
         with torch.autocast(encoding.features.device.type, enabled=False):
             low = self.model.class_map(_in_float(encoding), labels, self.teacher, config.variant)
         if size not in self._geometries:
             self._geometries[size] = self.model.cell_geometry(encoding, size, config.align)
         maps = cams.resize(low, size, tuple(config.cell_shift), self._geometries[size]).clamp(0, 1)
-        regions = sampling.regions(maps, config.background_fraction, config.erosion)
-        return sampling.seeds(*regions, config.seeds, config.seeds, config.dilation, generator=generators)
+        return sampling.regions(maps, config.background_fraction, config.erosion)
 
     def end_epoch(self) -> None:
         self.criterion.step_epoch()
