@@ -127,8 +127,8 @@ def main() -> None:
     print('# Choosing an epoch without boxes\n')
     print(
         f'Made by `python benchmarks/label_free.py`: {len(args.runs)} runs of {n_epochs} decoder epochs in all, '
-        f'measured on val of {Path(args.data).name}. Regret: points of the mean of MaxBoxAcc (or of PxAP) that are lost against '
-        f'the choice by boxes; a random epoch loses {np.mean(chance):.2f}.\n'
+        f'measured on val of {Path(args.data).name}. Regret: points of the mean of MaxBoxAcc (or of PxAP) '
+        f'that are lost against the choice by boxes; a random epoch loses {np.mean(chance):.2f}.\n'
     )
     print('| criterion | what it is | rank correlation | mean regret | largest regret |\n|---|---|---|---|---|')
     for name, what in CRITERIA.items():

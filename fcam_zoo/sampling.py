@@ -42,16 +42,20 @@ def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: On NaN or values outside [0,1].
     """
-    return _otsu(_to_uint8(maps))
+    return _otsu(_histogram(_to_uint8(maps)))
 
 
-def _otsu(grey: torch.Tensor) -> torch.Tensor:
+def _histogram(grey: torch.Tensor) -> torch.Tensor:
+    """Pixels of each grey level, int64 (B,256)."""
     batch = len(grey)
-    offset = 256 * torch.arange(batch, device=grey.device)[:, None]
-    counts = (
-        torch.bincount((grey.flatten(1).long() + offset).flatten(), minlength=256 * batch).view(batch, 256).double()
-    )
-    levels = torch.arange(256, device=grey.device, dtype=torch.float64)
+    offset = 256 * torch.arange(batch, device=grey.device, dtype=torch.int32)[:, None]
+    levels = (grey.flatten(1).int() + offset).flatten()
+    return torch.bincount(levels, minlength=256 * batch).view(batch, 256)
+
+
+def _otsu(counts: torch.Tensor) -> torch.Tensor:
+    counts = counts.double()
+    levels = torch.arange(256, device=counts.device, dtype=torch.float64)
     below = counts.cumsum(1)
     sum_below = (counts * levels).cumsum(1)
     above, sum_above = below[:, -1:] - below, sum_below[:, -1:] - sum_below
@@ -92,13 +96,14 @@ def regions(
             'iterations are not negative'
         )
     grey = _to_uint8(maps)
-    flat = grey.flatten(1)
-    varied = (flat.amin(1) != flat.amax(1))[:, None, None]
-    foreground = (grey > _otsu(grey).to(torch.uint8)[:, None, None]) & varied
+    counts = _histogram(grey)
+    varied = ((counts > 0).sum(1) > 1)[:, None, None]
+    foreground = (grey > _otsu(counts).to(torch.uint8)[:, None, None]) & varied
     for _ in range(erosion_iterations if erosion > 1 else 0):
         eroded = _erode(foreground, erosion)
         foreground = torch.where(eroded.flatten(1).any(1)[:, None, None], eroded, foreground)
-    return foreground, _lowest(maps, int(background_fraction * maps.shape[1] * maps.shape[2])) & varied
+    count = int(background_fraction * maps.shape[1] * maps.shape[2])
+    return foreground, _lowest(maps, count) & varied
 
 
 def _erode(mask: torch.Tensor, kernel: int) -> torch.Tensor:
