@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from .._download import CONFIG, WEIGHTS
 from .._io import atomic_path, write_json
 from .._modes import eval_mode
+from .._weights import fingerprint
 from ..errors import FcamZooError, WeightsError
 from ..models import FCAM
 
@@ -42,13 +44,17 @@ def state_to_save(model: FCAM, half: bool = False) -> dict[str, torch.Tensor]:
     return state
 
 
-def save_pretrained(model: FCAM, directory: str | os.PathLike, *, half: bool = False, **extra: Any) -> Path:
+def save_pretrained(
+    model: FCAM, directory: str | os.PathLike, *, half: bool = False, decoder_only: bool = False, **extra: Any
+) -> Path:
     """Write a model folder that `create_model('local-dir:<folder>')` and timm load.
 
     Args:
         model: The model.
         directory: Output folder.
         half: Store parameters in float16.
+        decoder_only: Leave out the classifier, which must be one of timm with timm's own weights: loading fetches it
+            from there.
         **extra: Further top-level fields of config.json (data set, teacher, metrics, recipe).
 
     Returns:
@@ -56,7 +62,7 @@ def save_pretrained(model: FCAM, directory: str | os.PathLike, *, half: bool = F
 
     Raises:
         WeightsError: For a wrapped classifier that its timm name does not build again, such as one whose strides or
-            pooling were chosen when it was made.
+            pooling were chosen when it was made; for decoder_only with a classifier that is not timm's.
     """
     directory = Path(directory)
     if model.wrapped:
@@ -71,12 +77,28 @@ def save_pretrained(model: FCAM, directory: str | os.PathLike, *, half: bool = F
         **extra,
         'pretrained_cfg': {k: cfg[k] for k in CFG_FIELDS if cfg.get(k) is not None} | {'custom_load': False},
     }
-    if cfg.get('label_names'):
+    if len(cfg.get('label_names') or ()) == model.num_classes:
         config['label_names'] = list(cfg['label_names'])
-    with atomic_path(directory / 'model.safetensors') as temporary:
-        save_file(state_to_save(model, half), temporary, metadata={'format': 'pt'})
-    write_json(directory / 'config.json', config)
+    state = state_to_save(model, half)
+    if decoder_only:
+        config['model_args'] = {**model.model_args, 'backbone': _tagged_backbone(model)}
+        state = {k: v for k, v in state.items() if k.startswith('decoder.')}
+    with atomic_path(directory / WEIGHTS) as temporary:
+        save_file(state, temporary, metadata={'format': 'pt'})
+    config['weights'] = fingerprint(directory / WEIGHTS)
+    write_json(directory / CONFIG, config)
     return directory
+
+
+def _tagged_backbone(model: FCAM) -> str:
+    """timm name of the backbone with the tag of its weights, which a decoder alone counts on."""
+    cfg = model.backbone.pretrained_cfg
+    if not cfg.get('tag') or cfg['num_classes'] != model.num_classes:
+        raise WeightsError(
+            f'decoder_only: the classifier of {model.model_args["backbone"]!r} is not just one of timm, with its tag '
+            f'and its {cfg["num_classes"]} classes, so it could not be fetched from there: save it with the decoder'
+        )
+    return f'{cfg["architecture"]}.{cfg["tag"]}'
 
 
 @torch.no_grad()
