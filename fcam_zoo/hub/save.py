@@ -81,6 +81,7 @@ def save_pretrained(
         config['label_names'] = list(cfg['label_names'])
     state = state_to_save(model, half)
     if decoder_only:
+        config['holds'] = 'decoder'
         config['model_args'] = {**model.model_args, 'backbone': _tagged_backbone(model)}
         state = {k: v for k, v in state.items() if k.startswith('decoder.')}
     with atomic_path(directory / WEIGHTS) as temporary:

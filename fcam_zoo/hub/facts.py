@@ -1,0 +1,71 @@
+"""What is known of a model: data, teacher, figures, how it was chosen. Config, model card and index say it alike."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .. import _index
+from ..errors import TrainingError
+
+FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'licence')
+# Settings that are of a machine and of no use to others.
+PRIVATE_SETTINGS = ('data', 'backbone_checkpoint', 'workers', 'device')
+
+
+def facts_of_release(name: str) -> dict[str, Any]:
+    """Facts of a released model, from the index.
+
+    Raises:
+        UnknownModelError: When the model is not released.
+    """
+    entry = _index.released(name)
+    return {key: entry[key] for key in FACTS if key in entry}
+
+
+def facts_of_run(
+    run_dir: str | os.PathLike,
+    data_title: str | None = None,
+    data_licence: str = 'unknown',
+    licence: str = 'unknown',
+) -> dict[str, Any]:
+    """Facts of a finished training, from its config.json and summary.json.
+
+    Args:
+        run_dir: Folder of the training.
+        data_title: Of the data set; default: the name of its folder.
+        data_licence: Under which its images may be used.
+        licence: Of the weights.
+
+    Raises:
+        TrainingError: When the folder holds no finished training.
+    """
+    run_dir = Path(run_dir)
+    try:
+        recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
+        summary = json.loads((run_dir / 'summary.json').read_text(encoding='utf-8'))
+        final = summary[next(reversed(summary))]
+        measured = {split: _figures(final[which]) for split, which in (('val', 'best'), ('val_last_epoch', 'last'))}
+        return {
+            'backbone': recipe['backbone'],
+            'dataset': {'title': data_title or Path(recipe['data']).name, 'licence': data_licence, 'note': ''},
+            'teacher': recipe['teacher'],
+            'metrics': {split: {'fcam': figures} for split, figures in measured.items() if figures},
+            'epochs': {stage: {k: r[k]['epoch'] for k in ('best', 'last')} for stage, r in summary.items()},
+            'selection': 'best epoch on val, by its boxes or masks'
+            if measured['val']
+            else 'last epoch: there was no val',
+            'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
+            'licence': licence,
+        }
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as e:
+        raise TrainingError(
+            f'{run_dir} holds no finished training ({e!r}): it must have config.json, summary.json and best/, as '
+            'fcam-zoo train writes them'
+        ) from e
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float]:
+    return {k: round(v, 3) for k, v in row.get('val', {}).items() if isinstance(v, (int, float))}
