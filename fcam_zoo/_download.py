@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -59,6 +59,11 @@ def fetch(repo: str, file: str, *, cache_dir: str | os.PathLike | None = None, l
             library_version=__version__,
         )
     except (HTTPError, OSError, EntryNotFoundError, HFValidationError) as e:
+        if isinstance(e, HTTPError) and not isinstance(e, HfHubHTTPError):
+            # The connection broke before an answer, for which the client does not look into its cache.
+            cached = try_to_load_from_cache(repo_id, file, cache_dir, revision)
+            if isinstance(cached, str):
+                return Path(cached)
         raise HubError(_explain(e, repo, file, local_files_only)) from e
     return Path(path)
 

@@ -23,7 +23,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('repo_id', help='org/name; made if needed')
     parser.add_argument('--data-title', help='name of the data set (default: of its folder)')
     parser.add_argument('--data-licence', default='unknown', help='of its images (default: unknown)')
-    parser.add_argument('--licence', default='unknown', help='of the weights, as the Hub writes it, e.g. apache-2.0')
+    parser.add_argument(
+        '--licence', help="of the weights, as the Hub writes it, e.g. apache-2.0 (default: the backbone's)"
+    )
     parser.add_argument('--half', action='store_true', help='store parameters in float16, as released models do')
     parser.add_argument('--decoder-only', action='store_true', help="leave out a classifier that is timm's, unchanged")
     parser.add_argument('--private', action='store_true', help='make a new repository private')

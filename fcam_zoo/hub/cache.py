@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CacheNotFound, scan_cache_dir
+from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 from huggingface_hub.utils import CachedRepoInfo
 
 from .. import _index
@@ -33,7 +33,7 @@ class Download(NamedTuple):
 def downloads(cache_dir: str | os.PathLike | None = None) -> list[Download]:
     """Revisions of F-CAM repositories in the cache, those of other libraries left out."""
     try:
-        cache = scan_cache_dir(cache_dir)
+        cache = scan_cache_dir(cache_dir or constants.HF_HUB_CACHE)
     except CacheNotFound:
         return []
     pinned = {split_id(entry['hf_hub_id']) for entry in _index.index().values() if 'hf_hub_id' in entry}
@@ -66,7 +66,7 @@ def prune(
     gone = [d for d in downloads(cache_dir) if everything or not d.in_use]
     if not gone:
         return [], 0
-    strategy = scan_cache_dir(cache_dir).delete_revisions(*(d.commit for d in gone))
+    strategy = scan_cache_dir(cache_dir or constants.HF_HUB_CACHE).delete_revisions(*(d.commit for d in gone))
     if not dry_run:
         strategy.execute()
     return gone, strategy.expected_freed_size

@@ -29,7 +29,7 @@ def facts_of_run(
     run_dir: str | os.PathLike,
     data_title: str | None = None,
     data_licence: str = 'unknown',
-    licence: str = 'unknown',
+    licence: str | None = None,
 ) -> dict[str, Any]:
     """Facts of a finished training, from its config.json and summary.json.
 
@@ -37,7 +37,7 @@ def facts_of_run(
         run_dir: Folder of the training.
         data_title: Of the data set; default: the name of its folder.
         data_licence: Under which its images may be used.
-        licence: Of the weights.
+        licence: Of the weights, as the Hub writes it; default: that of the backbone.
 
     Raises:
         TrainingError: When the folder holds no finished training.

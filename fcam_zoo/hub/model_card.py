@@ -14,10 +14,10 @@ they show what the decoder takes for an object of its training domain; its class
 Licences of the training images apply to what is done with the weights."""
 TITLES = {
     'pxap': 'PxAP',
-    'cls': 'Classification accuracy',
-    'mean': 'MaxBoxAccV2, largest region (mean of IoU 30, 50, 70)',
     **{f'max_box_acc_{iou}': f'MaxBoxAcc (IoU {iou})' for iou in (30, 50, 70)},
+    'mean': 'MaxBoxAccV2, largest region (mean of IoU 30, 50, 70)',
     **{f'top{k}_{iou}': f'Top-{k} localization (IoU {iou})' for k in (1, 5) for iou in (30, 50, 70)},
+    'cls': 'Classification accuracy',
 }
 
 
@@ -62,7 +62,7 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         '## Data and licences',
         (
             f'{data["title"]}: {data["licence"]}{"; " + data["note"] if data.get("note") else ""}. '
-            f'Weights: {config.get("licence") or "unknown"}.'
+            f'Weights: {_licence(config)}; backbone: {config["pretrained_cfg"].get("license") or "unknown"}.'
         ),
         '## Limits',
         LIMITS,
@@ -90,7 +90,7 @@ def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], ba
         if key in TITLES
     ]
     card = ModelCardData(
-        license=config.get('licence') or 'unknown',
+        license=_licence(config),
         library_name='fcam_zoo',
         pipeline_tag='image-segmentation',
         tags=['timm', 'fcam', 'class-activation-map', 'weakly-supervised-object-localization'],
@@ -101,6 +101,11 @@ def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], ba
         eval_results=results or None,
     )
     return card.to_yaml()
+
+
+def _licence(config: dict[str, Any]) -> str:
+    """Of the weights; where none is recorded they inherit the backbone's."""
+    return config.get('licence') or config['pretrained_cfg'].get('license') or 'unknown'
 
 
 def _base_model(backbone: str) -> str:

@@ -97,7 +97,8 @@ def _create_fcam(
         and not {'file', 'url', 'state_dict', 'hf_hub_id'} & (kwargs.get('pretrained_cfg_overlay') or {}).keys()
     ):
         weights = _find_weights(variant, cfg, cache_dir, local_files_only)
-    kwargs = {**defaults, **(weights.model_args if weights else {}), **kwargs}
+    released = {'num_classes': weights.num_classes, **weights.model_args} if weights else {}
+    kwargs = {**defaults, **released, **kwargs}
     if weights:
         kwargs.update(_classifier_arguments(weights, kwargs, reset_head))
     if variant == 'fcam' and not isinstance(cfg, (dict, PretrainedCfg)):
