@@ -293,6 +293,12 @@ def test_a_hostile_repository_gets_nowhere(loopback, good, quick, build, message
     assert not list(tmp_path.rglob('escaped'))
 
 
+def test_timm_gets_no_hostile_argument_either(loopback, good, quick):
+    loopback.add('org/evil', model_args(backbone_checkpoint='/etc/passwd')(good))
+    with pytest.raises(WeightsError, match='which no F-CAM takes from a config'):
+        timm.create_model('hf-hub:org/evil')
+
+
 def test_a_link_out_of_the_cache_is_not_followed_when_removing(tiny, tmp_path):
     load()
     outside = tmp_path / 'precious.safetensors'

@@ -221,7 +221,7 @@ class _Timm:
 def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypatch):
     source = _Timm(monkeypatch)
     whole = fcam_zoo.create_model('fcam', backbone='test_resnet.r160_in1k', backbone_pretrained=True).eval()
-    entry = released(whole, decoder_only=True)
+    entry = released(whole, backbone_from='test_resnet.r160_in1k')
     assert all(key.startswith('decoder.') for key in hub.load_weights(entry['name']))
     source.asked = 0
     model = fcam_zoo.create_model(entry['name'], pretrained=True)
@@ -252,9 +252,11 @@ def test_backbone_is_never_fetched_when_the_weights_hold_it(released, monkeypatc
     assert source.asked == 0
 
 
-def test_decoder_alone_needs_a_classifier_of_timm(tmp_path):
-    with pytest.raises(WeightsError, match='decoder_only'):
-        hub.save_pretrained(tiny(), tmp_path / 'm', decoder_only=True)
+@pytest.mark.parametrize('name', ['test_resnet.r160_in1k', 'test_vit.r160_in1k', 'test_resnet.none', 'none'])
+def test_decoder_alone_needs_a_classifier_of_timm(tmp_path, name):
+    with pytest.raises(WeightsError, match='backbone_from'):
+        hub.save_pretrained(tiny(), tmp_path / 'm', backbone_from=name)
+    assert not (tmp_path / 'm').exists()
 
 
 def test_prune_keeps_what_is_in_use(loopback, tmp_path, capsys):

@@ -27,7 +27,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         '--licence', help="of the weights, as the Hub writes it, e.g. apache-2.0 (default: the backbone's)"
     )
     parser.add_argument('--half', action='store_true', help='store parameters in float16, as released models do')
-    parser.add_argument('--decoder-only', action='store_true', help="leave out a classifier that is timm's, unchanged")
+    parser.add_argument(
+        '--backbone-from',
+        metavar='NAME',
+        help='timm name, with tag, of the weights that the classifier has unchanged: publish the decoder alone',
+    )
     parser.add_argument('--private', action='store_true', help='make a new repository private')
     parser.add_argument('--preview', type=Path, metavar='FOLDER', help='write the files there, publish nothing')
     parser.set_defaults(run=run)
@@ -35,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     model, options = load(args)
-    options.update(half=args.half, decoder_only=args.decoder_only)
+    options.update(half=args.half, backbone_from=args.backbone_from)
     if args.preview:
         print(hub.write_repository(model, args.preview, args.repo_id, **options))
         return 0

@@ -110,8 +110,10 @@ def _licence(config: dict[str, Any]) -> str:
 
 def _base_model(backbone: str) -> str:
     """Repository of timm's weights of a backbone, or its name where there is none."""
-    cfg = timm.models.get_pretrained_cfg(backbone, allow_unregistered=True)
-    return f'timm/{cfg.architecture}.{cfg.tag}' if cfg and cfg.hf_hub_id else backbone
+    if not timm.is_model_pretrained(backbone):
+        return backbone
+    cfg = timm.get_pretrained_cfg(backbone)
+    return f'timm/{cfg.architecture}.{cfg.tag}' if cfg.hf_hub_id else backbone
 
 
 def _slug(title: str) -> str:

@@ -28,7 +28,7 @@ def write_repository(model: FCAM, directory: str | os.PathLike, repo_id: str, **
         model: The model.
         directory: Output folder.
         repo_id: `org/name`, for the text.
-        **options: Of `save_pretrained`: half, decoder_only, and the facts.
+        **options: Of `save_pretrained`: half, backbone_from, and the facts.
     """
     folder = save_pretrained(model, directory, **options)
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
@@ -46,7 +46,7 @@ def push_to_hub(model: FCAM, repo_id: str, *, private: bool = False, message: st
         repo_id: `org/name`.
         private: Make a new repository private.
         message: Of the commit.
-        **options: Of `save_pretrained`: half, decoder_only, and facts for config and card: dataset (title, licence,
+        **options: Of `save_pretrained`: half, backbone_from, and facts for config and card: dataset (title, licence,
             note), teacher, metrics, epochs, selection, recipe, licence (see `hub.facts_of_run`).
 
     Returns:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg, is_model_pretrained
 
 from .._download import CONFIG, WEIGHTS
 from .._io import atomic_path, write_json
@@ -45,7 +46,7 @@ def state_to_save(model: FCAM, half: bool = False) -> dict[str, torch.Tensor]:
 
 
 def save_pretrained(
-    model: FCAM, directory: str | os.PathLike, *, half: bool = False, decoder_only: bool = False, **extra: Any
+    model: FCAM, directory: str | os.PathLike, *, half: bool = False, backbone_from: str | None = None, **extra: Any
 ) -> Path:
     """Write a model folder that `create_model('local-dir:<folder>')` and timm load.
 
@@ -53,8 +54,8 @@ def save_pretrained(
         model: The model.
         directory: Output folder.
         half: Store parameters in float16.
-        decoder_only: Leave out the classifier, which must be one of timm with timm's own weights: loading fetches it
-            from there.
+        backbone_from: Name, with its tag, of the timm weights that the classifier has unchanged: the decoder alone is
+            stored then, and loading fetches the classifier from timm.
         **extra: Further top-level fields of config.json (data set, teacher, metrics, recipe).
 
     Returns:
@@ -62,7 +63,7 @@ def save_pretrained(
 
     Raises:
         WeightsError: For a wrapped classifier that its timm name does not build again, such as one whose strides or
-            pooling were chosen when it was made; for decoder_only with a classifier that is not timm's.
+            pooling were chosen when it was made; for backbone_from that cannot be its classifier.
     """
     directory = Path(directory)
     if model.wrapped:
@@ -80,9 +81,10 @@ def save_pretrained(
     if len(cfg.get('label_names') or ()) == model.num_classes:
         config['label_names'] = list(cfg['label_names'])
     state = state_to_save(model, half)
-    if decoder_only:
+    if backbone_from is not None:
+        _check_source(model, backbone_from)
         config['holds'] = 'decoder'
-        config['model_args'] = {**model.model_args, 'backbone': _tagged_backbone(model)}
+        config['model_args'] = {**model.model_args, 'backbone': backbone_from}
         state = {k: v for k, v in state.items() if k.startswith('decoder.')}
     with atomic_path(directory / WEIGHTS) as temporary:
         save_file(state, temporary, metadata={'format': 'pt'})
@@ -91,15 +93,15 @@ def save_pretrained(
     return directory
 
 
-def _tagged_backbone(model: FCAM) -> str:
-    """timm name of the backbone with the tag of its weights, which a decoder alone counts on."""
-    cfg = model.backbone.pretrained_cfg
-    if not cfg.get('tag') or cfg['num_classes'] != model.num_classes:
+def _check_source(model: FCAM, backbone_from: str) -> None:
+    """timm's weights of this name must fit the classifier; that they are what it holds is for the caller to know."""
+    cfg = get_pretrained_cfg(backbone_from) if is_model_pretrained(backbone_from) else None
+    own = model.backbone.pretrained_cfg['architecture']
+    if not cfg or cfg.architecture != own or cfg.num_classes != model.num_classes:
         raise WeightsError(
-            f'decoder_only: the classifier of {model.model_args["backbone"]!r} is not just one of timm, with its tag '
-            f'and its {cfg["num_classes"]} classes, so it could not be fetched from there: save it with the decoder'
+            f'backbone_from={backbone_from!r}: timm has no weights of this name for {own} with {model.num_classes} '
+            'classes, so loading could not fetch the classifier: leave it out to store the classifier too'
         )
-    return f'{cfg["architecture"]}.{cfg["tag"]}'
 
 
 @torch.no_grad()
