@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import timm
+
 from .. import _index
 from ..errors import TrainingError
 
@@ -49,7 +51,7 @@ def facts_of_run(
         final = summary[next(reversed(summary))]
         measured = {split: _figures(final[which]) for split, which in (('val', 'best'), ('val_last_epoch', 'last'))}
         return {
-            'backbone': recipe['backbone'],
+            'backbone': _tagged(recipe['backbone']) if recipe.get('backbone_pretrained') else recipe['backbone'],
             'dataset': {'title': data_title or Path(recipe['data']).name, 'licence': data_licence, 'note': ''},
             'teacher': recipe['teacher'],
             'metrics': {split: {'fcam': figures} for split, figures in measured.items() if figures},
@@ -60,11 +62,17 @@ def facts_of_run(
             'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
             'licence': licence,
         }
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as e:
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError) as e:
         raise TrainingError(
             f'{run_dir} holds no finished training ({e!r}): it must have config.json, summary.json and best/, as '
             'fcam-zoo train writes them'
         ) from e
+
+
+def _tagged(backbone: str) -> str:
+    """A timm name with the tag of the weights that it stands for."""
+    cfg = timm.get_pretrained_cfg(backbone)
+    return f'{cfg.architecture}.{cfg.tag}' if cfg and cfg.tag else backbone
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

@@ -108,12 +108,11 @@ def _licence(config: dict[str, Any]) -> str:
     return config.get('licence') or config['pretrained_cfg'].get('license') or 'unknown'
 
 
-def _base_model(backbone: str) -> str:
-    """Repository of timm's weights of a backbone, or its name where there is none."""
-    if not timm.is_model_pretrained(backbone):
-        return backbone
-    cfg = timm.get_pretrained_cfg(backbone)
-    return f'timm/{cfg.architecture}.{cfg.tag}' if cfg.hf_hub_id else backbone
+def _base_model(backbone: str) -> str | None:
+    """Repository of timm's weights of a backbone, their name where they have none; None for an architecture alone."""
+    if '.' not in backbone:
+        return None
+    return f'timm/{backbone}' if timm.is_model_pretrained(backbone) else backbone
 
 
 def _slug(title: str) -> str:

@@ -73,7 +73,7 @@ def save_pretrained(
         'architecture': cfg.get('architecture') or 'fcam',
         'num_classes': model.num_classes,
         'num_features': model.num_features,
-        'model_args': model.model_args,
+        'model_args': {**model.model_args, 'threshold': model.threshold},
         'library_name': 'fcam_zoo',
         **extra,
         'pretrained_cfg': {k: cfg[k] for k in CFG_FIELDS if cfg.get(k) is not None} | {'custom_load': False},
@@ -84,7 +84,7 @@ def save_pretrained(
     if backbone_from is not None:
         _check_source(model, backbone_from)
         config['holds'] = 'decoder'
-        config['model_args'] = {**model.model_args, 'backbone': backbone_from}
+        config['model_args']['backbone'] = backbone_from
         state = {k: v for k, v in state.items() if k.startswith('decoder.')}
     with atomic_path(directory / WEIGHTS) as temporary:
         save_file(state, temporary, metadata={'format': 'pt'})

@@ -152,8 +152,20 @@ def _classifier_arguments(weights: _Weights, kwargs: dict[str, Any], reset_head:
     if any(key.startswith('backbone.') for key in read_shapes(weights.path)):
         return {'backbone_pretrained': False, 'backbone_checkpoint': None}
     if kwargs.get('backbone_checkpoint') is not None:
+        _check_head(Path(kwargs['backbone_checkpoint']), weights)
         return {'backbone_pretrained': False}
     return {'backbone': weights.backbone, 'backbone_pretrained': True}
+
+
+def _check_head(checkpoint: Path, weights: _Weights) -> None:
+    """A classifier of another number of classes cannot be the one that a decoder alone belongs to."""
+    cfg = get_pretrained_cfg(weights.backbone.split('.')[0])
+    shape = read_shapes(checkpoint).get(f'{cfg.classifier}.weight') if checkpoint.is_file() and cfg else None
+    if shape and shape[0] != weights.num_classes:
+        raise WeightsError(
+            f'backbone_checkpoint {checkpoint} has {shape[0]} classes, and {weights.path} is the decoder of a classifier '
+            f'of {weights.num_classes}: give the weights of {weights.backbone}'
+        )
 
 
 def _released_entry(variant: str, cfg: Any) -> dict[str, Any] | None:
