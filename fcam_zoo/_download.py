@@ -127,6 +127,8 @@ def _explain(error: Exception, repo: str, file: str, local_files_only: bool) -> 
         cause = error.__cause__
         if local_files_only or isinstance(cause, OfflineModeIsEnabled):
             return f'{file} of {repo} is not in the cache, and the network is switched off: download it once online'
+        if isinstance(cause, HfHubHTTPError):
+            return _explain(cause, repo, file, local_files_only)
         return f'{file} of {repo} is not in the cache, and {endpoint} cannot be reached ({_brief(cause or error)})'
     if isinstance(error, EntryNotFoundError):
         only = ': pickles are never loaded' if file == WEIGHTS else ''

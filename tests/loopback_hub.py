@@ -17,7 +17,7 @@ class LoopbackHub:
         endpoint: For HF_ENDPOINT.
         repos: Commits by repository, each (commit, files by name), the newest last.
         requests: (method, path, headers) of what was asked.
-        status: Answer every file request so.
+        status: Answer every request so, with `error_code` in the Hub's own header.
         cuts: Bytes after which the next downloads of a file lose their connection, one entry each.
         altered: What is sent instead of the content, by file name; its size and ETag stay as announced.
         stall: Seconds before an answer, or until the hub stops.
@@ -28,6 +28,7 @@ class LoopbackHub:
         self.repos: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.status: int | None = None
+        self.error_code = ''
         self.cuts: list[int] = []
         self.altered: dict[str, bytes] = {}
         self.stall = 0.0
@@ -90,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(401)
             return None
         if self.hub.status:
-            self.answer(self.hub.status)
+            self.answer(self.hub.status, X_Error_Code=self.hub.error_code)
             return None
         return path
 

@@ -63,8 +63,11 @@ def down(hub: LoopbackHub) -> None:
     hub.stop()
 
 
-def answering(status: int) -> Callable[[LoopbackHub], None]:
-    return lambda hub: setattr(hub, 'status', status)
+def answering(status: int, code: str = '') -> Callable[[LoopbackHub], None]:
+    def fault(hub: LoopbackHub) -> None:
+        hub.status, hub.error_code = status, code
+
+    return fault
 
 
 def locked(hub: LoopbackHub) -> None:
@@ -80,9 +83,10 @@ def slow(hub: LoopbackHub) -> None:
     ('fault', 'message'),
     [
         (down, r'cannot be reached \('),
-        (answering(500), 'cannot be reached .*500'),
-        (answering(503), 'cannot be reached .*503'),
-        (answering(403), 'cannot be reached|answered 403'),
+        (answering(500), 'answered 500 for config.json .*try again later'),
+        (answering(503), 'answered 503 for config.json .*try again later'),
+        (answering(403), 'answered 403 for config.json .*HF_TOKEN'),
+        (answering(403, 'GatedRepo'), 'org/tiny is gated: ask for access'),
         (locked, 'answered 401 for config.json .*HF_TOKEN'),
     ],
 )

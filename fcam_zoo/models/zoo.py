@@ -163,8 +163,8 @@ def _check_head(checkpoint: Path, weights: _Weights) -> None:
     shape = read_shapes(checkpoint).get(f'{cfg.classifier}.weight') if checkpoint.is_file() and cfg else None
     if shape and shape[0] != weights.num_classes:
         raise WeightsError(
-            f'backbone_checkpoint {checkpoint} has {shape[0]} classes, and {weights.path} is the decoder of a classifier '
-            f'of {weights.num_classes}: give the weights of {weights.backbone}'
+            f'backbone_checkpoint {checkpoint} has {shape[0]} classes, and {weights.path} is the decoder of a '
+            f'classifier of {weights.num_classes}: give the weights of {weights.backbone}'
         )
 
 
