@@ -303,6 +303,15 @@ def test_timm_gets_no_hostile_argument_either(loopback, good, quick):
         timm.create_model('hf-hub:org/evil')
 
 
+def test_a_config_without_arguments_is_that_of_the_architecture(loopback, good, quick):
+    """As timm's own push writes it for models that were made by name alone."""
+    config = json.loads(good['config.json'])
+    del config['model_args']
+    loopback.add('org/bare', {**good, 'config.json': json.dumps(config).encode()})
+    with pytest.raises(WeightsError, match='does not fit'):
+        load('org/bare')
+
+
 def test_a_link_out_of_the_cache_is_not_followed_when_removing(tiny, tmp_path):
     load()
     outside = tmp_path / 'precious.safetensors'

@@ -102,15 +102,17 @@ sys.path.insert(0, {str(ROOT)!r})
 opened = []
 def audit(event, args):
     if event == 'open' and isinstance(args[0], str): opened.append(args[0])
+began = time.perf_counter()
 import timm
 sys.addaudithook(audit)
-began = time.perf_counter()
+between = time.perf_counter()
 import fcam_zoo
-print(time.perf_counter() - began)
+print(between - began, time.perf_counter() - between)
 print([name for name in opened if name.endswith('.safetensors')])
 print(sorted({{'matplotlib', 'onnx', 'onnxruntime', 'tensorboard', 'skimage'}} & sys.modules.keys()))
 """
     seconds, weights, extras = python(code, tmp_path).splitlines()
     assert weights == extras == '[]'
-    # Measured 0.09 s; the bound leaves room for a busy machine without compiled files.
-    assert float(seconds) < 1.5
+    timm_s, own_s = map(float, seconds.split())
+    # Measured 0.09 s after 2.2 s of timm and torch, whose share stands for how busy the machine is.
+    assert own_s < max(0.3, 0.15 * timm_s)

@@ -35,6 +35,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 # The paper's data sets (F-CAM, Tables 1 and 2), by number of classes. Released names come on top, from the index.
 PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
 PAPER_DATASETS = {'cub': 200, 'openimages': 100}
+# Fields of timm's pretrained_cfg_overlay by which a caller names weights of his own, which timm loads.
+SOURCES = {'file', 'url', 'state_dict', 'hf_hub_id'}
 
 
 def _tags(architecture: str) -> dict[str, dict[str, Any]]:
@@ -74,7 +76,7 @@ class _Weights(NamedTuple):
 
     path: Path
     num_classes: int
-    backbone: str
+    backbone: str | None
     model_args: dict[str, Any]
 
 
@@ -92,10 +94,7 @@ def _create_fcam(
     check_model_args(kwargs.get('pretrained_model_args') or {}, f'config.json of {variant}')
     cfg, cache_dir = kwargs.get('pretrained_cfg'), kwargs.get('cache_dir')
     weights = None
-    if (
-        pretrained
-        and not {'file', 'url', 'state_dict', 'hf_hub_id'} & (kwargs.get('pretrained_cfg_overlay') or {}).keys()
-    ):
+    if pretrained and SOURCES.isdisjoint(kwargs.get('pretrained_cfg_overlay') or {}):
         weights = _find_weights(variant, cfg, cache_dir, local_files_only)
     released = {'num_classes': weights.num_classes, **weights.model_args} if weights else {}
     kwargs = {**defaults, **released, **kwargs}
@@ -123,7 +122,7 @@ def _find_weights(
         else:
             folder = fetch_folder(cfg['hf_hub_id'], cache_dir=cache_dir, local_files_only=local_files_only)
         config = verify_folder(folder)
-        return _Weights(folder / WEIGHTS, config['num_classes'], config['model_args']['backbone'], {})
+        return _Weights(folder / WEIGHTS, config['num_classes'], config.get('model_args', {}).get('backbone'), {})
     entry = _released_entry(variant, cfg)
     if entry is not None:
         path = _index.fetch_weights(entry['name'], cache_dir, local_files_only)
@@ -151,20 +150,21 @@ def _classifier_arguments(weights: _Weights, kwargs: dict[str, Any], reset_head:
         )
     if any(key.startswith('backbone.') for key in read_shapes(weights.path)):
         return {'backbone_pretrained': False, 'backbone_checkpoint': None}
+    backbone = weights.backbone or kwargs['backbone']
     if kwargs.get('backbone_checkpoint') is not None:
-        _check_head(Path(kwargs['backbone_checkpoint']), weights)
+        _check_head(Path(kwargs['backbone_checkpoint']), backbone, weights)
         return {'backbone_pretrained': False}
-    return {'backbone': weights.backbone, 'backbone_pretrained': True}
+    return {'backbone': backbone, 'backbone_pretrained': True}
 
 
-def _check_head(checkpoint: Path, weights: _Weights) -> None:
+def _check_head(checkpoint: Path, backbone: str, weights: _Weights) -> None:
     """A classifier of another number of classes cannot be the one that a decoder alone belongs to."""
-    cfg = get_pretrained_cfg(weights.backbone.split('.')[0])
+    cfg = get_pretrained_cfg(backbone.split('.')[0])
     shape = read_shapes(checkpoint).get(f'{cfg.classifier}.weight') if checkpoint.is_file() and cfg else None
     if shape and shape[0] != weights.num_classes:
         raise WeightsError(
             f'backbone_checkpoint {checkpoint} has {shape[0]} classes, and {weights.path} is the decoder of a '
-            f'classifier of {weights.num_classes}: give the weights of {weights.backbone}'
+            f'classifier of {weights.num_classes}: give the weights of {backbone}'
         )
 
 
