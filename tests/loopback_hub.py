@@ -151,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
             asked = json.loads(self.body)
             repo = f'{asked["organization"]}/{asked["name"]}'
             known = repo in self.hub.repos
-            self.hub.repos.setdefault(repo, [])
+            if not known:
+                self.hub.add(repo, {})
             self.answer(409 if known else 200, {'url': f'{self.hub.endpoint}/{repo}'})
         elif path.endswith('/info/lfs/objects/batch'):
             objects = [

@@ -68,6 +68,15 @@ def test_published_model_loads_by_every_route(loopback, tmp_path):
     assert not maps(timm.create_model('hf-hub:org/tiny')).equal(maps(model))  # without pretrained=True, as in timm
 
 
+def test_what_timm_publishes_loads(loopback):
+    model = tiny(output_stride=8)
+    timm.models.push_to_hf_hub(model, 'org/by-timm', safe_serialization=True)
+    assert 'weights' not in json.loads(loopback.files('org/by-timm')['config.json'])
+    assert maps(fcam_zoo.create_model('hf-hub:org/by-timm')).equal(maps(model))
+    again = hub.push_to_hub(fcam_zoo.create_model('hf-hub:org/by-timm', num_classes=4, reset_head=True), 'org/again')
+    assert fcam_zoo.create_model(f'hf-hub:{again}').num_classes == 4
+
+
 def test_card_is_complete_and_says_what_was_measured(loopback):
     hub.push_to_hub(tiny(), 'org/tiny', **FACTS)
     card = ModelCard(loopback.files('org/tiny')['README.md'].decode())

@@ -13,7 +13,7 @@ from .. import _index
 from .._download import commit_of, fetch_folder, split_id
 from ..errors import UnknownModelError
 from .fcam import FCAM
-from .folder import check_folder
+from .folder import MODEL_ARGS, check_folder
 from .zoo import ARCHITECTURES, hub_names, names
 
 
@@ -84,6 +84,10 @@ def create_model(
         local_files_only=local_files_only,
         **kwargs,
     )
+    # timm publishes the arguments it was called with; how a model was loaded is not how it is built.
+    recorded = getattr(model, '_model_args', {})
+    for key in recorded.keys() - MODEL_ARGS.keys():
+        del recorded[key]
     if source in ('hf-hub', 'hf_hub'):
         model.pretrained_cfg.pop('file', None)
         model.pretrained_cfg.update(source='hf-hub', hf_hub_id=f'{split_id(place)[0]}@{commit_of(folder)}')
