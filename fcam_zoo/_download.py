@@ -129,7 +129,8 @@ def _explain(error: Exception, repo: str, file: str, local_files_only: bool) -> 
             return f'{file} of {repo} is not in the cache, and the network is switched off: download it once online'
         if isinstance(cause, HfHubHTTPError):
             return _explain(cause, repo, file, local_files_only)
-        return f'{file} of {repo} is not in the cache, and {endpoint} cannot be reached ({_brief(cause or error)})'
+        reason = _brief(cause or error)
+        return f'{file} of {repo} is not in the cache, and {endpoint} cannot be reached ({reason}): check the network'
     if isinstance(error, EntryNotFoundError):
         only = ': pickles are never loaded' if file == WEIGHTS else ''
         return f'{repo} has no {file}{only}. An F-CAM repository holds {CONFIG} and {WEIGHTS}'
