@@ -31,3 +31,7 @@ class TrainingError(FcamZooError, RuntimeError):
 
 class ExportError(FcamZooError, RuntimeError):
     """A model that cannot be exported, or an exported file that disagrees with it."""
+
+
+class BenchmarkError(FcamZooError, RuntimeError):
+    """Scoring that cannot go on."""

@@ -6,6 +6,9 @@ activation are background candidates, and each step draws a few of each. All fun
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -145,7 +148,7 @@ def seeds(
     n_background: int = 1,
     dilation: int = 3,
     ignore_index: int = IGNORE,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> torch.Tensor:
     """Draw pseudo-labelled pixels uniformly, without replacement, from the candidates (F-CAM, Eq. 1 and 2).
 
@@ -158,7 +161,8 @@ def seeds(
         n_background: The same for the background.
         dilation: Side of the square in pixels, odd; 1 dilates nothing.
         ignore_index: Label of all other pixels.
-        generator: Source of randomness, on the device of the masks; default: torch's own.
+        generator: Source of randomness, on the device of the masks; default: torch's own. With one for each image, on
+            any device, what is drawn of an image does not depend on the others of its batch.
 
     Returns:
         Labels int64 (B,H,W): 1 foreground, 0 background, else `ignore_index`.
@@ -170,6 +174,8 @@ def seeds(
         raise ValueError(
             f'foreground {tuple(foreground.shape)} and background {tuple(background.shape)} must both be (B,H,W)'
         )
+    if isinstance(generator, Sequence) and len(generator) != len(foreground):
+        raise ValueError(f'{len(generator)} generators for {len(foreground)} images: give one, or one for each image')
     if dilation < 1 or dilation % 2 == 0 or n_foreground < 0 or n_background < 0:
         raise ValueError(
             f'dilation={dilation}, n_foreground={n_foreground}, n_background={n_background}: the square is odd '
@@ -189,7 +195,10 @@ def seeds(
     return labels.scatter_(1, bg, torch.where(found, drawn, before)).view_as(foreground)
 
 
-def _draw(mask: torch.Tensor, count: int, generator: torch.Generator | None) -> tuple[torch.Tensor, torch.Tensor]:
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+def _draw(mask: torch.Tensor, count: int, generator: Generators) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions (B,n) of a uniform sample of `count` set pixels of each image, and whether there is any (B,1).
 
     Where fewer pixels are set, they are repeated.
@@ -198,13 +207,20 @@ def _draw(mask: torch.Tensor, count: int, generator: torch.Generator | None) -> 
     count = min(count, flat.shape[1])
     total = flat.sum(1, keepdim=True)
     if count == 1:
-        rank = torch.randint(1 << 48, total.shape, generator=generator, device=mask.device) % total.clamp(min=1)
+        rank = _random(partial(torch.randint, 1 << 48), total, generator) % total.clamp(min=1)
         return _nth(mask, rank[:, 0])[:, None], total > 0
     # Those with the largest random keys.
-    keys = torch.rand(flat.shape, generator=generator, device=mask.device)
-    index = torch.where(flat, keys, -1.0).topk(count, dim=1).indices
+    index = torch.where(flat, _random(torch.rand, flat, generator), -1.0).topk(count, dim=1).indices
     order = torch.arange(count, device=mask.device)
     return index.gather(1, torch.where(order < total, order, 0)), total > 0
+
+
+def _random(function: Callable[..., torch.Tensor], like: torch.Tensor, generator: Generators) -> torch.Tensor:
+    """Random numbers of the shape and device of a tensor (B,n)."""
+    if isinstance(generator, Sequence):
+        rows = [function(like.shape[1:], generator=g, device=g.device) for g in generator]
+        return torch.stack(rows).to(like.device)
+    return function(like.shape, generator=generator, device=like.device)
 
 
 def _dilate(index: torch.Tensor, size: torch.Size, side: int) -> torch.Tensor:

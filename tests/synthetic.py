@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig
+
 SIZE = 72
 
 
@@ -50,3 +52,18 @@ def make_wsol(root: Path, counts: dict[str, int], kind: str = 'boxes') -> Path:
         for file, lines in rows.items():
             (metadata / f'{file}.txt').write_text('\n'.join(lines))
     return root
+
+
+def train_config(data: Path, **kwargs) -> TrainConfig:
+    """A short training of a tiny network on such a data set."""
+    values = {
+        'data': str(data),
+        'backbone': 'test_resnet',
+        'output_stride': 8,
+        'image_size': 64,
+        'workers': 0,
+        'device': 'cpu',
+        'classifier': ClassifierConfig(epochs=2, batch_size=8),
+        'decoder': DecoderConfig(epochs=2, batch_size=8),
+    }
+    return TrainConfig(**{**values, **kwargs})

@@ -258,13 +258,13 @@ def test_metric_refuses() -> None:
     bad[1, 2, 3] = np.nan
     metric = BoxMetric()
     for arguments, message in (
-        ((bad, boxes), r'score map 1 of 3 .* NaN'),
-        ((maps * 2, boxes), r'score map 0 of 3 .* scores must lie in \[0,1\]'),
+        ((bad, boxes), r'score map 1 of the batch holds NaN'),
+        ((maps * 2, boxes), r'score map 0 of the batch .* scores must lie in \[0,1\]'),
         ((maps - 1, boxes), r'\[0,1\]'),
         ((maps[0], boxes), r'\(N,H,W\)'),
         ((maps, boxes[:2]), 'boxes of 2 images'),
         ((maps, [boxes[0], boxes[1], np.zeros((0, 4))]), 'image 2 of the batch has no ground-truth box'),
-        ((maps, [boxes[0], boxes[1], [[0, 0, 99, 9]]]), 'image 2 .* leaves the map of 40 x 32'),
+        ((maps, [boxes[0], boxes[1], [[0, 0, 99, 9]]]), 'image 2 .* leaves its map of 40 x 32'),
         ((maps, [boxes[0], boxes[1], [[9, 0, 2, 9]]]), 'is not 0 <= x0'),
         ((maps, boxes, labels), 'labels and logits go together'),
         ((maps, boxes, None, logits), 'labels and logits go together'),

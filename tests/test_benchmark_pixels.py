@@ -74,7 +74,7 @@ def test_refuses() -> None:
     maps, masks = batch()
     metric = PixelAP()
     for arguments, message in (
-        ((maps + 1, masks), r'score map 0 of 5'),
+        ((maps + 1, masks), r'score map 0 of the batch'),
         ((maps * np.nan, masks), 'NaN'),
         ((maps, masks[:, :-1]), 'the same shape'),
         ((maps, masks // 2), 'mask 0 of the batch may hold'),

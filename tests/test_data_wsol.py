@@ -313,3 +313,16 @@ def test_check_of_a_folder_that_is_none(tmp_path, boxes, capsys):
     capsys.readouterr()
     assert check_dataset(boxes) == []
     assert 'bugs test' in capsys.readouterr().err
+
+
+def test_a_faulty_line_hides_no_other_fault(boxes):
+    write_metadata(boxes, 'test', [BOXES[0], f'{IDS[1]},5,6'], class_labels=[f'{IDS[0]},x', f'{IDS[1]},0'])
+    faults = check_dataset(boxes, quiet=True)
+    for message in (
+        r'class_labels.txt, line 1: x are not whole numbers',
+        rf'class_labels.txt: {IDS[2]} has no label',
+        r'localization.txt, line 2: 3 fields',
+        rf'localization.txt: {IDS[2]} has no box or mask',
+    ):
+        assert sum(message in fault for fault in faults) == 1
+    assert len(faults) == 4

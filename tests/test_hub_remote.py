@@ -308,9 +308,10 @@ def test_push_pull_predict_by_command(loopback, run_dir, tmp_path, capsys):
     assert 'published: hf-hub:org/birds@' in capsys.readouterr().out
     text = loopback.files('org/birds')['README.md'].decode()
     assert text == (tmp_path / 'preview' / 'README.md').read_text()
-    for said in ('birds: CC0-1.0', '66.7', 'by its boxes or masks', 'license: apache-2.0'):
+    for said in ('birds: CC0-1.0', '66.7', 'on val, by its boxes', 'license: apache-2.0'):
         assert said in text
     assert '/somewhere' not in text
+    assert 'base_model' not in text  # what its backbone started from is not known
     assert main(['pull', 'org/birds', '--cache-dir', str(tmp_path / 'elsewhere')]) == 0
     folder = capsys.readouterr().out.strip()
     assert maps(fcam_zoo.create_model(f'local-dir:{folder}')).equal(maps(tiny()))

@@ -350,3 +350,19 @@ def test_shapes_of_seeds():
         sampling.seeds(centre(), NONE[:, :8])
     with pytest.raises(ValueError, match='must both be'):
         sampling.seeds(centre()[0], NONE[0])
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_a_generator_for_each_image_frees_it_of_its_batch(count):
+    masks = torch.rand(4, 2, 20, 30, generator=torch.Generator().manual_seed(0)) > 0.5
+
+    def draw(images: slice) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(i) for i in range(4)[images]]
+        return sampling.seeds(masks[images, 0], masks[images, 1], count, count, generator=generators)
+
+    whole = draw(slice(0, 4))
+    assert torch.equal(whole, torch.cat([draw(slice(0, 1)), draw(slice(1, 4))]))
+    assert (whole == 1).any((1, 2)).all()
+    assert (whole == 0).any((1, 2)).all()
+    with pytest.raises(ValueError, match='2 generators for 4 images'):
+        sampling.seeds(masks[:, 0], masks[:, 1], generator=[torch.Generator()] * 2)

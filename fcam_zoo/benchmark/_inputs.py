@@ -13,21 +13,21 @@ ArrayLike: TypeAlias = Any  # NumPy array, torch tensor of any device and type, 
 _ROUNDING = 1e-6
 
 
-class ScoreMapError(ValueError):
-    """A score map that cannot be scored.
+class BatchError(ValueError):
+    """Something of a batch that cannot be scored.
 
     Attributes:
+        thing: 'score map', 'mask' or 'image'.
         index: Its place in the batch.
-        found: What it holds.
+        fault: What is wrong with it.
     """
 
-    def __init__(self, index: int, found: str, batch: int) -> None:
-        super().__init__(f'score map {index} of {batch} in the batch holds {found}; scores must lie in [0,1]')
-        self.index, self.found, self.batch = index, found, batch
+    def __init__(self, thing: str, index: int, fault: str) -> None:
+        super().__init__(thing, index, fault)
+        self.thing, self.index, self.fault = thing, index, fault
 
-    def __reduce__(self) -> tuple[type, tuple[int, str, int]]:
-        # Exceptions are rebuilt from their message otherwise, when a worker hands them over.
-        return ScoreMapError, (self.index, self.found, self.batch)
+    def __str__(self) -> str:
+        return f'{self.thing} {self.index} of the batch {self.fault}'
 
 
 def as_array(values: ArrayLike) -> np.ndarray:
@@ -44,18 +44,21 @@ def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
     """Score maps (N,H,W) in [0,1] as float64, or as float32 with `single` where that loses nothing.
 
     Raises:
-        ValueError: When the shape is another, or a map holds NaN or values outside [0,1]; names its index.
+        ValueError: When the shape is another, or a map holds NaN, values outside [0,1] or no real numbers; names
+            its index.
     """
     maps = as_array(score_maps)
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ValueError(f'score_maps must have the shape (N,H,W), got {maps.shape}')
+    if maps.dtype.kind not in 'biuf':
+        raise ValueError(f'score_maps must be real numbers, got {maps.dtype}')
     maps = maps.astype(np.float32 if single and np.can_cast(maps.dtype, np.float32) else np.float64, copy=False)
     low, high = maps.min((1, 2)), maps.max((1, 2))
     bad = ~((low >= -_ROUNDING) & (high <= 1 + _ROUNDING))  # so that NaN is bad
     if bad.any():
         i = int(bad.argmax())
         found = 'NaN' if np.isnan(low[i]) else f'values from {low[i]:.6g} to {high[i]:.6g}'
-        raise ScoreMapError(i, found, len(maps))
+        raise BatchError('score map', i, f'holds {found}; scores must lie in [0,1]')
     if len(maps) and (low.min() < 0 or high.max() > 1):
         maps = maps.clip(0, 1)
     return maps

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, TypeVar
 
 import cv2
 import torch.distributed as dist
 
+from ..errors import BenchmarkError
+
 Item = TypeVar('Item')
 # Batches under way for each worker: one that is scored, and one that waits.
 _AHEAD = 2
+_ENDED = (
+    "a worker process ended: with workers, the code of a script must stand under if __name__ == '__main__'; otherwise "
+    'memory may have run out (workers=0 needs the least)'
+)
 
 
 def measured(
@@ -46,17 +54,21 @@ def measured(
                 waiting.append((item, [pool.submit(function, *arguments) for arguments in calls]))
                 if len(waiting) > _AHEAD * workers:
                     done, futures = waiting.popleft()
-                    yield done, [future.result for future in futures]
+                    yield done, [partial(_result, future) for future in futures]
             while waiting:
                 done, futures = waiting.popleft()
-                yield done, [future.result for future in futures]
+                yield done, [partial(_result, future) for future in futures]
         except BrokenProcessPool as e:
-            raise RuntimeError(
-                'a worker process ended: with workers, the code of a script must stand under '
-                "if __name__ == '__main__'; otherwise memory may have run out (workers=0 needs the least)"
-            ) from e
+            raise BenchmarkError(_ENDED) from e
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: Future) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool as e:
+        raise BenchmarkError(_ENDED) from e
 
 
 def processes() -> tuple[int, int]:
@@ -66,17 +78,50 @@ def processes() -> tuple[int, int]:
     return 0, 1
 
 
-def share_of(total: int) -> range:
-    """The images that this process scores: consecutive ones, so that shares joined by rank are in order."""
+def share_of(total: int, batch_size: int) -> range:
+    """The images that this process scores: consecutive ones, so that shares joined by rank are in order.
+
+    Shares are whole batches, those of one process: a network's last bits depend on what is computed together.
+    """
     rank, world = processes()
-    return range(total * rank // world, total * (rank + 1) // world)
+    batches = -(-total // batch_size)
+    start, stop = (min(batch_size * (batches * r // world), total) for r in (rank, rank + 1))
+    return range(start, stop)
 
 
-def gathered(part: Item) -> list[Item]:
-    """The parts of all processes by rank, in each of them."""
-    world = processes()[1]
-    if world == 1:
-        return [part]
-    parts: list[Any] = [None] * world
-    dist.all_gather_object(parts, part)
-    return parts
+def gathered(make: Callable[[], Item]) -> list[Item]:
+    """What each process makes, by rank, in each of them.
+
+    Raises:
+        Exception: In every process, when making fails in one: that of the lowest rank. So none waits for another.
+    """
+    if processes()[1] == 1:
+        return [make()]
+    part: Any = None
+    failure: Exception | None = None
+    try:
+        part = make()
+    except Exception as error:
+        failure = portable(error)
+    parts: list[Any] = [None] * processes()[1]
+    dist.all_gather_object(parts, (part, failure))
+    for _, error in parts:
+        if error is not None:
+            raise error
+    return [part for part, _ in parts]
+
+
+def together(make: Callable[[], Item]) -> Item:
+    """What is made here, once all processes have made theirs; raises as `gathered`."""
+    made: list[Item] = []
+    gathered(lambda: made.append(make()))
+    return made[0]
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or one of the same message where it cannot be handed to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return BenchmarkError(f'{type(error).__name__}: {error}')
+    return error

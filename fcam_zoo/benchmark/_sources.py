@@ -45,6 +45,7 @@ class MapFolder:
 
     def __init__(self, folder: str | os.PathLike, ids: Sequence[str]) -> None:
         self.folder, self.ids = Path(folder), ids
+        self._shape: tuple[int, ...] | None = None
         if not self.folder.is_dir():
             raise ValueError(f'{self.folder}: no such folder; expected <image id>.npy in it')
         missing = [i for i in ids if not self.path(i).is_file()]
@@ -63,18 +64,24 @@ class MapFolder:
         Raises:
             ValueError: For a file that is no plain array, or maps of different sizes.
         """
+        if self._shape is None:
+            self._shape = self._load(self.ids[0]).shape
         maps = []
         for image_id in self.ids[part]:
-            path = self.path(image_id)
-            try:
-                maps.append(np.load(path, allow_pickle=False))
-            except (OSError, ValueError, EOFError) as e:
-                raise ValueError(f'{path} is no map that can be read ({e}): save it with numpy.save') from e
-            if maps[-1].ndim != 2 or maps[-1].shape != maps[0].shape:
+            maps.append(self._load(image_id))
+            if maps[-1].ndim != 2 or maps[-1].shape != self._shape:
                 raise ValueError(
-                    f'{path} has the shape {maps[-1].shape}, others {maps[0].shape}: save all maps as (H,W) of one size'
+                    f'{self.path(image_id)} has the shape {maps[-1].shape}, others {self._shape}: save all maps as '
+                    '(H,W) of one size'
                 )
         return np.stack(maps)
+
+    def _load(self, image_id: str) -> np.ndarray:
+        path = self.path(image_id)
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as e:
+            raise ValueError(f'{path} is no map that can be read ({e}): save it with numpy.save') from e
 
     def path(self, image_id: str) -> Path:
         return self.folder / f'{image_id}.npy'

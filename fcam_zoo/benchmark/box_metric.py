@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._counts import Counts
-from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps, top_k_hits
+from ._inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as_score_maps, top_k_hits
 from .boxes import as_boxes, distinct_boxes, overlap
 
 
@@ -87,14 +87,12 @@ class BoxMetric(Counts):
     @staticmethod
     def _ground_truth(i: int, boxes: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
         if not as_array(boxes).size:
-            raise ValueError(f'image {i} of the batch has no ground-truth box')
+            raise BatchError('image', i, 'has no ground-truth box')
         boxes = as_boxes(boxes)
         height, width = shape[1:]
         if boxes[:, 2].max() > width or boxes[:, 3].max() > height:
-            raise ValueError(
-                f'a ground-truth box of image {i} of the batch leaves the map of {width} x {height} pixels; '
-                f'scale boxes to the map with resize_boxes'
-            )
+            fault = f'has a box that leaves its map of {width} x {height} pixels; scale boxes with resize_boxes'
+            raise BatchError('image', i, fault)
         return boxes
 
     def update(

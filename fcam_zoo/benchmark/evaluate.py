@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -11,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from ._inputs import ArrayLike, ScoreMapError, as_array
-from ._parallel import gathered, measured, processes, share_of
+from ._inputs import ArrayLike, BatchError, as_array
+from ._parallel import gathered, measured, portable, processes, share_of
 from ._sources import CONVENTIONS, Convention, MapFolder, Source, center_map, is_array, score, scoring_mode
 from .box_metric import BoxMetric
 from .boxes import resize_boxes
@@ -47,7 +48,7 @@ def evaluate_many(
     """Score several kinds of map in one pass over the images.
 
     Under torch.distributed each process scores its share of the images, and all return the same reports: those of one
-    process, bit for bit.
+    process, bit for bit. When one fails, all raise its error at the end of their share.
 
     Data sets with boxes are scored by `BoxMetric`, those with masks by `PixelAP`, at the size of the maps.
 
@@ -66,7 +67,7 @@ def evaluate_many(
         maps: 'fcam' (softmax of the foreground channel, never re-normalised), CAM methods (class map of the true label,
             min-max normalised at its own size, then resized bilinearly, as in F-CAM), and 'center' (a Gaussian in the
             middle). A function or an array makes one kind, and the name is free.
-        batch_size: Images a batch.
+        batch_size: Images a batch; processes share the images in whole batches.
         workers: Processes that load images, and as many that find boxes and histograms (a script's code must then stand
             under `if __name__ == '__main__'`).
         device: Where a model is moved to and runs, or where a function gets its images; default: where they are.
@@ -77,28 +78,61 @@ def evaluate_many(
             resized; nothing after that), 'bicubic' that of Choe et al. (CVPR 2020: bicubic resize of class maps, then
             min-max of every map). What is no model gives score maps as they are.
         limit: Score the first images only.
-        rows: Keep a row for each image in the reports. With boxes it takes 4 kB an image and kind of map meanwhile.
+        rows: Keep a row for each image in the reports. It takes 4 kB an image and kind of map until the reports are
+            made; of that the samples that `compare` draws from stay, 0.4 kB with boxes and all with masks. Without rows
+            memory hardly grows with the number of images.
         quiet: No progress bar.
 
     Returns:
         A report for each kind of map.
 
     Raises:
+        BenchmarkError: When a worker process is ended, as by a lack of memory.
         ValueError: For a data set without images or ground truth, kinds of map that the source does not make, an array
             of another length, and whatever the metrics refuse.
     """
     names = list(dict.fromkeys(maps))
+    metric_options = {'thresholds': thresholds, 'iou': iou, 'multi_contour': multi_contour}
+    batch_options = {'batch_size': batch_size, 'workers': workers, 'device': device, 'convention': convention}
+
+    def share() -> dict[str, Scores]:
+        return _score_share(source, dataset, names, metric_options, limit, rows, quiet, **batch_options)
+
+    first, *others = gathered(share)
+    for other in others:
+        for name in names:
+            first[name].merge(other[name])
+    made_by = convention if isinstance(source, torch.nn.Module) else None
+    return {name: make_report(name, kind, dataset, made_by) for name, kind in first.items()}
+
+
+def _score_share(
+    source: Source,
+    dataset: Any,
+    names: list[str],
+    metric_options: dict[str, Any],
+    limit: int | None,
+    rows: bool,
+    quiet: bool,
+    *,
+    batch_size: int,
+    workers: int,
+    device: str | torch.device | None,
+    convention: Convention,
+) -> dict[str, Scores]:
+    """Score the images that this process has to."""
     made = [name for name in names if name != 'center']
     if isinstance(source, (str, os.PathLike)):
         source = MapFolder(source, dataset.ids)
     _check(source, dataset, made, convention)
+    _check_numbers(batch_size, workers, device)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if total < 1 or not names:
         raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {names}')
     has_boxes = getattr(dataset, 'boxes', None) is not None
-    metric = BoxMetric(thresholds, iou, multi_contour) if has_boxes else PixelAP(thresholds)
+    metric = BoxMetric(**metric_options) if has_boxes else PixelAP(metric_options['thresholds'])
     scores = {name: Scores(copy.deepcopy(metric)) for name in names}
-    mine = share_of(total)
+    mine = share_of(total, batch_size)
     batches = _batches(source, dataset, made, mine, batch_size, workers, device, convention)
     jobs = _jobs(batches, dataset, names, metric, has_boxes)
     silent = quiet or processes()[0] > 0
@@ -109,12 +143,7 @@ def evaluate_many(
                 with _named(name, index, dataset):
                     scores[name].add(result(), labels, logits, rows)
             bar.update(len(index))
-    first, *others = gathered(scores)
-    for other in others:
-        for name in names:
-            first[name].merge(other[name])
-    made_by = convention if isinstance(source, torch.nn.Module) else None
-    return {name: make_report(name, kind, dataset, made_by) for name, kind in first.items()}
+    return scores
 
 
 @contextmanager
@@ -122,11 +151,12 @@ def _named(name: str, index: list[int], dataset: Any) -> Iterator[None]:
     """Errors say which map they are of."""
     try:
         yield
-    except ScoreMapError as error:
-        image = dataset.ids[index[error.index]]
-        raise ValueError(f'{name} map of {image} holds {error.found}; scores must lie in [0,1]') from error
+    except BatchError as error:
+        subject = {'score map': f'{name} map of', 'mask': 'mask of', 'image': 'image'}[error.thing]
+        raise ValueError(f'{subject} {dataset.ids[index[error.index]]} {error.fault}') from error
     except ValueError as error:
-        raise ValueError(f'{name} maps of images {index[0]} to {index[-1]}: {error}') from error
+        first, last = dataset.ids[index[0]], dataset.ids[index[-1]]
+        raise ValueError(f'{name} maps of images {first} to {last}: {error}') from error
 
 
 def _jobs(
@@ -155,6 +185,9 @@ def _check(source: Source | MapFolder, dataset: Any, made: list[str], convention
         )
     if getattr(dataset, 'boxes', None) is None and not getattr(dataset, 'masks', None):
         raise ValueError(f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on')
+    twice = [image_id for image_id, number in Counter(dataset.ids).items() if number > 1]
+    if twice:
+        raise ValueError(f'image {twice[0]} is in the data set twice: list each image once')
     if isinstance(source, torch.nn.Module):
         needed = ['pretrained_cfg', 'cam'] if set(made) - {'fcam'} else ['pretrained_cfg']
         missing = [name for name in needed if not hasattr(source, name)]
@@ -169,6 +202,19 @@ def _check(source: Source | MapFolder, dataset: Any, made: list[str], convention
         raise ValueError(f'a function or an array makes one kind of map, {len(made)} were asked for: {made}')
     if is_array(source) and len(source) != len(dataset):
         raise ValueError(f'{len(source)} maps for {len(dataset)} images: give one for each, in the same order')
+
+
+def _check_numbers(batch_size: int, workers: int, device: str | torch.device | None) -> None:
+    for name, value, least in (('batch_size', batch_size, 1), ('workers', workers, 0)):
+        if value < least:
+            raise ValueError(f'{name}={value}: give {least} or more')
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f'device {str(device)!r} cannot be used ({str(error).splitlines()[0]}): choose another, as cpu'
+            ) from error
 
 
 def _batches(
@@ -187,12 +233,52 @@ def _batches(
             index = list(range(start, min(start + batch_size, mine.stop)))
             yield index, {made[0]: source[start : index[-1] + 1]} if made else {}, None
         return
-    for images, labels, index in DataLoader(Subset(dataset, mine), batch_size, num_workers=workers):
-        yield index.tolist(), *score(source, made, images, labels, device, convention)
+    items = _Caught(dataset, mine)
+    for start, batch in zip(
+        mine[::batch_size], DataLoader(items, batch_size, num_workers=workers, collate_fn=_collate)
+    ):
+        if isinstance(batch, Exception):
+            raise batch
+        images, labels, index = batch
+        expected = list(range(start, start + len(images)))
+        if index.tolist() != expected:
+            raise ValueError(
+                f'items {start} to {expected[-1]} of the data set call themselves {index.tolist()}: an image would be '
+                'scored twice or not at all; return the index as the third element'
+            )
+        yield expected, *score(source, made, images, labels, device, convention)
+
+
+class _Caught(Dataset):
+    """Items of a data set, or their errors: a process that loads images would wrap its traceback into the message."""
+
+    def __init__(self, dataset: Any, indices: range) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[self.indices[index]]
+        except Exception as error:
+            return portable(error)
+
+
+def _collate(items: list[Any]) -> Any:
+    """A batch, or the first error."""
+    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
 
 
 def _ground_truth(dataset: Any, index: list[int], boxes: bool, size: tuple[int, int]) -> Any:
     """Boxes (n,4) of each image, or masks (B,h,w), at a size (h,w)."""
     if boxes:
-        return [resize_boxes(dataset.boxes[i], dataset.sizes[i], size[::-1]) for i in index]
+        return [_resized(dataset, i, size) for i in index]
     return np.stack([dataset.mask(i, size[::-1]) for i in index])
+
+
+def _resized(dataset: Any, i: int, size: tuple[int, int]) -> np.ndarray:
+    try:
+        return resize_boxes(dataset.boxes[i], dataset.sizes[i], size[::-1])
+    except ValueError as error:
+        raise ValueError(f'image {dataset.ids[i]}: {error}') from error

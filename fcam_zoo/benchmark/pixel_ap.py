@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ._counts import Counts
-from ._inputs import ArrayLike, as_array, as_ascending_thresholds, as_score_maps
+from ._inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as_score_maps
 
 
 class PixelAP(Counts):
@@ -78,7 +78,7 @@ class PixelAP(Counts):
             kinds = np.ascontiguousarray(mask, np.uint8)
             odd = np.count_nonzero(kinds > 1) != np.count_nonzero(kinds == 255)
             if odd or not np.array_equal(kinds, mask):
-                raise ValueError(f'mask {i} of the batch may hold 0, 1 and 255 only')
+                raise BatchError('mask', i, 'may hold 0, 1 and 255 only')
             index = self._bins(score_map)
             index += cv2.LUT(kinds, row)
             background, foreground, _ = np.bincount(index.ravel(), minlength=3 * bins).reshape(3, bins)

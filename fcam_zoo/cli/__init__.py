@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print('fcam-zoo: interrupted', file=sys.stderr)
+        hint = '; what was finished is kept: go on with --resume' if hasattr(args, 'resume') else ''
+        print(f'fcam-zoo: interrupted{hint}', file=sys.stderr)
         return 130
     except (FcamZooError, ValueError, TypeError, OSError, ImportError) as e:
         print(f'fcam-zoo: error: {e}', file=sys.stderr)

@@ -7,13 +7,19 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from ..benchmark import Report, compare, evaluate_many, maps_of, write_html
+from ..benchmark._parallel import together
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
 
@@ -62,40 +68,56 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+@dataclass
+class Work:
+    """What is to be scored.
+
+    Attributes:
+        dataset: The data set at the size of the models.
+        sources: What makes maps, and for each kind of its maps the name of the report.
+    """
+
+    dataset: Any
+    sources: list[tuple[Any, dict[str, str]]]
+
+
 def run(args: argparse.Namespace) -> int:
     if args.check:
         return check(args)
-    if not args.models and not args.scoremaps:
-        raise ValueError('nothing to score: give --models or --scoremaps (or --check to look at the data set alone)')
-    join_processes()
-    sources, dataset = open_all(args)
+    with joined_processes():
+        score(args)
+    return 0
+
+
+def score(args: argparse.Namespace) -> None:
+    """Score all maps and publish the reports."""
+    work = together(lambda: prepare(args))
     reports: dict[str, Report] = {}
     maps: dict[str, Callable[[int], Any]] = {}
-    for prefix, (source, kinds) in sources.items():
+    options = {'convention': args.convention, 'device': args.device}
+    for source, names in work.sources:
         # The baseline depends on the data set alone: once is enough.
-        wanted = [kind for kind in dict.fromkeys(kinds) if kind != CENTER] + ([] if reports else [CENTER])
+        kinds = [*names] if reports else [*names, CENTER]
+        if not kinds:
+            continue
         found = evaluate_many(
             source,
-            dataset,
-            wanted,
+            work.dataset,
+            kinds,
             batch_size=args.batch_size,
             workers=args.workers,
-            device=args.device,
             multi_contour=args.multi_contour,
-            convention=args.convention,
             limit=args.limit,
             quiet=args.quiet,
+            **options,
         )
-        getters = maps_of(source, dataset, wanted, convention=args.convention, device=args.device)
+        getters = together(partial(maps_of, source, work.dataset, list(found), **options))
         for kind, report in found.items():
-            name = kind if kind == CENTER or not prefix else f'{prefix}/{kind}'
+            name = names.get(kind, kind)
             reports[name], maps[name] = report, getters[kind]
-    if dist.is_initialized() and dist.get_rank():
-        return 0
     # The baseline belongs below what it is a baseline of.
     reports[CENTER] = reports.pop(CENTER)
-    publish(args, dataset, reports, maps)
-    return 0
+    together(lambda: None if rank() else publish(args, work.dataset, reports, maps))
 
 
 def check(args: argparse.Namespace) -> int:
@@ -108,28 +130,97 @@ def check(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def join_processes() -> None:
-    """Take part in a torchrun."""
-    if int(os.environ.get('WORLD_SIZE', '1')) > 1 and not dist.is_initialized():
-        dist.init_process_group('gloo')
+@contextmanager
+def joined_processes() -> Iterator[None]:
+    """Take part in a torchrun, and leave it together with the others."""
+    if int(os.environ.get('WORLD_SIZE', '1')) < 2 or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        # The device 'cuda' of each process of a machine is one of its own.
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
+    dist.init_process_group('gloo')
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
-def open_all(args: argparse.Namespace) -> tuple[dict[str, tuple[Any, list[str]]], Any]:
-    """Sources and their kinds of map by name ('' for a single one), and the data set at the size of the models.
+def rank() -> int:
+    """Number of this process in a torchrun, or 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def prepare(args: argparse.Namespace) -> Work:
+    """Open everything; what is wrong with the arguments is said before anything is scored.
 
     Raises:
-        ValueError: When models have different input sizes.
+        ValueError: For arguments out of range, models of different input sizes, an unknown baseline, or a folder that
+            cannot be written to.
+        FileNotFoundError: When images are missing that models or the page of reports need.
     """
+    if not args.models and not args.scoremaps:
+        raise ValueError('nothing to score: give --models or --scoremaps (or --check to look at the data set alone)')
+    for flag, least in (('batch_size', 1), ('workers', 0), ('limit', 1)):
+        if (value := getattr(args, flag)) is not None and value < least:
+            raise ValueError(f'--{flag.replace("_", "-")} is {value}: give {least} or more')
+    if args.output and not rank():
+        check_writable(args.output)
     models = {name: create_model(name, pretrained=True) for name in dict.fromkeys(args.models)}
     sides = {model.pretrained_cfg['input_size'][-1] for model in models.values()} or {224}
     if len(sides) > 1:
         raise ValueError(f'the models take images of {sorted(sides)} pixels: benchmark those of one size together')
     dataset = open_dataset(args.data, args.split or 'test', EvalTransform(sides.pop()), annotations=args.annotations)
-    sources: dict[str, tuple[Any, list[str]]] = {name: (model, args.maps) for name, model in models.items()}
-    sources |= {str(folder): (folder, [folder.name or 'maps']) for folder in args.scoremaps}
-    if len(sources) == 1:
-        sources = {'': next(iter(sources.values()))}
-    return sources, dataset
+    if models or (args.output and not rank()):
+        check_images(dataset, args.limit)
+    folders = list(dict.fromkeys(args.scoremaps))
+    several = len(models) + len(folders) > 1
+    kinds = [kind for kind in dict.fromkeys(args.maps) if kind != CENTER]
+    sources: list[tuple[Any, dict[str, str]]] = [
+        (model, {kind: f'{name}/{kind}' if several else kind for kind in kinds}) for name, model in models.items()
+    ]
+    for folder in folders:
+        kind = folder.resolve().name or 'maps'
+        # The name of the baseline is taken.
+        kind = f'{kind} (maps)' if kind == CENTER else kind
+        sources.append((folder, {kind: str(folder) if several else kind}))
+    names = [name for _, named in sources for name in named.values()] + [CENTER]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f'two of {", ".join(names)} have one name: write the path of one in another way, as ./{names[0]}'
+        )
+    if args.baseline is not None and args.baseline not in names:
+        raise ValueError(f'no report {args.baseline!r} to compare with; there are {", ".join(names)}')
+    return Work(dataset, sources)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and try whether files can be written there.
+
+    Raises:
+        ValueError: When not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f'--output {folder}: cannot be written to ({error.strerror}); name another folder') from error
+
+
+def check_images(dataset: Any, limit: int | None) -> None:
+    """See whether all images are there.
+
+    Raises:
+        FileNotFoundError: When not.
+    """
+    paths = [dataset.path(index) for index in range(len(dataset))][:limit]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f'{len(missing)} of {len(paths)} images are missing, the first {missing[0]}: restore them (--check lists '
+            'all; score maps are scored without images when no --output is asked for)'
+        )
 
 
 def publish(
@@ -144,16 +235,34 @@ def publish(
     print(f'\n{comparison.to_markdown(main)}', end='')
     if not args.output:
         return
-    for name, report in reports.items():
-        stem = re.sub(r'[^\w.-]+', '_', name)
-        report.to_json(args.output / f'{stem}.json')
-        report.to_csv(args.output / f'{stem}.csv')
-        for kind in report.tables:
-            report.to_csv(args.output / f'{stem}_{kind}.csv', kind)
-    comparison.to_json(args.output / 'comparison.json')
-    command = shlex.join(['fcam-zoo', *sys.argv[1:]])
-    write_html(reports, args.output / 'report.html', dataset, maps, comparison=comparison, command=command)
+    # All files appear, or none.
+    with tempfile.TemporaryDirectory(prefix='.report-', dir=args.output) as unfinished:
+        folder = Path(unfinished)
+        for stem, report in zip(file_stems(reports), reports.values()):
+            report.to_json(folder / f'{stem}.json')
+            report.to_csv(folder / f'{stem}.csv')
+            for kind in report.tables:
+                report.to_csv(folder / f'{stem}_{kind}.csv', kind)
+        comparison.to_json(folder / 'comparison.json')
+        command = shlex.join(['fcam-zoo', *sys.argv[1:]])
+        write_html(reports, folder / 'report.html', dataset, maps, comparison=comparison, command=command)
+        for path in sorted(folder.iterdir()):
+            path.replace(args.output / path.name)
     print(f'reports: {args.output / "report.html"}')
+
+
+def file_stems(names: Iterable[str]) -> list[str]:
+    """A file name without suffix for each report; no two reports share a file, in either case of letters."""
+    stems, taken = [], {'comparison'}
+    for name in names:
+        stem = safe = re.sub(r'[^\w.-]+', '_', name)
+        number = 1
+        while taken & (files := {stem.lower(), f'{stem}_classes'.lower(), f'{stem}_sizes'.lower()}):
+            number += 1
+            stem = f'{safe}_{number}'
+        taken |= files
+        stems.append(stem)
+    return stems
 
 
 def table(reports: dict[str, Report]) -> str:

@@ -1,4 +1,4 @@
-"""fcam-zoo train"""
+"""Train a localizer from images and labels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..cams import METHODS
-from ..train import TrainConfig, train
+from ..train import TrainConfig, plan, plan_text, recipe_names, summary_table, sweep, train
+from ..train.config import set_value
+from ..train.sweep import parse_sweep
 
-# Flag -> place in TrainConfig; everything else is reached with --set.
+# Flag -> place in the settings.
 FLAGS = {
+    'annotations': 'annotations',
+    'init': 'init',
     'backbone': 'backbone',
     'backbone_checkpoint': 'backbone_checkpoint',
     'backbone_pretrained': 'backbone_pretrained',
@@ -20,6 +24,8 @@ FLAGS = {
     'classifier_epochs': 'classifier.epochs',
     'decoder_epochs': 'decoder.epochs',
     'background_fraction': 'decoder.background_fraction',
+    'amp': 'amp',
+    'skip_bad': 'skip_bad',
     'seed': 'seed',
     'workers': 'workers',
     'device': 'device',
@@ -32,13 +38,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='a localizer from images and labels',
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
         'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. Where a val split has boxes or masks, they '
-        'choose the best epoch; no other use is made of them. Interrupted runs go on with --resume.',
+        'choose the best epoch; no other use is made of them. Interrupted runs go on with --resume. Under torchrun all '
+        'processes train one model.',
         epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained. '
         'Then: fcam-zoo predict photos/ --model local-dir:runs/birds/best -o out',
     )
     parser.add_argument('data', help='root of the data set')
     parser.add_argument('-o', '--output', required=True, type=Path, help='run folder: models best/ and last/, metrics')
-    parser.add_argument('--recipe', help='JSON file of settings; flags override it')
+    parser.add_argument(
+        '--recipe', help=f'settings, which flags override: a YAML or JSON file, or one of {", ".join(recipe_names())}'
+    )
+    parser.add_argument(
+        '--annotations', help='boxes or masks of val: COCO, VOC, CSV or masks; {split} in the path stands for the split'
+    )
+    parser.add_argument('--init', help='F-CAM to start from: a released name or local-dir:FOLDER')
     parser.add_argument('--backbone', help='timm name (default: resnet50)')
     parser.add_argument('--backbone-checkpoint', help='local safetensors file in timm names to start from')
     parser.add_argument(
@@ -49,50 +62,57 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--classifier-epochs', type=int, help='0 leaves the stage out')
     parser.add_argument('--decoder-epochs', type=int, help='0 leaves the stage out')
     parser.add_argument('--background-fraction', type=float, help='n-: share of lowest activations taken as background')
+    parser.add_argument('--amp', choices=('off', 'bfloat16', 'float16'), help='mixed precision (default: off)')
+    parser.add_argument('--skip-bad', action='store_true', default=None, help='leave unreadable images out')
     parser.add_argument('--seed', type=int)
     parser.add_argument('--workers', type=int, help='processes that load images')
     parser.add_argument('--device', help='auto, cpu, cuda, cuda:1, ... (default: auto)')
     parser.add_argument(
         '--set', action='append', default=[], metavar='KEY=VALUE', help='any other setting, e.g. decoder.lr=0.005'
     )
+    parser.add_argument(
+        '--sweep',
+        metavar='KEY=V1,V2',
+        help="one training a value, the best chosen on val; background_fraction has the paper's",
+    )
+    parser.add_argument('--dry-run', action='store_true', help='print the plan, with memory and time of a few steps')
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted run')
     parser.add_argument('--quiet', action='store_true', help='no progress bars and no log')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    config = TrainConfig.from_json(args.recipe).to_dict() if args.recipe else TrainConfig().to_dict()
+    config = settings_of(args)
+    if args.dry_run:
+        print(plan_text(plan(config, args.output)))
+    elif args.sweep:
+        found = sweep(config, args.output, *parse_sweep(args.sweep), resume=args.resume, quiet=args.quiet)
+        for row in found['rows']:
+            print(f'{found["setting"]}={row["value"]}: {row["score"]:.2f}')
+        print(f'best on val: {found["best"]}; models: {args.output / found["folder"] / "best"}')
+    else:
+        print(summary_table(train(config, args.output, resume=args.resume, quiet=args.quiet)))
+        print(f'models: {args.output / "best"}, {args.output / "last"}')
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> TrainConfig:
+    """Recipe, then flags, then --set.
+
+    Raises:
+        ValueError, FileNotFoundError: For a setting or recipe that does not exist.
+    """
+    config: dict[str, Any] = (TrainConfig.from_file(args.recipe) if args.recipe else TrainConfig()).to_dict()
     config['data'] = str(Path(args.data))
     for flag, place in FLAGS.items():
         if getattr(args, flag) is not None:
-            put(config, place, getattr(args, flag))
+            set_value(config, place, getattr(args, flag))
     for item in args.set:
         place, sign, value = item.partition('=')
         if not sign:
             raise ValueError(f'--set {item}: write KEY=VALUE, e.g. decoder.lr=0.005')
         try:
-            put(config, place, json.loads(value))
+            set_value(config, place, json.loads(value))
         except json.JSONDecodeError:
-            put(config, place, value)
-    summary = train(TrainConfig.from_dict(config), args.output, resume=args.resume, quiet=args.quiet)
-    for stage, result in summary.items():
-        for which in ('best', 'last'):
-            row = result[which]
-            print(f'{stage} {which} (epoch {row["epoch"]}): {json.dumps(row.get("val", {}))}')
-    print(f'models: {args.output / "best"}, {args.output / "last"}')
-    return 0
-
-
-def put(config: dict[str, Any], place: str, value: Any) -> None:
-    """Set a dotted place of nested settings.
-
-    Raises:
-        ValueError: When there is no such setting.
-    """
-    *parents, key = place.split('.')
-    target = config
-    for parent in parents:
-        target = target.get(parent) if isinstance(target, dict) else None
-    if not isinstance(target, dict) or key not in target:
-        raise ValueError(f'no setting {place!r}; settings: {", ".join(config)}, classifier.*, decoder.*')
-    target[key] = value
+            set_value(config, place, value)
+    return TrainConfig.from_dict(config)

@@ -117,19 +117,24 @@ def _read_ids(data: Metadata) -> None:
         data.note(IDS, None, 'lists no image; write one id a line')
 
 
+def _without_line(data: Metadata, lines: _Lines | None) -> Iterator[str]:
+    """Ids that no line of a file begins with; faulty lines, which are noted, count."""
+    if lines is not None:
+        named = {fields[0] for _, fields in lines}
+        yield from (image_id for image_id in data.ids if image_id not in named)
+
+
 def _read_labels(data: Metadata) -> None:
-    before = len(data.problems)
-    for number, image_id, (label,) in _numbers(data, LABELS, _lines(data, LABELS) or [], '<label>'):
+    lines = _lines(data, LABELS)
+    for number, image_id, (label,) in _numbers(data, LABELS, lines or [], '<label>'):
         if label < 0:
             data.note(LABELS, number, f'label {label} is negative; labels count from 0')
         elif image_id in data.labels:
             data.note(LABELS, number, f'{image_id} has a label already; remove one of the lines')
         else:
             data.labels[image_id] = label
-    if len(data.problems) == before:  # Otherwise the lines that were left out would be reported again.
-        for image_id in data.ids:
-            if image_id not in data.labels:
-                data.note(LABELS, None, f'{image_id} has no label; add the line {image_id},<label>')
+    for image_id in _without_line(data, lines):
+        data.note(LABELS, None, f'{image_id} has no label; add the line {image_id},<label>')
 
 
 def _read_sizes(data: Metadata) -> None:
@@ -143,7 +148,6 @@ def _read_sizes(data: Metadata) -> None:
 
 
 def _read_localization(data: Metadata) -> None:
-    before = len(data.problems)
     lines = _lines(data, LOCALIZATION)
     if not lines:
         if lines is not None:
@@ -151,14 +155,10 @@ def _read_localization(data: Metadata) -> None:
         return
     if len(lines[0][1]) == 3:
         _read_masks(data, lines)
-        found = data.masks.keys()
     else:
         _read_boxes(data, lines)
-        found = data.boxes.keys()
-    if len(data.problems) == before:
-        for image_id in data.ids:
-            if image_id not in found:
-                data.note(LOCALIZATION, None, f'{image_id} has no box or mask; add a line, or remove the image')
+    for image_id in _without_line(data, lines):
+        data.note(LOCALIZATION, None, f'{image_id} has no box or mask; add a line, or remove the image')
 
 
 def _read_boxes(data: Metadata, lines: _Lines) -> None:

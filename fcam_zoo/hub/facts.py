@@ -14,7 +14,7 @@ from ..errors import TrainingError
 
 FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'licence')
 # Settings that are of a machine and of no use to others.
-PRIVATE_SETTINGS = ('data', 'backbone_checkpoint', 'workers', 'device')
+PRIVATE_SETTINGS = ('data', 'annotations', 'init', 'backbone_checkpoint', 'workers', 'device')
 
 
 def facts_of_release(name: str) -> dict[str, Any]:
@@ -48,17 +48,18 @@ def facts_of_run(
     try:
         recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
         summary = json.loads((run_dir / 'summary.json').read_text(encoding='utf-8'))
-        final = summary[next(reversed(summary))]
+        model = json.loads((run_dir / 'best' / 'config.json').read_text(encoding='utf-8'))
+        backbone = model['model_args']['backbone']
+        stage = next(reversed(summary))
+        final = summary[stage]
         measured = {split: _figures(final[which]) for split, which in (('val', 'best'), ('val_last_epoch', 'last'))}
         return {
-            'backbone': _tagged(recipe['backbone']) if recipe.get('backbone_pretrained') else recipe['backbone'],
+            'backbone': _tagged(backbone) if recipe.get('backbone_pretrained') else backbone,
             'dataset': {'title': data_title or Path(recipe['data']).name, 'licence': data_licence, 'note': ''},
             'teacher': recipe['teacher'],
             'metrics': {split: {'fcam': figures} for split, figures in measured.items() if figures},
-            'epochs': {stage: {k: r[k]['epoch'] for k in ('best', 'last')} for stage, r in summary.items()},
-            'selection': 'best epoch on val, by its boxes or masks'
-            if measured['val']
-            else 'last epoch: there was no val',
+            'epochs': {name: {k: r[k]['epoch'] for k in ('best', 'last')} for name, r in summary.items()},
+            'selection': _selection(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
             'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
             'licence': licence,
         }
@@ -73,6 +74,16 @@ def _tagged(backbone: str) -> str:
     """A timm name with the tag of the weights that it stands for."""
     cfg = timm.get_pretrained_cfg(backbone)
     return f'{cfg.architecture}.{cfg.tag}' if cfg and cfg.tag else backbone
+
+
+def _selection(val: dict[str, float], by_accuracy: bool) -> str:
+    """How the epoch was chosen, and from which annotations of val."""
+    if not val:
+        return 'the last epoch, since val has no boxes or masks'
+    shapes = 'masks' if 'pxap' in val else 'boxes'
+    if by_accuracy:
+        return f'best epoch on val, by its labels; figures by its {shapes}'
+    return f'best epoch and threshold on val, by its {shapes}'
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

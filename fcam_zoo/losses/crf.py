@@ -1,16 +1,16 @@
-"""The dense CRF regulariser in plain PyTorch: nothing to compile."""
+"""The dense CRF regulariser in PyTorch: nothing to build."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
+
+from ._crf_fast import filter_fast
 
 # Kernel entries that one tile may hold; 2^22 float32 are 16 MB, which stays in the last-level cache of most CPUs.
 TILE_ENTRIES = 1 << 22
-# The fast kernel averages the image to cells of this many pixels a side.
-FAST_CELL = 7
 
 
 def crf_loss(
@@ -33,9 +33,11 @@ def crf_loss(
         probs: Softmax maps (B,K,H,W).
         sigma_rgb: Standard deviation in grey levels.
         sigma_xy: Standard deviation in pixels.
-        kernel: 'exact' visits every pair of pixels, in tiles (N^2 time, linear memory). 'fast' does so on cells of 7x7
-            pixels (mean colour, summed probability), 2401 times cheaper; on six photographs of 224x224 its energy
-            was within 17 % and the cosine of its gradient at least 0.96. 'auto': exact on CUDA, fast elsewhere.
+        kernel: 'exact' visits every pair of pixels (N^2 time, linear memory): on CUDA in one fused Triton pass where
+            Triton is installed, else in tiles. 'fast' interpolates colours on a grid and expands positions in few
+            functions (linear time, which grows with (side/sigma_xy)^2): on photographs of 224x224 its energy was
+            within 1 % and the cosine of its gradient at least 0.9998 (benchmarks/results/train.md). 'auto': exact on
+            CUDA, fast elsewhere.
 
     Returns:
         Scalar, negative. The gradient reaches `probs` alone.
@@ -56,22 +58,7 @@ def crf_loss(
     if kernel == 'auto':
         kernel = 'exact' if probs.is_cuda else 'fast'
     images, probs = images.detach().float(), probs.float()
-    y, x = (torch.arange(n, dtype=torch.float32, device=images.device) for n in images.shape[-2:])
-    if kernel == 'fast':
-        # The last cells may be smaller. Sums of probabilities count the pixels that a cell stands for.
-        y, x = (F.avg_pool1d(position[None], FAST_CELL, ceil_mode=True)[0] for position in (y, x))
-        images = F.avg_pool2d(images, FAST_CELL, ceil_mode=True)
-        probs = F.avg_pool2d(probs, FAST_CELL, ceil_mode=True, divisor_override=1)
-    features = _features(images, y / sigma_xy, x / sigma_xy, sigma_rgb)
-    return _DenseEnergy.apply(probs.flatten(2), features) / len(images)
-
-
-def _features(images: torch.Tensor, y: torch.Tensor, x: torch.Tensor, sigma_rgb: float) -> torch.Tensor:
-    """(B,h*w,5) kernel features of cells: their scaled positions (h), (w) and colours (B,3,h,w)."""
-    grid = torch.stack(torch.meshgrid(y, x, indexing='ij')).expand(len(images), -1, -1, -1)
-    features = torch.cat([grid, images / sigma_rgb], 1).flatten(2).transpose(1, 2)
-    # Only differences matter; centring keeps |f|^2 small, and with it float32's cancellation.
-    return features - features.mean(1, keepdim=True)
+    return _DenseEnergy.apply(probs.flatten(2), images, sigma_rgb, sigma_xy, kernel) / len(images)
 
 
 class _DenseEnergy(torch.autograd.Function):
@@ -79,23 +66,36 @@ class _DenseEnergy(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_fwd(device_type='cuda', cast_inputs=torch.float32)
-    def forward(ctx, probs: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        filtered = torch.empty_like(probs)
+    def forward(
+        ctx, probs: torch.Tensor, images: torch.Tensor, sigma_rgb: float, sigma_xy: float, kernel: str
+    ) -> torch.Tensor:
         with torch.autocast(probs.device.type, enabled=False):
-            for b in range(len(probs)):
-                filtered[b] = _filter(probs[b], features[b])
+            filtered = _filter(images, probs, sigma_rgb, sigma_xy, kernel)
         ctx.save_for_backward(filtered)
         return -(probs.double() * filtered.double()).sum().to(probs.dtype)
 
     @staticmethod
     @torch.amp.custom_bwd(device_type='cuda')
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         (filtered,) = ctx.saved_tensors
-        return -2 * grad * filtered, None
+        return -2 * grad * filtered, None, None, None, None
 
 
-def _filter(probs: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """W S for one image: probs (K,N), features (N,5) -> (K,N)."""
+def _filter(images: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigma_xy: float, kernel: str) -> torch.Tensor:
+    """W S of a batch: images (B,3,H,W), probs (B,K,N) -> (B,K,N)."""
+    if kernel == 'fast':
+        return torch.stack([filter_fast(*pair, sigma_rgb, sigma_xy) for pair in zip(images, probs)])
+    features = torch.stack([_features(image, sigma_rgb, sigma_xy) for image in images])
+    if probs.is_cuda and find_spec('triton') is not None:
+        # CPU builds of PyTorch come without Triton, and importing it takes a while.
+        from ._crf_triton import filter_fused
+
+        return filter_fused(features, probs)
+    return torch.stack([_filter_tiled(*pair) for pair in zip(features, probs)])
+
+
+def _filter_tiled(features: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
+    """W S for one image: features (N,5), probs (K,N) -> (K,N)."""
     n = len(features)
     # -|f_i - f_j|^2 / 2 = [f_i, -|f_i|^2/2, 1] . [f_j, 1, -|f_j|^2/2], so one matrix product gives the exponent.
     half = features.square().sum(1, keepdim=True) / 2
@@ -107,3 +107,12 @@ def _filter(probs: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         weights = (left[start : start + rows] @ right).clamp_(max=0).exp_()
         out[:, start : start + rows] = probs @ weights.T
     return out
+
+
+def _features(image: torch.Tensor, sigma_rgb: float, sigma_xy: float) -> torch.Tensor:
+    """(N,5) kernel features of the pixels: scaled position and colour."""
+    y, x = (torch.arange(n, dtype=torch.float32, device=image.device) / sigma_xy for n in image.shape[-2:])
+    grid = torch.stack(torch.meshgrid(y, x, indexing='ij'))
+    features = torch.cat([grid, image / sigma_rgb]).flatten(1).T
+    # Only differences matter; centring keeps |f|^2 small, and with it float32's cancellation.
+    return features - features.mean(0)

@@ -17,6 +17,7 @@ from .. import cams
 from .._index import verify_release
 from .._weights import read_weights
 from ..cams.closed_form import linear_weight
+from ..cams.geometry import CellGeometry
 from ..errors import UnknownModelError, WeightsError
 from .backbone import build_backbone, load_exactly
 from .decoder import UnetDecoder
@@ -205,14 +206,21 @@ class FCAM(TimmManners, nn.Module):
         with torch.no_grad():
             encoding = self.encode(x)
             labels = self.classify(encoding).argmax(1) if labels is None else labels.to(x.device)
-        low, size = self.class_map(encoding, labels, method, variant, generator), tuple(x.shape[-2:])
+        low = self.class_map(encoding, labels, method, variant, generator)
+        size = tuple(x.shape[-2:])
+        return cams.resize(low, size, geometry=self.cell_geometry(encoding, size, align))
+
+    def cell_geometry(
+        self, encoding: Encoding, size: tuple[int, int], align: Literal['plain', 'cells', 'kernels']
+    ) -> CellGeometry | None:
+        """Where the cells of a class map look in an image of `size` (H,W), for `cams.resize`; None: a plain resize."""
         if align == 'plain' or self.pyramid.tokens:
             # A plain resize draws patches just where they are.
-            return cams.resize(low, size)
-        # The centres are those of the network's own input, which may be resized from x.
+            return None
+        # The centres are those of the network's own input, which may be resized from the image.
         seen = encoding.images
         geometry = cams.align_geometry(align, self.backbone, None, seen, lambda images: self.encode(images).features)
-        return cams.resize(low, size, geometry=geometry.scaled(tuple(seen.shape[-2:]), size))
+        return geometry.scaled(tuple(seen.shape[-2:]), size)
 
     def class_map(
         self,

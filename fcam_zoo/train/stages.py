@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,92 +11,169 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .. import cams, sampling
+from ..cams.geometry import CellGeometry
 from ..data import normalize
+from ..errors import TrainingError
 from ..losses import PixelAlignmentLoss
 from ..models import FCAM
-from .config import ClassifierConfig, DecoderConfig
+from ..models.pyramid import Encoding
+from . import distributed
+from .config import ClassifierConfig, DecoderConfig, StageConfig
+
+SMALLEST_LR = 1e-7
 
 
-class ClassifierStage:
-    """Cross-entropy on image labels; the decoder is not touched."""
+class Stage(nn.Module):
+    """The loss of a batch as a module, which DDP can wrap.
 
-    name = 'classifier'
+    Args:
+        model: The F-CAM, on its device.
+        config: Settings of the stage.
+        teacher: CAM method.
+        seed: From which all random draws of the stage derive.
+    """
 
-    def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str) -> None:
-        self.model, self.config = model.unfreeze(), config
-        self.val_maps = teacher
-        # The head is always learnt anew, from zero, so that no noise of it reaches the pretrained body at first.
-        for parameter in model.get_classifier().parameters():
-            nn.init.zeros_(parameter)
-        model.decoder.requires_grad_(False)
+    name: str
+    val_maps: str
+
+    def __init__(self, model: FCAM, config: StageConfig, teacher: str) -> None:
+        super().__init__()
+        self.model, self.config, self.teacher = model, config, teacher
+
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> dict[str, torch.Tensor]:
+        """Weighted terms by name, whose sum is the loss.
+
+        Args:
+            images: uint8 (B,3,H,W).
+            labels: Class of each image (B,).
+            generators: One an image, for what is drawn of it.
+        """
+        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The new head learns faster than the body (F-CAM's code: ten times)."""
-        head = list(self.model.get_classifier().parameters())
-        ids = {id(p) for p in head}
-        body = [p for p in self.model.backbone.parameters() if id(p) not in ids]
-        return [{'params': body, 'lr': self.config.lr}, {'params': head, 'lr': self.config.head_lr}]
-
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        cfg = self.model.pretrained_cfg
-        encoding = self.model.encode(_layout(normalize(images, cfg['mean'], cfg['std']), images))
-        logits = self.model.classify(encoding)
-        return {'ce': F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
+        """Parameters that learn, each group with its learning rate."""
+        raise NotImplementedError
 
     def score(self, metrics: dict[str, float]) -> float:
         """The figure by which the best epoch is chosen."""
-        return metrics['cls'] if self.config.select == 'accuracy' else localization_score(metrics)
+        return localization_score(metrics)
+
+    def encode(self, images: torch.Tensor) -> Encoding:
+        cfg = self.model.pretrained_cfg
+        # Convolutions are about twice as fast on channels-last data.
+        x = normalize(images, cfg['mean'], cfg['std']).contiguous(memory_format=torch.channels_last)
+        return self.model.encode(x)
 
     def end_epoch(self) -> None:
-        pass
+        """After the last step of an epoch."""
 
-    def state(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run must know beside the weights, as JSON values."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        pass
+    def load_progress(self, progress: dict[str, Any]) -> None:
+        """Restore `progress`."""
 
 
-class DecoderStage:
+class ClassifierStage(Stage):
+    """Cross-entropy on image labels; the decoder is not touched.
+
+    The head is learnt anew, from zero, so that no noise of it reaches the pretrained body at first; with `keep_head` it
+    goes on from where it is.
+    """
+
+    name = 'classifier'
+
+    def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str, keep_head: bool = False) -> None:
+        super().__init__(model.unfreeze(), config, teacher)
+        self.val_maps = teacher
+        if not keep_head:
+            for parameter in model.get_classifier().parameters():
+                nn.init.zeros_(parameter)
+        model.decoder.requires_grad_(False)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The body, and what learns faster: the head and `head_layers`.
+
+        Raises:
+            TrainingError: For a layer that the backbone does not have.
+        """
+        modules = dict(self.model.backbone.named_modules())
+        missing = [name for name in self.config.head_layers if name not in modules]
+        if missing:
+            raise TrainingError(f'classifier.head_layers: the backbone has no module {", ".join(missing)}')
+        fast = [self.model.get_classifier(), *(modules[name] for name in self.config.head_layers)]
+        ids = {id(p): p for module in fast for p in module.parameters()}
+        body = [p for p in self.model.backbone.parameters() if id(p) not in ids]
+        return [{'params': body, 'lr': self.config.lr}, {'params': list(ids.values()), 'lr': self.config.head_lr}]
+
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> dict[str, torch.Tensor]:
+        logits = self.model.classify(self.encode(images)).float()
+        return {'ce': F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
+
+    def score(self, metrics: dict[str, float]) -> float:
+        return metrics['cls'] if self.config.select == 'accuracy' else super().score(metrics)
+
+
+class DecoderStage(Stage):
     """Pixel alignment with seeds from the frozen classifier's class map: one pass of the backbone serves both."""
 
     name = 'decoder'
     val_maps = 'fcam'
 
     def __init__(self, model: FCAM, config: DecoderConfig, teacher: str) -> None:
-        self.model, self.config, self.teacher = model.freeze(), config, teacher
+        super().__init__(model.freeze(), config, teacher)
         model.decoder.requires_grad_(True)
-        self.criterion = PixelAlignmentLoss(config.alpha, config.crf, config.size)
+        self.criterion = PixelAlignmentLoss(config.alpha, config.crf, config.size, kernel=config.crf_kernel)
+        self._geometries: dict[tuple[int, ...], CellGeometry | None] = {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{'params': list(self.model.decoder.parameters()), 'lr': self.config.lr}]
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        model, config, size = self.model, self.config, tuple(images.shape[-2:])
-        cfg = model.pretrained_cfg
-        encoding = model.encode(_layout(normalize(images, cfg['mean'], cfg['std']), images))
-        with torch.no_grad():
-            low = model.class_map(encoding, labels, self.teacher)
-            maps = cams.resize(low, size, tuple(config.cell_shift)).clamp(0, 1)
-            regions = sampling.regions(maps, config.background_fraction, config.erosion)
-            seeds = sampling.seeds(*regions, config.seeds, config.seeds, config.dilation)
-        return self.criterion(model.decoder(encoding.levels, size), seeds, images)
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
+    ) -> dict[str, torch.Tensor]:
+        encoding, size = self.encode(images), tuple(images.shape[-2:])
+        seeds = self.seeds(encoding, labels, size, generators)
+        terms = self.criterion(self.model.decoder(encoding.levels, size), seeds, images)
+        if 'partial_ce' in terms:
+            # Averaged over the labelled pixels of all processes, as one process would.
+            count = (seeds >= 0).sum()
+            share = count * distributed.processes()[1] / distributed.total(count).clamp(min=1)
+            terms['partial_ce'] = terms['partial_ce'] * share
+        return terms
 
-    def score(self, metrics: dict[str, float]) -> float:
-        """The figure by which the best epoch is chosen."""
-        return localization_score(metrics)
+    @torch.no_grad()
+    def seeds(
+        self,
+        encoding: Encoding,
+        labels: torch.Tensor,
+        size: tuple[int, int],
+        generators: Sequence[torch.Generator] | None,
+    ) -> torch.Tensor:
+        """Pseudo-labels int64 (B,H,W) of a batch."""
+        config = self.config
+        # Seeds hang on small differences between grey levels, which half precision would blur.
+        with torch.autocast(encoding.features.device.type, enabled=False):
+            low = self.model.class_map(_in_float(encoding), labels, self.teacher, config.variant)
+        if size not in self._geometries:
+            self._geometries[size] = self.model.cell_geometry(encoding, size, config.align)
+        maps = cams.resize(low, size, tuple(config.cell_shift), self._geometries[size]).clamp(0, 1)
+        regions = sampling.regions(maps, config.background_fraction, config.erosion)
+        return sampling.seeds(*regions, config.seeds, config.seeds, config.dilation, generator=generators)
 
     def end_epoch(self) -> None:
         self.criterion.step_epoch()
 
-    def state(self) -> dict[str, Any]:
-        return {'t': self.criterion.t}
+    def progress(self) -> dict[str, Any]:
+        return self.criterion.get_extra_state()
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.criterion.t = state['t']
-
-
-Stage = ClassifierStage | DecoderStage
+    def load_progress(self, progress: dict[str, Any]) -> None:
+        self.criterion.set_extra_state(progress)
 
 
 def localization_score(metrics: dict[str, float]) -> float:
@@ -102,6 +181,15 @@ def localization_score(metrics: dict[str, float]) -> float:
     return metrics['mean'] if 'mean' in metrics else metrics['pxap']
 
 
-def _layout(x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    # CPU convolutions are about twice as fast on channels-last data.
-    return x.contiguous(memory_format=torch.channels_last) if not images.is_cuda else x
+def lr_factor(config: StageConfig, epoch: int, step: int, steps: int) -> float:
+    """What the learning rates are multiplied by at a step (from 0) of an epoch (from 1) of `steps` steps."""
+    if config.schedule == 'cosine':
+        return 0.5 * (1 + math.cos(math.pi * ((epoch - 1) * steps + step) / (config.epochs * steps)))
+    if config.schedule == 'step':
+        return max(config.gamma ** ((epoch - 1) // config.step_epochs), SMALLEST_LR / config.lr)
+    return 1.0
+
+
+def _in_float(encoding: Encoding) -> Encoding:
+    prefix = None if encoding.prefix is None else encoding.prefix.float()
+    return encoding._replace(features=encoding.features.float(), prefix=prefix)

@@ -1,0 +1,103 @@
+"""Settings and recipes: typed, checked, and complete for the paper's grid."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from synthetic import make_wsol, train_config
+
+from fcam_zoo.errors import DatasetError, TrainingError
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, recipe_names, train
+from fcam_zoo.train.config import RECIPES
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'teacher': 'scorecam'}, 'unknown CAM method'),
+        ({'learning_rate': 1}, 'no setting learning_rate'),
+        ({'decoder': {'lr': 0}}, r'decoder\.lr is 0.0: it must be positive'),
+        ({'decoder': {'schedule': 'linear'}}, r"decoder\.schedule is 'linear': give 'constant' or 'cosine' or 'step'"),
+        ({'decoder': {'cell_shift': [1]}}, 'two numbers'),
+        ({'decoder': {'erosion': 10}}, 'odd'),
+        ({'decoder': {'background_fraction': 2}}, r'in \[0,1\]'),
+        ({'decoder': {'alpha': 0, 'crf': 0, 'size': 0}}, 'nothing is learnt'),
+        ({'decoder': {'variant': 'x'}}, r'decoder\.variant'),
+        ({'decoder': {'batch_size': 9, 'accumulate': 2}}, 'cannot be cut'),
+        ({'decoder': [1]}, 'takes settings by name'),
+        ({'classifier': {'label_smoothing': 1.5}}, r'in \[0,1\)'),
+        ({'classifier': {'epochs': -1}}, 'must not be negative'),
+        ({'classifier': {'epochs': 2.5}}, 'give a whole number'),
+        ({'classifier': {'head_layers': 'layer4'}}, 'give a list'),
+        ({'amp': 'half'}, "amp is 'half': give 'off'"),
+        ({'workers': -1}, 'workers=-1'),
+        ({'image_size': 8}, 'smallest is 32'),
+        ({'skip_bad': 'yes'}, 'give true or false'),
+        ({'init': 'x', 'backbone_pretrained': True}, 'leave out'),
+    ],
+)
+def test_wrong_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.from_dict(values)
+
+
+def test_recipes_are_files_or_names(tmp_path):
+    path = tmp_path / 'recipe.yaml'
+    path.write_text('teacher: cam\ndecoder:\n  lr: 1.0e-3\n  cell_shift: [1, 2]\n')
+    config = TrainConfig.from_file(path)
+    assert (config.teacher, config.decoder.lr, config.decoder.cell_shift) == ('cam', 1e-3, [1, 2])
+    path.write_text('decoder:\n  lr: 1e-3\n')  # Which YAML 1.1 reads as text.
+    with pytest.raises(ValueError, match=r"decoder\.lr is '1e-3': give a number such as 0.001"):
+        TrainConfig.from_file(path)
+    for text, message in (('a: [', 'neither YAML nor JSON'), ('- 1', 'holds no settings'), ('', 'holds no settings')):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            TrainConfig.from_file(path)
+    with pytest.raises(FileNotFoundError, match='fcam_resnet50_cub'):
+        TrainConfig.from_file(tmp_path / 'none.yaml')
+
+
+def test_settings_survive_json():
+    config = TrainConfig(decoder=DecoderConfig(crf=0.0), classifier=ClassifierConfig(crop_scale=[0.4, 1.0]))
+    assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_the_papers_grid_has_recipes():
+    grid = {f'fcam_{b}_{d}' for b in ('vgg16', 'inception_v3', 'resnet50') for d in ('cub', 'openimages')}
+    assert grid <= set(recipe_names())
+
+
+@pytest.mark.parametrize('name', recipe_names())
+def test_recipes_say_what_the_paper_does(name):
+    config = TrainConfig.from_file(name)
+    stages = (config.classifier, config.decoder)
+    assert [s.batch_size for s in stages] == [32, 32]
+    assert {s.epochs for s in stages} == {50 if name.endswith('_cub') else 10}
+    assert (config.image_size, config.decoder.lr, config.decoder.schedule) == (224, 0.01, 'constant')
+    assert all((s.momentum, s.weight_decay) == (0.9, 1e-4) for s in stages)
+    assert (config.decoder.erosion, config.decoder.seeds, config.decoder.dilation) == (11, 1, 3)
+    assert config.decoder.crf == pytest.approx(0.57 * 2e-9)
+    assert (config.classifier.schedule, config.classifier.select) == ('step', 'localization')
+    assert config.classifier.head_lr == pytest.approx(10 * config.classifier.lr)
+    assert config.classifier.head_layers
+    # Every value stands with its source.
+    text = (RECIPES / f'{name}.yaml').read_text()
+    for line in text.splitlines():
+        if ':' in line and not line.startswith('#') and not line.rstrip().endswith(':'):
+            assert '#' in line, line
+    assert yaml.safe_load(text)['backbone'] == config.backbone
+
+
+def test_what_cannot_be_trained_is_refused(tmp_path):
+    data = make_wsol(tmp_path / 'shapes', {'train': 8})
+    with pytest.raises(DatasetError, match='num_classes=1'):
+        train(train_config(data, num_classes=1), tmp_path / 'a', quiet=True)
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(TrainingError, match='cannot be written'):
+        train(train_config(data), tmp_path / 'file', quiet=True)
+    nothing = {'classifier': ClassifierConfig(epochs=0), 'decoder': DecoderConfig(epochs=0)}
+    with pytest.raises(TrainingError, match='nothing to train'):
+        train(train_config(data, **nothing), tmp_path / 'b', quiet=True)
+    stage = ClassifierConfig(batch_size=16, accumulate=16)
+    with pytest.raises(TrainingError, match='fewer than 16 parts'):
+        train(train_config(data, classifier=stage), tmp_path / 'c', quiet=True)

@@ -1,0 +1,96 @@
+"""Two processes train what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from synthetic import make_wsol, train_config
+
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
+from fcam_zoo.train.distributed import GlobalBatchNorm
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason='torch was built without distributed')
+
+
+def torchrun(processes: int, arguments: list[str]) -> subprocess.CompletedProcess:
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, '-m', 'torch.distributed.run', f'--nproc-per-node={processes}', f'--master-port={port}']
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}
+    )
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    return make_wsol(tmp_path_factory.mktemp('data') / 'shapes', {'train': 16, 'val': 4})
+
+
+def recipe_of(data: Path, folder: Path, **kwargs) -> tuple:
+    stages = {
+        'classifier': ClassifierConfig(epochs=1, batch_size=8),
+        'decoder': DecoderConfig(epochs=2, batch_size=8, accumulate=kwargs.pop('accumulate', 1)),
+    }
+    config = train_config(data, **stages, **kwargs)
+    path = folder / 'recipe.json'
+    path.write_text(json.dumps(config.to_dict()))
+    return config, ['-m', 'fcam_zoo', 'train', str(data), '--recipe', str(path), '--quiet', '-o']
+
+
+def test_two_processes_train_the_model_of_one(data, tmp_path):
+    config, arguments = recipe_of(data, tmp_path)
+    done = torchrun(2, [*arguments, str(tmp_path / 'two')])
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(config, tmp_path / 'one', quiet=True)
+    # The last bits differ, since sums are cut elsewhere, and training lets that grow.
+    for stage, terms, tolerance in (('classifier', ['ce'], 1e-4), ('decoder', ['partial_ce', 'crf', 'size'], 1e-2)):
+        one, two = ((tmp_path / n / stage / 'metrics.jsonl').read_text().splitlines() for n in ('one', 'two'))
+        for a, b in zip(map(json.loads, one), map(json.loads, two), strict=True):
+            assert [a[k] for k in terms] == pytest.approx([b[k] for k in terms], rel=tolerance)
+            assert a['val']['cls'] == b['val']['cls']
+    one, two = (load_file(tmp_path / n / 'last' / 'model.safetensors') for n in ('one', 'two'))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-2, atol=1e-3, msg=key)
+    # Resuming in one process what two began changes nothing: it is finished.
+    assert train(config, tmp_path / 'two', resume=True, quiet=True)['decoder']['last']['epoch'] == 2
+
+
+def test_a_failing_process_stops_all(data, tmp_path):
+    for path in (data / 'images').rglob('train_3.png'):
+        (tmp_path / 'kept').write_bytes(path.read_bytes())
+        path.write_bytes(b'no image')
+        _, arguments = recipe_of(data, tmp_path)
+        done = torchrun(2, [*arguments, str(tmp_path / 'run')])
+        path.write_bytes((tmp_path / 'kept').read_bytes())
+    assert done.returncode != 0
+    assert 'train_3.png' in done.stderr
+    assert '--skip-bad' in done.stderr
+
+
+def test_batch_norm_over_one_process_is_batch_norm():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 3, 5, 6, generator=generator, requires_grad=True)
+    norms = [torch.nn.BatchNorm2d(3) for _ in range(2)]
+    for norm in norms:
+        norm.load_state_dict({**norms[0].state_dict(), 'weight': torch.tensor([1.0, 2, 3]), 'bias': torch.arange(3.0)})
+    want = norms[0](x)
+    with GlobalBatchNorm():
+        found = norms[1](x)
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(norms[1].running_var, norms[0].running_var)
+    weight = torch.randn(want.shape, generator=generator)
+    a, b = (torch.autograd.grad((y * weight).sum(), x)[0] for y in (want, found))
+    torch.testing.assert_close(b, a)
+    norms[1].eval()
+    with GlobalBatchNorm():
+        torch.testing.assert_close(norms[1](x), F.batch_norm(x, *norms[1].buffers(), *norms[1].parameters()))

@@ -1,0 +1,110 @@
+"""A run that is killed at any moment and resumed ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from synthetic import make_wsol, train_config
+
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, train
+
+# Sends itself a signal in the middle of a step or of writing a file, after a number of calls.
+KILLED = """
+import os, sys
+from fcam_zoo.cli import main
+from fcam_zoo.train import checkpoint, loop
+
+data, recipe, folder, place, calls, number = sys.argv[1:]
+calls, number = int(calls), int(number)
+module, name = {'step': (loop.StageRun, 'step'), 'write': (checkpoint, 'save_file')}[place]
+real, count = getattr(module, name), 0
+
+def dying(*args, **kwargs):
+    global count
+    count += 1
+    if count > calls:
+        if place == 'write':
+            open(args[1], 'wb').write(b'half a file')
+        if count == calls + 1:
+            os.kill(os.getpid(), number)
+    return real(*args, **kwargs)
+
+setattr(module, name, dying)
+sys.exit(main(['train', data, '-o', folder, '--recipe', recipe]))
+"""
+
+
+def run_killed(recipe: Path, folder: Path, place: str, calls: int, number: int) -> subprocess.CompletedProcess:
+    data = json.loads(recipe.read_text())['data']
+    arguments = [data, str(recipe), str(folder), place, str(calls), str(int(number))]
+    return subprocess.run([sys.executable, '-c', KILLED, *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture(scope='module')
+def recipe(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('resume')
+    data = make_wsol(folder / 'shapes', {'train': 24, 'val': 4})
+    config = train_config(
+        data,
+        # A state after every step, so that steps are resumed and not only epochs.
+        checkpoint_minutes=1e-9,
+        backbone_kwargs={'drop_rate': 0.1},
+        classifier=ClassifierConfig(epochs=1, batch_size=8),
+        decoder=DecoderConfig(epochs=2, batch_size=8),
+    )
+    path = folder / 'recipe.json'
+    path.write_text(json.dumps(config.to_dict()))
+    return path
+
+
+@pytest.fixture(scope='module')
+def whole(recipe, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('whole') / 'run'
+    train(TrainConfig.from_file(recipe), folder, quiet=True)
+    return folder
+
+
+def assert_same(whole: Path, parts: Path) -> None:
+    for which in ('best', 'last'):
+        a, b = (load_file(folder / which / 'model.safetensors') for folder in (whole, parts))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    for stage in ('classifier', 'decoder'):
+        a, b = ([json.loads(row) for row in (f / stage / 'metrics.jsonl').open()] for f in (whole, parts))
+        for row in (*a, *b):
+            del row['seconds'], row['images_per_second']
+        assert a == b
+
+
+@pytest.mark.parametrize(('place', 'calls'), [('step', 1), ('step', 5), ('write', 0), ('write', 3), ('write', 8)])
+def test_killed_and_resumed_is_bit_identical(recipe, whole, tmp_path, place, calls):
+    done = run_killed(recipe, tmp_path / 'run', place, calls, signal.SIGKILL)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    train(TrainConfig.from_file(recipe), tmp_path / 'run', resume=True, quiet=True)
+    assert_same(whole, tmp_path / 'run')
+
+
+@pytest.mark.parametrize(('number', 'calls'), [(signal.SIGINT, 1), (signal.SIGTERM, 4), (signal.SIGINT, 8)])
+def test_interrupted_and_resumed_is_bit_identical(recipe, whole, tmp_path, number, calls):
+    slow = tmp_path / 'recipe.json'
+    slow.write_text(json.dumps(json.loads(recipe.read_text()) | {'checkpoint_minutes': 60.0, 'workers': 1}))
+    done = run_killed(slow, tmp_path / 'run', 'step', calls, number)
+    assert done.returncode == 130, done.stderr
+    assert 'Traceback' not in done.stderr
+    assert 'go on with --resume' in done.stderr
+    train(TrainConfig.from_file(slow), tmp_path / 'run', resume=True, quiet=True)
+    assert_same(whole, tmp_path / 'run')
+
+
+def test_a_finished_run_is_finished_again(recipe, whole):
+    before = (whole / 'decoder' / 'state.safetensors').stat().st_mtime_ns
+    summary = train(TrainConfig.from_file(recipe), whole, resume=True, quiet=True)
+    assert summary['decoder']['last']['epoch'] == 2
+    assert (whole / 'decoder' / 'state.safetensors').stat().st_mtime_ns == before
