@@ -13,12 +13,14 @@ import timm
 import torch
 from huggingface_hub import ModelCard, constants, hf_hub_download
 from safetensors.torch import save_file
+from synthetic import train_config
 
 import fcam_zoo
 from fcam_zoo import _index, hub
 from fcam_zoo.cli import main
 from fcam_zoo.errors import HubError, TrainingError, WeightsError
 from fcam_zoo.models import zoo
+from fcam_zoo.train import train
 
 ROOT = Path(__file__).parents[1]
 FACTS = {
@@ -315,6 +317,17 @@ def test_push_pull_predict_by_command(loopback, run_dir, tmp_path, capsys):
     assert main(['pull', 'org/birds', '--cache-dir', str(tmp_path / 'elsewhere')]) == 0
     folder = capsys.readouterr().out.strip()
     assert maps(fcam_zoo.create_model(f'local-dir:{folder}')).equal(maps(tiny()))
+
+
+def test_a_real_training_has_its_facts(boxes_root, tmp_path):
+    train(train_config(boxes_root), tmp_path / 'run', quiet=True)
+    facts = hub.facts_of_run(tmp_path / 'run', data_title='Shapes')
+    assert 'on val, by its boxes' in facts['selection']
+    assert facts['metrics']['val']['fcam'].keys() & {'max_box_acc_50', 'cls'}
+    assert str(tmp_path) not in json.dumps(facts)
+    model = hub.from_pretrained(tmp_path / 'run' / 'best')
+    folder = hub.write_repository(model, tmp_path / 'preview', 'org/shapes', **facts)
+    assert ModelCard.load(folder / 'README.md').data.eval_results
 
 
 def test_push_refuses_what_is_no_run_or_no_id(loopback, tmp_path):
