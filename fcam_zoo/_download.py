@@ -86,6 +86,11 @@ def commit_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == 'snapshots' and _COMMIT.fullmatch(folder.name) else None
 
 
+def repo_of(folder: Path) -> str:
+    """Repository, `org/name`, of a folder in the Hub's cache."""
+    return folder.parents[1].name.removeprefix('models--').replace('--', '/')
+
+
 def verify_download(path: Path, size: int, sha256: str) -> Path:
     """Check a file; where it is a damaged download it leaves the cache, so that the next try fetches it anew.
 

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 
 from .. import _index
-from .._download import commit_of, fetch_folder, split_id
+from .._download import commit_of, fetch_folder, repo_of
 from ..errors import UnknownModelError
 from .fcam import FCAM
 from .folder import MODEL_ARGS, check_folder
@@ -63,17 +63,11 @@ def create_model(
         HubError: When the Hub cannot give a file.
         WeightsError: When weights are altered, truncated, or do not fit.
     """
-    source, _, place = name.partition(':')
-    folder = None
-    if source in ('hf-hub', 'hf_hub') and place:
-        folder = fetch_folder(place, cache_dir=cache_dir, local_files_only=local_files_only)
-    elif source == 'local-dir' and place:
-        folder = Path(place)
-    if folder is None:
-        name = _resolve(name, pretrained)
-    else:
-        check_folder(folder)
+    folder = _folder(name, cache_dir, local_files_only)
+    if folder is not None:
         name, pretrained = f'local-dir:{folder}', True
+    else:
+        name = _resolve(name, pretrained)
     model = timm.create_model(
         name,
         pretrained=pretrained,
@@ -88,10 +82,23 @@ def create_model(
     recorded = getattr(model, '_model_args', {})
     for key in recorded.keys() - MODEL_ARGS.keys():
         del recorded[key]
-    if source in ('hf-hub', 'hf_hub'):
-        model.pretrained_cfg.pop('file', None)
-        model.pretrained_cfg.update(source='hf-hub', hf_hub_id=f'{split_id(place)[0]}@{commit_of(folder)}')
+    if folder is not None and (commit := commit_of(folder)):
+        model.pretrained_cfg.pop('file')
+        model.pretrained_cfg.update(source='hf-hub', hf_hub_id=f'{repo_of(folder)}@{commit}')
     return model.eval() if pretrained else model
+
+
+def _folder(name: str, cache_dir: str | os.PathLike | None, local_files_only: bool) -> Path | None:
+    """The checked folder that a name with a source stands for, downloaded if needed; None for a name of the zoo."""
+    source, _, place = name.partition(':')
+    if source in ('hf-hub', 'hf_hub') and place:
+        folder = fetch_folder(place, cache_dir=cache_dir, local_files_only=local_files_only)
+    elif source == 'local-dir' and place:
+        folder = Path(place)
+    else:
+        return None
+    check_folder(folder)
+    return folder
 
 
 def _resolve(name: str, pretrained: bool) -> str:
