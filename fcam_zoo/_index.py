@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
+from ._download import fetch, split_id, verify_download
 from .errors import UnknownModelError, WeightsError
 
 
@@ -22,6 +24,9 @@ def weights_dir() -> Path:
 @functools.cache
 def index() -> dict[str, dict[str, Any]]:
     """Released models by name; each entry has file, size, sha256, dataset, teacher, metrics, recipe and licence.
+
+    An entry with hf_hub_id, `org/name@commit`, has its file there instead of in the weights folder. One with
+    `"holds": "decoder"` has the decoder alone: its classifier is timm's `backbone`, with timm's weights.
 
     Raises:
         WeightsError: When the index is missing or damaged.
@@ -46,52 +51,58 @@ def released(name: str) -> dict[str, Any]:
         raise UnknownModelError(f'{name} has no released weights. Released: {", ".join(index()) or "none"}') from None
 
 
-def verify(name: str) -> Path:
-    """Path of a released weight file, after its size and SHA-256 were found equal to the index.
+def local_path(name: str, cache_dir: str | os.PathLike | None = None) -> Path | None:
+    """Where the weight file of a released model lies, unchecked; None when it must be downloaded first.
 
     Raises:
         UnknownModelError: When the model is not released.
-        WeightsError: When the file is missing, truncated or altered.
     """
     entry = released(name)
-    return verify_file(weights_dir() / Path(entry['file']).name, entry['size'], entry['sha256'])
+    if 'hf_hub_id' not in entry:
+        return weights_dir() / Path(entry['file']).name
+    repo_id, revision = split_id(entry['hf_hub_id'])
+    found = try_to_load_from_cache(repo_id, entry['file'], cache_dir, revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch_weights(name: str, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> Path:
+    """Path of a released weight file, downloaded if it lives on the Hub, after its size and SHA-256 were checked.
+
+    Args:
+        name: `fcam_<backbone>.<teacher>_<dataset>`.
+        cache_dir: Folder of downloads; default: that of the Hub's client.
+        local_files_only: Do not download.
+
+    Raises:
+        UnknownModelError: When the model is not released.
+        HubError: When the file cannot be downloaded.
+        WeightsError: When the file is missing, truncated or altered.
+    """
+    entry, path = released(name), local_path(name, cache_dir)
+    if path is None:
+        path = fetch(entry['hf_hub_id'], entry['file'], cache_dir=cache_dir, local_files_only=local_files_only)
+    return verify_download(path, entry['size'], entry['sha256'])
+
+
+def verify(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
+    """The same without the network: a file of the Hub must have been downloaded.
+
+    Raises:
+        UnknownModelError: When the model is not released.
+        HubError: When its file was not downloaded yet.
+        WeightsError: When the file is missing, truncated or altered.
+    """
+    return fetch_weights(name, cache_dir, local_files_only=True)
 
 
 def verify_release(path: str | os.PathLike) -> Path:
-    """The same by the name of the file, which must be one of the index.
+    """The same by the path of the file in the weights folder, which must be one of the index.
 
     Raises:
         WeightsError: When it is not, or is missing, truncated or altered.
     """
     path = Path(path)
-    for entry in index().values():
-        if entry['file'] == path.name:
-            return verify(entry['name'])
+    for name, entry in index().items():
+        if entry['file'] == path.name and 'hf_hub_id' not in entry:
+            return verify(name)
     raise WeightsError(f'{path} is not in the index of released weights: load a model folder with local-dir: instead')
-
-
-def verify_file(path: Path, size: int, sha256: str) -> Path:
-    """Check a file's size and SHA-256.
-
-    Raises:
-        WeightsError: When it is missing or differs.
-    """
-    again = 'install fcam-zoo again, or fetch the file again'
-    if not path.is_file():
-        raise WeightsError(f'weight file {path} is missing: {again}')
-    actual = path.stat().st_size
-    if actual != size:
-        raise WeightsError(f'weight file {path} has {actual} bytes, the index says {size}: it is truncated; {again}')
-    with path.open('rb') as f:
-        digest = hashlib.file_digest(f, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else _sha256(f)
-    if digest != sha256:
-        raise WeightsError(f'weight file {path} has SHA-256 {digest}, the index says {sha256}: it was altered; {again}')
-    return path
-
-
-def _sha256(f: Any) -> str:
-    # Python 3.10 has no hashlib.file_digest.
-    digest = hashlib.sha256()
-    while block := f.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

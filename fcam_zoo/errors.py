@@ -21,6 +21,10 @@ class WeightsError(FcamZooError, ValueError):
     """A weight file that is missing, altered, truncated, or does not fit the model."""
 
 
+class HubError(FcamZooError, OSError):
+    """A file that the Hugging Face Hub or its cache cannot give, or that cannot be published there."""
+
+
 class TrainingError(FcamZooError, RuntimeError):
     """Training that cannot start or go on."""
 

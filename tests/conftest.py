@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
+from loopback_hub import LoopbackHub
 from shapes import Shapes, make
 from synthetic import make_wsol
 
@@ -63,3 +65,19 @@ def flat(tmp_path) -> Shapes:
 def nested(tmp_path) -> Shapes:
     """The same in one folder a class."""
     return make(tmp_path / 'shapes', folders=True)
+
+
+@pytest.fixture
+def loopback(tmp_path, monkeypatch) -> Iterator[LoopbackHub]:
+    """A Hub on the loopback which the real client talks to, with an empty cache of its own."""
+    hub = LoopbackHub()
+    monkeypatch.setattr(constants, 'ENDPOINT', hub.endpoint)
+    monkeypatch.setattr(
+        constants, 'HUGGINGFACE_CO_URL_TEMPLATE', hub.endpoint + '/{repo_id}/resolve/{revision}/{filename}'
+    )
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setenv('HF_TOKEN', 'hf_of_a_test')
+    yield hub
+    hub.stop()

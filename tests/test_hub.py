@@ -22,15 +22,26 @@ ROOT = Path(__file__).parents[1]
 RELEASED = fcam_zoo.list_models(pretrained=True)
 
 
+def classifier_of(name: str, shared: Path) -> dict[str, Path]:
+    """Arguments that make a model load offline: a release of the decoder alone needs its classifier from elsewhere."""
+    entry = fcam_zoo.hub.index()[name]
+    if entry.get('holds') != 'decoder':
+        return {}
+    path = shared / 'data' / 'backbones' / f'{entry["backbone"]}.safetensors'
+    if not path.is_file():
+        pytest.skip(f'{path.name} is not there')
+    return {'backbone_checkpoint': path}
+
+
 @pytest.mark.parametrize('name', RELEASED)
-def test_released_model_loads_by_every_name(name):
-    x = torch.rand(1, 3, 224, 224)
-    model = fcam_zoo.create_model(name, pretrained=True)
+def test_released_model_loads_by_every_name(name, shared):
+    x, classifier = torch.rand(1, 3, 224, 224), classifier_of(name, shared)
+    model = fcam_zoo.create_model(name, pretrained=True, **classifier)
     with torch.no_grad():
         expected = model(x)
-        by_timm = timm.create_model(name, pretrained=True).eval()(x)
+        by_timm = timm.create_model(name, pretrained=True, **classifier).eval()(x)
         group = next(g for g, members in hub_names().items() if name in members)
-        by_torch_hub = torch.hub.load(str(ROOT), group, source='local', pretrained=True)
+        by_torch_hub = torch.hub.load(str(ROOT), group, source='local', pretrained=True, **classifier)
     assert expected.maps.shape == (1, 2, 224, 224)
     torch.testing.assert_close(by_timm.maps, expected.maps)
     assert by_torch_hub.num_classes == model.num_classes
@@ -47,8 +58,9 @@ def test_released_file_is_float16_safetensors_without_pickle(name):
     assert path.suffix == '.safetensors'
     model = fcam_zoo.create_model(name)
     with safe_open(path, 'pt') as f:
-        assert set(f.keys()) == set(model.state_dict())
-        for key, _ in model.named_parameters():
+        part = 'decoder.' if entry.get('holds') == 'decoder' else ''
+        assert set(f.keys()) == {key for key in model.state_dict() if key.startswith(part)}
+        for key in f.keys() & dict(model.named_parameters()).keys():
             assert f.get_tensor(key).dtype == torch.float16
     for field in ('dataset', 'teacher', 'metrics', 'recipe', 'licence', 'sha256', 'size'):
         assert entry[field]
@@ -151,7 +163,7 @@ def test_damaged_folder_is_named(tmp_path):
         fcam_zoo.create_model(f'local-dir:{folder}', num_classes=7)
     weights = folder / 'model.safetensors'
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match='truncated or damaged'):
+    with pytest.raises(WeightsError, match='truncated'):
         fcam_zoo.create_model(f'local-dir:{folder}')
     (folder / 'config.json').write_text('{}')
     with pytest.raises(WeightsError, match=r'config\.json" is damaged|config\.json is damaged'):

@@ -16,7 +16,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='what a model is, how it was trained and measured',
         description='Describe a model: data set, teacher, measured figures, recipe, licence, size.',
     )
-    parser.add_argument('name', help='a name of `fcam-zoo list`, or local-dir:FOLDER')
+    parser.add_argument('name', help='a name of `fcam-zoo list`, local-dir:FOLDER, or hf-hub:org/name')
     parser.set_defaults(run=run)
 
 

@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'An unreadable image is reported and left out; the others are finished, and the exit status is 1.',
     )
     parser.add_argument('images', nargs='+', help='image files and folders')
-    parser.add_argument('--model', required=True, help='a released name, or local-dir:RUN/best')
+    parser.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
     parser.add_argument('-o', '--output', required=True, type=Path, help='output folder, made if needed')
     parser.add_argument('--threshold', type=float, help="tau in [0,1); default: the model's, chosen on val")
     parser.add_argument('--batch-size', type=int, default=8, help='images a forward pass (default: 8)')

@@ -12,8 +12,9 @@ from typing import Any
 
 from .. import _index
 from .._io import write_text
+from .model_card import LIMITS, epochs_text
 
-CARD_HEAD = """# Model card: released F-CAM weights
+CARD_HEAD = f"""# Model card: released F-CAM weights
 
 Made by `python -m fcam_zoo.hub.card` from `weights/index.json`; edit neither by hand.
 
@@ -24,10 +25,9 @@ float32.
 
 ## Limits
 
-One object an image is assumed: `localize` gives the box of the largest region. The maps are class-agnostic: they show
-what the decoder takes for an object of its training domain. Trained on small sets from a small backbone, the models are
-examples and baselines, not products; their classes are those of their data sets only. Licences of the training images
-apply to what is done with the weights."""
+{LIMITS}
+
+Trained on small sets from a small backbone, the models are examples and baselines, not products."""
 BEGIN, END = '<!-- models: begin (python -m fcam_zoo.hub.card) -->', '<!-- models: end -->'
 
 
@@ -76,7 +76,7 @@ def _section(name: str, entry: dict[str, Any]) -> str:
             rows.append(f'| {split} | {kind} | {" | ".join(figures(measured))} |')
         last = metrics[f'{split}_last_epoch']['fcam']
         rows.append(f'| {split} | fcam, last epoch | {" | ".join(figures(last))} |')
-    epochs, checkpoint = entry['epochs'], f'{entry["backbone"]}.safetensors'
+    checkpoint = f'{entry["backbone"]}.safetensors'
     return '\n\n'.join(
         [
             f'## {name}',
@@ -84,10 +84,8 @@ def _section(name: str, entry: dict[str, Any]) -> str:
                 f'- Data: {data["title"]}; {data["licence"]}{"; " + data["note"] if data["note"] else ""}.\n'
                 f'- Backbone: `{entry["backbone"]}`, output stride {arguments["output_stride"]}, no dilation; '
                 f'decoder {arguments["decoder_channels"]}.\n'
-                f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]} '
-                f'(classifier epoch {epochs["classifier"]["best"]} of {epochs["classifier"]["last"]}, '
-                f'decoder epoch {epochs["decoder"]["best"]} of {epochs["decoder"]["last"]}).\n'
-                f'- File: `{entry["file"]}`, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; '
+                f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]}{epochs_text(entry["epochs"])}.\n'
+                f'- File: `{entry["file"]}`{_place(entry)}, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; '
                 f'{entry["licence"]}.'
             ),
             '\n'.join(rows),
@@ -98,6 +96,14 @@ def _section(name: str, entry: dict[str, Any]) -> str:
             ),
             f'```json\n{json.dumps(entry["recipe"], indent=1)}\n```',
         ]
+    )
+
+
+def _place(entry: dict[str, Any]) -> str:
+    """Where a file lies that is not in weights/, and what it leaves out."""
+    place = f' of hf-hub:{entry["hf_hub_id"]}' if 'hf_hub_id' in entry else ''
+    return place + (
+        ' (the decoder alone: the backbone is fetched from timm)' if entry.get('holds') == 'decoder' else ''
     )
 
 

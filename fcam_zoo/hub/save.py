@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from timm.models import get_pretrained_cfg, is_model_pretrained
 
+from .._download import CONFIG, WEIGHTS
 from .._io import atomic_path, write_json
 from .._modes import eval_mode
+from .._weights import fingerprint
 from ..errors import FcamZooError, WeightsError
 from ..models import FCAM
 
@@ -42,13 +45,17 @@ def state_to_save(model: FCAM, half: bool = False) -> dict[str, torch.Tensor]:
     return state
 
 
-def save_pretrained(model: FCAM, directory: str | os.PathLike, *, half: bool = False, **extra: Any) -> Path:
+def save_pretrained(
+    model: FCAM, directory: str | os.PathLike, *, half: bool = False, backbone_from: str | None = None, **extra: Any
+) -> Path:
     """Write a model folder that `create_model('local-dir:<folder>')` and timm load.
 
     Args:
         model: The model.
         directory: Output folder.
         half: Store parameters in float16.
+        backbone_from: Name, with its tag, of the timm weights that the classifier has unchanged: the decoder alone is
+            stored then, and loading fetches the classifier from timm.
         **extra: Further top-level fields of config.json (data set, teacher, metrics, recipe).
 
     Returns:
@@ -56,7 +63,7 @@ def save_pretrained(model: FCAM, directory: str | os.PathLike, *, half: bool = F
 
     Raises:
         WeightsError: For a wrapped classifier that its timm name does not build again, such as one whose strides or
-            pooling were chosen when it was made.
+            pooling were chosen when it was made; for backbone_from that cannot be its classifier.
     """
     directory = Path(directory)
     if model.wrapped:
@@ -66,17 +73,35 @@ def save_pretrained(model: FCAM, directory: str | os.PathLike, *, half: bool = F
         'architecture': cfg.get('architecture') or 'fcam',
         'num_classes': model.num_classes,
         'num_features': model.num_features,
-        'model_args': model.model_args,
+        'model_args': {**model.model_args, 'threshold': model.threshold},
         'library_name': 'fcam_zoo',
         **extra,
         'pretrained_cfg': {k: cfg[k] for k in CFG_FIELDS if cfg.get(k) is not None} | {'custom_load': False},
     }
-    if cfg.get('label_names'):
+    if len(cfg.get('label_names') or ()) == model.num_classes:
         config['label_names'] = list(cfg['label_names'])
-    with atomic_path(directory / 'model.safetensors') as temporary:
-        save_file(state_to_save(model, half), temporary, metadata={'format': 'pt'})
-    write_json(directory / 'config.json', config)
+    state = state_to_save(model, half)
+    if backbone_from is not None:
+        _check_source(model, backbone_from)
+        config['holds'] = 'decoder'
+        config['model_args']['backbone'] = backbone_from
+        state = {k: v for k, v in state.items() if k.startswith('decoder.')}
+    with atomic_path(directory / WEIGHTS) as temporary:
+        save_file(state, temporary, metadata={'format': 'pt'})
+    config['weights'] = fingerprint(directory / WEIGHTS)
+    write_json(directory / CONFIG, config)
     return directory
+
+
+def _check_source(model: FCAM, backbone_from: str) -> None:
+    """timm's weights of this name must fit the classifier; that they are what it holds is for the caller to know."""
+    cfg = get_pretrained_cfg(backbone_from) if is_model_pretrained(backbone_from) else None
+    own = model.backbone.pretrained_cfg['architecture']
+    if not cfg or cfg.architecture != own or cfg.num_classes != model.num_classes:
+        raise WeightsError(
+            f'backbone_from={backbone_from!r}: timm has no weights of this name for {own} with {model.num_classes} '
+            'classes, so loading could not fetch the classifier: leave it out to store the classifier too'
+        )
 
 
 @torch.no_grad()

@@ -39,7 +39,8 @@ def _describe(models: list[str]) -> str:
     )
     return (
         f'F-CAM {models[0]}.\n\nData set: {entry["dataset"]["title"]}. Teacher: {entry["teacher"]}. '
-        f'On test: {figures}.\nData licence: {entry["dataset"]["licence"]}.\n\n'
+        f'On test: {figures}.\n'
+        f'Licence of the weights: {entry["licence"]}; of the data: {entry["dataset"]["licence"]}.\n\n'
         'Args:\n    pretrained: load the released weights, checked against their SHA-256.\n'
         '    **kwargs: arguments of fcam_zoo.create_model.'
     )

@@ -11,9 +11,9 @@ from typing import Any
 import timm
 import torch
 import torch.nn as nn
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from huggingface_hub.errors import HTTPError
 
+from .._weights import read_weights
 from ..errors import UnknownModelError, WeightsError
 from .pyramid import UNFIT, run_small
 from .stride import remove_strides, trace_strides
@@ -61,7 +61,7 @@ def build_backbone(
     except (TypeError, AssertionError, NotImplementedError) as e:
         what = f'dilated=True with output_stride={output_stride}' if dilated else 'these arguments'
         raise UnknownModelError(f'backbone {name!r} does not take {what}: {str(e) or type(e).__name__}') from e
-    except (RuntimeError, OSError) as e:
+    except (RuntimeError, OSError, HTTPError) as e:
         if not pretrained:
             raise UnknownModelError(f'backbone {name!r} cannot be built: {e}') from e
         raise UnknownModelError(
@@ -101,10 +101,7 @@ def load_checkpoint(net: nn.Module, path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'backbone checkpoint {path} does not exist')
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise WeightsError(f'{path} is not a readable safetensors file ({e}): download it again') from e
+    state = read_weights(path)
     if hasattr(net, 'fit_checkpoint'):
         state = net.fit_checkpoint(state)
     heads = net.pretrained_cfg.get('classifier')

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 # Newer than the oldest torch served, where compiled graphs resize like exported ones.
 _is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
@@ -79,6 +80,7 @@ class UnetDecoder(nn.Module):
         inputs = [deepest, *decoder_channels[:-1]]
         self.blocks = nn.ModuleList(DecoderBlock(*channels) for channels in zip(inputs, skips, decoder_channels))
         self.head = nn.Conv2d(decoder_channels[-1], num_maps, 3, padding=1)
+        self.grad_checkpointing = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -104,5 +106,9 @@ class UnetDecoder(nn.Module):
         deepest, *skips = list(features)[::-1]
         x = self.center(deepest)
         for i, block in enumerate(self.blocks):
-            x = block(x, skips[i] if i < len(skips) else None)
+            skip = skips[i] if i < len(skips) else None
+            if self.grad_checkpointing and self.training:
+                x = checkpoint(block, x, skip, use_reentrant=False)
+            else:
+                x = block(x, skip)
         return fit(self.head(x), size)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError, safe_open
 
 from .. import _index
-from ..errors import UnknownModelError, WeightsError
+from .._download import commit_of, fetch_folder, repo_of
+from ..errors import UnknownModelError
 from .fcam import FCAM
+from .folder import MODEL_ARGS, check_folder
 from .zoo import ARCHITECTURES, hub_names, names
 
 
@@ -33,20 +33,25 @@ def create_model(
     pretrained: bool = False,
     *,
     num_classes: int | None = None,
+    reset_head: bool = False,
     backbone_pretrained: bool = False,
     cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
     **kwargs: Any,
 ) -> FCAM:
     """Create an F-CAM.
 
     Args:
         name: `fcam_<backbone>.<teacher>_<dataset>`; `fcam_<backbone>_<dataset>`, the best released teacher;
-            `fcam_<backbone>`; 'fcam' with backbone=any timm name; 'local-dir:<folder>' or 'hf-hub:<org>/<name>', which
-            come with their weights.
+            `fcam_<backbone>`; 'fcam' with backbone=any timm name; 'local-dir:<folder>' or 'hf-hub:<org>/<name>', also
+            with '@<branch, tag or commit>', which come with their weights.
         pretrained: Load the released weights.
         num_classes: Classes of the head; default: that of the data set, of the folder, or 1000.
-        backbone_pretrained: Load timm's weights into the backbone (network or cache). Not needed with `pretrained`.
-        cache_dir: Folder of downloads.
+        reset_head: Let the head start anew where num_classes is not that of the weights, instead of refusing.
+        backbone_pretrained: Load timm's weights into the backbone (network or cache). Of no effect where the F-CAM's
+            weights hold the backbone; where they are the decoder alone it is implied, but for backbone_checkpoint=….
+        cache_dir: Folder of downloads; default: that of the Hub's client (HF_HOME).
+        local_files_only: Take downloads of the F-CAM from the cache or fail.
         **kwargs: Further arguments of `FCAM`.
 
     Returns:
@@ -55,24 +60,45 @@ def create_model(
     Raises:
         UnknownModelError: For a name that does not exist or has no released weights; the message lists what does.
         FileNotFoundError: For a local folder or checkpoint that does not exist.
+        HubError: When the Hub cannot give a file.
         WeightsError: When weights are altered, truncated, or do not fit.
     """
-    from_folder = name.partition(':')[0] in ('local-dir', 'hf-hub', 'hf_hub') and ':' in name
-    if from_folder:
-        pretrained = True
-        if name.startswith('local-dir:'):
-            _check_folder(Path(name.partition(':')[2]), num_classes)
+    folder = _folder(name, cache_dir, local_files_only)
+    if folder is not None:
+        name, pretrained = f'local-dir:{folder}', True
     else:
         name = _resolve(name, pretrained)
-    if backbone_pretrained:
-        kwargs['backbone_pretrained'] = True
-    try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, cache_dir=cache_dir, **kwargs)
-    except RuntimeError as e:
-        if from_folder and 'state_dict' in str(e):
-            raise WeightsError(f'the weights of {name} do not fit its config.json: {e}') from e
-        raise
+    model = timm.create_model(
+        name,
+        pretrained=pretrained,
+        num_classes=num_classes,
+        cache_dir=cache_dir,
+        reset_head=reset_head,
+        backbone_pretrained=backbone_pretrained or None,
+        local_files_only=local_files_only,
+        **kwargs,
+    )
+    # timm publishes the arguments it was called with; how a model was loaded is not how it is built.
+    recorded = getattr(model, '_model_args', {})
+    for key in recorded.keys() - MODEL_ARGS.keys():
+        del recorded[key]
+    if folder is not None and (commit := commit_of(folder)):
+        model.pretrained_cfg.pop('file')
+        model.pretrained_cfg.update(source='hf-hub', hf_hub_id=f'{repo_of(folder)}@{commit}')
     return model.eval() if pretrained else model
+
+
+def _folder(name: str, cache_dir: str | os.PathLike | None, local_files_only: bool) -> Path | None:
+    """The checked folder that a name with a source stands for, downloaded if needed; None for a name of the zoo."""
+    source, _, place = name.partition(':')
+    if source in ('hf-hub', 'hf_hub') and place:
+        folder = fetch_folder(place, cache_dir=cache_dir, local_files_only=local_files_only)
+    elif source == 'local-dir' and place:
+        folder = Path(place)
+    else:
+        return None
+    check_folder(folder)
+    return folder
 
 
 def _resolve(name: str, pretrained: bool) -> str:
@@ -112,28 +138,3 @@ def training_command(name: str) -> str:
         f'fcam-zoo train <{dataset} folder> -o runs/{name} --backbone {arguments["backbone"]} --backbone-pretrained '
         f'--output-stride {arguments["output_stride"]} --teacher {teacher}'
     )
-
-
-def _check_folder(folder: Path, num_classes: int | None) -> None:
-    if not folder.is_dir():
-        raise FileNotFoundError(f'model folder {folder} does not exist')
-    for file in ('config.json', 'model.safetensors'):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f'{folder} has no {file}: a model folder holds config.json and model.safetensors')
-    try:
-        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
-        architecture, own = config['architecture'], config['num_classes']
-    except (ValueError, KeyError, TypeError) as e:
-        raise WeightsError(f'{folder / "config.json"} is damaged ({e!r}): save or train the model again') from e
-    if not timm.is_model(architecture):
-        raise WeightsError(f'{folder / "config.json"} names an unknown architecture {architecture!r}')
-    if num_classes is not None and num_classes != own:
-        raise WeightsError(
-            f'{folder} has {own} classes, the model was asked for num_classes={num_classes}: create it without '
-            f'num_classes, then call reset_classifier({num_classes}) to train a new head'
-        )
-    try:
-        with safe_open(folder / 'model.safetensors', 'pt') as f:
-            f.keys()
-    except (SafetensorError, OSError) as e:
-        raise WeightsError(f'{folder / "model.safetensors"} is truncated or damaged ({e}): copy it again') from e

@@ -11,16 +11,17 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn as nn
-from safetensors.torch import load_file
 from timm.models import VGG
 
 from .. import cams
 from .._index import verify_release
+from .._weights import read_weights
 from ..cams.closed_form import linear_weight
 from ..cams.geometry import CellGeometry
 from ..errors import UnknownModelError, WeightsError
 from .backbone import build_backbone, load_exactly
 from .decoder import UnetDecoder
+from .manners import TimmManners
 from .pyramid import Encoding, Pyramid
 
 # The paper's decoder for networks of its size, a lighter one for mobile networks.
@@ -36,7 +37,7 @@ class FCAMOutput(NamedTuple):
     maps: torch.Tensor
 
 
-class FCAM(nn.Module):
+class FCAM(TimmManners, nn.Module):
     """A timm classifier with a U-Net decoder on its feature pyramid.
 
     Args:
@@ -244,31 +245,40 @@ class FCAM(nn.Module):
             tail, source, labels, method, tail.features, size=None, variant=variant, generator=generator
         )
 
+    def load_weights(self, path: str | os.PathLike, reset_head: bool = False) -> None:
+        """Load a safetensors file of the whole model, or of its decoder alone.
+
+        Args:
+            path: The file.
+            reset_head: Keep the fresh head where the file's has another number of classes.
+
+        Raises:
+            WeightsError: When the file is damaged or does not fit; the message lists what differs.
+        """
+        path = Path(path)
+        state, own = read_weights(path), self.state_dict()
+        if not any(key.startswith('backbone.') for key in state):
+            load_exactly(self.decoder, {k.removeprefix('decoder.'): v for k, v in state.items()}, path)
+            return
+        head = self.pretrained_cfg.get('classifier')
+        heads = (head,) if isinstance(head, str) else tuple(head or ())
+        for key in (f'{h}.{kind}' for h in heads for kind in ('weight', 'bias')):
+            if key in state and key in own and len(state[key]) != len(own[key]):
+                if not reset_head:
+                    raise WeightsError(
+                        f'{path.name} has {len(state[key])} classes, the model was asked for num_classes='
+                        f'{self.num_classes}: leave num_classes out, or give reset_head=True to start with a fresh head'
+                    )
+                state[key] = own[key]
+        load_exactly(self, state, path)
+
     def load_pretrained(self, path: str | os.PathLike) -> None:
-        """Load a released weight file, after its size and SHA-256 were checked; timm calls this.
+        """Load a file of the weights folder, after its size and SHA-256 were checked; timm's helpers call this.
 
         Raises:
             WeightsError: When the file is missing, truncated, altered, not of the index, or does not fit.
         """
-        state = load_file(verify_release(path))
-        head = state.get(f'{self.pretrained_cfg["classifier"]}.weight')
-        if head is not None and len(head) != self.num_classes:
-            raise WeightsError(
-                f'{Path(path).name} has {len(head)} classes, the model was asked for num_classes={self.num_classes}: '
-                f'create it without num_classes, then call reset_classifier({self.num_classes}) to train a new head'
-            )
-        load_exactly(self, state, path)
-
-    def get_classifier(self) -> nn.Module:
-        """The last layer of the classifier; where it has several heads (distilled DeiT), a list of them."""
-        head = self.backbone.get_classifier()
-        return nn.ModuleList(head) if isinstance(head, tuple) else head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Give the classifier a fresh head, as timm's models do."""
-        self.backbone.reset_classifier(num_classes, global_pool)
-        self.num_classes = num_classes
-        self.pyramid = Pyramid(self.backbone, self.in_chans)
+        self.load_weights(verify_release(path))
 
 
 def _check_arguments(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from timm.models import (
     PretrainedCfg,
@@ -14,9 +17,12 @@ from timm.models import (
 )
 
 from .. import _index
+from .._download import WEIGHTS, fetch_folder
+from .._weights import read_shapes
 from ..cams import METHODS as TEACHERS
-from ..errors import UnknownModelError
+from ..errors import UnknownModelError, WeightsError
 from .fcam import FCAM, INPUT_CFG, prefixed
+from .folder import check_model_args, verify_folder
 
 # Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's; the mobile networks' own defaults.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -29,6 +35,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 # The paper's data sets (F-CAM, Tables 1 and 2), by number of classes. Released names come on top, from the index.
 PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
 PAPER_DATASETS = {'cub': 200, 'openimages': 100}
+# Fields of timm's pretrained_cfg_overlay by which a caller names weights of his own, which timm loads.
+SOURCES = {'file', 'url', 'state_dict', 'hf_hub_id'}
 
 
 def _tags(architecture: str) -> dict[str, dict[str, Any]]:
@@ -40,8 +48,7 @@ def _tags(architecture: str) -> dict[str, dict[str, Any]]:
         if arch == architecture:
             tags[tag] = {
                 **base,
-                'file': str(_index.weights_dir() / entry['file']),
-                'custom_load': True,
+                **_place(entry),
                 'num_classes': entry['num_classes'],
                 'label_names': tuple(entry['class_names']),
             }
@@ -52,27 +59,113 @@ def _tags(architecture: str) -> dict[str, dict[str, Any]]:
     return tags or {'untrained': base}
 
 
+def _place(entry: dict[str, Any]) -> dict[str, Any]:
+    """Fields of timm's pretrained_cfg that say where a released file lies."""
+    if 'hf_hub_id' in entry:
+        return {'hf_hub_id': entry['hf_hub_id'], 'hf_hub_filename': entry['file']}
+    return {'file': str(_index.weights_dir() / entry['file']), 'custom_load': True}
+
+
 def _backbone_cfg(backbone: str) -> dict[str, Any]:
     cfg = get_pretrained_cfg(backbone)
     return prefixed(cfg.to_dict() if cfg else {})
 
 
-def _create_fcam(variant: str, pretrained: bool, defaults: dict[str, Any], **kwargs: Any) -> FCAM:
+class _Weights(NamedTuple):
+    """A verified weight file, and what its release or folder says of it."""
+
+    path: Path
+    num_classes: int
+    backbone: str | None
+    model_args: dict[str, Any]
+
+
+def _create_fcam(
+    variant: str,
+    pretrained: bool,
+    defaults: dict[str, Any],
+    reset_head: bool = False,
+    local_files_only: bool = False,
+    **kwargs: Any,
+) -> FCAM:
     """Build by timm's means; arguments of the caller win over those of the released model, these over the defaults."""
-    cfg = kwargs.get('pretrained_cfg')
-    entry = _released_entry(variant, cfg) if pretrained else None
-    if pretrained and entry is None and not isinstance(cfg, (dict, PretrainedCfg)):
-        released = ', '.join(_index.index()) or 'none'
-        raise UnknownModelError(
-            f'{variant}{f".{cfg}" if cfg else ""} has no released weights. Released: {released}. '
-            'Train it with fcam-zoo train, or create it with pretrained=False'
-        )
-    kwargs = {**defaults, **(entry['model_args'] if entry else {}), **kwargs}
+    if kwargs.get('features_only'):
+        raise UnknownModelError(f'{variant} has no features_only: take the backbone, or model.encode(x).levels')
+    check_model_args(kwargs.get('pretrained_model_args') or {}, f'config.json of {variant}')
+    cfg, cache_dir = kwargs.get('pretrained_cfg'), kwargs.get('cache_dir')
+    weights = None
+    if pretrained and SOURCES.isdisjoint(kwargs.get('pretrained_cfg_overlay') or {}):
+        weights = _find_weights(variant, cfg, cache_dir, local_files_only)
+    released = {'num_classes': weights.num_classes, **weights.model_args} if weights else {}
+    kwargs = {**defaults, **released, **kwargs}
+    if weights:
+        kwargs.update(_classifier_arguments(weights, kwargs, reset_head))
     if variant == 'fcam' and not isinstance(cfg, (dict, PretrainedCfg)):
         # Any backbone: the input statistics and layer names are its own.
         overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
         kwargs['pretrained_cfg_overlay'] = {**_backbone_cfg(kwargs['backbone']), **overlay}
-    return build_model_with_cfg(FCAM, variant, pretrained, **kwargs)
+    # timm keeps cache_dir to itself, and the classifier's own weights belong there too.
+    model = build_model_with_cfg(partial(FCAM, cache_dir=cache_dir), variant, pretrained and weights is None, **kwargs)
+    if weights:
+        model.load_weights(weights.path, reset_head)
+    return model
+
+
+def _find_weights(
+    variant: str, cfg: Any, cache_dir: str | os.PathLike | None, local_files_only: bool
+) -> _Weights | None:
+    """Weights of a folder, a Hub repository or a released name; None for a cfg of the caller's, which timm loads."""
+    source = cfg.get('source') if isinstance(cfg, dict) else None
+    if source in ('local-dir', 'hf-hub'):
+        if source == 'local-dir':
+            folder = Path(cfg['file'])
+        else:
+            folder = fetch_folder(cfg['hf_hub_id'], cache_dir=cache_dir, local_files_only=local_files_only)
+        config = verify_folder(folder)
+        return _Weights(folder / WEIGHTS, config['num_classes'], config.get('model_args', {}).get('backbone'), {})
+    entry = _released_entry(variant, cfg)
+    if entry is not None:
+        path = _index.fetch_weights(entry['name'], cache_dir, local_files_only)
+        return _Weights(path, entry['num_classes'], entry['backbone'], entry['model_args'])
+    if isinstance(cfg, (dict, PretrainedCfg)):
+        return None
+    released = ', '.join(_index.index()) or 'none'
+    raise UnknownModelError(
+        f'{variant}{f".{cfg}" if cfg else ""} has no released weights. Released: {released}. '
+        'Train it with fcam-zoo train, or create it with pretrained=False'
+    )
+
+
+def _classifier_arguments(weights: _Weights, kwargs: dict[str, Any], reset_head: bool) -> dict[str, Any]:
+    """Where the classifier's weights come from: the file, or timm where the file has the decoder alone.
+
+    Raises:
+        WeightsError: When the model was asked for another number of classes, but not for a fresh head.
+    """
+    asked = kwargs.get('num_classes')
+    if asked not in (None, weights.num_classes) and not reset_head:
+        raise WeightsError(
+            f'{weights.path} has {weights.num_classes} classes, the model was asked for num_classes={asked}: leave '
+            'num_classes out, or give reset_head=True to start with a fresh head'
+        )
+    if any(key.startswith('backbone.') for key in read_shapes(weights.path)):
+        return {'backbone_pretrained': False, 'backbone_checkpoint': None}
+    backbone = weights.backbone or kwargs['backbone']
+    if kwargs.get('backbone_checkpoint') is not None:
+        _check_head(Path(kwargs['backbone_checkpoint']), backbone, weights)
+        return {'backbone_pretrained': False}
+    return {'backbone': backbone, 'backbone_pretrained': True}
+
+
+def _check_head(checkpoint: Path, backbone: str, weights: _Weights) -> None:
+    """A classifier of another number of classes cannot be the one that a decoder alone belongs to."""
+    cfg = get_pretrained_cfg(backbone.split('.')[0])
+    shape = read_shapes(checkpoint).get(f'{cfg.classifier}.weight') if checkpoint.is_file() and cfg else None
+    if shape and shape[0] != weights.num_classes:
+        raise WeightsError(
+            f'backbone_checkpoint {checkpoint} has {shape[0]} classes, and {weights.path} is the decoder of a '
+            f'classifier of {weights.num_classes}: give the weights of {backbone}'
+        )
 
 
 def _released_entry(variant: str, cfg: Any) -> dict[str, Any] | None:

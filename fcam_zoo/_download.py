@@ -1,0 +1,154 @@
+"""Files of Hugging Face Hub repositories, by the Hub's own client: its cache, tokens, endpoint, resuming and bars."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from ._version import __version__
+from ._weights import verify_file
+from .errors import HubError, WeightsError
+
+CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
+LOGIN = 'log in with `hf auth login` or set HF_TOKEN'
+_COMMIT = re.compile(r'[0-9a-f]{40}')
+
+
+def split_id(repo: str) -> tuple[str, str | None]:
+    """'org/name@revision' -> ('org/name', 'revision'); without @ the revision is None, the main branch."""
+    repo_id, _, revision = repo.partition('@')
+    return repo_id, revision or None
+
+
+def fetch(repo: str, file: str, *, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> Path:
+    """Path of a repository's file in the cache, downloaded if needed.
+
+    Args:
+        repo: 'org/name' or 'org/name@<branch, tag or commit>'.
+        file: Its name in the repository.
+        cache_dir: Folder of downloads; default: that of the Hub's client.
+        local_files_only: Take it from the cache or fail.
+
+    Raises:
+        HubError: When it cannot be had; the message says why.
+    """
+    repo_id, revision = split_id(repo)
+    try:
+        path = hf_hub_download(
+            repo_id,
+            file,
+            revision=revision,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            library_name='fcam_zoo',
+            library_version=__version__,
+        )
+    except (HTTPError, OSError, EntryNotFoundError, HFValidationError) as e:
+        if isinstance(e, HTTPError) and not isinstance(e, HfHubHTTPError):
+            # The connection broke before an answer, for which the client does not look into its cache.
+            cached = try_to_load_from_cache(repo_id, file, cache_dir, revision)
+            if isinstance(cached, str):
+                return Path(cached)
+        raise HubError(_explain(e, repo, file, local_files_only)) from e
+    return Path(path)
+
+
+def fetch_folder(repo: str, *, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> Path:
+    """Folder in the cache with config.json and model.safetensors of one commit; no other file is ever fetched.
+
+    Raises:
+        HubError: When they cannot be had.
+    """
+    config = fetch(repo, CONFIG, cache_dir=cache_dir, local_files_only=local_files_only)
+    # Both files come from one commit, whatever is pushed meanwhile.
+    pinned = f'{split_id(repo)[0]}@{commit_of(config.parent)}'
+    fetch(pinned, WEIGHTS, cache_dir=cache_dir, local_files_only=local_files_only)
+    return config.parent
+
+
+def commit_of(folder: Path) -> str | None:
+    """Commit of a folder in the Hub's cache; None for any other folder."""
+    return folder.name if folder.parent.name == 'snapshots' and _COMMIT.fullmatch(folder.name) else None
+
+
+def repo_of(folder: Path) -> str:
+    """Repository, `org/name`, of a folder in the Hub's cache."""
+    return folder.parents[1].name.removeprefix('models--').replace('--', '/')
+
+
+def verify_download(path: Path, size: int, sha256: str) -> Path:
+    """Check a file; where it is a damaged download it leaves the cache, so that the next try fetches it anew.
+
+    Raises:
+        WeightsError: When it is missing or differs.
+    """
+    try:
+        return verify_file(path, size, sha256)
+    except WeightsError as e:
+        if commit_of(path.parent) and _discard(path):
+            raise WeightsError(f'{e}. It was removed from the cache: the next try downloads it anew') from e
+        raise
+
+
+def _discard(path: Path) -> bool:
+    """Remove a file from the Hub's cache, link and content; content outside the repository's folder stays."""
+    content, repository = path.resolve(), path.parents[2].resolve()
+    try:
+        if content.is_relative_to(repository):
+            content.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _explain(error: Exception, repo: str, file: str, local_files_only: bool) -> str:
+    """What went wrong with a file of a repository, and the mend."""
+    endpoint = constants.ENDPOINT
+    if isinstance(error, HFValidationError):
+        return f'{repo!r} is no repository id: write org/name or org/name@revision ({error})'
+    if isinstance(error, GatedRepoError):
+        return f'{repo} is gated: ask for access on {endpoint}/{split_id(repo)[0]}, then {LOGIN}'
+    if isinstance(error, RepositoryNotFoundError):
+        return f'{repo} does not exist on {endpoint}, or is private: check the name, or {LOGIN}'
+    if isinstance(error, RevisionNotFoundError):
+        return f'{repo}: there is no such revision on {endpoint}: give a branch, tag or commit that exists'
+    if isinstance(error, LocalEntryNotFoundError):
+        cause = error.__cause__
+        if local_files_only or isinstance(cause, OfflineModeIsEnabled):
+            return f'{file} of {repo} is not in the cache, and the network is switched off: download it once online'
+        if isinstance(cause, HfHubHTTPError):
+            return _explain(cause, repo, file, local_files_only)
+        reason = _brief(cause or error)
+        return f'{file} of {repo} is not in the cache, and {endpoint} cannot be reached ({reason}): check the network'
+    if isinstance(error, EntryNotFoundError):
+        only = ': pickles are never loaded' if file == WEIGHTS else ''
+        return f'{repo} has no {file}{only}. An F-CAM repository holds {CONFIG} and {WEIGHTS}'
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        mend = f'{LOGIN}' if status in (401, 403) else 'try again later'
+        return f'{endpoint} answered {status} for {file} of {repo}: {mend}'
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f'the disk is too full for {file} of {repo} ({error}): make room, or give another cache_dir'
+    if isinstance(error, OSError) and error.errno is not None:
+        return f'the cache cannot take {file} of {repo} ({error}): give a writable cache_dir, or set HF_HOME'
+    return f'the download of {file} of {repo} failed ({_brief(error)}): try again'
+
+
+def _brief(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), '') or type(error).__name__

@@ -1,0 +1,85 @@
+"""Weight files: first size and SHA-256, then the header, only then tensors. Safetensors alone: no file runs code."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from .errors import WeightsError
+
+# A header has about 100 bytes a tensor; one that claims more is not read.
+MAX_HEADER = 16 * 2**20
+AGAIN = 'fetch the file again, or install fcam-zoo again if it came with it'
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Name, size in bytes and SHA-256 of a file."""
+    return {'file': path.name, 'size': path.stat().st_size, 'sha256': _sha256(path)}
+
+
+def verify_file(path: Path, size: int, sha256: str) -> Path:
+    """Check a file's size and SHA-256.
+
+    Raises:
+        WeightsError: When it is missing or differs.
+    """
+    if not path.is_file():
+        raise WeightsError(f'weight file {path} is missing: {AGAIN}')
+    actual = path.stat().st_size
+    if actual != size:
+        what = 'truncated' if actual < size else 'another file'
+        raise WeightsError(f'weight file {path} has {actual} bytes instead of {size}: it is {what}; {AGAIN}')
+    digest = _sha256(path)
+    if digest != sha256:
+        raise WeightsError(f'weight file {path} has SHA-256 {digest} instead of {sha256}: it was altered; {AGAIN}')
+    return path
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a safetensors file, from its header alone.
+
+    Raises:
+        WeightsError: When the header is absurd or damaged, or claims more than the file holds.
+    """
+    try:
+        total = path.stat().st_size
+        with path.open('rb') as f:
+            length = int.from_bytes(f.read(8), 'little')
+        if total < 8 or length > min(MAX_HEADER, total - 8):
+            raise WeightsError(
+                f'{path} is truncated or damaged, or no safetensors file: its header claims {length:,} bytes of '
+                f'{total:,}; {AGAIN}. Pickles (.bin, .pth) are never read'
+            )
+        with safe_open(path, 'pt') as f:
+            return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as e:
+        raise WeightsError(f'{path} is truncated or damaged, or no safetensors file ({e}): {AGAIN}') from e
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file on the CPU, after its header was found sound.
+
+    Raises:
+        WeightsError: When the file is damaged.
+    """
+    read_shapes(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as e:
+        raise WeightsError(f'{path} cannot be read ({e}): {AGAIN}') from e
+
+
+def _sha256(path: Path) -> str:
+    with path.open('rb') as f:
+        if hasattr(hashlib, 'file_digest'):
+            return hashlib.file_digest(f, 'sha256').hexdigest()
+        # Python 3.10
+        digest = hashlib.sha256()
+        while block := f.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()

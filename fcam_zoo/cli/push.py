@@ -1,0 +1,57 @@
+"""fcam-zoo push"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .. import hub
+from ..models import create_model, list_models
+from ..models.factory import full_name
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        'push',
+        help='publish a model on the Hugging Face Hub',
+        description='Publish RUN/best of a finished training, or a released model, with a model card made from its '
+        "recorded facts. The token is that of the Hub's client: `hf auth login`, or HF_TOKEN.",
+        epilog='Example: fcam-zoo push runs/birds me/fcam-birds --data-title "My birds" --data-licence CC0-1.0',
+    )
+    parser.add_argument('model', metavar='RUN', help='folder of a finished training, or a released name')
+    parser.add_argument('repo_id', help='org/name; made if needed')
+    parser.add_argument('--data-title', help='name of the data set (default: of its folder)')
+    parser.add_argument('--data-licence', default='unknown', help='of its images (default: unknown)')
+    parser.add_argument(
+        '--licence', help="of the weights, as the Hub writes it, e.g. apache-2.0 (default: the backbone's)"
+    )
+    parser.add_argument('--half', action='store_true', help='store parameters in float16, as released models do')
+    parser.add_argument(
+        '--backbone-from',
+        metavar='NAME',
+        help='timm name, with tag, of the weights that the classifier has unchanged: publish the decoder alone',
+    )
+    parser.add_argument('--private', action='store_true', help='make a new repository private')
+    parser.add_argument('--preview', type=Path, metavar='FOLDER', help='write the files there, publish nothing')
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    model, options = load(args)
+    options.update(half=args.half, backbone_from=args.backbone_from)
+    if args.preview:
+        print(hub.write_repository(model, args.preview, args.repo_id, **options))
+        return 0
+    pinned = hub.push_to_hub(model, args.repo_id, private=args.private, **options)
+    print(f'published: hf-hub:{pinned}')
+    return 0
+
+
+def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The model and its facts; what the index says of a released model is not for the flags to change."""
+    name = full_name(args.model)
+    if name in list_models(pretrained=True):
+        return create_model(name, pretrained=True), hub.facts_of_release(name)
+    facts = hub.facts_of_run(args.model, args.data_title, args.data_licence, args.licence)
+    return create_model(f'local-dir:{Path(args.model) / "best"}'), facts

@@ -1,0 +1,69 @@
+"""Models and weights from the Hub, folders and the index."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import _index
+from .._download import fetch_folder
+from .._weights import read_weights
+from ..models import FCAM, create_model
+from ..models.factory import full_name
+from ..models.folder import verify_folder
+
+
+def from_pretrained(id_or_dir: str | os.PathLike, *, revision: str | None = None, **kwargs: Any) -> FCAM:
+    """Load a model from a folder or a Hub repository, in eval mode.
+
+    Args:
+        id_or_dir: A model folder, or `org/name`, also with `@<branch, tag or commit>`.
+        revision: The revision of a repository, instead of after the @.
+        **kwargs: Of `create_model`: cache_dir, local_files_only, num_classes, reset_head, …
+
+    Raises:
+        FileNotFoundError: When a folder lacks a file.
+        HubError: When the Hub cannot give a file.
+        WeightsError: When weights are altered, truncated, or do not fit.
+    """
+    if Path(id_or_dir).is_dir():
+        return create_model(f'local-dir:{id_or_dir}', **kwargs)
+    return create_model(f'hf-hub:{id_or_dir}{f"@{revision}" if revision else ""}', **kwargs)
+
+
+def load_weights(
+    name: str, *, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False
+) -> dict[str, torch.Tensor]:
+    """Tensors of a released model by parameter name, on the CPU, as they are stored (float16 parameters).
+
+    Raises:
+        UnknownModelError: When the model is not released.
+        HubError: When its file cannot be downloaded.
+        WeightsError: When the file is missing, truncated or altered.
+    """
+    return read_weights(_index.fetch_weights(full_name(name), cache_dir, local_files_only))
+
+
+def pull(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
+    """Download a released model, or a repository of the Hub, and verify it.
+
+    Args:
+        name: A released name, or `org/name`, also with `@<branch, tag or commit>`.
+        cache_dir: Folder of downloads; default: that of the Hub's client.
+
+    Returns:
+        The weight file of a released model, or the folder of a repository, for `local-dir:`.
+
+    Raises:
+        UnknownModelError: When a name without / is not released.
+        HubError: When the Hub cannot give a file.
+        WeightsError: When the download is not what it should be.
+    """
+    if '/' not in name:
+        return _index.fetch_weights(full_name(name), cache_dir)
+    folder = fetch_folder(name, cache_dir=cache_dir)
+    verify_folder(folder)
+    return folder

@@ -1,0 +1,189 @@
+"""A Hugging Face Hub in this process, on the loopback: what the real client asks for, and faults on demand."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+class LoopbackHub:
+    """Repositories in memory.
+
+    Attributes:
+        endpoint: For HF_ENDPOINT.
+        repos: Commits by repository, each (commit, files by name), the newest last.
+        requests: (method, path, headers) of what was asked.
+        status: Answer every request so, with `error_code` in the Hub's own header.
+        cuts: Bytes after which the next downloads of a file lose their connection, one entry each.
+        altered: What is sent instead of the content, by file name; its size and ETag stay as announced.
+        stall: Seconds before an answer, or until the hub stops.
+        token: Refuse requests without this token.
+    """
+
+    def __init__(self) -> None:
+        self.repos: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.status: int | None = None
+        self.error_code = ''
+        self.cuts: list[int] = []
+        self.altered: dict[str, bytes] = {}
+        self.stall = 0.0
+        self.token: str | None = None
+        self.stopped = threading.Event()
+        self.large: dict[str, bytes] = {}
+        self.server = ThreadingHTTPServer(('127.0.0.1', 0), type('Handler', (_Handler,), {'hub': self}))
+        self.server.daemon_threads = True
+        self.endpoint = f'http://127.0.0.1:{self.server.server_port}'
+        threading.Thread(target=self.server.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def add(self, repo: str, files: dict[str, bytes]) -> str:
+        """A commit with just these files; returns its hash."""
+        commits = self.repos.setdefault(repo, [])
+        commit = hashlib.sha1(f'{repo}{len(commits)}'.encode()).hexdigest()
+        commits.append((commit, files))
+        return commit
+
+    def files(self, repo: str) -> dict[str, bytes]:
+        return self.repos[repo][-1][1]
+
+    def asked(self, method: str, ending: str) -> list[dict[str, str]]:
+        """Headers of the requests whose path ends so."""
+        return [headers for m, path, headers in self.requests if m == method and path.endswith(ending)]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: LoopbackHub
+    protocol_version = 'HTTP/1.1'
+
+    def log_message(self, *args) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes | dict = b'', **headers: str) -> None:
+        body = json.dumps(body).encode() if isinstance(body, dict) else body
+        self.send_response(status)
+        self.send_header('Content-Length', str(len(body)))
+        for key, value in headers.items():
+            self.send_header(key.replace('_', '-'), value)
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(body)
+
+    def begin(self) -> str | None:
+        """The path asked for; None where a fault has been answered."""
+        path = unquote(urlsplit(self.path).path)
+        length = int(self.headers.get('Content-Length') or 0)
+        self.body = self.rfile.read(length)
+        self.hub.requests.append((self.command, path, dict(self.headers)))
+        if self.hub.stopped.wait(self.hub.stall):
+            # A connection that was kept alive ends with the hub.
+            self.close_connection = True
+            return None
+        if self.hub.token and self.headers.get('Authorization') != f'Bearer {self.hub.token}':
+            self.answer(401)
+            return None
+        if self.hub.status:
+            self.answer(self.hub.status, X_Error_Code=self.hub.error_code)
+            return None
+        return path
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = self.begin()
+        if path is None:
+            return
+        repo, found, rest = path[1:].partition('/resolve/')
+        revision, _, file = rest.partition('/')
+        if not found or repo not in self.hub.repos:
+            self.answer(404, X_Error_Code='RepoNotFound')
+            return
+        commits = dict(self.hub.repos[repo])
+        commit = self.hub.repos[repo][-1][0] if revision == 'main' else revision
+        if commit not in commits:
+            self.answer(404, X_Error_Code='RevisionNotFound')
+        elif file not in commits[commit]:
+            self.answer(404, X_Error_Code='EntryNotFound', X_Repo_Commit=commit)
+        else:
+            self.send_file(commit, file, commits[commit][file])
+
+    def send_file(self, commit: str, file: str, content: bytes) -> None:
+        sha = hashlib.sha256(content).hexdigest()
+        announced = len(content)
+        content = self.hub.altered.get(file, content)
+        start = int(self.headers['Range'].removeprefix('bytes=').split('-')[0]) if 'Range' in self.headers else 0
+        self.send_response(206 if start else 200)
+        sent = announced if self.command == 'HEAD' else len(content)
+        self.send_header('Content-Length', str(sent - start))
+        if start:
+            self.send_header('Content-Range', f'bytes {start}-{sent - 1}/{sent}')
+        self.send_header('X-Repo-Commit', commit)
+        self.send_header('ETag', f'"{sha}"')
+        self.end_headers()
+        if self.command == 'HEAD':
+            return
+        if self.hub.cuts and file.endswith('.safetensors'):
+            self.wfile.write(content[start : start + self.hub.cuts.pop(0)])
+            self.close_connection = True
+            return
+        self.wfile.write(content[start:])
+
+    def do_PUT(self) -> None:
+        path = self.begin()
+        if path is not None:
+            self.hub.large[path.rpartition('/')[2]] = self.body
+            self.answer(200)
+
+    def do_POST(self) -> None:
+        path = self.begin()
+        if path is None:
+            return
+        if path == '/api/repos/create':
+            asked = json.loads(self.body)
+            repo = f'{asked["organization"]}/{asked["name"]}'
+            known = repo in self.hub.repos
+            if not known:
+                self.hub.add(repo, {})
+            self.answer(409 if known else 200, {'url': f'{self.hub.endpoint}/{repo}'})
+        elif path.endswith('/info/lfs/objects/batch'):
+            objects = [
+                {**o, 'actions': {'upload': {'href': f'{self.hub.endpoint}/large/{o["oid"]}'}}}
+                for o in json.loads(self.body)['objects']
+            ]
+            self.answer(200, {'objects': objects, 'transfer': 'basic'}, Content_Type='application/vnd.git-lfs+json')
+        elif '/preupload/' in path:
+            modes = [
+                {
+                    'path': f['path'],
+                    'uploadMode': 'lfs' if f['path'].endswith('.safetensors') else 'regular',
+                    'shouldIgnore': False,
+                    'oid': None,
+                }
+                for f in json.loads(self.body)['files']
+            ]
+            self.answer(200, {'files': modes})
+        elif '/commit/' in path:
+            repo = path.removeprefix('/api/models/').partition('/commit/')[0]
+            commit = self.hub.add(repo, self.committed())
+            self.answer(200, {'commitUrl': f'{self.hub.endpoint}/{repo}/commit/{commit}', 'commitOid': commit})
+        else:
+            self.answer(200, {})
+
+    def committed(self) -> dict[str, bytes]:
+        files = {}
+        for line in map(json.loads, self.body.splitlines()):
+            value = line['value']
+            if line['key'] == 'file':
+                files[value['path']] = base64.b64decode(value['content'])
+            elif line['key'] == 'lfsFile':
+                files[value['path']] = self.hub.large[value['oid']]
+        return files

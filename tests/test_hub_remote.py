@@ -1,0 +1,338 @@
+"""The Hugging Face Hub by its real client, against a Hub on the loopback: publish, load by every route, pin, prune."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard, constants, hf_hub_download
+from safetensors.torch import save_file
+from synthetic import train_config
+
+import fcam_zoo
+from fcam_zoo import _index, hub
+from fcam_zoo.cli import main
+from fcam_zoo.errors import HubError, TrainingError, WeightsError
+from fcam_zoo.models import zoo
+from fcam_zoo.train import train
+
+ROOT = Path(__file__).parents[1]
+FACTS = {
+    'backbone': 'test_resnet.r160_in1k',
+    'dataset': {'title': 'Two Shapes', 'licence': 'CC0-1.0', 'note': 'synthetic'},
+    'teacher': 'layercam',
+    'metrics': {
+        'val': {'fcam': {'max_box_acc_50': 80.0, 'mean': 60.0}},
+        'test': {'cam': {'max_box_acc_50': 50.0}, 'fcam': {'max_box_acc_50': 75.0, 'cls': 88.0}},
+    },
+    'epochs': {'decoder': {'best': 2, 'last': 3}},
+    'selection': 'best epoch on val, by its boxes or masks',
+    'recipe': {'seed': 0},
+    'licence': 'apache-2.0',
+}
+
+
+def tiny(seed: int = 0, **kwargs) -> fcam_zoo.FCAM:
+    torch.manual_seed(seed)
+    return fcam_zoo.create_model('fcam', backbone='test_resnet', **{'num_classes': 3, **kwargs}).eval()
+
+
+def maps(model: torch.nn.Module) -> torch.Tensor:
+    x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.eval()(x).maps
+
+
+def test_published_model_loads_by_every_route(loopback, tmp_path):
+    model = tiny(threshold=0.4)
+    pinned = hub.push_to_hub(model, 'org/tiny', **FACTS)
+    assert set(loopback.files('org/tiny')) == {'config.json', 'model.safetensors', 'README.md'}
+    assert {h.get('authorization', h.get('Authorization')) for h in loopback.asked('POST', '/commit/main')} == {
+        'Bearer hf_of_a_test'
+    }
+    for load in (
+        lambda: fcam_zoo.create_model('hf-hub:org/tiny'),
+        lambda: fcam_zoo.create_model(f'hf-hub:{pinned}', cache_dir=tmp_path / 'other'),
+        lambda: hub.from_pretrained('org/tiny'),
+        lambda: hub.from_pretrained(hub.pull('org/tiny')),
+        lambda: timm.create_model('hf-hub:org/tiny', pretrained=True),
+    ):
+        again = load()
+        torch.testing.assert_close(maps(again), maps(model), rtol=0, atol=0)
+        assert again.threshold == 0.4
+    assert fcam_zoo.create_model('hf-hub:org/tiny').pretrained_cfg['hf_hub_id'] == pinned
+    assert not maps(timm.create_model('hf-hub:org/tiny')).equal(maps(model))  # without pretrained=True, as in timm
+
+
+def test_what_timm_publishes_loads(loopback):
+    model = tiny(output_stride=8)
+    timm.models.push_to_hf_hub(model, 'org/by-timm', safe_serialization=True)
+    assert 'weights' not in json.loads(loopback.files('org/by-timm')['config.json'])
+    assert maps(fcam_zoo.create_model('hf-hub:org/by-timm')).equal(maps(model))
+    again = hub.push_to_hub(fcam_zoo.create_model('hf-hub:org/by-timm', num_classes=4, reset_head=True), 'org/again')
+    assert fcam_zoo.create_model(f'hf-hub:{again}').num_classes == 4
+
+
+def test_card_is_complete_and_says_what_was_measured(loopback):
+    hub.push_to_hub(tiny(), 'org/tiny', **FACTS)
+    card = ModelCard(loopback.files('org/tiny')['README.md'].decode())
+    data = card.data.to_dict()
+    assert data['license'] == 'apache-2.0'
+    assert data['library_name'] == 'fcam_zoo'
+    assert data['pipeline_tag'] == 'image-segmentation'
+    assert data['base_model'] == 'timm/test_resnet.r160_in1k'
+    assert data['datasets'] == ['two-shapes']
+    assert data['metrics'] == ['max_box_acc_50', 'mean', 'cls']
+    assert {'timm', 'fcam'} <= set(data['tags'])
+    measured = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert measured[('test', 'max_box_acc_50')] == 75.0
+    assert len(measured) == 4
+    config = json.loads(loopback.files('org/tiny')['config.json'])
+    for said in (
+        config['weights']['sha256'],
+        'by its boxes or masks',
+        'CC0-1.0',
+        'epoch 2 of 3',
+        '| test | cam | 50.0 | - | - |',
+    ):
+        assert said in card.text
+
+
+def test_card_of_a_model_without_facts_says_so(loopback):
+    hub.push_to_hub(tiny(), 'org/bare')
+    text = loopback.files('org/bare')['README.md'].decode()
+    assert 'None were measured' in text
+    assert 'The recipe was not recorded' in text
+
+
+def test_a_pinned_commit_stays_and_main_moves(loopback):
+    first = hub.push_to_hub(tiny(0), 'org/tiny')
+    second = hub.push_to_hub(tiny(1), 'org/tiny', message='Better')
+    assert first != second
+    assert maps(hub.from_pretrained(first)).equal(maps(tiny(0)))
+    assert maps(hub.from_pretrained('org/tiny')).equal(maps(tiny(1)))
+    assert maps(hub.from_pretrained('org/tiny', revision=first.split('@')[1])).equal(maps(tiny(0)))
+    before = len(loopback.requests)
+    fcam_zoo.create_model(f'hf-hub:{first}')
+    assert len(loopback.requests) == before  # a cached commit needs no network
+
+
+def test_cache_serves_without_network(loopback, tmp_path, monkeypatch):
+    hub.push_to_hub(tiny(), 'org/tiny')
+    with pytest.raises(HubError, match='not in the cache, and the network is switched off'):
+        fcam_zoo.create_model('hf-hub:org/tiny', local_files_only=True)
+    hub.pull('org/tiny')
+    before = len(loopback.requests)
+    again = fcam_zoo.create_model('hf-hub:org/tiny', local_files_only=True)
+    assert len(loopback.requests) == before
+    assert maps(again).equal(maps(tiny()))
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    assert maps(fcam_zoo.create_model('hf-hub:org/tiny')).equal(maps(tiny()))
+    with pytest.raises(HubError, match='network is switched off'):
+        fcam_zoo.create_model('hf-hub:org/tiny', cache_dir=tmp_path / 'empty')
+
+
+def test_environment_reaches_a_fresh_process(loopback, tmp_path):
+    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are read when the client is imported."""
+    hub.push_to_hub(tiny(), 'org/tiny')
+    environment = {**os.environ, 'HF_ENDPOINT': loopback.endpoint, 'HF_HOME': str(tmp_path / 'home')}
+    environment.pop('HF_HUB_OFFLINE', None)
+    command = [sys.executable, '-m', 'fcam_zoo', 'pull', 'org/tiny']
+
+    def pull(**more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=ROOT, env={**environment, **more}, capture_output=True, text=True)
+
+    cold = pull(HF_HUB_OFFLINE='1')
+    assert cold.returncode == 1
+    assert 'network is switched off' in cold.stderr
+    assert 'Traceback' not in cold.stderr
+    online, warm = pull(), pull(HF_HUB_OFFLINE='1')
+    assert online.returncode == warm.returncode == 0, online.stderr + warm.stderr
+    assert str(tmp_path / 'home') in online.stdout
+    assert online.stdout == warm.stdout
+
+
+@pytest.fixture
+def released(loopback, tmp_path, monkeypatch):
+    """Put a tiny model into the index as fcam_resnet50.cam_cub: on the Hub, whole or the decoder alone."""
+
+    def release(model: fcam_zoo.FCAM, **options) -> dict:
+        pinned = hub.push_to_hub(model, 'org/release', half=True, **options)
+        config = json.loads(loopback.files('org/release')['config.json'])
+        entry = {
+            **FACTS,
+            **config['weights'],
+            'name': 'fcam_resnet50.cam_cub',
+            'hf_hub_id': pinned,
+            'num_classes': model.num_classes,
+            'class_names': [str(i) for i in range(model.num_classes)],
+            'model_args': config['model_args'],
+            'backbone': config['model_args']['backbone'],
+        }
+        folder = tmp_path / 'weights'
+        folder.mkdir(exist_ok=True)
+        (folder / 'index.json').write_text(json.dumps([entry]))
+        monkeypatch.setattr(_index, 'weights_dir', lambda: folder)
+        _index.index.cache_clear()
+        return entry
+
+    yield release
+    monkeypatch.undo()
+    _index.index.cache_clear()
+
+
+def test_release_on_the_hub(released, loopback, tmp_path, capsys):
+    entry = released(tiny())
+    name = entry['name']
+    assert main(['weights', 'verify']) == 0
+    assert 'not downloaded' in capsys.readouterr().out
+    with pytest.raises(HubError, match='not in the cache'):
+        hub.verify(name)
+    model = fcam_zoo.create_model(name, pretrained=True)
+    torch.testing.assert_close(maps(model), maps(tiny()), rtol=0.02, atol=0.02)
+    path = hub.verify(name)
+    assert main(['weights', 'path', name]) == 0
+    assert capsys.readouterr().out.strip() == str(path)
+    assert hub.load_weights(name)['decoder.head.bias'].dtype == torch.float16
+    assert zoo._place(entry) == {'hf_hub_id': entry['hf_hub_id'], 'hf_hub_filename': 'model.safetensors'}
+    assert main(['weights', 'list']) == 0
+    assert str(path) in capsys.readouterr().out
+
+
+def test_release_on_the_hub_is_verified(released, loopback):
+    name = released(tiny())['name']
+    content = loopback.files('org/release')['model.safetensors']
+    loopback.altered['model.safetensors'] = content[:-1] + bytes([content[-1] ^ 1])
+    with pytest.raises(WeightsError, match=r'altered.*removed from the cache'):
+        fcam_zoo.create_model(name, pretrained=True)
+    loopback.altered.clear()
+    fcam_zoo.create_model(name, pretrained=True)
+
+
+class _Timm:
+    """Stands for timm's weights of a backbone: what is asked of it, and the network that it gives."""
+
+    def __init__(self, monkeypatch) -> None:
+        torch.manual_seed(7)
+        self.net = timm.create_model('test_resnet.r160_in1k')
+        self.asked = 0
+        monkeypatch.setattr('timm.models._builder.load_state_dict_from_hf', self.give)
+
+    def give(self, *_args, **_kwargs) -> dict[str, torch.Tensor]:
+        self.asked += 1
+        return self.net.state_dict()
+
+
+def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypatch):
+    source = _Timm(monkeypatch)
+    whole = fcam_zoo.create_model('fcam', backbone='test_resnet.r160_in1k', backbone_pretrained=True).eval()
+    entry = released(whole, backbone_from='test_resnet.r160_in1k')
+    assert all(key.startswith('decoder.') for key in hub.load_weights(entry['name']))
+    source.asked = 0
+    model = fcam_zoo.create_model(entry['name'], pretrained=True)
+    assert source.asked == 1
+    torch.testing.assert_close(maps(model), maps(whole), rtol=0.02, atol=0.02)
+    by_folder = fcam_zoo.create_model('hf-hub:org/release')
+    assert maps(by_folder).equal(maps(model))
+
+    def offline(*_args, **_kwargs):
+        raise OSError('no network')
+
+    monkeypatch.setattr('timm.models._builder.load_state_dict_from_hf', offline)
+    with pytest.raises(fcam_zoo.FcamZooError, match='backbone_checkpoint'):
+        fcam_zoo.create_model(entry['name'], pretrained=True)
+    checkpoint = tmp_path / 'backbone.safetensors'
+    save_file(source.net.state_dict(), checkpoint)
+    local = fcam_zoo.create_model(entry['name'], pretrained=True, backbone_checkpoint=checkpoint)
+    assert maps(local).equal(maps(model))
+
+
+def test_backbone_is_never_fetched_when_the_weights_hold_it(released, monkeypatch, tmp_path):
+    source = _Timm(monkeypatch)
+    name = released(tiny())['name']
+    folder = hub.save_pretrained(tiny(), tmp_path / 'm')
+    fcam_zoo.create_model(name, pretrained=True, backbone_pretrained=True)
+    fcam_zoo.create_model(f'local-dir:{folder}', backbone_pretrained=True)
+    fcam_zoo.create_model('hf-hub:org/release', backbone_pretrained=True)
+    assert source.asked == 0
+
+
+@pytest.mark.parametrize('name', ['test_resnet.r160_in1k', 'test_vit.r160_in1k', 'test_resnet.none', 'none'])
+def test_decoder_alone_needs_a_classifier_of_timm(tmp_path, name):
+    with pytest.raises(WeightsError, match='backbone_from'):
+        hub.save_pretrained(tiny(), tmp_path / 'm', backbone_from=name)
+    assert not (tmp_path / 'm').exists()
+
+
+def test_prune_keeps_what_is_in_use(loopback, tmp_path, capsys):
+    for seed in (0, 1):
+        hub.push_to_hub(tiny(seed), 'org/tiny')
+        hub.pull('org/tiny')
+    loopback.add('org/other', {'config.json': b'{"library_name": "other"}'})
+    other = Path(hf_hub_download('org/other', 'config.json'))
+    old, new = hub.downloads()
+    assert (old.in_use, new.in_use) == (False, True)
+    assert main(['weights', 'prune', '--dry-run']) == 0
+    assert len(hub.downloads()) == 2
+    assert main(['weights', 'prune']) == 0
+    assert f'removed org/tiny@{old.commit}' in capsys.readouterr().out
+    assert hub.downloads() == [new]
+    assert maps(fcam_zoo.create_model('hf-hub:org/tiny', local_files_only=True)).equal(maps(tiny(1)))
+    assert main(['weights', 'prune', '--all']) == 0
+    assert hub.downloads() == []
+    assert other.exists()
+    assert hub.downloads(tmp_path / 'nowhere') == []
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    """What a finished training leaves."""
+    run = tmp_path / 'run'
+    hub.save_pretrained(tiny(), run / 'best')
+    recipe = {'data': '/somewhere/birds', 'backbone': 'test_resnet', 'teacher': 'cam', 'device': 'cpu', 'seed': 3}
+    row = {'epoch': 2, 'val': {'max_box_acc_50': 66.6666, 'cls': 90.0}}
+    (run / 'config.json').write_text(json.dumps(recipe))
+    (run / 'summary.json').write_text(json.dumps({'decoder': {'best': row, 'last': {'epoch': 3}}}))
+    return run
+
+
+def test_push_pull_predict_by_command(loopback, run_dir, tmp_path, capsys):
+    arguments = ['push', str(run_dir), 'org/birds', '--data-licence', 'CC0-1.0']
+    assert main([*arguments, '--preview', str(tmp_path / 'preview')]) == 0
+    assert not loopback.repos
+    assert main(arguments) == 0
+    assert 'published: hf-hub:org/birds@' in capsys.readouterr().out
+    text = loopback.files('org/birds')['README.md'].decode()
+    assert text == (tmp_path / 'preview' / 'README.md').read_text()
+    for said in ('birds: CC0-1.0', '66.7', 'on val, by its boxes', 'license: apache-2.0'):
+        assert said in text
+    assert '/somewhere' not in text
+    assert 'base_model' not in text  # what its backbone started from is not known
+    assert main(['pull', 'org/birds', '--cache-dir', str(tmp_path / 'elsewhere')]) == 0
+    folder = capsys.readouterr().out.strip()
+    assert maps(fcam_zoo.create_model(f'local-dir:{folder}')).equal(maps(tiny()))
+
+
+def test_a_real_training_has_its_facts(boxes_root, tmp_path):
+    train(train_config(boxes_root), tmp_path / 'run', quiet=True)
+    facts = hub.facts_of_run(tmp_path / 'run', data_title='Shapes')
+    assert 'on val, by its boxes' in facts['selection']
+    assert facts['metrics']['val']['fcam'].keys() & {'max_box_acc_50', 'cls'}
+    assert str(tmp_path) not in json.dumps(facts)
+    model = hub.from_pretrained(tmp_path / 'run' / 'best')
+    folder = hub.write_repository(model, tmp_path / 'preview', 'org/shapes', **facts)
+    assert ModelCard.load(folder / 'README.md').data.eval_results
+
+
+def test_push_refuses_what_is_no_run_or_no_id(loopback, tmp_path):
+    with pytest.raises(TrainingError, match='no finished training'):
+        hub.facts_of_run(tmp_path)
+    with pytest.raises(ValueError, match='write org/name'):
+        hub.push_to_hub(tiny(), 'not a name')
+    assert not loopback.repos

@@ -1,0 +1,118 @@
+"""torch.hub: list, help and load of a checkout and of the cached owner/repo form; importing is quiet and light."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fcam_zoo
+from fcam_zoo.hub.torch_hub import entry_points
+from fcam_zoo.models.zoo import hub_names
+
+ROOT = Path(__file__).parents[1]
+RELEASED = fcam_zoo.list_models(pretrained=True)
+# Any connection or resolution of a name would raise.
+NO_NETWORK = """
+import socket
+def refuse(*args, **kwargs): raise AssertionError('network')
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+"""
+
+
+def python(code: str, folder: Path, **environment: str) -> str:
+    """Standard output of a fresh process in a folder outside the checkout."""
+    done = subprocess.run(
+        [sys.executable, '-c', NO_NETWORK + code],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def torch_home(tmp_path) -> Path:
+    """Where torch.hub keeps what it cloned: this checkout as owner/repo at main."""
+    clone = tmp_path / 'torch' / 'hub' / 'owner_repo_main'
+    clone.mkdir(parents=True)
+    for name in ('hubconf.py', 'fcam_zoo', 'weights'):
+        (clone / name).symlink_to(ROOT / name)
+    return tmp_path / 'torch'
+
+
+@pytest.mark.skipif(not RELEASED, reason='nothing released')
+def test_cached_repository_lists_helps_and_loads_offline(torch_home, tmp_path):
+    group = next(g for g, members in hub_names().items() if RELEASED[0] in members)
+    code = f"""
+import torch
+print(sorted(torch.hub.list('owner/repo:main', trust_repo=True)))
+print(torch.hub.help('owner/repo:main', {group!r}, trust_repo=True))
+model = torch.hub.load('owner/repo:main', {group!r}, trust_repo=True, pretrained=True)
+print(tuple(model(torch.rand(1, 3, 64, 64)).maps.shape))
+import fcam_zoo; print(fcam_zoo.__file__)
+"""
+    out = python(code, tmp_path, TORCH_HOME=str(torch_home), HF_HUB_OFFLINE='1').splitlines()
+    assert out[0] == str(sorted(hub_names()))
+    assert 'Data set:' in '\n'.join(out)
+    assert out[-2] == '(1, 2, 64, 64)'
+    assert out[-1].startswith(str(torch_home)) or Path(out[-1]).resolve().is_relative_to(ROOT)
+
+
+def test_docstrings_say_what_there_is():
+    points = entry_points()
+    for group, members in hub_names().items():
+        doc = points[group].__doc__
+        entry = fcam_zoo.hub.index().get(members[0])
+        if entry is None:
+            assert 'no weights released' in doc
+        else:
+            for said in (entry['dataset']['title'], entry['teacher'], entry['licence'], entry['dataset']['licence']):
+                assert said in doc
+            assert f'{entry["metrics"]["test"]["fcam"]["cls"]:.1f}' in doc
+
+
+def test_dependencies_are_what_the_import_needs():
+    spec = importlib.util.spec_from_file_location('hubconf', ROOT / 'hubconf.py')
+    hubconf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hubconf)
+    needed = {'tqdm'}
+    for name, module in list(sys.modules.items()):
+        if name.split('.')[0] == 'fcam_zoo' and '.train' not in name and '.cli' not in name:
+            for node in ast.parse(Path(module.__file__).read_text(encoding='utf-8')).body:
+                if isinstance(node, ast.Import):
+                    needed |= {alias.name.split('.')[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                    needed.add(node.module.split('.')[0])
+    # What torch and timm bring need not be named.
+    assert needed - set(sys.stdlib_module_names) - {'torchvision', 'fcam_zoo'} == set(hubconf.dependencies)
+
+
+def test_import_needs_no_network_no_weights_and_little_time(tmp_path):
+    code = f"""
+import builtins, io, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+opened = []
+def audit(event, args):
+    if event == 'open' and isinstance(args[0], str): opened.append(args[0])
+began = time.perf_counter()
+import timm
+sys.addaudithook(audit)
+between = time.perf_counter()
+import fcam_zoo
+print(between - began, time.perf_counter() - between)
+print([name for name in opened if name.endswith('.safetensors')])
+print(sorted({{'matplotlib', 'onnx', 'onnxruntime', 'tensorboard', 'skimage'}} & sys.modules.keys()))
+"""
+    seconds, weights, extras = python(code, tmp_path).splitlines()
+    assert weights == extras == '[]'
+    timm_s, own_s = map(float, seconds.split())
+    # Measured 0.09 s after 2.2 s of timm and torch, whose share stands for how busy the machine is.
+    assert own_s < max(0.3, 0.15 * timm_s)
