@@ -10,7 +10,8 @@ import torch
 
 import fcam_zoo
 from fcam_zoo import hub
-from fcam_zoo.errors import FcamZooError
+from fcam_zoo.errors import FcamZooError, HubError, UnknownModelError, WeightsError
+from fcam_zoo.models.zoo import hub_names
 
 
 @pytest.fixture
@@ -45,3 +46,35 @@ def test_a_config_that_cannot_be_is_refused(folder, part, changes, message):
     with pytest.raises(FcamZooError, match=message) as caught:
         fcam_zoo.create_model(f'local-dir:{folder}')
     assert '\n' not in str(caught.value)
+
+
+def test_a_folder_that_only_looks_cached_is_never_mended(folder):
+    """Snapshots of other tools are named so too; only a download may be removed, since it can be fetched anew."""
+    own = folder.rename(folder.parent / 'snapshots').rename(folder.parent / ('0' * 40))
+    (folder.parent / 'snapshots').mkdir()
+    own = own.rename(folder.parent / 'snapshots' / own.name)
+    weights = own / 'model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match='truncated') as caught:
+        fcam_zoo.create_model(f'local-dir:{own}')
+    assert 'cache' not in str(caught.value)
+    assert weights.exists()
+
+
+def test_every_name_of_a_model_is_taken(loopback, folder):
+    pinned = hub.push_to_hub(hub.from_pretrained(folder), 'org/tiny')
+    for name in (f'local-dir:{folder}', 'org/tiny', 'hf-hub:org/tiny', f'hf_hub:{pinned}'):
+        assert hub.from_pretrained(name).num_classes == 3
+    assert hub.pull(f'hf-hub:{pinned}') == hub.pull('org/tiny')
+    with pytest.raises(HubError, match='or the path of a folder that exists'):
+        hub.from_pretrained('runs/birds/best')
+    with pytest.raises(UnknownModelError, match='unknown model'):
+        hub.from_pretrained('nosuch')
+
+
+@pytest.mark.parametrize('name', fcam_zoo.list_models(pretrained=True))
+def test_short_names_are_verified(name):
+    if 'hf_hub_id' in hub.index()[name]:
+        pytest.skip('not shipped')
+    group = next(g for g, members in hub_names().items() if name in members)
+    assert hub.verify(group) == hub.verify(hub_names()[group][0])
