@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 from synthetic import shape_image, train_config
 
+from fcam_zoo.errors import ImageError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
 
 SHORT = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
@@ -28,3 +31,32 @@ def test_a_bad_image_among_the_samples_is_left_out(tmp_path):
     summary = train(train_config(data, skip_bad=True, **SHORT), tmp_path / 'run', quiet=True)
     assert summary['classifier']['bad'] == ['disc/1.png']
     assert (tmp_path / 'run' / 'decoder' / 'samples' / 'epoch_001.png').is_file()
+
+
+def test_skip_bad_may_be_given_when_going_on(tmp_path):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    (data / 'train' / 'disc' / '3.png').write_bytes(b'no image')
+    with pytest.raises(ImageError, match='--skip-bad'):
+        train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
+    summary = train(train_config(data, skip_bad=True, **SHORT), tmp_path / 'run', resume=True, quiet=True)
+    assert summary['classifier']['bad'] == ['disc/3.png']
+
+
+def test_runs_of_other_versions_go_on_or_are_refused(tmp_path):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
+    path = tmp_path / 'run' / 'config.json'
+    values = json.loads(path.read_text())
+
+    def resume(settings, **kwargs):
+        path.write_text(json.dumps(settings))
+        return train(train_config(data, **{**SHORT, **kwargs}), tmp_path / 'run', resume=True, quiet=True)
+
+    # One that did not know a setting yet had what is its default now.
+    resume({k: v for k, v in values.items() if k != 'keep_epochs'})
+    assert resume(values | {'classifier': {'epochs': 1, 'batch_size': 4}})['decoder']['last']['epoch'] == 1
+    with pytest.raises(TrainingError, match=r'differs in decoder\.lr \(there 0\.01, now 0\.5\)'):
+        resume(values, decoder=DecoderConfig(epochs=1, batch_size=4, lr=0.5))
+    for settings in (values | {'sharpness': 1}, [], {'decoder': 3}):
+        with pytest.raises(TrainingError, match='damaged or of another version'):
+            resume(settings)

@@ -215,6 +215,14 @@ def set_value(config: dict[str, Any], place: str, value: Any) -> None:
     target[key] = value
 
 
+def flat(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Settings as a dictionary by their dotted places."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found.update(flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value})
+    return found
+
+
 def _build(cls: type, values: Any) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f'{cls.__name__} takes settings by name, not {values!r}')

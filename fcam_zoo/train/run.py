@@ -26,15 +26,16 @@ from ..errors import DatasetError, TrainingError
 from ..hub import save_pretrained
 from ..models import FCAM, create_model
 from . import distributed
-from .config import ClassifierConfig, DecoderConfig, TrainConfig
+from .config import ClassifierConfig, DecoderConfig, TrainConfig, flat
 from .loop import StageRun
 from .monitor import Monitor, summary_table
 from .stages import ClassifierStage, DecoderStage, Stage
 from .validation import validator
 
 logger = logging.getLogger(__name__)
-# Settings that may change between an interruption and going on: none has a say in the result.
-FREE_TO_CHANGE = ('workers', 'device', 'checkpoint_minutes', 'keep_epochs')
+# Settings that may change between an interruption and going on: none has a say in the result. Of skip_bad that holds
+# as well, since without it a run stops before the step of the first bad image.
+FREE_TO_CHANGE = ('workers', 'device', 'checkpoint_minutes', 'keep_epochs', 'skip_bad')
 
 
 def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def check_claim(run_dir: Path, config: TrainConfig, resume: bool) -> None:
     """The output folder must be free, or hold the run that is resumed.
 
     Raises:
-        TrainingError: When it holds another run, or a damaged config.json.
+        TrainingError: When it holds another run, or a config.json that is damaged or of another version.
     """
     if not config.classifier.epochs and not config.decoder.epochs:
         raise TrainingError('both stages have 0 epochs, so that there is nothing to train')
@@ -212,12 +213,17 @@ def check_claim(run_dir: Path, config: TrainConfig, resume: bool) -> None:
     if not resume:
         raise TrainingError(f'{run_dir} holds a training already: resume it (--resume) or choose another folder')
     try:
-        old = json.loads(path.read_text(encoding='utf-8'))
+        # What an earlier version did not know yet has its default.
+        old = TrainConfig.from_file(path)
     except ValueError as e:
-        raise TrainingError(f'{path} is damaged ({e}): choose another output folder') from e
-    changed = [k for k, v in config.to_dict().items() if old.get(k) != v and k not in FREE_TO_CHANGE]
+        raise TrainingError(
+            f'{path} is damaged or of another version of fcam_zoo ({e}): choose another output folder'
+        ) from e
+    before, now = flat(old.to_dict()), flat(config.to_dict())
+    changed = [k for k in before | now if before.get(k) != now.get(k) and k not in FREE_TO_CHANGE]
     if changed:
-        raise TrainingError(f'{path} differs in {", ".join(changed)}: resume with the settings the run began with')
+        values = ', '.join(f'{k} (there {before.get(k)!r}, now {now.get(k)!r})' for k in changed)
+        raise TrainingError(f'{path} differs in {values}: resume with the settings the run began with')
 
 
 def _claim(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
