@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from synthetic import shape_image, train_config
@@ -60,3 +61,27 @@ def test_runs_of_other_versions_go_on_or_are_refused(tmp_path):
     for settings in (values | {'sharpness': 1}, [], {'decoder': 3}):
         with pytest.raises(TrainingError, match='damaged or of another version'):
             resume(settings)
+
+
+@pytest.mark.parametrize(
+    ('stages', 'message'),
+    [
+        ({'classifier': ClassifierConfig(epochs=1, head_layers=['layer9'])}, 'no module layer9'),
+        ({'decoder': DecoderConfig(epochs=1, batch_size=16, accumulate=16)}, 'fewer than 16 parts'),
+        ({'decoder': DecoderConfig(epochs=1, crop_scale=[2.0])}, 'scale'),
+    ],
+)
+def test_settings_that_do_not_fit_leave_the_folder_free(tmp_path, stages, message):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    with pytest.raises((TrainingError, ValueError), match=message):
+        train(train_config(data, **{**SHORT, **stages}), tmp_path / 'run', quiet=True)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_full_disk_leaves_the_folder_free(tmp_path, monkeypatch):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    with monkeypatch.context() as full:
+        full.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(TrainingError, match='make room'):
+            train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
+    assert train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)['decoder']['best_epoch'] == 1

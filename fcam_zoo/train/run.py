@@ -26,8 +26,8 @@ from ..hub import save_pretrained
 from ..models import FCAM, create_model
 from . import distributed
 from .config import ClassifierConfig, DecoderConfig, TrainConfig, flat
-from .loop import StageRun
-from .monitor import Monitor, summary_table
+from .loop import StageRun, batch_size_for
+from .monitor import Monitor
 from .stages import ClassifierStage, DecoderStage, Stage
 from .validation import validator
 
@@ -68,6 +68,7 @@ def _train(config: TrainConfig, run_dir: Path, device: torch.device, resume: boo
     distributed.barrier()
     train_set, val_set = open_data(config)
     model, keep_head = build_model(config, train_set)
+    _check_stages(config, model, keep_head, train_set)
     first = distributed.processes()[0] == 0
     if first:
         _claim(run_dir, config, model)
@@ -225,6 +226,19 @@ def check_claim(run_dir: Path, config: TrainConfig, resume: bool) -> None:
         raise TrainingError(f'{path} differs in {values}: resume with the settings the run began with')
 
 
+def _check_stages(config: TrainConfig, model: FCAM, keep_head: bool, train_set: ImageDataset) -> None:
+    """Refuse settings of a stage that do not fit model or data before the folder is claimed or another stage trained.
+
+    Raises:
+        TrainingError: For layers that the model lacks, or batches that cannot be made of the images.
+        ValueError: For a wrong crop_scale.
+    """
+    for _, make, settings in stages_of(config, model, keep_head):
+        make().parameter_groups()
+        batch_size_for(len(train_set), settings.batch_size, settings.accumulate * distributed.processes()[1])
+        train_transform(config.image_size, settings)
+
+
 def _claim(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
     """Make the folder ours, once data and model are known to be good and before the first epoch."""
     versions = {
@@ -235,19 +249,20 @@ def _claim(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
         'numpy': np.__version__,
         'cuda': torch.version.cuda if torch.cuda.is_available() else None,
     }
-    try:
-        write_json(run_dir / 'config.json', config.to_dict())
-        write_json(run_dir / 'versions.json', versions)
-        free = shutil.disk_usage(run_dir).free
-    except OSError as e:
-        raise TrainingError(f'{run_dir} cannot be written ({e}): choose another output folder') from e
     # A stage keeps its state (weights and momentum, twice while it is replaced) and its best weights; then two models.
     needed = 14 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    if free < needed:
-        raise TrainingError(
-            f'{run_dir} has {free / 2**20:.0f} MiB free and this training needs up to {needed / 2**20:.0f} MiB: make '
-            'room or choose another output folder'
-        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(run_dir).free
+        if free < needed:
+            raise TrainingError(
+                f'{run_dir} has {free / 2**20:.0f} MiB free and this training needs up to {needed / 2**20:.0f} MiB: '
+                'make room or choose another output folder'
+            )
+        write_json(run_dir / 'versions.json', versions)
+        write_json(run_dir / 'config.json', config.to_dict())
+    except OSError as e:
+        raise TrainingError(f'{run_dir} cannot be written ({e}): choose another output folder') from e
 
 
 def _load_weights(model: FCAM, folder: Path, which: str) -> None:
@@ -270,4 +285,3 @@ def _finish(model: FCAM, run_dir: Path, summary: dict[str, Any]) -> None:
             model.threshold = model.model_args['threshold'] = threshold
         save_pretrained(model, run_dir / which)
     write_json(run_dir / 'summary.json', summary)
-    logger.info('%s', summary_table(summary))
