@@ -85,3 +85,10 @@ def test_a_full_disk_leaves_the_folder_free(tmp_path, monkeypatch):
         with pytest.raises(TrainingError, match='make room'):
             train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
     assert train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)['decoder']['best_epoch'] == 1
+
+
+def test_the_bar_counts_the_images_there_are(tmp_path, capfd):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=32), 'decoder': DecoderConfig(epochs=0)}
+    train(train_config(data, **stages), tmp_path / 'run')
+    assert '/8 [' in capfd.readouterr().err

@@ -54,13 +54,12 @@ class Monitor:
         self.samples = samples
 
     @contextlib.contextmanager
-    def bar(self, stage: Stage, epoch: int, epochs: int, steps: int, done: int) -> Iterator[Bar]:
-        """Progress bar of an epoch, in images."""
-        images = stage.config.batch_size
+    def bar(self, stage: Stage, epoch: int, steps: int, done: int, images: int) -> Iterator[Bar]:
+        """Progress bar of an epoch, in images, of which each step has as many."""
         with tqdm(
             total=steps * images,
             initial=done * images,
-            desc=f'{stage.name} {epoch}/{epochs}',
+            desc=f'{stage.name} {epoch}/{stage.config.epochs}',
             unit='image',
             disable=self.quiet,
             leave=False,
