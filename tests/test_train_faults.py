@@ -10,7 +10,10 @@ import pytest
 from synthetic import shape_image, train_config
 
 from fcam_zoo.errors import ImageError, TrainingError
+from fcam_zoo.hub import save_pretrained
+from fcam_zoo.models import create_model
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
+from fcam_zoo.train.run import build_model, open_data
 
 SHORT = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
 
@@ -92,3 +95,14 @@ def test_the_bar_counts_the_images_there_are(tmp_path, capfd):
     stages = {'classifier': ClassifierConfig(epochs=1, batch_size=32), 'decoder': DecoderConfig(epochs=0)}
     train(train_config(data, **stages), tmp_path / 'run')
     assert '/8 [' in capfd.readouterr().err
+
+
+def test_a_head_that_nobody_trains_is_warned_of(tmp_path, caplog):
+    model = create_model('fcam', backbone='test_resnet', num_classes=2)
+    model.pretrained_cfg['label_names'] = ['cat', 'dog']
+    save_pretrained(model, tmp_path / 'model')
+    data = make_folder(tmp_path / 'photos', {'train': 4})
+    settings = train_config(data, init=f'local-dir:{tmp_path / "model"}', classifier=ClassifierConfig(epochs=0))
+    _, keep_head = build_model(settings, open_data(settings)[0])
+    assert not keep_head
+    assert 'the new head stays random' in caplog.text

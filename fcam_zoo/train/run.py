@@ -144,6 +144,10 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> tuple[FCAM, boo
         keep_head = list(model.pretrained_cfg.get('label_names') or ()) == names
         if not keep_head:
             model.reset_classifier(num_classes)
+            if not config.classifier.epochs:
+                logger.warning(
+                    '%s has other classes, and the new head stays random: give the classifier epochs', config.init
+                )
     else:
         model = create_model(
             'fcam',
