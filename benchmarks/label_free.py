@@ -20,6 +20,7 @@ from tqdm import tqdm
 from fcam_zoo import create_model, losses
 from fcam_zoo.data import EvalTransform, open_dataset
 from fcam_zoo.train import DecoderConfig, TrainConfig
+from fcam_zoo.train.label_free import probability, shown
 from fcam_zoo.train.stages import DecoderStage, localization_score
 
 CRITERIA = {
@@ -69,8 +70,8 @@ def _criteria(stage, model, images: torch.Tensor, labels: torch.Tensor) -> dict[
     bg_mean = (maps * background).sum((1, 2)) / background.sum((1, 2)).clamp(min=1)
     mirrored = model.decoder(stage.encode(images.flip(3)).levels, size).softmax(1)[:, 1].flip(2)
     overlap = torch.minimum(maps, mirrored).sum((1, 2)) / torch.maximum(maps, mirrored).sum((1, 2)).clamp(min=1e-6)
-    kept = _probability(stage, model, images, maps, labels)
-    removed = _probability(stage, model, images, 1 - maps, labels)
+    kept = probability(stage, shown(images, maps), labels)
+    removed = probability(stage, shown(images, 1 - maps), labels)
     return {
         'seed loss': -seed_loss,
         'total loss': -(config.alpha * seed_loss + config.crf * crf + config.size * size_term),
@@ -83,14 +84,6 @@ def _criteria(stage, model, images: torch.Tensor, labels: torch.Tensor) -> dict[
         'certainty': (2 * maps - 1).abs().mean(),
         'edges': -crf / maps[0].numel() ** 2,
     }
-
-
-def _probability(stage, model, images: torch.Tensor, shown: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Probability of the label (B,) where only what is shown (B,H,W) is left of the image, the rest its mean colour."""
-    colours = images.float()
-    mean = colours.mean((2, 3), keepdim=True)
-    painted = (mean + shown[:, None] * (colours - mean)).round().to(torch.uint8)
-    return model.classify(stage.encode(painted)).softmax(1).gather(1, labels[:, None])[:, 0]
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:

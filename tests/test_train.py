@@ -79,15 +79,38 @@ def test_masks_select_by_pxap(tmp_path):
     assert 0 <= summary['decoder']['best']['val']['pxap'] <= 100
 
 
-def test_folder_without_boxes_takes_the_last_epoch(tmp_path, caplog):
+@pytest.mark.parametrize('splits', [('train',), ('train', 'val')])
+def test_without_boxes_the_classifier_chooses_the_decoder(tmp_path, caplog, splits):
     for i in range(8):
-        path = tmp_path / 'photos' / 'train' / ('square' if i % 2 == 0 else 'disc') / f'{i}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape_image(i % 2, i)[0].save(path)
-    stages = {'classifier': ClassifierConfig(epochs=2, batch_size=4), 'decoder': DecoderConfig(epochs=2, batch_size=4)}
-    summary = train(config(tmp_path / 'photos', **stages), tmp_path / 'run', quiet=True)
-    assert summary['decoder']['best_epoch'] == 2
-    assert 'the last epoch is taken' in caplog.text
+        for split in splits:
+            path = tmp_path / 'photos' / split / ('square' if i % 2 == 0 else 'disc') / f'{i}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shape_image(i % 2, i)[0].save(path)
+    stages = {'classifier': ClassifierConfig(epochs=2, batch_size=4), 'decoder': DecoderConfig(epochs=3, batch_size=4)}
+    summary = train(config(tmp_path / 'photos', keep_epochs=True, **stages), tmp_path / 'run', quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'decoder' / 'metrics.jsonl').open()]
+    kept = [row['val']['kept'] for row in rows]
+    assert summary['decoder']['best_epoch'] == 1 + kept.index(max(kept))
+    if 'val' in splits:
+        assert summary['classifier']['best']['val'].keys() == {'cls'}
+    else:
+        assert summary['classifier']['best_epoch'] == 2
+        assert 'the last epoch of the classifier' in caplog.text
+    assert fcam_zoo.create_model(f'local-dir:{tmp_path / "run" / "best"}').threshold == 0.5
+    # By hand, for the best epoch.
+    model = fcam_zoo.create_model(f'local-dir:{tmp_path / "run" / "best"}')
+    probabilities = []
+    for path in sorted((tmp_path / 'photos' / splits[-1]).rglob('*.png')):
+        image = fcam_zoo.data.EvalTransform(64)(Image.open(path))[None].float()
+        cfg = model.pretrained_cfg
+        mean, std = (torch.tensor(cfg[k]).view(1, 3, 1, 1) for k in ('mean', 'std'))
+        with torch.no_grad():
+            p = model.fcam((image / 255 - mean) / std)
+            fill = image.mean((2, 3), keepdim=True)
+            painted = (p * image + (1 - p) * fill).round()
+            logits = model((painted / 255 - mean) / std).logits
+        probabilities.append(logits.softmax(1)[0, int(path.parent.name == 'square')].item())
+    assert max(kept) == pytest.approx(100 * sum(probabilities) / len(probabilities), abs=0.05)
 
 
 def test_non_finite_loss_names_the_images(data, tmp_path):
@@ -120,8 +143,9 @@ def test_damaged_state_is_refused(data, tmp_path):
 
 
 def test_a_run_leaves_what_people_need(data, tmp_path):
-    train(config(data), tmp_path / 'run', quiet=True)
-    assert TrainConfig.from_file(tmp_path / 'run' / 'config.json') == config(data)
+    settings = config(data, decoder=DecoderConfig(epochs=2, batch_size=8, size=0.1))
+    train(settings, tmp_path / 'run', quiet=True)
+    assert TrainConfig.from_file(tmp_path / 'run' / 'config.json') == settings
     assert json.loads((tmp_path / 'run' / 'versions.json').read_text())['torch'] == torch.__version__
     for stage, maps in (('classifier', 1), ('decoder', 2)):
         rows = [json.loads(line) for line in (tmp_path / 'run' / stage / 'metrics.jsonl').read_text().splitlines()]
@@ -177,7 +201,8 @@ def test_a_corrupt_image_stops_or_is_left_out(tmp_path, caplog):
 
 @pytest.mark.parametrize('settings', [{'amp': 'bfloat16'}, {'amp': 'float16'}, {'compile': True}])
 def test_other_ways_to_compute_come_to_a_similar_loss(data, tmp_path, settings):
-    stages = {'classifier': ClassifierConfig(epochs=0), 'decoder': DecoderConfig(epochs=1, batch_size=8)}
+    decoder = DecoderConfig(epochs=1, batch_size=8, size=0.1, schedule='constant')
+    stages = {'classifier': ClassifierConfig(epochs=0), 'decoder': decoder}
     want = train(config(data, **stages), tmp_path / 'plain', quiet=True)['decoder']['last']
     found = train(config(data, **settings, **stages), tmp_path / 'other', quiet=True)['decoder']['last']
     for term in ('partial_ce', 'crf', 'size'):
@@ -212,7 +237,7 @@ def test_learning_rates_follow_their_schedule():
     assert lr_factor(step, 31, 0, 10) == pytest.approx(0.1)  # Never below 1e-7.
     cosine = ClassifierConfig(epochs=4)
     assert [lr_factor(cosine, e, s, 10) for e, s in ((1, 0), (3, 0), (4, 10))] == pytest.approx([1, 0.5, 0])
-    assert lr_factor(DecoderConfig(), 9, 3, 10) == 1
+    assert lr_factor(DecoderConfig(schedule='constant'), 9, 3, 10) == 1
 
 
 def test_layers_beside_the_head_may_learn_faster():

@@ -38,7 +38,7 @@ def data(tmp_path_factory) -> Path:
 def recipe_of(data: Path, folder: Path, **kwargs) -> tuple:
     stages = {
         'classifier': ClassifierConfig(epochs=1, batch_size=8),
-        'decoder': DecoderConfig(epochs=2, batch_size=8, accumulate=kwargs.pop('accumulate', 1)),
+        'decoder': DecoderConfig(epochs=2, batch_size=8, accumulate=kwargs.pop('accumulate', 1), size=0.1),
     }
     config = train_config(data, **stages, **kwargs)
     path = folder / 'recipe.json'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import signal
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..data import EvalTransform
 from ..data.base import ImageDataset
 from ..errors import ImageError, TrainingError
 
@@ -60,6 +62,13 @@ class SeededDataset(Dataset):
             else:
                 return image, label, index, bad
         return TrainingError(f'{self.dataset.name}: not one image can be read')
+
+
+def plain(dataset: ImageDataset, size: int) -> ImageDataset:
+    """The data set without augmentation."""
+    dataset = copy.copy(dataset)
+    dataset.transform = EvalTransform(size)
+    return dataset
 
 
 def _init_worker(number: int) -> None:

@@ -130,7 +130,7 @@ def epoch_line(stage: Stage, row: dict[str, Any]) -> str:
 
 
 # Of all the figures of a validation, those that a line has room for.
-MAIN_METRICS = ('max_box_acc_50', 'mean', 'top1_50', 'pxap', 'cls', 'agreement')
+MAIN_METRICS = ('max_box_acc_50', 'mean', 'top1_50', 'pxap', 'cls', 'kept')
 
 
 def summary_table(summary: dict[str, Any]) -> str:

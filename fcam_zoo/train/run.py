@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import platform
@@ -26,6 +25,7 @@ from ..hub import save_pretrained
 from ..models import FCAM, create_model
 from . import distributed
 from .config import ClassifierConfig, DecoderConfig, TrainConfig, flat
+from .loading import plain
 from .loop import StageRun, batch_size_for
 from .monitor import Monitor
 from .stages import ClassifierStage, DecoderStage, Stage
@@ -182,13 +182,6 @@ def train_transform(size: int, settings: ClassifierConfig | DecoderConfig) -> Tr
 
 def _samples(config: TrainConfig, train_set: ImageDataset, val_set: ImageDataset | None) -> ImageDataset:
     return val_set if val_set is not None else plain(train_set, config.image_size)
-
-
-def plain(dataset: ImageDataset, size: int) -> ImageDataset:
-    """The data set without augmentation."""
-    dataset = copy.copy(dataset)
-    dataset.transform = EvalTransform(size)
-    return dataset
 
 
 def resolve_device(name: str) -> torch.device:

@@ -116,7 +116,8 @@ class ClassifierStage(Stage):
         return {'ce': F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
 
     def score(self, metrics: dict[str, float]) -> float:
-        return metrics['cls'] if self.config.select == 'accuracy' else super().score(metrics)
+        alone = metrics.keys() == {'cls'}
+        return metrics['cls'] if alone or self.config.select == 'accuracy' else super().score(metrics)
 
 
 class DecoderStage(Stage):
@@ -178,8 +179,8 @@ class DecoderStage(Stage):
 
 
 def localization_score(metrics: dict[str, float]) -> float:
-    """MaxBoxAcc averaged over the IoU levels, or PxAP."""
-    return metrics['mean'] if 'mean' in metrics else metrics['pxap']
+    """MaxBoxAcc averaged over the IoU levels, or PxAP, or what stands for them where val has no boxes or masks."""
+    return next(metrics[name] for name in ('mean', 'pxap', 'kept') if name in metrics)
 
 
 def lr_factor(config: StageConfig, epoch: int, step: int, steps: int) -> float:
