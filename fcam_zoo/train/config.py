@@ -80,7 +80,7 @@ class DecoderConfig(StageConfig):
 
     The defaults of erosion, crf and size are what docs/experiments.md found best for hundreds of steps on two small
     data sets; the paper's are 11, 1.14e-9 (2e-9 on a lattice that answers 0.57 of our kernel) and 0.1, and its recipes
-    have them. align draws the teacher's cells as `FCAM.cam` does; cell_shift moves its map by pixels (down, right) besides.
+    have them. align draws the teacher's cells as `FCAM.cam` does; cell_shift moves its map by pixels (down, right).
     """
 
     epochs: int = 15
