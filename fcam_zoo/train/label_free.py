@@ -7,6 +7,7 @@ import torch
 
 from .._modes import eval_mode
 from ..data.base import ImageDataset
+from .loading import items_of
 from .stages import Stage
 
 # Images on which an epoch is judged, spread over the data set.
@@ -14,7 +15,9 @@ IMAGES = 200
 
 
 @torch.no_grad()
-def kept_probability(stage: Stage, dataset: ImageDataset, images: int = IMAGES, batch_size: int = 16) -> float:
+def kept_probability(
+    stage: Stage, dataset: ImageDataset, skip_bad: bool = False, images: int = IMAGES, batch_size: int = 16
+) -> float:
     """Mean probability in percent of an image's label where its background is painted over.
 
     Of ten criteria measured on cub50 it loses least against the choice by boxes within a run (benchmarks/results/
@@ -23,20 +26,25 @@ def kept_probability(stage: Stage, dataset: ImageDataset, images: int = IMAGES, 
     Args:
         stage: The decoder stage.
         dataset: Images uint8 (3,H,W) with labels, not augmented.
+        skip_bad: Leave out images that cannot be read.
         images: At most so many of them.
         batch_size: Images at once.
+
+    Raises:
+        ImageError, OSError: For an image that cannot be read, without `skip_bad`.
     """
     device = next(stage.model.parameters()).device
     index = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int).tolist()
-    total = 0.0
+    found = []
     with eval_mode(stage.model):
         for start in range(0, len(index), batch_size):
-            items = [dataset[i] for i in index[start : start + batch_size]]
-            pixels = torch.stack([item[0] for item in items]).to(device)
-            labels = torch.tensor([item[1] for item in items], device=device)
-            maps = stage.model.decoder(stage.encode(pixels).levels, tuple(pixels.shape[-2:])).softmax(1)[:, 1]
-            total += float(probability(stage, shown(pixels, maps), labels).sum())
-    return 100 * total / len(index)
+            items = items_of(dataset, index[start : start + batch_size], skip_bad)
+            if items:
+                pixels = torch.stack([item[0] for item in items]).to(device)
+                labels = torch.tensor([item[1] for item in items], device=device)
+                maps = stage.model.decoder(stage.encode(pixels).levels, tuple(pixels.shape[-2:])).softmax(1)[:, 1]
+                found += probability(stage, shown(pixels, maps), labels).tolist()
+    return 100 * sum(found) / max(1, len(found))
 
 
 def shown(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:

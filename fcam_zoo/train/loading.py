@@ -6,7 +6,7 @@ import copy
 import hashlib
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -69,6 +69,22 @@ def plain(dataset: ImageDataset, size: int) -> ImageDataset:
     dataset = copy.copy(dataset)
     dataset.transform = EvalTransform(size)
     return dataset
+
+
+def items_of(dataset: ImageDataset, index: Iterable[int], skip_bad: bool) -> list[tuple[Any, int, int]]:
+    """Items at these positions; with `skip_bad` without those whose image cannot be read.
+
+    Raises:
+        ImageError, OSError: For an image that cannot be read, otherwise.
+    """
+    items = []
+    for i in index:
+        try:
+            items.append(dataset[i])
+        except (ImageError, OSError):
+            if not skip_bad:
+                raise
+    return items
 
 
 def _init_worker(number: int) -> None:

@@ -19,7 +19,7 @@ from .. import viz
 from .._io import atomic_path, write_text
 from .._modes import eval_mode
 from ..data.base import ImageDataset
-from ..errors import ImageError
+from .loading import items_of
 from .stages import Stage
 
 logger = logging.getLogger(__name__)
@@ -87,11 +87,7 @@ class Monitor:
 
     def _sample_items(self) -> list[tuple[Any, int, int]]:
         """The sample images that can be read: whether a bad one stops the run is not for pictures to say."""
-        items = []
-        for i in self.sample_index:
-            with contextlib.suppress(ImageError, OSError):
-                items.append(self.samples[i])
-        return items
+        return items_of(self.samples, self.sample_index, skip_bad=True)
 
     @torch.no_grad()
     def sheet(self, stage: Stage, items: list[tuple[Any, int, int]]) -> Image.Image:

@@ -12,7 +12,7 @@ from ..benchmark import evaluate_many
 from ..data.base import ImageDataset
 from .config import TrainConfig
 from .label_free import kept_probability
-from .loading import plain
+from .loading import items_of, plain
 from .loop import Validation
 from .stages import Stage
 
@@ -48,24 +48,24 @@ def validator(
     if stage.name == 'decoder':
         logger.info('no boxes or masks on val: the best epoch is that of whose objects the classifier sees most')
         probe = plain(train_set, config.image_size) if val_set is None else val_set
-        return lambda stage: {'kept': kept_probability(stage, probe)}
+        return lambda stage: {'kept': kept_probability(stage, probe, config.skip_bad)}
     if val_set is not None:
-        return lambda stage: {'cls': accuracy(stage, val_set)}
+        return lambda stage: {'cls': accuracy(stage, val_set, config.skip_bad)}
     logger.warning('%s has no val split: the last epoch of the classifier is taken as the best', config.data)
     return lambda stage: None
 
 
 @torch.no_grad()
-def accuracy(stage: Stage, dataset: ImageDataset, batch_size: int = 32) -> float:
-    """Top-1 accuracy in percent."""
-    device, correct = next(stage.model.parameters()).device, 0
+def accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool = False, batch_size: int = 32) -> float:
+    """Top-1 accuracy in percent, of the images that can be read or, without `skip_bad`, of all."""
+    device, found = next(stage.model.parameters()).device, []
     with eval_mode(stage.model):
         for start in range(0, len(dataset), batch_size):
-            items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-            logits = stage.model.classify(stage.encode(torch.stack([item[0] for item in items]).to(device)))
-            labels = torch.tensor([item[1] for item in items], device=device)
-            correct += int((logits.argmax(1) == labels).sum())
-    return 100 * correct / len(dataset)
+            items = items_of(dataset, range(start, min(start + batch_size, len(dataset))), skip_bad)
+            if items:
+                logits = stage.model.classify(stage.encode(torch.stack([item[0] for item in items]).to(device)))
+                found += (logits.argmax(1).cpu() == torch.tensor([item[1] for item in items])).tolist()
+    return 100 * sum(found) / max(1, len(found))
 
 
 @torch.no_grad()
