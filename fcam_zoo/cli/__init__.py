@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        hint = '; what was finished is kept: go on with --resume' if hasattr(args, 'resume') else ''
+        go_on = getattr(args, 'go_on', 'with --resume' if hasattr(args, 'resume') else '')
+        hint = f'; what was finished is kept: go on {go_on}' if go_on else ''
         print(f'fcam-zoo: interrupted{hint}', file=sys.stderr)
         return 130
     except (FcamZooError, ValueError, TypeError, OSError, ImportError) as e:
