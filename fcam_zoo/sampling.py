@@ -126,7 +126,7 @@ def _lowest(maps: torch.Tensor, count: int) -> torch.Tensor:
         return torch.zeros_like(maps, dtype=torch.bool)
     cut = maps.flatten(1).kthvalue(count, dim=1).values[:, None, None]
     below, tied = maps < cut, maps == cut
-    last = _nth(tied, count - 1 - below.sum((1, 2)))
+    last = _nth(tied, count - 1 - below.sum((1, 2), dtype=torch.int32))
     position = torch.arange(maps.shape[1] * maps.shape[2], device=maps.device).view(maps.shape[1:])
     return below | (tied & (position <= last[:, None, None]))
 
@@ -137,7 +137,7 @@ def _nth(mask: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
     Any position where there is no such pixel.
     """
     height, width = mask.shape[1:]
-    per_row = mask.sum(2)
+    per_row = mask.sum(2, dtype=torch.int32)  # Half the memory of the default, for speed.
     ends = per_row.cumsum(1)
     row = torch.searchsorted(ends, rank[:, None], right=True).clamp(max=height - 1)
     rank = rank[:, None] - (ends - per_row).gather(1, row)
@@ -210,7 +210,7 @@ def _draw(mask: torch.Tensor, count: int, generator: Generators) -> tuple[torch.
     """
     flat = mask.flatten(1)
     count = min(count, flat.shape[1])
-    total = flat.sum(1, keepdim=True)
+    total = flat.sum(1, keepdim=True, dtype=torch.int32)
     if count == 1:
         rank = _random(partial(torch.randint, 1 << 48), total, generator) % total.clamp(min=1)
         return _nth(mask, rank[:, 0])[:, None], total > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -129,7 +130,7 @@ def test_train_then_benchmark(tmp_path, capsys):
     arguments = ['train', str(data), '-o', str(run), '--backbone', 'test_resnet', '--output-stride', '8']
     arguments += ['--workers', '0']
     assert main([*arguments, '--classifier-epochs', '1', '--decoder-epochs', '1', '--quiet', *settings]) == 0
-    assert 'decoder best (epoch 1)' in capsys.readouterr().out
+    assert 'decoder, best     1' in capsys.readouterr().out
     report = tmp_path / 'report'
     model = f'local-dir:{run / "best"}'
     kinds = ['cam', 'layercam', 'fcam', 'center']
@@ -138,6 +139,54 @@ def test_train_then_benchmark(tmp_path, capsys):
     written = json.loads((report / 'fcam.json').read_text())
     assert written['meta']['n'] == 6
     assert len((report / 'cam.csv').read_text().splitlines()) == 7
+
+
+def test_train_plans_and_sweeps(tmp_path, capsys):
+    data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
+    settings = ['--set', 'image_size=64', '--set', 'classifier.batch_size=4', '--set', 'decoder.batch_size=4']
+    run = tmp_path / 'run'
+    arguments = ['train', str(data), '-o', str(run), '--backbone', 'test_resnet', '--output-stride', '8']
+    arguments += ['--workers', '0', '--classifier-epochs', '1', '--decoder-epochs', '1', '--quiet', *settings]
+    assert main([*arguments, '--dry-run']) == 0
+    printed = capsys.readouterr().out
+    assert not run.exists()
+    assert 'train: 8 images of 2 classes' in printed
+    assert 'best epoch: by boxes of val' in printed
+    assert 'decoder: 1 epochs of 2 steps of 4 images' in printed
+    assert main([*arguments, '--sweep', 'background_fraction=0.3,0.6']) == 0
+    found = json.loads((run / 'sweep.json').read_text())
+    assert [row['value'] for row in found['rows']] == [0.3, 0.6]
+    assert max(row['score'] for row in found['rows']) == next(
+        row['score'] for row in found['rows'] if row['value'] == found['best']
+    )
+    assert f'best on val: {found["best"]}' in capsys.readouterr().out
+    # One classifier for all values.
+    first, second = ((run / row['folder'] / 'classifier' / 'state.safetensors').read_bytes() for row in found['rows'])
+    assert first == second
+    assert main([*arguments, '--sweep', 'background_fraction=0.3,0.6', '--resume']) == 0
+    assert main([*arguments, '--sweep', 'seed']) == 1
+    assert 'write KEY=V1,V2' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--set', 'decoder.lr'], 'write KEY=VALUE'),
+        (['--set', 'decoder.rate=1'], "no setting 'decoder.rate'"),
+        (['--set', 'decoder.lr=fast'], 'decoder.lr is .fast.: give a number'),
+        (['--recipe', 'nothing'], 'recipe nothing does not exist'),
+        (['--sweep', 'teacher=cam'], 'no val|no boxes'),
+    ],
+)
+def test_train_says_what_is_wrong(tmp_path, capsys, arguments, message):
+    for i in range(4):
+        path = tmp_path / 'photos' / 'train' / 'ab'[i % 2] / f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape_image(i % 2, i)[0].save(path)
+    fixed = ['--backbone', 'test_resnet', '--output-stride', '8', '--set', 'image_size=64', '--workers', '0', '--quiet']
+    fixed += ['--set', 'classifier.epochs=1', '--set', 'decoder.epochs=0', '-o', str(tmp_path / 'run')]
+    assert main(['train', str(tmp_path / 'photos'), *fixed, *arguments]) == 1
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_benchmark_compares_models_and_score_maps(tmp_path, model_dir, capsys):

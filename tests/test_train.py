@@ -251,3 +251,49 @@ def test_a_disk_that_fills_up_keeps_the_state(data, tmp_path, monkeypatch):
     for which in ('best', 'last'):
         a, b = (load_file(tmp_path / d / which / 'model.safetensors') for d in ('whole', 'run'))
         assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_tensorboard_gets_the_curves(data, tmp_path):
+    pytest.importorskip('tensorboard', reason='the extra train brings TensorBoard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    stages = {'classifier': ClassifierConfig(epochs=2, batch_size=8), 'decoder': DecoderConfig(epochs=0)}
+    train(config(data, **stages), tmp_path / 'run', quiet=True)
+    events = EventAccumulator(str(tmp_path / 'run' / 'tensorboard' / 'classifier')).Reload()
+    assert [e.step for e in events.Scalars('ce')] == [1, 2]
+    assert {'val/cls', 'images_per_second'} <= set(events.Tags()['scalars'])
+
+
+def test_coco_boxes_of_val_choose_the_epoch(data, tmp_path):
+    photos = tmp_path / 'photos'
+    annotations = {
+        'images': [],
+        'annotations': [],
+        'categories': [{'id': 1, 'name': 'disc'}, {'id': 2, 'name': 'square'}],
+    }
+    for split, count in (('train', 8), ('val', 4)):
+        for i in range(count):
+            label = ('square', 'disc')[i % 2]
+            path = photos / split / label / f'{i}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image, mask = shape_image(i % 2, 100 + i)
+            image.save(path)
+            if split == 'val':
+                y, x = mask.nonzero()
+                box = [int(x.min()), int(y.min()), int(x.max() - x.min() + 1), int(y.max() - y.min() + 1)]
+                annotations['images'].append({'id': i, 'file_name': f'{label}/{i}.png', 'width': 72, 'height': 72})
+                annotations['annotations'].append(
+                    {
+                        'id': i,
+                        'image_id': i,
+                        'category_id': 1 + (label == 'square'),
+                        'bbox': box,
+                        'area': 1,
+                        'iscrowd': 0,
+                    }
+                )
+    (tmp_path / 'val.json').write_text(json.dumps(annotations))
+    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
+    settings = config(photos, annotations=str(tmp_path / 'val.json'), **stages)
+    summary = train(settings, tmp_path / 'run', quiet=True)
+    assert 0 <= summary['decoder']['best']['val']['max_box_acc_50'] <= 100

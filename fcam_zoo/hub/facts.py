@@ -14,7 +14,16 @@ from ..errors import TrainingError
 
 FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'licence')
 # Settings that are of a machine and of no use to others.
-PRIVATE_SETTINGS = ('data', 'annotations', 'init', 'backbone_checkpoint', 'workers', 'device')
+PRIVATE_SETTINGS = (
+    'data',
+    'annotations',
+    'init',
+    'backbone_checkpoint',
+    'workers',
+    'device',
+    'checkpoint_minutes',
+    'keep_epochs',
+)
 
 
 def facts_of_release(name: str) -> dict[str, Any]:

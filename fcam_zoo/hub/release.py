@@ -18,6 +18,7 @@ from ..data import EvalTransform, open_dataset
 from ..errors import UnknownModelError, WeightsError
 from ..models import create_model
 from ..models.zoo import ARCHITECTURES
+from .facts import PRIVATE_SETTINGS
 from .save import state_to_save
 
 # What may be said of the data sets, by the name of their folder.
@@ -86,7 +87,7 @@ def release(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = Fals
         'epochs': {stage: {k: r[k]['epoch'] for k in ('best', 'last')} for stage, r in summary.items()},
         'selection': 'best epoch on val, by its boxes or masks',
         # Paths of a machine are of no use to others.
-        'recipe': {k: v for k, v in recipe.items() if k not in ('data', 'backbone_checkpoint', 'workers', 'device')},
+        'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
         'licence': 'apache-2.0',
     }
     entries = {**_index.index(), name: entry}
