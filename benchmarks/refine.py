@@ -39,9 +39,11 @@ def main() -> None:
     model = fcam_zoo.create_model(args.model, pretrained=True)
     dataset = WSOLDataset(args.data, args.split)
     boxes = dataset.boxes is not None
-    machine = f'torch {torch.__version__}; {platform.machine()} CPU, {args.threads} thread(s)'
+    machine = (
+        f'fcam_zoo {fcam_zoo.__version__}, torch {torch.__version__}; {platform.machine()}, {args.threads} thread(s)'
+    )
     lines = [
-        f'{args.model}, {dataset.name} {args.split} ({len(dataset)} images); fcam_zoo {fcam_zoo.__version__}, {machine}',
+        f'{args.model}, {dataset.name} {args.split} ({len(dataset)} images); {machine}',
         '',
         f'| refinement | {"MaxBoxAcc 30 / 50 / 70, mean | top-1 loc. 50" if boxes else "PxAP"} | class. | time |',
         '|---|---|---|---|' + ('---|' if boxes else ''),

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -15,12 +16,13 @@ import yaml
 from PIL import Image
 
 from .. import viz
-from .._io import atomic_path, write_text
+from .._io import atomic_path
 from .._version import __version__
 from ..data.box_csv import HEADER
 from ..data.images import open_image
 from ..localization import Localization
 from .inputs import Inputs
+from .journal import UNFINISHED
 from .record import Record
 
 NOTE = f'made by a model (fcam_zoo {__version__}), not by people'
@@ -67,8 +69,9 @@ class Format:
         """Write what describes the whole run, and return the main file or folder; each call of `records` reads anew."""
         raise NotImplementedError
 
-    def target(self, path: str) -> Path:
-        """A path below `output`.
+    @contextmanager
+    def whole(self, path: str) -> Iterator[Path]:
+        """A temporary file that becomes the file `path` below `output` when the block succeeds.
 
         Raises:
             ValueError: When a symbolic link in the output folder leads out of it.
@@ -76,7 +79,13 @@ class Format:
         target = self.output / path
         if not target.parent.resolve().is_relative_to(self.output.resolve()):
             raise ValueError(f'{target.parent} leads out of {self.output} by a symbolic link: remove the link')
-        return target
+        with atomic_path(target, self.output / UNFINISHED) as temporary:
+            yield temporary
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a file below `output` in UTF-8."""
+        with self.whole(path) as temporary:
+            temporary.write_text(text, encoding='utf-8')
 
 
 class Coco(Format):
@@ -84,7 +93,7 @@ class Coco(Format):
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
         categories = [{'id': i, 'name': name} for i, name in enumerate(self.classes, 1)]
-        with atomic_path(self.target('coco.json')) as temporary, temporary.open('w', encoding='utf-8') as f:
+        with self.whole('coco.json') as temporary, temporary.open('w', encoding='utf-8') as f:
             f.write(f'{{"info": {json.dumps({"description": NOTE, "model": self.model})},\n')
             f.write(f'"categories": {json.dumps(categories)},\n')
             f.write('"images": [\n')
@@ -145,11 +154,10 @@ class Voc(Format):
             _add(found, confidence=item.score)
             _add(ElementTree.SubElement(found, 'bndbox'), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
         ElementTree.indent(root)
-        write_text(self.target(self.file(record.image)), ElementTree.tostring(root, encoding='unicode') + '\n')
+        self.write_text(self.file(record.image), ElementTree.tostring(root, encoding='unicode') + '\n')
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        path = self.target('voc/ImageSets/Main/train.txt')
-        with atomic_path(path) as temporary, temporary.open('w', encoding='utf-8') as f:
+        with self.whole('voc/ImageSets/Main/train.txt') as temporary, temporary.open('w', encoding='utf-8') as f:
             f.writelines(f'{PurePosixPath(record.image).with_suffix("")}\n' for record in records())
         return self.output / 'voc'
 
@@ -172,11 +180,11 @@ class Yolo(Format):
             x0, y0, x1, y1 = item.box
             shares = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
             lines.append(' '.join([str(shot.record.label), *(f'{share:.8f}' for share in shares)]) + '\n')
-        write_text(self.target(self.file(shot.record.image)), ''.join(lines))
+        self.write_text(self.file(shot.record.image), ''.join(lines))
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
         about = {'train': 'images', 'val': 'images', 'names': dict(enumerate(self.classes))}
-        write_text(self.target('yolo/data.yaml'), yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
+        self.write_text('yolo/data.yaml', yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
         return self.output / 'yolo'
 
 
@@ -184,13 +192,12 @@ class Csv(Format):
     """`boxes.csv`, as `CsvDataset` reads it, in stored pixels, the last pixel inside."""
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        path = self.target('boxes.csv')
-        with atomic_path(path) as temporary, temporary.open('w', encoding='utf-8', newline='') as f:
+        with self.whole('boxes.csv') as temporary, temporary.open('w', encoding='utf-8', newline='') as f:
             lines = csv.writer(f, lineterminator='\n')
             lines.writerow(HEADER)
             for record in records():
                 lines.writerows(self._lines(record))
-        return path
+        return self.output / 'boxes.csv'
 
     def _lines(self, record: Record) -> Iterator[list]:
         name = self.classes[record.label]
@@ -212,7 +219,7 @@ class Masks(Format):
         for region in shot.stored.objects:
             x0, y0, x1, y1 = region.box
             mask[y0:y1, x0:x1][region.mask] = 255
-        with atomic_path(self.target(self.file(shot.record.image))) as temporary:
+        with self.whole(self.file(shot.record.image)) as temporary:
             Image.fromarray(mask).save(temporary, compress_level=1)
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
@@ -232,11 +239,11 @@ class Overlays(Format):
 
     def write(self, shot: Shot) -> None:
         picture = viz.overlay(open_image(shot.path), shot.upright)
-        with atomic_path(self.target(self.file(shot.record.image))) as temporary:
+        with self.whole(self.file(shot.record.image)) as temporary:
             picture.save(temporary)
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        with atomic_path(self.target('predictions.json')) as temporary, temporary.open('w', encoding='utf-8') as f:
+        with self.whole('predictions.json') as temporary, temporary.open('w', encoding='utf-8') as f:
             f.write(f'{{"model": {json.dumps(self.model)},\n"predictions": [\n')
             _write_list(f.write, map(self._prediction, records()))
             f.write('\n]}\n')

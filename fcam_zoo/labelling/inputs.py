@@ -40,7 +40,7 @@ class Inputs:
 
 
 def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output: Path) -> Inputs:
-    """List image files and the images of folders; what lies in the output folder is none of them.
+    """List image files and the images of folders; what lies in an output folder below one of them is left out.
 
     Args:
         images: Files and folders.
@@ -68,9 +68,10 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         except (FcamZooError, OSError) as e:
             problems.append(str(e))
             continue
+        holds_output = argument.is_dir() and written.is_relative_to(argument.resolve())
         for path in listed:
             image_id = _absolute(path).relative_to(root).as_posix()
-            if argument.is_dir() and path.parent.resolve().is_relative_to(written):
+            if holds_output and path.parent.resolve().is_relative_to(written):
                 continue
             if is_writable(image_id):
                 found[path] = image_id

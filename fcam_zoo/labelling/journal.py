@@ -10,7 +10,8 @@ from typing import Any
 
 from .record import Record
 
-NAME = '.unfinished.jsonl'
+UNFINISHED = '.unfinished'
+"""Folder in the output folder, there as long as the run is not finished: the journal, and files being written."""
 
 
 class Journal:
@@ -29,12 +30,16 @@ class Journal:
     """
 
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
-        self.path = output / NAME
+        self.folder = output / UNFINISHED
+        self.path = self.folder / 'journal.jsonl'
         self.done = self.failed = 0
-        output.mkdir(parents=True, exist_ok=True)
-        if self.path.is_symlink():
-            raise ValueError(f'{self.path} is a symbolic link: remove it')
+        if self.folder.is_symlink() or self.path.is_symlink():
+            raise ValueError(f'{self.folder} holds or is a symbolic link: remove it')
+        self.folder.mkdir(parents=True, exist_ok=True)
         keep = self._whole(json.loads(json.dumps(settings)))
+        for file in self.folder.iterdir():  # What a killed run was writing.
+            if file != self.path:
+                file.unlink()
         self._file = self.path.open('r+b' if keep else 'wb')
         self._file.truncate(keep)
         self._file.seek(keep)
@@ -64,9 +69,10 @@ class Journal:
     def _compare(self, there: dict[str, Any], now: dict[str, Any]) -> None:
         for key in now:
             if there.get(key) != now[key]:
+                difference = f'{key}: {_short(there.get(key))} there, {_short(now[key])} now'
                 raise ValueError(
-                    f'{self.path.parent} holds an unfinished run with other settings ({key}: {_short(there.get(key))} '
-                    f'there, {_short(now[key])} now): start it again as it was, or delete {self.path} to begin anew'
+                    f'{self.folder.parent} holds an unfinished run with other settings ({difference}): '
+                    f'start it again as it was, or delete {self.folder} to begin anew'
                 )
 
     def add(self, batch: list[Record | dict[str, str]]) -> None:
@@ -101,6 +107,7 @@ class Journal:
         """The run is finished."""
         self.close()
         self.path.unlink()
+        self.folder.rmdir()
 
 
 def _short(value: Any) -> str:

@@ -65,7 +65,7 @@ def label_images(
     """Localize images and write annotations of them.
 
     Annotation files appear at the end, whole; files of single images as they are made, each whole. Until then the
-    output folder holds `.unfinished.jsonl`: the same call after a kill goes on after the last whole batch, and gives
+    output folder holds `.unfinished`: the same call after a kill goes on after the last whole batch, and gives
     the same files. An unreadable image is reported and left out.
 
     Args:
