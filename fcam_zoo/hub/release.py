@@ -1,11 +1,18 @@
-"""Add a finished training to the released weights: measure it, store it in float16, write its index entry."""
+"""Measure finished trainings, and release them: float16 weights, an entry of the index, rows of results/*.csv.
+
+    python -m fcam_zoo.hub.release RUN NAME --base BACKBONE_NAME [--decoder-only | --record]
+
+Run in a checkout. A release goes to weights/; with --record nothing but the figures is kept, in results/measured.json.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +20,14 @@ from safetensors.torch import save_file
 
 from .. import _index
 from .._io import atomic_path, write_json
+from .._weights import fingerprint
 from ..benchmark import evaluate_many
 from ..data import EvalTransform, open_dataset
 from ..errors import UnknownModelError, WeightsError
 from ..models import create_model
 from ..models.zoo import ARCHITECTURES
-from .facts import PRIVATE_SETTINGS
+from .facts import facts_of_run
+from .results import MEASURED, cost_of, measured, write_tables
 from .save import state_to_save
 
 # What may be said of the data sets, by the name of their folder.
@@ -33,34 +42,38 @@ DATASETS = {
         'licence': 'CC BY-SA 4.0',
         'note': '',
     },
+    'imagenette': {
+        'title': 'ImageNet, 10 classes (Imagenette)',
+        'licence': 'images for non-commercial research',
+        'note': 'labels of ImageNet-1k; pictures squashed to 224x224',
+    },
 }
 
 
-def release(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = False) -> dict[str, Any]:
-    """Measure `run_dir/best` and `run_dir/last` on val and test, and write the best one to the weights folder.
+def measure(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = False) -> dict[str, Any]:
+    """Figures of `run_dir/best` and `run_dir/last` on val and test, as float16 files hold them.
 
     Args:
         run_dir: Folder of a finished training.
-        name: `fcam_<backbone>.<teacher>_<dataset>`.
+        name: `fcam_<backbone>.<teacher>_<dataset>`; what follows another underscore tells runs of one name apart.
         base: timm name of the weights from which the backbone started.
         quiet: No progress bars.
 
     Returns:
-        The index entry.
+        An entry of the index without its file.
 
     Raises:
-        FileNotFoundError: When the run is not finished.
+        TrainingError: When the run is not finished.
         UnknownModelError: For a name that is not of the zoo.
-        WeightsError: When float16 cannot hold a weight.
     """
-    if not re.fullmatch(r'fcam_[a-z0-9_]+\.[a-z]+_[a-z0-9]+', name) or name.split('.')[0] not in ARCHITECTURES:
+    if not _is_name(name):
         raise UnknownModelError(
             f'{name!r} is no name of the zoo: use fcam_<backbone>.<teacher>_<dataset> with one of '
             f'{", ".join(ARCHITECTURES)}'
         )
     run_dir = Path(run_dir)
+    facts = facts_of_run(run_dir)
     recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
-    summary = json.loads((run_dir / 'summary.json').read_text(encoding='utf-8'))
     root = Path(recipe['data'])
     metrics: dict[str, dict[str, Any]] = {}
     for which in ('best', 'last'):
@@ -69,31 +82,70 @@ def release(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = Fals
         model.load_state_dict(state_to_save(model, half=True))
         for split in ('val', 'test'):
             dataset = open_dataset(root, split, EvalTransform(recipe['image_size']))
-            maps = ('cam', recipe['teacher'], 'fcam') if which == 'best' else ('fcam',)
+            maps = ('cam', recipe['teacher'], 'fcam', 'center') if which == 'best' else ('fcam',)
             reports = evaluate_many(model, dataset, tuple(dict.fromkeys(maps)), rows=False, quiet=quiet)
-            measured = {k: {m: round(v, 3) for m, v in r.metrics.items()} for k, r in reports.items()}
-            metrics[split if which == 'best' else f'{split}_last_epoch'] = measured
+            found = {k: {m: round(v, 3) for m, v in r.metrics.items()} for k, r in reports.items()}
+            metrics[split if which == 'best' else f'{split}_last_epoch'] = found
     model = create_model(f'local-dir:{run_dir / "best"}')
-    entry = {
+    return {
         'name': name,
-        **_write(name, state_to_save(model, half=True)),
+        **facts,
         'backbone': base,
-        'dataset': DATASETS.get(root.name, {'title': root.name, 'licence': 'unknown', 'note': ''}),
-        'teacher': recipe['teacher'],
+        'dataset': DATASETS.get(root.name, facts['dataset']),
         'num_classes': model.num_classes,
         'class_names': list(model.pretrained_cfg['label_names']),
         'model_args': {k: v for k, v in model.model_args.items() if k != 'backbone'},
         'metrics': metrics,
-        'epochs': {stage: {k: r[k]['epoch'] for k in ('best', 'last')} for stage, r in summary.items()},
-        'selection': 'best epoch on val, by its boxes or masks',
-        # Paths of a machine are of no use to others.
-        'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
+        'cost': cost_of(model, recipe['image_size']),
+        'commit': _commit(),
         'licence': 'apache-2.0',
     }
+
+
+def release(
+    run_dir: str | os.PathLike, name: str, base: str, decoder_only: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Measure a training, write its best model to the weights folder and its entry to the index.
+
+    Args:
+        run_dir: Folder of a finished training.
+        name: `fcam_<backbone>.<teacher>_<dataset>`.
+        base: timm name of the weights from which the backbone started.
+        decoder_only: Leave the classifier out, which is as timm's weights `base` have it.
+        quiet: No progress bars.
+
+    Returns:
+        The index entry.
+
+    Raises:
+        TrainingError: When the run is not finished.
+        UnknownModelError: For a name that is not of the zoo.
+        WeightsError: When float16 cannot hold a weight.
+    """
+    entry = measure(run_dir, name, base, quiet)
+    state = state_to_save(create_model(f'local-dir:{Path(run_dir) / "best"}'), half=True)
+    if decoder_only:
+        state = {k: v for k, v in state.items() if k.startswith('decoder.')}
+        entry['holds'] = 'decoder'
+    entry.update(_write(name, state))
     entries = {**_index.index(), name: entry}
     write_json(_index.weights_dir() / 'index.json', [entries[k] for k in sorted(entries)])
     _index.index.cache_clear()
     return entry
+
+
+def record(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = False) -> dict[str, Any]:
+    """Measure a training whose weights are not released, and keep its entry in results/measured.json."""
+    entry = measure(run_dir, name, base, quiet)
+    entries = {**measured(), name: entry}
+    write_json(MEASURED, [entries[k] for k in sorted(entries)])
+    return entry
+
+
+def _is_name(name: str) -> bool:
+    return bool(re.fullmatch(r'fcam_[a-z0-9_]+\.[a-z]+_[a-z0-9]+(_[a-z0-9]+)*', name)) and (
+        name.split('.')[0] in ARCHITECTURES
+    )
 
 
 def _write(name: str, state: dict[str, Any]) -> dict[str, Any]:
@@ -103,8 +155,31 @@ def _write(name: str, state: dict[str, Any]) -> dict[str, Any]:
     path = _index.weights_dir() / f'{name}.safetensors'
     with atomic_path(path) as temporary:
         save_file(state, temporary, metadata={'format': 'pt'})
-    return {
-        'file': path.name,
-        'size': path.stat().st_size,
-        'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
+    return fingerprint(path)
+
+
+def _commit() -> str:
+    """Of the checkout that measured."""
+    done = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or 'unknown'
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command of this module."""
+    parser = argparse.ArgumentParser('python -m fcam_zoo.hub.release', description=__doc__.split('\n')[0])
+    parser.add_argument('run', help='folder of a finished training')
+    parser.add_argument('name', help='fcam_<backbone>.<teacher>_<dataset>')
+    parser.add_argument('--base', required=True, help='timm name of the weights from which the backbone started')
+    parser.add_argument('--decoder-only', action='store_true', help='the classifier is as downloaded and is left out')
+    parser.add_argument('--record', action='store_true', help='keep the figures, not the weights')
+    args = parser.parse_args(argv)
+    if args.record:
+        record(args.run, args.name, args.base)
+    else:
+        release(args.run, args.name, args.base, args.decoder_only)
+    write_tables()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Tables of what was measured, as results/<data set>.csv: released models of the index, and others of measured.json.
+
+    python -m fcam_zoo.hub.results
+
+Run in a checkout. A row is one kind of map of one model on one split.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .. import _index
+from .._io import write_text
+from ..errors import WeightsError
+from ..models import FCAM
+
+RESULTS = Path('results')
+MEASURED = RESULTS / 'measured.json'
+FIGURES = (
+    'max_box_acc_30',
+    'max_box_acc_50',
+    'max_box_acc_70',
+    'mean',
+    'top1_50',
+    'top5_50',
+    'pxap',
+    'cls',
+    'robustness_50',
+    'best_threshold_50',
+    'best_threshold',
+)
+COSTS = ('parameters', 'gmacs', 'images_per_second', 'threads')
+COLUMNS = ('model', 'teacher', 'maps', 'split', *FIGURES, *COSTS, 'selection', 'commit', 'sha256', 'command')
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """Entries by name of models that were measured and are not released.
+
+    Raises:
+        WeightsError: When results/measured.json is damaged.
+    """
+    if not MEASURED.is_file():
+        return {}
+    try:
+        return {entry['name']: entry for entry in json.loads(MEASURED.read_text(encoding='utf-8'))}
+    except (ValueError, TypeError, KeyError) as e:
+        raise WeightsError(f'{MEASURED} is damaged ({e}): restore it from git') from e
+
+
+def cost_of(model: FCAM, size: int, batch_size: int = 16) -> dict[str, Any]:
+    """Parameters, multiplications of a forward pass in 10^9 (an image of size x size), and speed where it runs."""
+    x = torch.rand(batch_size, model.in_chans, size, size).to(next(model.parameters()))
+    x = x.contiguous(memory_format=torch.channels_last)
+    model = model.eval().to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as counter:
+            model(x[:1])
+        model(x)
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            model(x)
+            times.append(time.perf_counter() - started)
+    return {
+        'parameters': sum(p.numel() for p in model.parameters()),
+        'gmacs': round(counter.get_total_flops() / 2e9, 3),
+        'images_per_second': round(batch_size / sorted(times)[1], 2),
+        'threads': torch.get_num_threads(),
+    }
+
+
+def tables() -> dict[str, str]:
+    """Text of the CSV of each data set, by its name."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for entry in sorted([*_index.index().values(), *measured().values()], key=lambda entry: entry['name']):
+        dataset = entry['name'].split('.')[1].split('_')[1]
+        rows.setdefault(dataset, []).extend(_rows(entry))
+    return {dataset: _csv(found) for dataset, found in rows.items()}
+
+
+def write_tables() -> None:
+    """Write results/<data set>.csv."""
+    for dataset, text in tables().items():
+        write_text(RESULTS / f'{dataset}.csv', text)
+
+
+def _rows(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    command = (
+        f'fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint {entry["backbone"]}.safetensors'
+        if 'file' not in entry
+        else f'fcam-zoo benchmark DATA --models {entry["name"]} --maps cam {entry["teacher"]} fcam'
+    )
+    for split, kinds in entry['metrics'].items():
+        for kind, figures in kinds.items():
+            yield {
+                'model': entry['name'],
+                'teacher': entry['teacher'],
+                'maps': f'{kind}, last epoch' if split.endswith('_last_epoch') else kind,
+                'split': split.removesuffix('_last_epoch'),
+                **{name: figures.get(name, '') for name in FIGURES},
+                **{name: entry.get('cost', {}).get(name, '') for name in COSTS},
+                'selection': entry['selection'],
+                'commit': entry.get('commit', ''),
+                'sha256': entry.get('sha256', ''),
+                'command': command,
+            }
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+if __name__ == '__main__':
+    write_tables()
+    sys.exit(0)
