@@ -48,6 +48,14 @@ class Localization:
     class_index: int
     objects: tuple[Region, ...] = ()
 
+    def object_mask(self) -> np.ndarray:
+        """Pixels of the objects alone, bool (H,W); `mask` may hold further, smaller regions."""
+        mask = np.zeros(self.mask.shape, bool)
+        for region in self.objects:
+            x0, y0, x1, y1 = region.box
+            mask[y0:y1, x0:x1] |= region.mask
+        return mask
+
 
 @dataclass(frozen=True)
 class Cut:

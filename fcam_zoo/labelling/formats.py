@@ -215,10 +215,7 @@ class Masks(Format):
         return f'masks/{PurePosixPath(image_id).with_suffix(".png")}'
 
     def write(self, shot: Shot) -> None:
-        mask = np.zeros(shot.stored.map.shape, np.uint8)
-        for region in shot.stored.objects:
-            x0, y0, x1, y1 = region.box
-            mask[y0:y1, x0:x1][region.mask] = 255
+        mask = shot.stored.object_mask().astype(np.uint8) * 255
         with self.whole(self.file(shot.record.image)) as temporary:
             Image.fromarray(mask).save(temporary, compress_level=1)
 
