@@ -79,9 +79,8 @@ def served():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    server, url, _ = app.launch([MODEL], port=port, prevent_thread_lock=True, quiet=True)
+    _, url, _ = app.launch([MODEL], port=port, prevent_thread_lock=True, quiet=True)
     yield url
-    server.close()
     gr.close_all(verbose=False)
 
 

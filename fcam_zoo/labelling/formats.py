@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -264,13 +263,15 @@ def flat_names(ids: Iterable[str]) -> dict[str, str]:
     """A PNG name for each image, unique even where images of different folders share a name."""
     names: dict[str, str] = {}
     used: set[str] = set()
+    last: dict[str, int] = {}
     for image_id in ids:
         stem = PurePosixPath(image_id).stem
-        name, n = f'{stem}.png', 1
-        while os.path.normcase(name) in used:
+        name, n = f'{stem}.png', last.get(stem, 1)
+        while name.casefold() in used:
             n += 1
             name = f'{stem}_{n}.png'
-        used.add(os.path.normcase(name))
+        last[stem] = n
+        used.add(name.casefold())
         names[image_id] = name
     return names
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ..data import list_images
@@ -117,7 +118,9 @@ def refuse_overwriting(paths: Sequence[Path], files: Iterable[Path]) -> None:
     Raises:
         ValueError: When one would.
     """
-    inputs = {path.resolve() for path in paths}
+    real = lru_cache(maxsize=None)(Path.resolve)
+    # A file is replaced where its name stands, also where that is a link.
+    inputs = {path.resolve() for path in paths} | {real(path.parent) / path.name for path in paths}
     for file in files:
-        if file.resolve() in inputs:
+        if real(file.parent) / file.name in inputs:
             raise ValueError(f'{file} is one of the images and would be overwritten: choose another output folder')

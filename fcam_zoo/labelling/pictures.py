@@ -60,6 +60,9 @@ def batches(
         first: Image to begin with, a multiple of the batch size.
         batch_size: Images a batch.
         workers: Processes that read; 0 reads here.
+
+    Raises:
+        FcamZooError: When such a process dies.
     """
     order = range(first, len(paths))
     loader = DataLoader(
@@ -69,7 +72,12 @@ def batches(
         collate_fn=list,
         worker_init_fn=_init_worker,
     )
-    yield from loader
+    try:
+        yield from loader
+    except RuntimeError as e:
+        if 'DataLoader worker' not in str(e):
+            raise
+        raise FcamZooError(f'{e}: memory may have run out; give fewer workers or a smaller batch') from e
 
 
 def _init_worker(number: int) -> None:
