@@ -12,7 +12,7 @@ from skimage import data
 from fcam_zoo import create_model, localize, sampling, viz
 from fcam_zoo.data import EvalTransform, normalize
 
-MODEL = 'fcam_mobilenetv1_075.layercam_pets3'
+MODEL = 'fcam_mobilenetv1_075.layercam_cub50'
 GREEN, BLUE = (60, 200, 80), (70, 90, 220)
 
 

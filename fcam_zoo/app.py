@@ -128,9 +128,9 @@ def build(names: Sequence[str] | None = None) -> gr.Blocks:
                 multi = gr.Checkbox(label=f'Several objects (each at least {MIN_AREA:.0%} of the image)')
             with gr.Column():
                 with gr.Row():
-                    cam = gr.Image(label='CAM', format='png', interactive=False)
-                    fcam = gr.Image(label='F-CAM and boxes', format='png', interactive=False)
-                mask = gr.Image(label='Mask', format='png', interactive=False, height=240)
+                    cam = _picture('CAM', 'cam')
+                    fcam = _picture('F-CAM and boxes', 'fcam')
+                mask = _picture('Mask', 'mask', height=240)
                 headers = ['class', 'confidence', 'x0', 'y0', 'x1', 'y1']
                 rows = gr.Dataframe(headers=headers, label='Objects (pixels, ends exclusive)', interactive=False)
                 annotation = gr.DownloadButton('Download the annotation (COCO)')
@@ -140,6 +140,11 @@ def build(names: Sequence[str] | None = None) -> gr.Blocks:
         chosen = name.change(lambda name: load(name).threshold, name, threshold, api_visibility='private')
         chosen.then(show, asked, answer, api_visibility='private')
     return page
+
+
+def _picture(label: str, elem_id: str, **options: Any) -> gr.Image:
+    buttons = ['download', 'fullscreen']
+    return gr.Image(label=label, elem_id=elem_id, format='png', interactive=False, buttons=buttons, **options)
 
 
 def launch(names: Sequence[str] | None = None, host: str = '127.0.0.1', port: int | None = None, **options: Any) -> Any:

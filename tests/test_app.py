@@ -70,6 +70,7 @@ def test_command_listens_at_the_loopback(monkeypatch):
 
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+OWN = ('http://127.0.0.1', 'http://localhost', 'data:', 'blob:')
 QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
 QUIET += ['--disable-background-networking', '--disable-component-update', '--disable-sync']
 
@@ -96,23 +97,19 @@ def test_page_in_a_browser(photo, served, tmp_path):
         page.on('request', lambda r: elsewhere.append(r.url) if not r.url.startswith(OWN) else None)
         page.goto(served)
         page.set_input_files('input[type=file]', photo)
-        mask = page.get_by_test_id('image').or_(page.locator('.image-frame img')).nth(2)
-        mask.wait_for()
-        first = mask.get_attribute('src')
+        masks = page.locator('#mask img')
+        masks.wait_for()
+        before = masks.get_attribute('src')
         with page.expect_download() as started:
-            page.get_by_role('link', name='Download the annotation').or_(
-                page.get_by_role('button', name='Download the annotation')
-            ).first.click()
+            page.get_by_text('Download the annotation').click()
         started.value.save_as(tmp_path / 'coco.json')
         coco = json.loads((tmp_path / 'coco.json').read_text())
-        assert (coco['images'][0]['width'], coco['images'][0]['height']) == (451, 300)
-        slider = page.get_by_label('range slider for Threshold').or_(page.locator('input[type=range]')).first
+        expected = app.show(str(photo), MODEL, 'layercam', app.load(MODEL).threshold, False, False)
+        assert coco['annotations'] == json.loads(Path(expected[-1]).read_text())['annotations']
+        slider = page.locator('input[type=range]')
         slider.fill('0.2')
         slider.dispatch_event('pointerup')
-        page.wait_for_function('before => document.querySelectorAll("img")[3].src !== before', arg=first)
+        page.wait_for_function("before => document.querySelector('#mask img').src !== before", arg=before)
         page.screenshot(path=tmp_path / 'page.png', full_page=True)
         browser.close()
     assert elsewhere == []
-
-
-OWN = ('http://127.0.0.1', 'http://localhost', 'data:', 'blob:')
