@@ -1,8 +1,8 @@
 """What refinements of inference bring: mirrored images, several sizes, larger images, tiles.
 
 Scores a released model on the split `val` of its data, with boxes (MaxBoxAcc at IoU 30, 50, 70 and their mean) or masks
-(PxAP), maps resized to 224x224 as in the protocol, and times each way against the single pass. A Markdown table is
-printed:
+(PxAP), maps resized to 224x224 as in the protocol, with the cost of each way: the pixels that the network sees,
+relative to one pass. A Markdown table is printed:
 
     python benchmarks/refine.py CUB/ --model fcam_mobilenetv1_075.layercam_cub50 -o benchmarks/results/refine.md
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from fcam_zoo.inference import Passes
 SIDE = 224
 
 Way = Callable[[FCAM, list[Image.Image]], tuple[torch.Tensor, torch.Tensor]]
+"""Model and images -> maps (B,s,s), class probabilities (B,K)."""
 
 
 def main() -> None:
@@ -45,16 +45,12 @@ def main() -> None:
     lines = [
         f'{args.model}, {dataset.name} {args.split} ({len(dataset)} images); {machine}',
         '',
-        f'| refinement | {"MaxBoxAcc 30 / 50 / 70, mean | top-1 loc. 50" if boxes else "PxAP"} | class. | time |',
+        f'| refinement | {"MaxBoxAcc 30 / 50 / 70, mean | top-1 loc. 50" if boxes else "PxAP"} | class. | cost |',
         '|---|---|---|---|' + ('---|' if boxes else ''),
     ]
     print('\n'.join(lines), flush=True)
-    single = None
-    score(model, dataset, WAYS['none'], args.batch_size)  # So that the first way is not timed cold.
-    for name, way in WAYS.items():
-        figures, seconds = score(model, dataset, way, args.batch_size)
-        single = single or seconds
-        lines.append(f'| {name} | {figures} | {seconds / single:.1f} |')
+    for name, (way, cost) in WAYS.items():
+        lines.append(f'| {name} | {score(model, dataset, way, args.batch_size)} | {cost:.1f} |')
         print(lines[-1], flush=True)
     if args.output:
         with args.output.open('a', encoding='utf-8') as f:
@@ -72,25 +68,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def passes(*sizes: int, flip: bool = False) -> Way:
+def passes(*sizes: int, flip: bool = False) -> tuple[Way, float]:
     """Whole images at these sizes."""
 
     def way(model: FCAM, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
         how = Passes(sizes, flip)
         return how.run(model, [how.prepare(image) for image in images])
 
-    return way
+    return way, (2 if flip else 1) * sum(size**2 for size in sizes) / SIDE**2
 
 
-def tiles(side: int) -> Way:
+def tiles(side: int) -> tuple[Way, float]:
     """Crops of 224 pixels of images of side x side."""
+
+    corners = range(0, side - SIDE + 1, SIDE // 2)
 
     def way(model: FCAM, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
         whole, probs = Passes((SIDE,)).run(model, [Passes((SIDE,)).prepare(image) for image in images])
         total, count = torch.zeros(len(images), side, side), torch.zeros(side, side)
         large = [Passes((side,)).prepare(image)[0] for image in images]
-        for y in range(0, side - SIDE + 1, SIDE // 2):
-            for x in range(0, side - SIDE + 1, SIDE // 2):
+        for y in corners:
+            for x in corners:
                 crops = [(image[:, y : y + SIDE, x : x + SIDE],) for image in large]
                 total[:, y : y + SIDE, x : x + SIDE] += Passes((SIDE,)).run(model, crops)[0]
                 count[y : y + SIDE, x : x + SIDE] += 1
@@ -98,10 +96,10 @@ def tiles(side: int) -> Way:
         whole = F.interpolate(whole[:, None], (side, side), mode='bilinear')[:, 0]
         return (total / count + whole) / 2, probs
 
-    return way
+    return way, 1.0 + len(corners) ** 2
 
 
-WAYS: dict[str, Way] = {
+WAYS: dict[str, tuple[Way, float]] = {
     'none': passes(224),
     'flip': passes(224, flip=True),
     'sizes 192, 224, 256': passes(192, 224, 256),
@@ -117,16 +115,14 @@ WAYS: dict[str, Way] = {
 }
 
 
-def score(model: FCAM, dataset: WSOLDataset, way: Way, batch_size: int) -> tuple[str, float]:
-    """Figures of a way as cells of the table, and its seconds."""
+def score(model: FCAM, dataset: WSOLDataset, way: Way, batch_size: int) -> str:
+    """Figures of a way as cells of the table."""
     metric = BoxMetric() if dataset.boxes is not None else PixelAP()
-    seconds, right = 0.0, 0
+    right = 0
     for start in range(0, len(dataset), batch_size):
         index = range(start, min(start + batch_size, len(dataset)))
         images = [open_image(dataset.path(i), exif=False) for i in index]
-        began = time.perf_counter()
         maps, probs = way(model, images)
-        seconds += time.perf_counter() - began
         maps = F.interpolate(maps[:, None], (SIDE, SIDE), mode='bilinear', antialias=True)[:, 0].clamp(0, 1)
         labels = torch.as_tensor(dataset.labels[start : start + len(index)])
         right += int((probs.argmax(1) == labels).sum())
@@ -141,9 +137,9 @@ def score(model: FCAM, dataset: WSOLDataset, way: Way, batch_size: int) -> tuple
     found = metric.compute()
     accuracy = f'{100 * right / len(dataset):.1f}'
     if dataset.boxes is None:
-        return f'{found["pxap"]:.1f} | {accuracy}', seconds
+        return f'{found["pxap"]:.1f} | {accuracy}'
     at = ' / '.join(f'{value:.1f}' for value in found['max_box_acc'])
-    return f'{at}, {found["mean"]:.1f} | {found["top1"][1]:.1f} | {accuracy}', seconds
+    return f'{at}, {found["mean"]:.1f} | {found["top1"][1]:.1f} | {accuracy}'
 
 
 if __name__ == '__main__':
