@@ -38,16 +38,17 @@ CRITERIA = {
 
 
 @torch.no_grad()
-def measure(stage: DecoderStage, dataset, batch_size: int = 25) -> dict[str, float]:
-    """Mean of each criterion over a data set."""
+def measure(stage: DecoderStage, dataset, images: int, batch_size: int = 25) -> dict[str, float]:
+    """Mean of each criterion over images that are spread over a data set."""
     sums: dict[str, float] = {}
     model = stage.model.eval()
-    for start in range(0, len(dataset), batch_size):
-        items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+    index = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int).tolist()
+    for start in range(0, len(index), batch_size):
+        items = [dataset[i] for i in index[start : start + batch_size]]
         images, labels = torch.stack([item[0] for item in items]), torch.tensor([item[1] for item in items])
         for name, value in _criteria(stage, model, images, labels).items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(items)
-    return {name: value / len(dataset) for name, value in sums.items()}
+    return {name: value / len(index) for name, value in sums.items()}
 
 
 def _criteria(stage, model, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -104,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data')
     parser.add_argument('runs', nargs='+', type=Path)
+    parser.add_argument('--images', type=int, default=100, help='on which the criteria are measured')
     args = parser.parse_args()
     table: dict[str, list[tuple[float, float]]] = {name: [] for name in CRITERIA}
     pooled: dict[str, list[float]] = {name: [] for name in CRITERIA}
@@ -119,7 +121,7 @@ def main() -> None:
         found: dict[str, list[float]] = {'last epoch': [float(row['epoch']) for row in rows]}
         for row in rows:
             model.load_state_dict(load_file(run / 'decoder' / f'epoch_{row["epoch"]:03d}.safetensors'))
-            for name, value in measure(stage, dataset).items():
+            for name, value in measure(stage, dataset, args.images).items():
                 found.setdefault(name, []).append(value)
         chance.append(max(boxes) - float(np.mean(boxes)))
         n_epochs += len(rows)
@@ -130,10 +132,10 @@ def main() -> None:
             table[name].append((rank_correlation(values, boxes), regret))
     print('# Choosing an epoch without boxes\n')
     print(
-        f'Made by `python benchmarks/label_free.py`: {len(args.runs)} runs of {n_epochs} decoder epochs in all, '
-        f'measured on val of {Path(args.data).name}. Regret: points of the mean of MaxBoxAcc (or of PxAP) '
-        f'that are lost against the choice by boxes, of an epoch of each run and of all runs; a random epoch of a run '
-        f'loses {np.mean(chance):.2f}.\n'
+        f'Made by `python benchmarks/label_free.py`: {len(args.runs)} runs of {n_epochs} decoder epochs in all, boxes '
+        f'of val of {Path(args.data).name}, criteria on {args.images} images of it. Regret: points of the mean of '
+        'MaxBoxAcc (or of PxAP) that are lost against the choice by boxes, of an epoch of each run and of all runs; a '
+        f'random epoch of a run loses {np.mean(chance):.2f}.\n'
     )
     print('| criterion | what it is | rank correlation | mean regret | largest regret | regret over all runs |')
     print('|---|---|---|---|---|---|')

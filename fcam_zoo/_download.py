@@ -83,7 +83,8 @@ def fetch_folder(repo: str, *, cache_dir: str | os.PathLike | None = None, local
 
 def commit_of(folder: Path) -> str | None:
     """Commit of a folder in the Hub's cache; None for any other folder."""
-    return folder.name if folder.parent.name == 'snapshots' and _COMMIT.fullmatch(folder.name) else None
+    cached = [p.name.split('--')[0] for p in folder.parents[:2]] == ['snapshots', 'models']
+    return folder.name if cached and _COMMIT.fullmatch(folder.name) else None
 
 
 def repo_of(folder: Path) -> str:
@@ -121,7 +122,8 @@ def _explain(error: Exception, repo: str, file: str, local_files_only: bool) -> 
     """What went wrong with a file of a repository, and the mend."""
     endpoint = constants.ENDPOINT
     if isinstance(error, HFValidationError):
-        return f'{repo!r} is no repository id: write org/name or org/name@revision ({error})'
+        mend = 'write org/name or org/name@revision, or the path of a folder that exists'
+        return f'{repo!r} is no repository id: {mend} ({error})'
     if isinstance(error, GatedRepoError):
         return f'{repo} is gated: ask for access on {endpoint}/{split_id(repo)[0]}, then {LOGIN}'
     if isinstance(error, RepositoryNotFoundError):

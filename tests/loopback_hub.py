@@ -22,6 +22,7 @@ class LoopbackHub:
         altered: What is sent instead of the content, by file name; its size and ETag stay as announced.
         stall: Seconds before an answer, or until the hub stops.
         token: Refuse requests without this token.
+        card_fault: What the Hub has against every model card.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,7 @@ class LoopbackHub:
         self.altered: dict[str, bytes] = {}
         self.stall = 0.0
         self.token: str | None = None
+        self.card_fault = ''
         self.stopped = threading.Event()
         self.large: dict[str, bytes] = {}
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), type('Handler', (_Handler,), {'hub': self}))
@@ -160,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
                 for o in json.loads(self.body)['objects']
             ]
             self.answer(200, {'objects': objects, 'transfer': 'basic'}, Content_Type='application/vnd.git-lfs+json')
+        elif path == '/api/validate-yaml' and self.hub.card_fault:
+            self.answer(400, {'errors': [{'message': self.hub.card_fault}], 'warnings': []})
         elif '/preupload/' in path:
             modes = [
                 {

@@ -363,3 +363,17 @@ def test_another_number_of_classes_only_on_request(tiny):
     assert model.num_classes == 5
     assert model(torch.rand(1, 3, 64, 64)).logits.shape == (1, 5)
     assert model.decoder.head.weight.equal(load().decoder.head.weight)
+
+
+def test_names_of_other_classes_are_forgotten(good, tmp_path):
+    """`localize` would say the first names of the weights' classes of whatever a fresh head tells apart."""
+    config = {**json.loads(good['config.json']), 'label_names': ['a', 'b', 'c']}
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    (tmp_path / 'model.safetensors').write_bytes(good['model.safetensors'])
+    name = f'local-dir:{tmp_path}'
+    assert list(fcam_zoo.create_model(name).pretrained_cfg['label_names']) == ['a', 'b', 'c']
+    for create in (fcam_zoo.create_model, timm.create_model):
+        model = create(name, pretrained=True, num_classes=2, reset_head=True)
+        assert not model.pretrained_cfg.get('label_names')
+    for released in fcam_zoo.list_models(pretrained=True):
+        assert not fcam_zoo.create_model(released, num_classes=2).pretrained_cfg.get('label_names')

@@ -297,3 +297,16 @@ def test_coco_boxes_of_val_choose_the_epoch(data, tmp_path):
     settings = config(photos, annotations=str(tmp_path / 'val.json'), **stages)
     summary = train(settings, tmp_path / 'run', quiet=True)
     assert 0 <= summary['decoder']['best']['val']['max_box_acc_50'] <= 100
+
+
+@pytest.mark.parametrize('low', [torch.zeros(2, 4, 4), torch.tensor([0.0, 1.5 / 255]).repeat(2, 4, 2)])
+def test_maps_without_an_object_give_a_zero_loss(monkeypatch, low):
+    """Constant ones, and those of grey levels 0 and 1."""
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+    stage = DecoderStage(model, DecoderConfig(crf=0.0, size=0.0), 'layercam')
+    monkeypatch.setattr(model, 'class_map', lambda *args: low)
+    images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
+    loss = stage(images, torch.tensor([0, 1]), [torch.Generator(), torch.Generator()])['partial_ce']
+    loss.backward()
+    assert loss.item() == 0
+    assert all((p.grad == 0).all() for p in model.decoder.parameters())

@@ -29,6 +29,11 @@ from fcam_zoo.train.config import RECIPES
         ({'classifier': {'epochs': -1}}, 'must not be negative'),
         ({'classifier': {'epochs': 2.5}}, 'give a whole number'),
         ({'classifier': {'head_layers': 'layer4'}}, 'give a list'),
+        ({'classifier': {'momentum': 1.5}}, r'in \[0,1\)'),
+        ({'decoder': {'lr': float('nan')}}, r'decoder\.lr is nan: give a number'),
+        ({'decoder': {'cell_shift': [float('inf'), 0]}}, r'cell_shift is \[inf, 0\]: give a list'),
+        ({'checkpoint_minutes': float('inf')}, 'checkpoint_minutes is inf: give a number'),
+        ({'num_classes': 0}, 'num_classes is 0'),
         ({'amp': 'half'}, "amp is 'half': give 'off'"),
         ({'workers': -1}, 'workers=-1'),
         ({'image_size': 8}, 'smallest is 32'),
@@ -39,6 +44,11 @@ from fcam_zoo.train.config import RECIPES
 def test_wrong_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig.from_dict(values)
+
+
+def test_stages_are_given_as_such():
+    with pytest.raises(ValueError, match=r"classifier is {'epochs': 1}: give a ClassifierConfig"):
+        TrainConfig(classifier={'epochs': 1})
 
 
 def test_recipes_are_files_or_names(tmp_path):

@@ -74,6 +74,22 @@ def test_a_failing_process_stops_all(data, tmp_path):
     assert done.returncode != 0
     assert 'train_3.png' in done.stderr
     assert '--skip-bad' in done.stderr
+    # The other one says in a line that it cannot go on.
+    assert 'another process of this training ended' in done.stderr
+    assert '[rank0]: Traceback' not in done.stderr
+    assert '[rank1]: Traceback' not in done.stderr
+
+
+def test_bad_images_of_all_processes_are_reported(tmp_path):
+    data = make_wsol(tmp_path / 'shapes', {'train': 8})
+    bad = ['square/train_4.png', 'disc/train_5.png', 'disc/train_7.png']
+    for image_id in bad:
+        (data / 'images' / image_id).write_bytes(b'no image')
+    _, arguments = recipe_of(data, tmp_path, skip_bad=True)
+    done = torchrun(2, [*arguments, str(tmp_path / 'run')])
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+    assert sorted(summary['decoder']['bad']) == sorted(bad)
 
 
 def test_batch_norm_over_one_process_is_batch_norm():

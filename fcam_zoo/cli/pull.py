@@ -20,5 +20,5 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(hub.pull(args.name.removeprefix('hf-hub:'), cache_dir=args.cache_dir))
+    print(hub.pull(args.name, cache_dir=args.cache_dir))
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from ..errors import UnknownModelError
 from ..models import create_model, list_models
 from ..models.factory import full_name
 
@@ -39,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     model, options = load(args)
-    options.update(half=args.half, backbone_from=args.backbone_from)
+    options = {'half': args.half, 'backbone_from': args.backbone_from, **options}
     if args.preview:
         print(hub.write_repository(model, args.preview, args.repo_id, **options))
         return 0
@@ -52,6 +53,13 @@ def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The model and its facts; what the index says of a released model is not for the flags to change."""
     name = full_name(args.model)
     if name in list_models(pretrained=True):
-        return create_model(name, pretrained=True), hub.facts_of_release(name)
+        facts = hub.facts_of_release(name)
+        # Its parameters are float16 already.
+        return create_model(name, pretrained=True), facts if 'holds' in hub.index()[name] else {**facts, 'half': True}
+    if not Path(args.model).is_dir():
+        raise UnknownModelError(
+            f'{args.model} is neither the folder of a training nor a released name. '
+            f'Released: {", ".join(list_models(pretrained=True)) or "none"}'
+        )
     facts = hub.facts_of_run(args.model, args.data_title, args.data_licence, args.licence)
     return create_model(f'local-dir:{Path(args.model) / "best"}'), facts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,21 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = settings_of(args)
+    searched = parse_sweep(args.sweep) if args.sweep else None
     if args.dry_run:
-        print(plan_text(plan(config, args.output)))
-    elif args.sweep:
-        found = sweep(config, args.output, *parse_sweep(args.sweep), resume=args.resume, quiet=args.quiet)
-        for row in found['rows']:
-            print(f'{found["setting"]}={row["value"]}: {row["score"]:.2f}')
-        print(f'best on val: {found["best"]}; models: {args.output / found["folder"] / "best"}')
+        lines = [plan_text(plan(config, args.output))]
+        if searched:
+            lines.append(f'that for each of {len(searched[1])} values of {searched[0]}')
+    elif searched:
+        found = sweep(config, args.output, *searched, resume=args.resume, quiet=args.quiet)
+        lines = [f'{found["setting"]}={row["value"]}: {row["score"]:.2f}' for row in found['rows']]
+        lines.append(f'best on val: {found["best"]}; models: {args.output / found["folder"] / "best"}')
     else:
-        print(summary_table(train(config, args.output, resume=args.resume, quiet=args.quiet)))
-        print(f'models: {args.output / "best"}, {args.output / "last"}')
+        summary = train(config, args.output, resume=args.resume, quiet=args.quiet)
+        lines = [summary_table(summary), f'models: {args.output / "best"}, {args.output / "last"}']
+    # Of the processes of a torchrun, the first speaks.
+    if os.environ.get('RANK', '0') == '0':
+        print('\n'.join(lines))
     return 0
 
 

@@ -67,7 +67,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_path(args: argparse.Namespace) -> int:
-    print(hub.verify(full_name(args.name), args.cache_dir))
+    print(hub.verify(args.name, args.cache_dir))
     return 0
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CacheNotFound, constants, scan_cache_dir
+from huggingface_hub import CacheNotFound, HFCacheInfo, constants, scan_cache_dir
 from huggingface_hub.utils import CachedRepoInfo
 
 from .. import _index
@@ -32,22 +33,7 @@ class Download(NamedTuple):
 
 def downloads(cache_dir: str | os.PathLike | None = None) -> list[Download]:
     """Revisions of F-CAM repositories in the cache, those of other libraries left out."""
-    try:
-        cache = scan_cache_dir(cache_dir or constants.HF_HUB_CACHE)
-    except CacheNotFound:
-        return []
-    pinned = {split_id(entry['hf_hub_id']) for entry in _index.index().values() if 'hf_hub_id' in entry}
-    return [
-        Download(
-            repo.repo_id,
-            revision.commit_hash,
-            revision.size_on_disk,
-            bool(revision.refs) or (repo.repo_id, revision.commit_hash) in pinned,
-        )
-        for repo in sorted(cache.repos, key=lambda r: r.repo_id)
-        if repo.repo_id in {repo_id for repo_id, _ in pinned} or _is_ours(repo)
-        for revision in sorted(repo.revisions, key=lambda r: r.last_modified)
-    ]
+    return [download for cache in _repositories(cache_dir) for download in _revisions(cache)]
 
 
 def prune(
@@ -63,13 +49,44 @@ def prune(
     Returns:
         What went, and how many bytes that frees.
     """
-    gone = [d for d in downloads(cache_dir) if everything or not d.in_use]
-    if not gone:
-        return [], 0
-    strategy = scan_cache_dir(cache_dir or constants.HF_HUB_CACHE).delete_revisions(*(d.commit for d in gone))
-    if not dry_run:
-        strategy.execute()
-    return gone, strategy.expected_freed_size
+    gone, freed = [], 0
+    for cache in _repositories(cache_dir):
+        leaving = [d for d in _revisions(cache) if everything or not d.in_use]
+        strategy = cache.delete_revisions(*(d.commit for d in leaving))
+        if not dry_run:
+            strategy.execute()
+        gone += leaving
+        freed += strategy.expected_freed_size
+    return gone, freed
+
+
+def _repositories(cache_dir: str | os.PathLike | None) -> list[HFCacheInfo]:
+    """F-CAM repositories, each as a cache of its own: a copy of a repository may have the same commits."""
+    try:
+        cache = scan_cache_dir(cache_dir or constants.HF_HUB_CACHE)
+    except CacheNotFound:
+        return []
+    named = {repo_id for repo_id, _ in _pinned()}
+    ours = [r for r in cache.repos if r.repo_type == 'model' and (r.repo_id in named or _is_ours(r))]
+    return [replace(cache, repos=frozenset({r})) for r in sorted(ours, key=lambda r: r.repo_id)]
+
+
+def _revisions(cache: HFCacheInfo) -> list[Download]:
+    return [
+        Download(
+            repo.repo_id,
+            revision.commit_hash,
+            revision.size_on_disk,
+            bool(revision.refs) or (repo.repo_id, revision.commit_hash) in _pinned(),
+        )
+        for repo in cache.repos
+        for revision in sorted(repo.revisions, key=lambda r: r.last_modified)
+    ]
+
+
+def _pinned() -> set[tuple[str, str | None]]:
+    """Repositories and commits that the index names."""
+    return {split_id(entry['hf_hub_id']) for entry in _index.index().values() if 'hf_hub_id' in entry}
 
 
 def _is_ours(repo: CachedRepoInfo) -> bool:
@@ -77,7 +94,8 @@ def _is_ours(repo: CachedRepoInfo) -> bool:
     for revision in repo.revisions:
         try:
             config = json.loads((Path(revision.snapshot_path) / CONFIG).read_text(encoding='utf-8'))
-            return config.get('library_name') == 'fcam_zoo'
-        except (OSError, ValueError, AttributeError, RecursionError):
+            if config['architecture'].split('_')[0] == 'fcam':
+                return True
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
     return False

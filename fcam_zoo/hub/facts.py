@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,29 @@ PRIVATE_SETTINGS = (
     'checkpoint_minutes',
     'keep_epochs',
 )
+
+
+def check_facts(facts: dict[str, Any]) -> None:
+    """Refuse facts of which no model card could be made.
+
+    Raises:
+        ValueError: Naming the fact.
+    """
+    unknown = sorted(facts.keys() - set(FACTS))
+    if unknown:
+        raise ValueError(f'unknown facts {", ".join(unknown)}: give {", ".join(FACTS)}')
+    dataset = facts.get('dataset') or {'title': ''}
+    if not isinstance(dataset, dict) or not isinstance(dataset.get('title'), str):
+        raise ValueError(f'dataset is {dataset!r}: give a dict of title, licence and note')
+    try:
+        splits = (facts.get('metrics') or {}).values()
+        sound = all(math.isfinite(v) for kinds in splits for figures in kinds.values() for v in figures.values())
+    except (AttributeError, TypeError):
+        sound = False
+    if not sound:
+        raise ValueError(
+            "metrics must be numbers by split, maps and name: {'test': {'fcam': {'max_box_acc_50': 81.5}}}"
+        )
 
 
 def facts_of_release(name: str) -> dict[str, Any]:
@@ -74,8 +98,8 @@ def facts_of_run(
         }
     except (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError) as e:
         raise TrainingError(
-            f'{run_dir} holds no finished training ({e!r}): it must have config.json, summary.json and best/, as '
-            'fcam-zoo train writes them'
+            f'{run_dir} holds no finished training ({type(e).__name__}: {e}): it must have config.json, '
+            'summary.json and best/, as fcam-zoo train writes them'
         ) from e
 
 

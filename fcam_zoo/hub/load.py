@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,36 @@ from ..models.folder import verify_folder
 
 
 def from_pretrained(id_or_dir: str | os.PathLike, *, revision: str | None = None, **kwargs: Any) -> FCAM:
-    """Load a model from a folder or a Hub repository, in eval mode.
+    """Load a model with its weights, in eval mode.
 
     Args:
-        id_or_dir: A model folder, or `org/name`, also with `@<branch, tag or commit>`.
+        id_or_dir: A model folder; `org/name`, also with `@<branch, tag or commit>`; or a released name.
         revision: The revision of a repository, instead of after the @.
         **kwargs: Of `create_model`: cache_dir, local_files_only, num_classes, reset_head, …
 
     Raises:
         FileNotFoundError: When a folder lacks a file.
+        UnknownModelError: When a name without / is neither a folder nor released.
         HubError: When the Hub cannot give a file.
         WeightsError: When weights are altered, truncated, or do not fit.
     """
-    if Path(id_or_dir).is_dir():
-        return create_model(f'local-dir:{id_or_dir}', **kwargs)
-    return create_model(f'hf-hub:{id_or_dir}{f"@{revision}" if revision else ""}', **kwargs)
+    name = _without_source(id_or_dir)
+    if Path(name).is_dir():
+        name = f'local-dir:{name}'
+    elif '/' in name:
+        name = f'hf-hub:{name}{f"@{revision}" if revision else ""}'
+    return create_model(name, pretrained=True, **kwargs)
+
+
+def verify(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
+    """Path of a released weight file, after its size and SHA-256 were checked; nothing is downloaded.
+
+    Raises:
+        UnknownModelError: When the model is not released.
+        HubError: When its file lives on the Hub and was not downloaded yet.
+        WeightsError: When the file is missing, truncated or altered.
+    """
+    return _index.verify(full_name(name), cache_dir)
 
 
 def load_weights(
@@ -62,8 +78,14 @@ def pull(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
         HubError: When the Hub cannot give a file.
         WeightsError: When the download is not what it should be.
     """
+    name = _without_source(name)
     if '/' not in name:
         return _index.fetch_weights(full_name(name), cache_dir)
     folder = fetch_folder(name, cache_dir=cache_dir)
     verify_folder(folder)
     return folder
+
+
+def _without_source(name: str | os.PathLike) -> str:
+    """`hf-hub:org/name`, as push prints it and `create_model` takes it, is `org/name` here; so for a folder."""
+    return re.sub('^(hf[-_]hub|local-dir):', '', os.fspath(name))

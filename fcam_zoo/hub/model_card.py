@@ -28,7 +28,7 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         config: What config.json holds, with the facts that `save_pretrained` was given.
         repo_id: `org/name`.
     """
-    data = config.get('dataset') or {'title': 'unknown data', 'licence': 'unknown', 'note': ''}
+    data = {'title': 'unknown data', 'licence': 'unknown', **(config.get('dataset') or {})}
     weights, arguments = config['weights'], config['model_args']
     backbone = config.get('backbone') or arguments['backbone']
     alone = ' It holds the decoder alone; the backbone comes from timm.' if config.get('holds') == 'decoder' else ''
@@ -86,7 +86,7 @@ def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], ba
         )
         for split, kinds in (config.get('metrics') or {}).items()
         if not split.endswith('_last_epoch')
-        for key, value in kinds['fcam'].items()
+        for key, value in kinds.get('fcam', {}).items()
         if key in TITLES
     ]
     card = ModelCardData(

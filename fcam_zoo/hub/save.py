@@ -62,9 +62,14 @@ def save_pretrained(
         The folder.
 
     Raises:
+        TypeError: When the model is no F-CAM.
         WeightsError: For a wrapped classifier that its timm name does not build again, such as one whose strides or
             pooling were chosen when it was made; for backbone_from that cannot be its classifier.
     """
+    if not isinstance(model, FCAM):
+        raise TypeError(
+            f'{type(model).__name__} is no F-CAM: fcam_zoo.wrap(classifier) makes one, without DDP or compile'
+        )
     directory = Path(directory)
     if model.wrapped:
         _check_rebuilt(model)

@@ -58,7 +58,7 @@ def build_backbone(
             {**kwargs, **({'output_stride': output_stride} if dilated and output_stride else {})},
             {'pretrained': pretrained, 'num_classes': num_classes, 'in_chans': in_chans, 'cache_dir': cache_dir},
         )
-    except (TypeError, AssertionError, NotImplementedError) as e:
+    except (TypeError, KeyError, AssertionError, NotImplementedError) as e:
         what = f'dilated=True with output_stride={output_stride}' if dilated else 'these arguments'
         raise UnknownModelError(f'backbone {name!r} does not take {what}: {str(e) or type(e).__name__}') from e
     except (RuntimeError, OSError, HTTPError) as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,12 @@ MODEL_ARGS = {
     'backbone_kwargs': dict,
     'backbone_pretrained': bool,
 }
+# Those for which null stands for a default.
+NULLABLE = {'num_classes', 'output_stride', 'decoder_channels', 'center', 'backbone_kwargs'}
 # Arguments of timm's create_model that name files and downloads.
 NOT_FROM_A_CONFIG = {'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir'}
 MAX_WIDTH = 2**16
+MAX_SIDE = 2**13
 MAX_CONFIG = 16 * 2**20
 CFG_FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
 
@@ -63,8 +67,8 @@ def verify_folder(folder: Path) -> dict[str, Any]:
     weights = config.get('weights')
     if weights is not None:
         try:
-            size, sha256 = weights['size'], weights['sha256']
-        except (TypeError, KeyError) as e:
+            size, sha256 = int(weights['size']), str(weights['sha256'])
+        except (TypeError, ValueError, KeyError) as e:
             raise WeightsError(f'{folder / CONFIG} is damaged: weights must have size and sha256') from e
         verify_download(folder / WEIGHTS, size, sha256)
     return config
@@ -89,10 +93,23 @@ def read_config(path: Path) -> dict[str, Any]:
         raise WeightsError(f'{path} names an unknown architecture {architecture!r}: it is no F-CAM; {hint}')
     check_model_args(arguments, str(path))
     check_model_args({'num_classes': num_classes}, str(path))
+    _check_cfg(cfg, config.get('label_names'), path)
+    return config
+
+
+def _check_cfg(cfg: Any, label_names: Any, path: Path) -> None:
+    """What is said of images and classes must be of use before a model is built by it."""
     unknown = sorted(cfg.keys() - CFG_FIELDS) if isinstance(cfg, dict) else ['it is no object']
     if unknown:
         raise WeightsError(f'{path}: pretrained_cfg is damaged, timm does not know {", ".join(unknown)}')
-    return config
+    for key, least in (('mean', -math.inf), ('std', 1e-6), ('input_size', 1)):
+        value = cfg.get(key, [1])
+        sane = isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value)
+        if not sane or not all(least <= v <= MAX_SIDE for v in value):
+            raise WeightsError(f'{path}: pretrained_cfg has {key}={str(value)[:60]}: this cannot be')
+    for names in (label_names, cfg.get('label_names')):
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise WeightsError(f'{path}: label_names must be a list of names')
 
 
 def check_model_args(arguments: Any, source: str) -> None:
@@ -106,7 +123,7 @@ def check_model_args(arguments: Any, source: str) -> None:
     for key, value in arguments.items():
         if key not in MODEL_ARGS:
             raise WeightsError(f'{source}: model_args has {key!r}, which no F-CAM takes from a config')
-        if value is not None and not _is_sane(value, MODEL_ARGS[key]):
+        if not (value is None and key in NULLABLE) and not _is_sane(value, MODEL_ARGS[key]):
             raise WeightsError(f'{source}: model_args has {key}={str(value)[:60]}: this cannot be')
     reaching = sorted(NOT_FROM_A_CONFIG & (arguments.get('backbone_kwargs') or {}).keys())
     if reaching:
@@ -119,4 +136,5 @@ def _is_sane(value: Any, kind: Any) -> bool:
     numbers = value if isinstance(value, list) else [value]
     if kind in (int, list):
         return len(numbers) <= 16 and all(type(n) is int and 0 < n <= MAX_WIDTH for n in numbers)
-    return True
+    # The one number that is not whole, the threshold, is relative to a maximum.
+    return not isinstance(value, (int, float)) or 0 <= value <= 1

@@ -39,7 +39,11 @@ class TimmManners:
         self.backbone.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
         self.pyramid = Pyramid(self.backbone, self.in_chans)
-        if len(self.pretrained_cfg.get('label_names') or ()) != num_classes:
+        self.forget_other_names()
+
+    def forget_other_names(self) -> None:
+        """Drop names of classes that are not as many as the head's: they would be said of others."""
+        if len(self.pretrained_cfg.get('label_names') or ()) != self.num_classes:
             self.pretrained_cfg.pop('label_names', None)
 
     @property

@@ -108,6 +108,7 @@ def _create_fcam(
     model = build_model_with_cfg(partial(FCAM, cache_dir=cache_dir), variant, pretrained and weights is None, **kwargs)
     if weights:
         model.load_weights(weights.path, reset_head)
+    model.forget_other_names()
     return model
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import types
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class StageConfig:
         for key in ('epochs', 'momentum', 'weight_decay'):
             if getattr(self, key) < 0:
                 raise ValueError(f'{name}.{key} is {getattr(self, key)}: it must not be negative')
+        if self.momentum >= 1:
+            raise ValueError(f'{name}.momentum is {self.momentum}: choose a value in [0,1)')
         if self.batch_size % self.accumulate:
             raise ValueError(f'{name}.batch_size={self.batch_size} cannot be cut into accumulate={self.accumulate}')
 
@@ -152,6 +155,10 @@ class TrainConfig:
         self.decoder.check('decoder')
         if self.image_size < 32:
             raise ValueError(f'image_size is {self.image_size}: the smallest is 32')
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(
+                f'num_classes is {self.num_classes}: it must be positive, or null for that of the data set'
+            )
         if self.workers < 0 or self.checkpoint_minutes <= 0:
             raise ValueError(
                 f'workers={self.workers}, checkpoint_minutes={self.checkpoint_minutes}: workers must not be negative, '
@@ -215,6 +222,14 @@ def set_value(config: dict[str, Any], place: str, value: Any) -> None:
     target[key] = value
 
 
+def flat(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Settings as a dictionary by their dotted places."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found.update(flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value})
+    return found
+
+
 def _build(cls: type, values: Any) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f'{cls.__name__} takes settings by name, not {values!r}')
@@ -229,7 +244,7 @@ def _check_types(config: Any, prefix: str = '') -> None:
     """Every value must be of its type; whole numbers pass, and become, numbers. YAML reads 1e-4 as text, for one."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        if dataclasses.is_dataclass(hint):
+        if dataclasses.is_dataclass(hint) and isinstance(value, hint):
             _check_types(value, f'{name}.')
         elif hint is float and type(value) is int:
             setattr(config, name, float(value))
@@ -249,7 +264,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict)
     if hint is float:
-        return type(value) in (int, float)
+        # NaN and infinity, which JSON and YAML can hold, would pass every comparison or none.
+        return type(value) in (int, float) and math.isfinite(value)
     return type(value) is hint
 
 
@@ -261,4 +277,4 @@ def _type_name(hint: Any) -> str:
         return ' or '.join(_type_name(arg) for arg in get_args(hint) if arg is not type(None))
     if get_origin(hint) is list:
         return f'a list, each {_type_name(get_args(hint)[0])}'
-    return names.get(hint, str(hint))
+    return names.get(hint, f'a {hint.__name__}')

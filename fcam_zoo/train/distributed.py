@@ -22,6 +22,9 @@ def process_group(device: str) -> Iterator[str]:
 
     Yields:
         The device of this process: that which was asked for, or its own GPU where `auto` or `cuda` was.
+
+    Raises:
+        TrainingError: When there is no GPU for this process, or another process ended while this one needed it.
     """
     available = torch.cuda.is_available()
     if device == 'auto':
@@ -39,6 +42,11 @@ def process_group(device: str) -> Iterator[str]:
     dist.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
     try:
         yield device
+    except RuntimeError as e:
+        # Gloo has no class of its own.
+        if isinstance(e, dist.DistBackendError) or '/gloo/' in str(e):
+            raise TrainingError('another process of this training ended: its own message says why') from e
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -55,6 +63,14 @@ def total(value: torch.Tensor) -> torch.Tensor:
         value = value.clone()
         dist.all_reduce(value)
     return value
+
+
+def union(numbers: list[int]) -> list[int]:
+    """The numbers that any of the processes has, sorted."""
+    found: list[list[int]] = [numbers] * processes()[1]
+    if len(found) > 1:
+        dist.all_gather_object(found, numbers)
+    return sorted({number for part in found for number in part})
 
 
 class _Sum(torch.autograd.Function):

@@ -107,6 +107,7 @@ class StageRun:
     def _epoch(self, interrupted: list[int]) -> None:
         progress = self.progress
         self._steps(interrupted)
+        progress.bad = distributed.union(progress.bad)
         self.stage.end_epoch()
         epoch = progress.epoch + 1
         row: dict[str, Any] = {'epoch': epoch}
@@ -145,7 +146,7 @@ class StageRun:
             reported,
         )
         saved = time.monotonic()
-        with self.monitor.bar(self.stage, epoch, self.settings.epochs, self.steps, progress.step) as bar:
+        with self.monitor.bar(self.stage, epoch, self.steps, progress.step, self.batch_size) as bar:
             while progress.step < self.steps:
                 started = time.perf_counter()
                 terms, stop = self.step(epoch, list(islice(loader, self.settings.accumulate)), interrupted)

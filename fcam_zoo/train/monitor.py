@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .. import viz
 from .._io import atomic_path, write_text
 from .._modes import eval_mode
 from ..data.base import ImageDataset
+from ..errors import ImageError
 from .stages import Stage
 
 logger = logging.getLogger(__name__)
@@ -52,14 +53,13 @@ class Monitor:
         self.sample_index = np.linspace(0, len(samples) - 1, min(SAMPLES, len(samples))).round().astype(int).tolist()
         self.samples = samples
 
-    @contextmanager
-    def bar(self, stage: Stage, epoch: int, epochs: int, steps: int, done: int) -> Iterator[Bar]:
-        """Progress bar of an epoch, in images."""
-        images = stage.config.batch_size
+    @contextlib.contextmanager
+    def bar(self, stage: Stage, epoch: int, steps: int, done: int, images: int) -> Iterator[Bar]:
+        """Progress bar of an epoch, in images, of which each step has as many."""
         with tqdm(
             total=steps * images,
             initial=done * images,
-            desc=f'{stage.name} {epoch}/{epochs}',
+            desc=f'{stage.name} {epoch}/{stage.config.epochs}',
             unit='image',
             disable=self.quiet,
             leave=False,
@@ -72,8 +72,10 @@ class Monitor:
         write_text(folder / 'metrics.jsonl', ''.join(json.dumps(r) + '\n' for r in history))
         if find_spec('tensorboard') is not None:
             self._curves(stage, row)
-        with atomic_path(folder / 'samples' / f'epoch_{row["epoch"]:03d}.png') as temporary:
-            self.sheet(stage).save(temporary)
+        items = self._sample_items()
+        if items:
+            with atomic_path(folder / 'samples' / f'epoch_{row["epoch"]:03d}.png') as temporary:
+                self.sheet(stage, items).save(temporary)
 
     def _curves(self, stage: Stage, row: dict[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -83,11 +85,23 @@ class Monitor:
                 if isinstance(value, (int, float)) and name != 'epoch':
                     writer.add_scalar(name, value, row['epoch'])
 
+    def _sample_items(self) -> list[tuple[Any, int, int]]:
+        """The sample images that can be read: whether a bad one stops the run is not for pictures to say."""
+        items = []
+        for i in self.sample_index:
+            with contextlib.suppress(ImageError, OSError):
+                items.append(self.samples[i])
+        return items
+
     @torch.no_grad()
-    def sheet(self, stage: Stage) -> Image.Image:
-        """Sample images beside the maps that the stage is about: the teacher's, and the F-CAM."""
+    def sheet(self, stage: Stage, items: list[tuple[Any, int, int]]) -> Image.Image:
+        """Images beside the maps that the stage is about: the teacher's, and the F-CAM.
+
+        Args:
+            stage: Model and teacher.
+            items: Images uint8 (3,H,W), their labels and positions.
+        """
         model, device = stage.model, next(stage.model.parameters()).device
-        items = [self.samples[i] for i in self.sample_index]
         images = torch.stack([image for image, *_ in items]).to(device)
         labels = torch.tensor([label for _, label, _ in items], device=device)
         with eval_mode(model):

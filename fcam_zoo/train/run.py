@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import platform
@@ -26,15 +25,16 @@ from ..errors import DatasetError, TrainingError
 from ..hub import save_pretrained
 from ..models import FCAM, create_model
 from . import distributed
-from .config import ClassifierConfig, DecoderConfig, TrainConfig
-from .loop import StageRun
-from .monitor import Monitor, summary_table
+from .config import ClassifierConfig, DecoderConfig, TrainConfig, flat
+from .loop import StageRun, batch_size_for
+from .monitor import Monitor
 from .stages import ClassifierStage, DecoderStage, Stage
 from .validation import validator
 
 logger = logging.getLogger(__name__)
-# Settings that may change between an interruption and going on: none has a say in the result.
-FREE_TO_CHANGE = ('workers', 'device', 'checkpoint_minutes', 'keep_epochs')
+# Settings that may change between an interruption and going on: none has a say in the result. Of skip_bad that holds
+# as well, since without it a run stops before the step of the first bad image.
+FREE_TO_CHANGE = ('workers', 'device', 'checkpoint_minutes', 'keep_epochs', 'skip_bad')
 
 
 def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def _train(config: TrainConfig, run_dir: Path, device: torch.device, resume: boo
     distributed.barrier()
     train_set, val_set = open_data(config)
     model, keep_head = build_model(config, train_set)
+    _check_stages(config, model, keep_head, train_set)
     first = distributed.processes()[0] == 0
     if first:
         _claim(run_dir, config, model)
@@ -143,6 +144,10 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> tuple[FCAM, boo
         keep_head = list(model.pretrained_cfg.get('label_names') or ()) == names
         if not keep_head:
             model.reset_classifier(num_classes)
+            if not config.classifier.epochs:
+                logger.warning(
+                    '%s has other classes, and the new head stays random: give the classifier epochs', config.init
+                )
     else:
         model = create_model(
             'fcam',
@@ -202,7 +207,7 @@ def check_claim(run_dir: Path, config: TrainConfig, resume: bool) -> None:
     """The output folder must be free, or hold the run that is resumed.
 
     Raises:
-        TrainingError: When it holds another run, or a damaged config.json.
+        TrainingError: When it holds another run, or a config.json that is damaged or of another version.
     """
     if not config.classifier.epochs and not config.decoder.epochs:
         raise TrainingError('both stages have 0 epochs, so that there is nothing to train')
@@ -212,12 +217,30 @@ def check_claim(run_dir: Path, config: TrainConfig, resume: bool) -> None:
     if not resume:
         raise TrainingError(f'{run_dir} holds a training already: resume it (--resume) or choose another folder')
     try:
-        old = json.loads(path.read_text(encoding='utf-8'))
+        # What an earlier version did not know yet has its default.
+        old = TrainConfig.from_file(path)
     except ValueError as e:
-        raise TrainingError(f'{path} is damaged ({e}): choose another output folder') from e
-    changed = [k for k, v in config.to_dict().items() if old.get(k) != v and k not in FREE_TO_CHANGE]
+        raise TrainingError(
+            f'{path} is damaged or of another version of fcam_zoo ({e}): choose another output folder'
+        ) from e
+    before, now = flat(old.to_dict()), flat(config.to_dict())
+    changed = [k for k in before | now if before.get(k) != now.get(k) and k not in FREE_TO_CHANGE]
     if changed:
-        raise TrainingError(f'{path} differs in {", ".join(changed)}: resume with the settings the run began with')
+        values = ', '.join(f'{k} (there {before.get(k)!r}, now {now.get(k)!r})' for k in changed)
+        raise TrainingError(f'{path} differs in {values}: resume with the settings the run began with')
+
+
+def _check_stages(config: TrainConfig, model: FCAM, keep_head: bool, train_set: ImageDataset) -> None:
+    """Refuse settings of a stage that do not fit model or data before the folder is claimed or another stage trained.
+
+    Raises:
+        TrainingError: For layers that the model lacks, or batches that cannot be made of the images.
+        ValueError: For a wrong crop_scale.
+    """
+    for _, make, settings in stages_of(config, model, keep_head):
+        make().parameter_groups()
+        batch_size_for(len(train_set), settings.batch_size, settings.accumulate * distributed.processes()[1])
+        train_transform(config.image_size, settings)
 
 
 def _claim(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
@@ -230,19 +253,20 @@ def _claim(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
         'numpy': np.__version__,
         'cuda': torch.version.cuda if torch.cuda.is_available() else None,
     }
-    try:
-        write_json(run_dir / 'config.json', config.to_dict())
-        write_json(run_dir / 'versions.json', versions)
-        free = shutil.disk_usage(run_dir).free
-    except OSError as e:
-        raise TrainingError(f'{run_dir} cannot be written ({e}): choose another output folder') from e
     # A stage keeps its state (weights and momentum, twice while it is replaced) and its best weights; then two models.
     needed = 14 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    if free < needed:
-        raise TrainingError(
-            f'{run_dir} has {free / 2**20:.0f} MiB free and this training needs up to {needed / 2**20:.0f} MiB: make '
-            'room or choose another output folder'
-        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(run_dir).free
+        if free < needed:
+            raise TrainingError(
+                f'{run_dir} has {free / 2**20:.0f} MiB free and this training needs up to {needed / 2**20:.0f} MiB: '
+                'make room or choose another output folder'
+            )
+        write_json(run_dir / 'versions.json', versions)
+        write_json(run_dir / 'config.json', config.to_dict())
+    except OSError as e:
+        raise TrainingError(f'{run_dir} cannot be written ({e}): choose another output folder') from e
 
 
 def _load_weights(model: FCAM, folder: Path, which: str) -> None:
@@ -265,4 +289,3 @@ def _finish(model: FCAM, run_dir: Path, summary: dict[str, Any]) -> None:
             model.threshold = model.model_args['threshold'] = threshold
         save_pretrained(model, run_dir / which)
     write_json(run_dir / 'summary.json', summary)
-    logger.info('%s', summary_table(summary))

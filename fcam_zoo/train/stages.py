@@ -163,7 +163,9 @@ class DecoderStage(Stage):
         if size not in self._geometries:
             self._geometries[size] = self.model.cell_geometry(encoding, size, config.align)
         maps = cams.resize(low, size, tuple(config.cell_shift), self._geometries[size]).clamp(0, 1)
-        return sampling.regions(maps, config.background_fraction, config.erosion)
+        foreground, background = sampling.regions(maps, config.background_fraction, config.erosion)
+        # A map without an object candidate (constant, or of grey levels 0 and 1) teaches nothing.
+        return foreground, background & foreground.flatten(1).any(1)[:, None, None]
 
     def end_epoch(self) -> None:
         self.criterion.step_epoch()

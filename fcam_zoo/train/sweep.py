@@ -11,8 +11,9 @@ from typing import Any
 
 from .._io import write_json
 from ..errors import TrainingError
+from . import distributed
 from .config import TrainConfig, set_value
-from .run import train
+from .run import open_data, train
 from .stages import localization_score
 
 logger = logging.getLogger(__name__)
@@ -77,24 +78,45 @@ def sweep(
         settings = config.to_dict()
         set_value(settings, place, value)
         configs.append(TrainConfig.from_dict(settings))
+    with distributed.process_group(config.device):
+        return _sweep(configs, run_dir, place, values, resume, quiet)
+
+
+def _sweep(
+    configs: list[TrainConfig], run_dir: Path, place: str, values: list[Any], resume: bool, quiet: bool
+) -> dict[str, Any]:
+    _, val_set = open_data(configs[0])
+    if val_set is None or (val_set.boxes is None and val_set.masks is None):
+        raise TrainingError(
+            f'--sweep chooses by localization on val, and {configs[0].data} has no boxes or masks there'
+        )
     rows: list[dict[str, Any]] = []
     shared: Path | None = None
     for value, one in zip(values, configs):
         folder = run_dir / f'{place}={value}'
-        if shared is not None and place.startswith('decoder.') and not (folder / 'classifier').exists():
-            shutil.copytree(shared / 'classifier', folder / 'classifier')
+        if shared is not None and place.startswith('decoder.'):
+            _copy(shared / 'classifier', folder / 'classifier')
         logger.info('%s = %s', place, value)
         summary = train(one, folder, resume=resume, quiet=quiet)
-        final = next(reversed(summary))
-        if 'pxap' not in summary[final]['best'].get('val', {}) and 'mean' not in summary[final]['best'].get('val', {}):
-            raise TrainingError(
-                f'--sweep chooses by localization on val, and {config.data} has no boxes or masks there'
-            )
-        metrics = summary[final]['best']['val']
+        metrics = summary[next(reversed(summary))]['best']['val']
         rows.append({'value': value, 'folder': folder.name, 'score': localization_score(metrics), 'val': metrics})
         if one.classifier.epochs:
             shared = folder
     best = max(rows, key=lambda row: row['score'])
     result = {'setting': place, 'best': best['value'], 'folder': best['folder'], 'rows': rows}
-    write_json(run_dir / 'sweep.json', result)
+    if distributed.processes()[0] == 0:
+        write_json(run_dir / 'sweep.json', result)
     return result
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder, whole or not at all, unless it is there already; the first process does it for all."""
+    if distributed.processes()[0] == 0 and not target.exists():
+        part = target.with_name(f'.{target.name}')
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source, part)
+            part.replace(target)
+        except OSError as e:
+            raise TrainingError(f'{target} cannot be written ({e}): make room, then go on with --resume') from e
+    distributed.barrier()

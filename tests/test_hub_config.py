@@ -1,0 +1,80 @@
+"""A config.json that is damaged or hostile: one clear error before a model is built, whatever it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import fcam_zoo
+from fcam_zoo import hub
+from fcam_zoo.errors import FcamZooError, HubError, UnknownModelError, WeightsError
+from fcam_zoo.models.zoo import hub_names
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    torch.manual_seed(0)
+    return hub.save_pretrained(fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=3), tmp_path / 'm')
+
+
+@pytest.mark.parametrize(
+    ('part', 'changes', 'message'),
+    [
+        (None, {'label_names': 'abc'}, 'label_names must be a list of names'),
+        (None, {'label_names': ['a', {}, None]}, 'label_names must be a list of names'),
+        (None, {'weights': {'size': 'many', 'sha256': None}}, 'must have size and sha256'),
+        ('model_args', {'threshold': float('nan')}, 'threshold=nan: this cannot be'),
+        ('model_args', {'threshold': 7}, 'threshold=7: this cannot be'),
+        ('model_args', {'threshold': None}, 'threshold=None: this cannot be'),
+        ('model_args', {'backbone': None}, 'backbone=None: this cannot be'),
+        ('model_args', {'backbone_kwargs': {'act_layer': 'evil'}}, 'does not take these arguments: .*evil'),
+        ('pretrained_cfg', {'mean': 'grey'}, 'mean=grey: this cannot be'),
+        ('pretrained_cfg', {'mean': [float('nan')] * 3}, 'mean=.nan'),
+        ('pretrained_cfg', {'std': [0, 0, 0]}, r'std=.0, 0, 0.: this cannot be'),
+        ('pretrained_cfg', {'input_size': [3, 10**6, 10**6]}, 'input_size=.3, 1000000'),
+        ('pretrained_cfg', {'input_size': []}, 'input_size=..: this cannot be'),
+        ('pretrained_cfg', {'label_names': 5}, 'label_names must be a list of names'),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(folder, part, changes, message):
+    config = json.loads((folder / 'config.json').read_text())
+    (config[part] if part else config).update(changes)
+    (folder / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(FcamZooError, match=message) as caught:
+        fcam_zoo.create_model(f'local-dir:{folder}')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_folder_that_only_looks_cached_is_never_mended(folder):
+    """Snapshots of other tools are named so too; only a download may be removed, since it can be fetched anew."""
+    own = folder.rename(folder.parent / 'snapshots').rename(folder.parent / ('0' * 40))
+    (folder.parent / 'snapshots').mkdir()
+    own = own.rename(folder.parent / 'snapshots' / own.name)
+    weights = own / 'model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match='truncated') as caught:
+        fcam_zoo.create_model(f'local-dir:{own}')
+    assert 'cache' not in str(caught.value)
+    assert weights.exists()
+
+
+def test_every_name_of_a_model_is_taken(loopback, folder):
+    pinned = hub.push_to_hub(hub.from_pretrained(folder), 'org/tiny')
+    for name in (f'local-dir:{folder}', 'org/tiny', 'hf-hub:org/tiny', f'hf_hub:{pinned}'):
+        assert hub.from_pretrained(name).num_classes == 3
+    assert hub.pull(f'hf-hub:{pinned}') == hub.pull('org/tiny')
+    with pytest.raises(HubError, match='or the path of a folder that exists'):
+        hub.from_pretrained('runs/birds/best')
+    with pytest.raises(UnknownModelError, match='unknown model'):
+        hub.from_pretrained('nosuch')
+
+
+@pytest.mark.parametrize('name', fcam_zoo.list_models(pretrained=True))
+def test_short_names_are_verified(name):
+    if 'hf_hub_id' in hub.index()[name]:
+        pytest.skip('not shipped')
+    group = next(g for g, members in hub_names().items() if name in members)
+    assert hub.verify(group) == hub.verify(hub_names()[group][0])

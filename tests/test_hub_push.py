@@ -1,0 +1,86 @@
+"""What may be published: ids, facts and cards that cannot be are refused in one line before anything is sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+
+import fcam_zoo
+from fcam_zoo import hub
+from fcam_zoo.cli import main
+from fcam_zoo.errors import HubError
+
+RELEASED = fcam_zoo.list_models(pretrained=True)
+
+
+@pytest.fixture
+def tiny() -> fcam_zoo.FCAM:
+    torch.manual_seed(0)
+    return fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=3)
+
+
+@pytest.mark.parametrize('repo_id', ['name', 'a/b/c', 'org/na me', 'org/name@main', ''])
+def test_only_org_and_name_make_an_id(loopback, tiny, tmp_path, repo_id):
+    for publish in (
+        lambda: hub.push_to_hub(tiny, repo_id),
+        lambda: hub.write_repository(tiny, tmp_path / 'preview', repo_id),
+    ):
+        with pytest.raises(ValueError, match='write org/name'):
+            publish()
+    assert not loopback.requests
+    assert not (tmp_path / 'preview').exists()
+
+
+@pytest.mark.parametrize(
+    ('facts', 'message'),
+    [
+        ({'hallf': True}, 'unknown facts hallf: give .*licence'),
+        ({'num_classes': 5, 'architecture': 'z'}, 'unknown facts architecture, num_classes'),
+        ({'dataset': 'My birds'}, "dataset is 'My birds': give a dict of title"),
+        ({'dataset': {'licence': 'CC0-1.0'}}, 'give a dict of title'),
+        ({'metrics': {'max_box_acc_50': 81.5}}, 'metrics must be numbers by split'),
+        ({'metrics': {'test': {'fcam': {'cls': float('nan')}}}}, 'metrics must be numbers by split'),
+    ],
+)
+def test_facts_that_cannot_be_told_are_refused(tiny, tmp_path, facts, message):
+    with pytest.raises(ValueError, match=message):
+        hub.write_repository(tiny, tmp_path / 'preview', 'org/name', **facts)
+    assert not (tmp_path / 'preview').exists()
+
+
+def test_facts_need_not_be_complete(tiny, tmp_path):
+    facts = {'dataset': {'title': 'My birds'}, 'metrics': {'test': {'cam': {'max_box_acc_50': 58.3}}}}
+    text = (hub.write_repository(tiny, tmp_path, 'org/name', **facts) / 'README.md').read_text()
+    assert 'My birds: unknown' in text
+    assert '| test | cam | 58.3 |' in text
+
+
+def test_only_an_fcam_is_saved(tiny, tmp_path):
+    with pytest.raises(TypeError, match=r'ResNet is no F-CAM: fcam_zoo\.wrap'):
+        hub.save_pretrained(timm.create_model('test_resnet'), tmp_path)
+
+
+def test_a_card_that_the_hub_refuses_is_explained(loopback, tiny):
+    loopback.card_fault = '"license" must be one of [apache-2.0, mit, ...]'
+    with pytest.raises(HubError, match=r'not published .*"license" must be one of.*give licence=') as caught:
+        hub.push_to_hub(tiny, 'org/name', licence='my own')
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.skipif(not RELEASED, reason='nothing released')
+def test_a_release_is_published_as_it_is_stored(tmp_path):
+    name = RELEASED[0]
+    assert main(['push', name, 'org/name', '--preview', str(tmp_path)]) == 0
+    config, entry = json.loads((tmp_path / 'config.json').read_text()), hub.index()[name]
+    if 'holds' not in entry:
+        assert config['weights']['sha256'] == entry['sha256']
+
+
+def test_push_of_nothing_says_what_there_is(tmp_path, capsys):
+    assert main(['push', 'nosuch', 'org/name']) == 1
+    assert 'neither the folder of a training nor a released name' in capsys.readouterr().err
+    assert main(['push', str(tmp_path), 'org/name']) == 1
+    assert f"No such file or directory: '{tmp_path / 'config.json'}'" in capsys.readouterr().err

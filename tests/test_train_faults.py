@@ -1,0 +1,108 @@
+"""What goes wrong on people's own data and machines, and how a training takes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from synthetic import shape_image, train_config
+
+from fcam_zoo.errors import ImageError, TrainingError
+from fcam_zoo.hub import save_pretrained
+from fcam_zoo.models import create_model
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
+from fcam_zoo.train.run import build_model, open_data
+
+SHORT = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
+
+
+def make_folder(root: Path, counts: dict[str, int]) -> Path:
+    """A data set of class folders; `counts` gives the images of each split."""
+    for number, (split, count) in enumerate(counts.items()):
+        for i in range(count):
+            path = root / split / ('square', 'disc')[i % 2] / f'{i}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shape_image(i % 2, 1000 * number + i)[0].save(path)
+    return root
+
+
+def test_a_bad_image_among_the_samples_is_left_out(tmp_path):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    first = data / 'train' / 'disc' / '1.png'
+    first.write_bytes(b'no image')
+    summary = train(train_config(data, skip_bad=True, **SHORT), tmp_path / 'run', quiet=True)
+    assert summary['classifier']['bad'] == ['disc/1.png']
+    assert (tmp_path / 'run' / 'decoder' / 'samples' / 'epoch_001.png').is_file()
+
+
+def test_skip_bad_may_be_given_when_going_on(tmp_path):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    (data / 'train' / 'disc' / '3.png').write_bytes(b'no image')
+    with pytest.raises(ImageError, match='--skip-bad'):
+        train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
+    summary = train(train_config(data, skip_bad=True, **SHORT), tmp_path / 'run', resume=True, quiet=True)
+    assert summary['classifier']['bad'] == ['disc/3.png']
+
+
+def test_runs_of_other_versions_go_on_or_are_refused(tmp_path):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
+    path = tmp_path / 'run' / 'config.json'
+    values = json.loads(path.read_text())
+
+    def resume(settings, **kwargs):
+        path.write_text(json.dumps(settings))
+        return train(train_config(data, **{**SHORT, **kwargs}), tmp_path / 'run', resume=True, quiet=True)
+
+    # One that did not know a setting yet had what is its default now.
+    resume({k: v for k, v in values.items() if k != 'keep_epochs'})
+    assert resume(values | {'classifier': {'epochs': 1, 'batch_size': 4}})['decoder']['last']['epoch'] == 1
+    with pytest.raises(TrainingError, match=r'differs in decoder\.lr \(there 0\.01, now 0\.5\)'):
+        resume(values, decoder=DecoderConfig(epochs=1, batch_size=4, lr=0.5))
+    for settings in (values | {'sharpness': 1}, [], {'decoder': 3}):
+        with pytest.raises(TrainingError, match='damaged or of another version'):
+            resume(settings)
+
+
+@pytest.mark.parametrize(
+    ('stages', 'message'),
+    [
+        ({'classifier': ClassifierConfig(epochs=1, head_layers=['layer9'])}, 'no module layer9'),
+        ({'decoder': DecoderConfig(epochs=1, batch_size=16, accumulate=16)}, 'fewer than 16 parts'),
+        ({'decoder': DecoderConfig(epochs=1, crop_scale=[2.0])}, 'scale'),
+    ],
+)
+def test_settings_that_do_not_fit_leave_the_folder_free(tmp_path, stages, message):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    with pytest.raises((TrainingError, ValueError), match=message):
+        train(train_config(data, **{**SHORT, **stages}), tmp_path / 'run', quiet=True)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_full_disk_leaves_the_folder_free(tmp_path, monkeypatch):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    with monkeypatch.context() as full:
+        full.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
+        with pytest.raises(TrainingError, match='make room'):
+            train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
+    assert train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)['decoder']['best_epoch'] == 1
+
+
+def test_the_bar_counts_the_images_there_are(tmp_path, capfd):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=32), 'decoder': DecoderConfig(epochs=0)}
+    train(train_config(data, **stages), tmp_path / 'run')
+    assert '/8 [' in capfd.readouterr().err
+
+
+def test_a_head_that_nobody_trains_is_warned_of(tmp_path, caplog):
+    model = create_model('fcam', backbone='test_resnet', num_classes=2)
+    model.pretrained_cfg['label_names'] = ['cat', 'dog']
+    save_pretrained(model, tmp_path / 'model')
+    data = make_folder(tmp_path / 'photos', {'train': 4})
+    settings = train_config(data, init=f'local-dir:{tmp_path / "model"}', classifier=ClassifierConfig(epochs=0))
+    _, keep_head = build_model(settings, open_data(settings)[0])
+    assert not keep_head
+    assert 'the new head stays random' in caplog.text
