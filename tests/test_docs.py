@@ -18,7 +18,7 @@ PAGES = sorted((ROOT / 'docs').glob('*.md'))
 def test_site_builds_strictly(tmp_path):
     pytest.importorskip('material')
     pytest.importorskip('mkdocstrings')
-    command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '--site-dir', str(tmp_path / 'site')]
+    command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(tmp_path / 'site')]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     pages = {path.stem for path in (tmp_path / 'site').glob('*.html')}

@@ -22,6 +22,7 @@ def test_notebook_is_stored_without_outputs(path):
         assert cell.get('execution_count') is None
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     nbclient = pytest.importorskip('nbclient')
@@ -31,4 +32,4 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    nbclient.NotebookClient(notebook, timeout=250, resources={'metadata': {'path': str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(tmp_path)}}).execute()
