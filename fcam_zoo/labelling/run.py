@@ -104,6 +104,7 @@ def label_images(
         'images': inputs.digest(),
         'formats': sorted(formats),
         'labels': labels,
+        'name': name,
         'batch_size': batch_size,
         **asdict(cut),
         **asdict(passes),
