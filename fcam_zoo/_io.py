@@ -12,14 +12,15 @@ from typing import Any
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is fsynced and renamed to `path`, on error removed.
+def atomic_path(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Iterator[Path]:
+    """Yield a temporary path in `folder`, by default beside `path`; on success it is fsynced and renamed to `path`, on
+    error removed. A killed process leaves it. `folder` must exist, on the same file system.
 
     The temporary name keeps the suffix of `path`, so writers that look at it (PIL, OpenCV) behave the same.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix=path.suffix, dir=path.parent)
+    fd, name = tempfile.mkstemp(prefix=f'.{path.stem[:40]}.', suffix=path.suffix, dir=folder or path.parent)
     os.close(fd)
     temporary = Path(name)
     try:

@@ -9,14 +9,17 @@ from itertools import islice
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from .data.images import open_image
-from .data.transforms import EvalTransform, normalize
+from .inference import Passes
 from .models import FCAM
+from .objects import Region, Threshold, check_min_area, check_threshold, find_regions, foreground
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
+
+MIN_AREA = 0.01
+"""Share of an image's pixels below which a further region is taken for noise."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Localization:
         map: F-CAM, float32 (H,W) in [0,1].
         size: (width, height) of the original image.
         class_index: Index of the predicted class.
+        objects: Connected regions of the mask, largest first: with `multi` all that are large enough, otherwise one;
+            none where the map is empty.
     """
 
     label: str
@@ -41,58 +46,156 @@ class Localization:
     map: np.ndarray
     size: tuple[int, int]
     class_index: int
+    objects: tuple[Region, ...] = ()
+
+    def object_mask(self) -> np.ndarray:
+        """Pixels of the objects alone, bool (H,W); `mask` may hold further, smaller regions."""
+        mask = np.zeros(self.mask.shape, bool)
+        for region in self.objects:
+            x0, y0, x1, y1 = region.box
+            mask[y0:y1, x0:x1] |= region.mask
+        return mask
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How maps become objects, and classes get their names.
+
+    Attributes:
+        threshold: tau in [0,1), relative to the map's largest grey level, or 'otsu'.
+        names: Class names by index.
+        multi: Keep all regions that are large enough, not only the largest.
+        min_area: Smallest share of the image that a further region has.
+    """
+
+    threshold: Threshold
+    names: tuple[str, ...]
+    multi: bool = False
+    min_area: float = MIN_AREA
+
+    @classmethod
+    def of(
+        cls,
+        model: FCAM,
+        threshold: Threshold | None = None,
+        class_names: Sequence[str] | None = None,
+        multi: bool = False,
+        min_area: float = MIN_AREA,
+    ) -> Cut:
+        """Checked settings; threshold and names are the model's by default.
+
+        Raises:
+            ValueError: As `localize`.
+        """
+        threshold = model.threshold if threshold is None else threshold
+        check_threshold(threshold)
+        check_min_area(min_area)
+        names = class_names or model.pretrained_cfg.get('label_names') or [str(i) for i in range(model.num_classes)]
+        if len(names) != model.num_classes:
+            raise ValueError(f'{len(names)} class names for a model of {model.num_classes} classes: give one a class')
+        return cls(threshold, tuple(names), multi, min_area)
+
+    def localization(self, score_map: np.ndarray, probs: np.ndarray) -> Localization:
+        """A map float32 (H,W) of the image's size and class probabilities (K,) -> what was found."""
+        mask = foreground(score_map, self.threshold)
+        objects = find_regions(mask, score_map, self.multi, self.min_area)
+        best = int(probs.argmax())
+        box = objects[0].box if objects else (0, 0, 0, 0)
+        size = score_map.shape[1], score_map.shape[0]
+        return Localization(self.names[best], float(probs[best]), box, mask, score_map, size, best, objects)
 
 
 def localize(
     model: FCAM,
     images: ImageLike | Iterable[ImageLike],
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
     class_names: Sequence[str] | None = None,
     batch_size: int = 8,
+    *,
+    multi: bool = False,
+    min_area: float = MIN_AREA,
+    sizes: Sequence[int] | None = None,
+    flip: bool = False,
 ) -> list[Localization]:
     """Classify and localize images.
 
     Args:
         model: An F-CAM; runs where it is, in eval mode (its mode is restored).
         images: Paths, PIL images or uint8 arrays (H,W,3) or (H,W), of any size; or a single one.
-        threshold: tau in [0,1): a pixel is object where its 8-bit map is above int(tau * max). Default: the model's,
-            chosen on its validation data.
+        threshold: tau in [0,1): a pixel is object where its 8-bit map is above int(tau * max). 'otsu' takes Otsu's
+            threshold of each map. Default: the model's, chosen on its validation data.
         class_names: Names by index; default: the model's.
         batch_size: Images a forward pass.
+        multi: List every connected region that is large enough in `objects`, not only the largest.
+        min_area: Smallest share of the image's pixels that a further region has, in [0,1).
+        sizes: Sides in pixels to which images are resized for the network; maps of several are averaged. Default: the
+            model's input size.
+        flip: Average with the map of the mirrored image.
 
     Returns:
         One result an image, in order.
 
     Raises:
         FileNotFoundError, ImageError: For an image that is missing or unreadable.
-        ValueError: For a threshold outside [0,1), or class names of another number.
+        ValueError: For a threshold or min_area outside [0,1), a size below 32, or class names of another number.
         TypeError: For something that is no image.
+
+    Examples:
+        A picture of 300x200 pixels, and a model that is not trained:
+
+        >>> import numpy as np, torch, fcam_zoo
+        >>> _ = torch.manual_seed(0)
+        >>> model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+        >>> picture = np.zeros((200, 300, 3), np.uint8)
+        >>> picture[50:150, 100:200] = 255
+        >>> (found,) = fcam_zoo.localize(model, picture, class_names=['square', 'disc'])
+        >>> found.size, found.map.shape, found.label in ('square', 'disc')
+        ((300, 200), (200, 300), True)
+        >>> x0, y0, x1, y1 = found.box
+        >>> found.mask[y0:y1, x0:x1].any().item()
+        True
+
+        Several objects an image, cut by Otsu's threshold of its map:
+
+        >>> (found,) = fcam_zoo.localize(model, picture, 'otsu', multi=True, min_area=0.001)
+        >>> found.objects[0].box == found.box
+        True
+        >>> all(region.area >= 0.001 * 300 * 200 for region in found.objects[1:])
+        True
+
+        An argument out of its range:
+
+        >>> fcam_zoo.localize(model, picture, threshold=1.5)
+        Traceback (most recent call last):
+        ValueError: threshold is 1.5: choose a value in [0,1), or 'otsu'
     """
     if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    return list(localize_stream(model, images, threshold, class_names, batch_size))
+    options = {'multi': multi, 'min_area': min_area, 'sizes': sizes, 'flip': flip}
+    return list(localize_stream(model, images, threshold, class_names, batch_size, **options))
 
 
 def localize_stream(
     model: FCAM,
     images: Iterable[ImageLike],
-    threshold: float | None = None,
+    threshold: Threshold | None = None,
     class_names: Sequence[str] | None = None,
     batch_size: int = 8,
+    *,
+    multi: bool = False,
+    min_area: float = MIN_AREA,
+    sizes: Sequence[int] | None = None,
+    flip: bool = False,
 ) -> Iterator[Localization]:
     """`localize` for any number of images in flat memory: results come as they are made."""
-    threshold = model.threshold if threshold is None else threshold
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}: at least one image a forward pass')
-    if not 0 <= threshold < 1:
-        raise ValueError(f'threshold is {threshold}: choose a value in [0,1)')
-    names = class_names or model.pretrained_cfg.get('label_names') or [str(i) for i in range(model.num_classes)]
-    if len(names) != model.num_classes:
-        raise ValueError(f'{len(names)} class names for a model of {model.num_classes} classes: give one a class')
+    cut, passes = Cut.of(model, threshold, class_names, multi, min_area), Passes.of(model, sizes, flip)
     source = iter(images)
     while batch := [as_image(image) for image in islice(source, batch_size)]:
-        for image, score_map, probs in zip(batch, *_forward(model, batch)):
-            yield _localization(image.size, score_map, probs, threshold, names)
+        maps, probs = passes.run(model, [passes.prepare(image) for image in batch])
+        for image, score_map, p in zip(batch, maps.numpy(), probs.numpy()):
+            yield cut.localization(resize_map(score_map, image.size), p)
 
 
 def as_image(image: ImageLike) -> Image.Image:
@@ -108,31 +211,6 @@ def as_image(image: ImageLike) -> Image.Image:
     raise TypeError(f'{type(image).__name__} is no image: give a path, a PIL image or a uint8 array')
 
 
-@torch.inference_mode()
-def _forward(model: FCAM, batch: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
-    """F-CAMs (B,h,w) at the input size of the model, and class probabilities (B,K)."""
-    cfg = model.pretrained_cfg
-    resize = EvalTransform(cfg['input_size'][-1])
-    x = torch.stack([resize(image) for image in batch]).to(next(model.parameters()).device)
-    training = model.training
-    model.eval()
-    try:
-        output = model(normalize(x, cfg['mean'], cfg['std']))
-    finally:
-        model.train(training)
-    return output.maps.softmax(1)[:, 1].float().cpu().numpy(), output.logits.softmax(1).float().cpu().numpy()
-
-
-def _localization(
-    size: tuple[int, int], score_map: np.ndarray, probs: np.ndarray, threshold: float, names: Sequence[str]
-) -> Localization:
-    full = cv2.resize(score_map, size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
-    grey = (full * 255).astype(np.uint8)
-    mask = grey > int(threshold * float(grey.max()))
-    contours = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    box = (0, 0, 0, 0)
-    if contours:
-        x, y, w, h = cv2.boundingRect(max(contours, key=cv2.contourArea))
-        box = (x, y, x + w, y + h)
-    best = int(probs.argmax())
-    return Localization(names[best], float(probs[best]), box, mask, full, size, best)
+def resize_map(score_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map (h,w) of the network, drawn at the (width, height) of the image: float32 (H,W) in [0,1]."""
+    return cv2.resize(score_map, size, interpolation=cv2.INTER_LINEAR).clip(0, 1)

@@ -94,6 +94,15 @@ def test_predict_reports_a_missing_path_and_goes_on(photos, model_dir, tmp_path,
     assert '3 of 4' in captured.out
 
 
+def test_predict_exports(photos, model_dir, tmp_path, capsys):
+    out = tmp_path / 'out'
+    arguments = ['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(out), '--quiet', '--multi']
+    assert main([*arguments, '--export', 'coco', 'csv', '--threshold', 'otsu', '--flip', '--sizes', '64', '96']) == 0
+    assert sorted(p.name for p in out.iterdir()) == ['boxes.csv', 'coco.json']
+    assert len(json.loads((out / 'coco.json').read_text())['images']) == 3
+    assert '3 of 3 images localized' in capsys.readouterr().out
+
+
 def test_predict_never_overwrites_its_input(photos, model_dir, capsys):
     before = (photos / 'a.png').read_bytes()
     assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(photos), '--quiet']) == 1
@@ -108,6 +117,8 @@ def test_predict_never_overwrites_its_input(photos, model_dir, capsys):
         (['predict', '{p}', '--model', '{m}', '-o', 'out', '--threshold', '1.5'], 'choose a value in [0,1)'),
         (['predict', '{p}', '--model', 'local-dir:none', '-o', 'out'], 'none does not exist'),
         (['predict', '{p}', '--model', '{m}', '-o', 'out', '--batch-size', '-1'], 'at least one image'),
+        (['predict', '{p}', '--model', '{m}', '-o', 'out', '--device', 'warp'], "device 'warp' cannot be used"),
+        (['predict', '{p}', '--model', '{m}', '-o', 'out', '--labels', 'folder'], 'lies in no class folder'),
         (['benchmark', 'missing', '--model', '{m}'], 'missing'),
         (['train', 'missing', '-o', 'run', '--device', 'warp'], "device 'warp' cannot be used"),
         (['train', 'missing', '-o', 'run'], 'missing'),

@@ -134,7 +134,7 @@ def test_hostile_xml(flat, content, message):
 
 
 CSV_FAULTS = [
-    (['image;x0;y0;x1;y1'], r'boxes\.csv, line 1: the header must be image,x0,y0,x1,y1,label \(or without label\)'),
+    (['image;x0;y0;x1;y1'], r'boxes\.csv, line 1: the header must be image,x0,y0,x1,y1,label,score \(or end before\)'),
     ([], 'line 1: the header must be'),
     (['image,x0,y0,x1,y1,label'], 'names no image of'),
     ([None, '0.jpg,1,2,3,4'], 'line 8: 5 fields; write image,x0,y0,x1,y1,label'),

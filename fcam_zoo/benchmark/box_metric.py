@@ -30,7 +30,7 @@ class BoxMetric(Counts):
     Raises:
         ValueError: When thresholds or IoUs are out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> maps = torch.zeros(2, 224, 224)
         >>> maps[0, 50:100, 60:120] = 0.9  # where the object is

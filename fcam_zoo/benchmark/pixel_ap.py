@@ -24,7 +24,7 @@ class PixelAP(Counts):
     Raises:
         ValueError: When thresholds are out of range, or do not start at 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> mask = torch.zeros(1, 8, 8, dtype=torch.uint8)
         >>> mask[0, 2:6, 2:6] = 1

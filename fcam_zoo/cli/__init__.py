@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import FcamZooError
 
-COMMANDS = ('list', 'info', 'demo', 'predict', 'train', 'benchmark', 'export', 'push', 'pull', 'weights')
+COMMANDS = ('list', 'info', 'demo', 'predict', 'app', 'train', 'benchmark', 'export', 'push', 'pull', 'weights')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        hint = '; what was finished is kept: go on with --resume' if hasattr(args, 'resume') else ''
+        go_on = getattr(args, 'go_on', 'with --resume' if hasattr(args, 'resume') else '')
+        hint = f'; what was finished is kept: go on {go_on}' if go_on else ''
         print(f'fcam-zoo: interrupted{hint}', file=sys.stderr)
         return 130
     except (FcamZooError, ValueError, TypeError, OSError, ImportError) as e:

@@ -8,16 +8,17 @@ import math
 from .annotated import AnnotatedDataset
 from .annotations import NUMBER, Annotations, Box, number_classes, shown
 
-HEADER = ['image', 'x0', 'y0', 'x1', 'y1', 'label']
+HEADER = ['image', 'x0', 'y0', 'x1', 'y1', 'label', 'score']
 
 
 class CsvDataset(AnnotatedDataset):
     """Boxes of a CSV file; arguments, attributes and errors are those of `AnnotatedDataset`.
 
-    The header is `image,x0,y0,x1,y1` or `image,x0,y0,x1,y1,label`; an image may have several lines, or one without
-    numbers where it has no object. Numbers are those of the WSOL layout: pixels from 0, x1 and y1 the last pixel
-    inside; fractions are rounded, and as there an end one pixel beyond the image is let pass, since many write ends
-    exclusive. Labels that are all whole numbers are taken as they are, names are numbered (see `number_classes`).
+    The header is `image,x0,y0,x1,y1`, after which may come `label`, and then `score`, which is not read; an image may
+    have several lines, or one without numbers where it has no object. Numbers are those of the WSOL layout: pixels from
+    0, x1 and y1 the last pixel inside; fractions are rounded, and as there an end one pixel beyond the image is let
+    pass, since many write ends exclusive. Labels that are all whole numbers are taken as they are, names are numbered
+    (see `number_classes`).
     """
 
     @staticmethod
@@ -30,8 +31,9 @@ class CsvDataset(AnnotatedDataset):
             with data.path.open(encoding='utf-8-sig', newline='') as file:
                 lines = csv.reader(file)
                 header = [column.strip() for column in next(lines, [])]
-                if header not in (HEADER, HEADER[:-1]):
-                    return data.note('line 1', f'the header must be {",".join(HEADER)} (or without label); correct it')
+                if header not in (HEADER[:5], HEADER[:6], HEADER):
+                    columns = ','.join(HEADER)
+                    return data.note('line 1', f'the header must be {columns} (or end before); correct it')
                 for fields in lines:
                     place = f'line {lines.line_num}'
                     if not ''.join(fields).strip():
@@ -69,7 +71,7 @@ def _line(data: Annotations, place: str, fields: list[str], count: int) -> tuple
     if len(fields) != count:
         return data.note(place, f'{len(fields)} fields; write {",".join(HEADER[:count])}')
     image_id, numbers = data.safe_id(fields[0]), fields[1:5]
-    name = fields[5] if count == 6 else ''
+    name = fields[5] if count > 5 else ''
     if image_id is None:
         return data.note(place, f'{shown(fields[0])} is no path below {data.images}; write such a path')
     if not name.isprintable():

@@ -31,6 +31,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STORED = {
+    2: np.fliplr,
+    3: lambda pixels: np.rot90(pixels, 2),
+    4: np.flipud,
+    5: np.transpose,
+    6: np.rot90,
+    7: lambda pixels: np.rot90(pixels.T, 2),
+    8: lambda pixels: np.rot90(pixels, -1),
+}
 
 
 def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -51,11 +60,31 @@ def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = 
         ImageError: For a folder, an unknown format, a damaged or truncated file, pixels of unknown range (32 bits), or
             too large an image.
     """
+    image, orientation = open_stored(path, max_pixels)
+    return upright(image, orientation) if exif else image
+
+
+def open_stored(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, int]:
+    """An image file whole, in 8-bit RGB, as its pixels are stored, and its EXIF orientation (1 to 8, 1 is upright).
+
+    Raises:
+        FileNotFoundError, ImageError: As `open_image`.
+    """
     with _opened(path, max_pixels) as image:
         image.load()
-        rgb = to_rgb(image)
-        turn = _UPRIGHT.get(_orientation(image)) if exif else None
-        return rgb if turn is None else rgb.transpose(turn)
+        return to_rgb(image), _orientation(image)
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; an orientation that does not exist turns nothing."""
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def as_stored(upright_pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The inverse of `upright` for an array (H,W): what is drawn upright -> the order of the stored pixels."""
+    inverse = _STORED.get(orientation)
+    return upright_pixels if inverse is None else np.ascontiguousarray(inverse(upright_pixels))
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:

@@ -94,7 +94,9 @@ def _chosen(data: Annotations, files: list[_File]) -> list[_File]:
         data.problems.append(f'{listing}: cannot be read ({e}); write one name a line, as UTF-8')
         return []
     by_name = {file.name: file for file in files}
-    names = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    # A name may hold spaces; lists of one class have a number behind each name.
+    entries = (line.strip() for line in lines if line.strip())
+    names = list(dict.fromkeys(entry if entry in by_name else entry.split()[0] for entry in entries))
     for name in names:
         if name not in by_name:
             data.problems.append(f'{listing}: {data.path} has no XML file {shown(name)}; add it or remove the line')

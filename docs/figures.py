@@ -1,0 +1,46 @@
+"""docs/how.jpg: what F-CAM sees of a photograph. Run in the root of a checkout: python docs/figures.py"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data
+
+from fcam_zoo import create_model, localize, sampling, viz
+from fcam_zoo.data import EvalTransform, normalize
+
+MODEL = 'fcam_mobilenetv1_075.layercam_cub50'
+GREEN, BLUE = (60, 200, 80), (70, 90, 220)
+
+
+def candidates(photo: Image.Image, teacher: torch.Tensor) -> Image.Image:
+    """Object (green) and background (blue) candidates of a class map (s,s) over the photograph."""
+    found = sampling.regions(teacher[None])
+    pixels = np.array(photo.resize(tuple(teacher.shape[::-1])))
+    for mask, colour in zip(found, (GREEN, BLUE)):
+        pixels[mask[0].numpy()] = (0.4 * pixels[mask[0].numpy()] + 0.6 * np.array(colour)).astype(np.uint8)
+    return Image.fromarray(pixels).resize(photo.size)
+
+
+def main() -> None:
+    photo = Image.fromarray(data.chelsea())
+    model = create_model(MODEL, pretrained=True)
+    cfg = model.pretrained_cfg
+    x = normalize(EvalTransform(cfg['input_size'][-1])(photo)[None], cfg['mean'], cfg['std'])
+    cam, teacher = (model.cam(x, method=method)[0] for method in ('cam', 'layercam'))
+    (found,) = localize(model, photo)
+    row = [
+        (photo, 'photograph'),
+        (viz.blend(photo, cam.numpy()), 'CAM'),
+        (viz.blend(photo, teacher.numpy()), 'LayerCAM'),
+        (candidates(photo, teacher), 'samples'),
+        (viz.draw_box(viz.blend(photo, found.map), found.box), 'F-CAM'),
+    ]
+    viz.grid([row], height=170).save(Path('docs') / 'how.jpg', quality=85)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,175 @@
+"""The viewer: an image in, CAM beside F-CAM, boxes, mask and annotation out. Needs the extra `app`.
+
+`fcam-zoo app` starts it on this machine. As the `app.py` of a Hugging Face Space this file starts it for everybody.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fcam_zoo import FCAM, cams, create_model, label_images, list_models, localize, viz
+from fcam_zoo.data import EvalTransform, normalize, open_image
+from fcam_zoo.errors import FcamZooError
+from fcam_zoo.localization import MIN_AREA, Localization
+
+# Gradio reads this as it is imported.
+os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
+try:
+    import gradio as gr
+except ImportError as e:
+    raise ImportError("the viewer needs Gradio: pip install 'fcam-zoo[app]'") from e
+
+MAX_UPLOAD = '20mb'
+MAX_PIXELS = 25_000_000
+KEEP_SECONDS = 3600
+"""Uploads and results older than this are deleted."""
+
+HELP = (
+    'Drop a photograph. **CAM** is what the classifier alone shows, drawn by the chosen method; **F-CAM** is the '
+    "decoder's map in full resolution, with boxes around what lies above the threshold."
+)
+
+
+@lru_cache(maxsize=4)
+def load(name: str) -> FCAM:
+    """A model, kept for later requests."""
+    return create_model(name, pretrained=True)
+
+
+def show(path: str | None, name: str, method: str, threshold: float, otsu: bool, multi: bool) -> tuple[Any, ...]:
+    """What the page shows of an uploaded image.
+
+    Args:
+        path: The image file; None before there is one.
+        name: Name of the model.
+        method: CAM method, the teacher.
+        threshold: tau in [0,1).
+        otsu: Take Otsu's threshold instead.
+        multi: Several objects.
+
+    Returns:
+        CAM and F-CAM over the image, mask uint8 (H,W), rows (class, confidence, box), and the path of a COCO file.
+    """
+    if path is None:
+        return None, None, None, [], None
+    model, cut = load(name), 'otsu' if otsu else threshold
+    try:
+        image = open_image(path, max_pixels=MAX_PIXELS)
+        (found,) = localize(model, image, cut, multi=multi)
+        folder = result_folder()
+        label_images(model, path, folder, ['coco'], threshold=cut, multi=multi, name=name)
+    except (FcamZooError, OSError) as e:
+        # Visitors need not know where the server keeps their file.
+        raise gr.Error(str(e).replace(str(path), Path(path).name)) from e
+    picture = viz.blend(image, found.map)
+    for region in found.objects:
+        picture = viz.draw_box(picture, region.box, f'{found.label} {found.score * region.strength:.2f}')
+    cam = viz.blend(image, class_map(model, image, method))
+    return cam, picture, found.object_mask().astype(np.uint8) * 255, rows_of(found), str(folder / 'coco.json')
+
+
+@torch.inference_mode()
+def class_map(model: FCAM, image: Image.Image, method: str) -> np.ndarray:
+    """CAM (s,s) in [0,1] of the predicted class of an image."""
+    cfg = model.pretrained_cfg
+    x = normalize(EvalTransform(cfg['input_size'][-1])(image)[None], cfg['mean'], cfg['std'])
+    return model.cam(x, method=method)[0].numpy()
+
+
+def rows_of(found: Localization) -> list[list[Any]]:
+    """A row an object: class, confidence, box."""
+    return [[found.label, round(found.score * region.strength, 3), *region.box] for region in found.objects]
+
+
+@lru_cache(maxsize=1)
+def _results() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix='fcam-zoo-app-'))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def result_folder() -> Path:
+    """A new folder for the file of one answer; old ones are deleted."""
+    for old in _results().iterdir():
+        if old.stat().st_mtime < time.time() - KEEP_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(dir=_results()))
+
+
+def build(names: Sequence[str] | None = None) -> gr.Blocks:
+    """The page.
+
+    Args:
+        names: Models to choose from; default: all that are released.
+    """
+    names = list(names or list_models(pretrained=True))
+    first = load(names[0])
+    with gr.Blocks(title='fcam_zoo', analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
+        gr.Markdown(f'# From image labels to boxes\n{HELP}')
+        with gr.Row():
+            with gr.Column():
+                path = gr.Image(label='Image', type='filepath', image_mode=None, sources=['upload'], height=320)
+                name = gr.Dropdown(names, value=names[0], label='Model')
+                method = gr.Dropdown(list(cams.METHODS), value='layercam', label='CAM method (teacher)')
+                threshold = gr.Slider(0, 0.99, value=first.threshold, step=0.01, label='Threshold')
+                otsu = gr.Checkbox(label="Otsu's threshold of each map instead")
+                multi = gr.Checkbox(label=f'Several objects (each at least {MIN_AREA:.0%} of the image)')
+            with gr.Column():
+                with gr.Row():
+                    cam = _picture('CAM', 'cam')
+                    fcam = _picture('F-CAM and boxes', 'fcam')
+                mask = _picture('Mask', 'mask', height=240)
+                headers = ['class', 'confidence', 'x0', 'y0', 'x1', 'y1']
+                rows = gr.Dataframe(headers=headers, label='Objects (pixels, ends exclusive)', interactive=False)
+                annotation = gr.DownloadButton('Download the annotation (COCO)')
+        asked, answer = [path, name, method, threshold, otsu, multi], [cam, fcam, mask, rows, annotation]
+        for event in (path.change, method.change, threshold.release, otsu.change, multi.change):
+            event(show, asked, answer, api_visibility='private', show_progress='minimal')
+        chosen = name.change(lambda name: load(name).threshold, name, threshold, api_visibility='private')
+        chosen.then(show, asked, answer, api_visibility='private')
+    return page
+
+
+def _picture(label: str, elem_id: str, **options: Any) -> gr.Image:
+    buttons = ['download', 'fullscreen']
+    return gr.Image(label=label, elem_id=elem_id, format='png', interactive=False, buttons=buttons, **options)
+
+
+def launch(names: Sequence[str] | None = None, host: str = '127.0.0.1', port: int | None = None, **options: Any) -> Any:
+    """Serve the page.
+
+    Args:
+        names: As in `build`.
+        host: Address to listen at; the loopback is reached from this machine alone.
+        port: Port; None takes the first free one from 7860 on.
+        options: Further arguments of Gradio's `launch`.
+    """
+    page = build(names).queue(max_size=16, default_concurrency_limit=1)
+    # Fonts of the system: the page loads nothing from elsewhere.
+    theme = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace'])
+    return page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        ssr_mode=False,
+        max_file_size=MAX_UPLOAD,
+        theme=theme,
+        footer_links=[],
+        **options,
+    )
+
+
+if __name__ == '__main__':
+    launch(host=os.environ.get('GRADIO_SERVER_NAME', '127.0.0.1'))

@@ -1,0 +1,68 @@
+"""One pass, or several that are averaged, of an F-CAM over images of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ._modes import eval_mode
+from .data.transforms import EvalTransform, normalize
+from .models import FCAM
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How an F-CAM looks at an image.
+
+    Attributes:
+        sizes: Sides in pixels to which images are resized; maps of several are averaged at the largest.
+        flip: Average with the map of the mirrored image.
+    """
+
+    sizes: tuple[int, ...]
+    flip: bool = False
+
+    @classmethod
+    def of(cls, model: FCAM, sizes: Sequence[int] | None = None, flip: bool = False) -> Passes:
+        """Passes for a model; `sizes` None is its own input size.
+
+        Raises:
+            ValueError: For no size at all, or one below 32 pixels.
+        """
+        sizes = (model.pretrained_cfg['input_size'][-1],) if sizes is None else tuple(sizes)
+        if not sizes or min(sizes) < 32:
+            raise ValueError(f'sizes is {list(sizes)}: give one or several sides of at least 32 pixels')
+        return cls(sizes, flip)
+
+    def prepare(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
+        """An RGB image of any size -> uint8 (3,s,s) for each size."""
+        return tuple(EvalTransform(size)(image) for size in self.sizes)
+
+    @torch.inference_mode()
+    def run(self, model: FCAM, batch: Sequence[tuple[torch.Tensor, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify and localize a batch.
+
+        Args:
+            model: Runs where it is, in eval mode (its mode is restored).
+            batch: What `prepare` gave for each image.
+
+        Returns:
+            F-CAMs (B,s,s) in [0,1], s the largest size, and class probabilities (B,K): float32, on the CPU.
+        """
+        device, cfg = next(model.parameters()).device, model.pretrained_cfg
+        side = max(self.sizes)
+        maps, probs = [], []
+        with eval_mode(model):
+            for images in zip(*batch):
+                x = normalize(torch.stack(images).to(device), cfg['mean'], cfg['std'])
+                for mirrored in (False, True) if self.flip else (False,):
+                    output = model(x.flip(-1) if mirrored else x)
+                    fcam = output.maps.softmax(1)[:, 1:].float()
+                    fcam = fcam.flip(-1) if mirrored else fcam
+                    maps.append(F.interpolate(fcam, (side, side), mode='bilinear')[:, 0])
+                    probs.append(output.logits.float().softmax(1))
+        return torch.stack(maps).mean(0).cpu(), torch.stack(probs).mean(0).cpu()

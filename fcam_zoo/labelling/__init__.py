@@ -1,0 +1,7 @@
+"""Labels, boxes and masks for folders of images, in the formats that detectors and segmenters train from."""
+
+from .formats import FORMATS as FORMATS
+from .run import Summary as Summary
+from .run import label_images as label_images
+
+__all__ = ['label_images', 'Summary', 'FORMATS']

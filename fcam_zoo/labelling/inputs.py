@@ -1,0 +1,126 @@
+"""Which images a run labels, and what they are called in annotation files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ..data import list_images
+from ..errors import FcamZooError
+
+MAX_NAME = 1000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images of a run.
+
+    Attributes:
+        root: The folder that ids are relative to.
+        paths: Image files, in the order given; folders are listed sorted.
+        ids: Path of each below `root`, with forward slashes.
+        problems: What could not be taken, each one line with the mend.
+    """
+
+    root: Path
+    paths: tuple[Path, ...]
+    ids: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def digest(self) -> str:
+        """SHA-256 of the ids, and of the size and time of each file."""
+        digest = hashlib.sha256()
+        for image_id, path in zip(self.ids, self.paths):
+            about = path.stat()
+            digest.update(f'{image_id}\0{about.st_size}\0{about.st_mtime_ns}\n'.encode())
+        return digest.hexdigest()
+
+
+def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output: Path) -> Inputs:
+    """List image files and the images of folders; what lies in an output folder below one of them is left out.
+
+    Args:
+        images: Files and folders.
+        output: Folder that the run writes.
+
+    Raises:
+        FileNotFoundError: When no image is left.
+        ValueError: When `output` is one of the folders.
+    """
+    given = [Path(p) for p in ([images] if isinstance(images, (str, os.PathLike)) else images)]
+    for folder in given:
+        if folder.is_dir() and folder.resolve() == output.resolve():
+            raise ValueError(
+                f'{output} is the folder of the images: they would be overwritten or outputs be read as images; '
+                'choose another output folder'
+            )
+    folders = [_absolute(p if p.is_dir() else p.parent) for p in given]
+    root = Path(os.path.commonpath(folders)) if folders else Path()
+    found: dict[Path, str] = {}
+    problems: list[str] = []
+    written = output.resolve()
+    for argument in given:
+        try:
+            listed = list_images(argument)
+        except (FcamZooError, OSError) as e:
+            problems.append(str(e))
+            continue
+        holds_output = argument.is_dir() and written.is_relative_to(argument.resolve())
+        for path in listed:
+            image_id = _absolute(path).relative_to(root).as_posix()
+            if holds_output and path.parent.resolve().is_relative_to(written):
+                continue
+            if is_writable(image_id):
+                found[path] = image_id
+            else:
+                problems.append(f'{str(path)!r}: annotation files cannot hold this name; rename the image')
+    if not found:
+        raise FileNotFoundError(
+            '; '.join([*problems[:3], 'no image to localize: give image files or folders that hold some'])
+        )
+    return Inputs(root, tuple(found), tuple(found.values()), tuple(problems))
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute and without `..`; links are kept, since ids follow the names that the user sees."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def is_writable(image_id: str) -> bool:
+    """Whether every format, and the readers of this package, can hold a name: printable UTF-8, no backslash, no space
+    at either end.
+    """
+    return (
+        image_id.isprintable() and '\\' not in image_id and image_id == image_id.strip() and len(image_id) <= MAX_NAME
+    )
+
+
+def refuse_clashes(ids: Sequence[str], files: Sequence[Path]) -> None:
+    """Two images must not share an output file, also where file systems ignore case.
+
+    Raises:
+        ValueError: When two would.
+    """
+    owners: dict[str, str] = {}
+    for image_id, file in zip(ids, files):
+        other = owners.setdefault(str(file).casefold(), image_id)
+        if other != image_id:
+            raise ValueError(f'{other} and {image_id} would share {file}: rename one of the images')
+
+
+def refuse_overwriting(paths: Sequence[Path], files: Iterable[Path]) -> None:
+    """Outputs must not replace inputs.
+
+    Raises:
+        ValueError: When one would.
+    """
+    real = lru_cache(maxsize=None)(Path.resolve)
+    # A file is replaced where its name stands, also where that is a link.
+    inputs = {path.resolve() for path in paths} | {real(path.parent) / path.name for path in paths}
+    for file in files:
+        if real(file.parent) / file.name in inputs:
+            raise ValueError(f'{file} is one of the images and would be overwritten: choose another output folder')

@@ -1,0 +1,115 @@
+"""The viewer: its answers, and the page in a real browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fcam_zoo
+from fcam_zoo.cli import main
+
+gr = pytest.importorskip('gradio')
+app = pytest.importorskip('fcam_zoo.app')
+
+MODEL = fcam_zoo.list_models(pretrained=True)[0]
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    data = pytest.importorskip('skimage.data')
+    path = tmp_path / 'a cat.png'
+    Image.fromarray(data.chelsea()).save(path)
+    return path
+
+
+def test_answer_is_that_of_localize(photo):
+    cam, fcam, mask, rows, annotation = app.show(str(photo), MODEL, 'layercam', 0.5, False, True)
+    (found,) = fcam_zoo.localize(fcam_zoo.create_model(MODEL, pretrained=True), photo, 0.5, multi=True)
+    assert cam.size == fcam.size == found.size
+    assert ((mask == 255) == found.object_mask()).all()
+    assert [tuple(row[2:]) for row in rows] == [region.box for region in found.objects]
+    coco = json.loads(Path(annotation).read_text())
+    assert coco['images'][0]['file_name'] == 'a cat.png'
+    x, y, width, height = coco['annotations'][0]['bbox']
+    assert (x, y, x + width, y + height) == found.box
+    assert not np.array_equal(np.asarray(cam), np.asarray(app.show(str(photo), MODEL, 'cam', 0.5, False, True)[0]))
+    assert app.show(None, MODEL, 'cam', 0.5, False, False) == (None, None, None, [], None)
+
+
+def test_refusals_name_the_file_but_not_its_place(photo, tmp_path, monkeypatch):
+    (tmp_path / 'cut.png').write_bytes(photo.read_bytes()[:500])
+    with pytest.raises(gr.Error, match=r'cut\.png: cannot be read') as caught:
+        app.show(str(tmp_path / 'cut.png'), MODEL, 'cam', 0.5, False, False)
+    assert str(tmp_path) not in str(caught.value)
+    monkeypatch.setattr(app, 'MAX_PIXELS', 1000)
+    with pytest.raises(gr.Error, match='more than the limit of 1000'):
+        app.show(str(photo), MODEL, 'cam', 0.5, False, False)
+
+
+def test_results_do_not_pile_up(monkeypatch):
+    old = app.result_folder()
+    monkeypatch.setattr(app, 'KEEP_SECONDS', -1)
+    new = app.result_folder()
+    assert new.is_dir()
+    assert not old.exists()
+
+
+def test_command_listens_at_the_loopback(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(gr.Blocks, 'launch', lambda page, **options: asked.update(options))
+    assert main(['app', '--port', '7999']) == 0
+    assert asked['server_name'] == '127.0.0.1'
+    assert asked['share'] is False
+    assert asked['max_file_size'] == app.MAX_UPLOAD
+
+
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+OWN = ('http://127.0.0.1', 'http://localhost', 'data:', 'blob:')
+QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
+QUIET += ['--disable-background-networking', '--disable-component-update', '--disable-sync']
+
+
+@pytest.fixture
+def served():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    _, url, _ = app.launch([MODEL], port=port, prevent_thread_lock=True, quiet=True)
+    yield url
+    gr.close_all(verbose=False)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='needs Chromium')
+@pytest.mark.timeout(600)
+def test_page_in_a_browser(photo, served, tmp_path):
+    playwright = pytest.importorskip('playwright.sync_api')
+    elsewhere = []
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = browser.new_page(viewport={'width': 1400, 'height': 1100})
+        page.set_default_timeout(120_000)
+        page.on('request', lambda r: elsewhere.append(r.url) if not r.url.startswith(OWN) else None)
+        page.goto(served)
+        page.set_input_files('input[type=file]', photo)
+        masks = page.locator('#mask img')
+        masks.wait_for()
+        before = masks.get_attribute('src')
+        with page.expect_download() as started:
+            page.get_by_text('Download the annotation').click()
+        started.value.save_as(tmp_path / 'coco.json')
+        coco = json.loads((tmp_path / 'coco.json').read_text())
+        expected = app.show(str(photo), MODEL, 'layercam', app.load(MODEL).threshold, False, False)
+        assert coco['annotations'] == json.loads(Path(expected[-1]).read_text())['annotations']
+        slider = page.locator('input[type=range]')
+        slider.fill('0.2')
+        slider.dispatch_event('pointerup')
+        page.wait_for_function("before => document.querySelector('#mask img').src !== before", arg=before)
+        page.screenshot(path=tmp_path / 'page.png', full_page=True)
+        browser.close()
+    assert elsewhere == []

@@ -1,0 +1,50 @@
+"""The documentation: the site builds without a warning, its commands exist, its messages are those of the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fcam_zoo.cli import build_parser
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / 'docs').glob('*.md'))
+
+
+def test_site_builds_strictly(tmp_path):
+    pytest.importorskip('material')
+    pytest.importorskip('mkdocstrings')
+    command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(tmp_path / 'site')]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = {path.stem for path in (tmp_path / 'site').glob('*.html')}
+    assert {page.stem for page in PAGES} <= pages
+    assert 'fcam_mobilenetv1_075.layercam_cub50' in (tmp_path / 'site' / 'models.html').read_text()
+    for page in (tmp_path / 'site').glob('*.html'):
+        loaded = re.findall(
+            r'(?:<script[^>]*src|<link[^>]*rel="stylesheet"[^>]*href|<img[^>]*src)="(https?:[^"]*)', page.read_text()
+        )
+        assert loaded == [], page.name
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_commands_of_a_page_can_be_given(page):
+    text = page.read_text()
+    for line in re.findall(r'^fcam-zoo .*$', '\n'.join(re.findall(r'```sh\n(.*?)```', text, re.DOTALL)), re.MULTILINE):
+        words = line.split('#')[0].split()[1:]
+        build_parser().parse_args([word.strip('\'"') for word in words])
+
+
+def test_messages_of_the_troubleshooting_page_exist():
+    source = '\n'.join(path.read_text() for path in (ROOT / 'fcam_zoo').rglob('*.py'))
+    source = re.sub(r"'\s*\n\s*f?'", '', source)
+    for heading in re.findall(r'^## (`.*)$', (ROOT / 'docs' / 'troubleshooting.md').read_text(), re.MULTILINE):
+        for message in re.findall(r'`(.*?)`', heading):
+            if message.startswith('DataLoader'):  # torch's own
+                continue
+            for part in re.split(r'…|\'\w+\'', message):
+                assert part.strip() in source, message
