@@ -115,7 +115,7 @@ def _selection(val: dict[str, float], by_accuracy: bool) -> str:
         return 'the last epoch, since val has no boxes or masks'
     if 'kept' in val:
         return 'best epoch by labels alone: the probability of the label where the background is painted over'
-    if 'pxap' not in val and 'mean' not in val:
+    if val.keys() == {'cls'}:
         return 'best epoch on val, by its labels'
     shapes = 'masks' if 'pxap' in val else 'boxes'
     if by_accuracy:
