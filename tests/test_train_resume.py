@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -44,7 +45,9 @@ sys.exit(main(['train', data, '-o', folder, '--recipe', recipe]))
 def run_killed(recipe: Path, folder: Path, place: str, calls: int, number: int) -> subprocess.CompletedProcess:
     data = json.loads(recipe.read_text())['data']
     arguments = [data, str(recipe), str(folder), place, str(calls), str(int(number))]
-    return subprocess.run([sys.executable, '-c', KILLED, *arguments], capture_output=True, text=True)
+    # Sums are cut by the number of threads: the same here as in the tests' own process.
+    env = {**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())}
+    return subprocess.run([sys.executable, '-c', KILLED, *arguments], capture_output=True, text=True, env=env)
 
 
 @pytest.fixture(scope='module')
