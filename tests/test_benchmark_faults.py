@@ -63,6 +63,9 @@ def fail_in_one_process(rank: int, world: int, folder: Path) -> None:
         errors.append(str(caught.value))
     (folder / f'{rank}.json').write_text(json.dumps(errors))
     assert evaluate(np.zeros_like(maps), dataset, quiet=True).meta['n'] == 7  # the processes still work together
+    # Without it, one that ends before the others can make them abort.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def test_processes_of_torchrun_fail_together(tmp_path: Path) -> None:
