@@ -216,7 +216,7 @@ def test_killed_run_goes_on_with_the_same_result(photos, tmp_path, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             label(photos, tmp_path / 'cut', **options)
         assert not (tmp_path / 'cut' / 'coco.json').exists()
-        journal = tmp_path / 'cut' / '.unfinished' / 'journal.jsonl'
+        journal = tmp_path / 'cut' / '.fcam_zoo' / 'unfinished' / 'journal.jsonl'
         journal.write_bytes(journal.read_bytes() + b'{"image": "torn')
     monkeypatch.setattr(run_module.Journal, 'add', real)
     again = label(photos, tmp_path / 'cut', **options)
@@ -339,7 +339,7 @@ def test_ids_of_several_folders_and_files(photos, tmp_path):
 def test_arguments_out_of_range(photos, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         label(photos, tmp_path / 'out', **options)
-    assert not (tmp_path / 'out' / '.unfinished' / 'journal.jsonl').exists()
+    assert not (tmp_path / 'out' / '.fcam_zoo' / 'unfinished' / 'journal.jsonl').exists()
 
 
 def test_no_image_at_all(tmp_path):

@@ -24,20 +24,14 @@ class Inputs:
         paths: Image files, in the order given; folders are listed sorted.
         ids: Path of each below `root`, with forward slashes.
         problems: What could not be taken, each one line with the mend.
+        digest: SHA-256 of the ids, and of the size and time of each file.
     """
 
     root: Path
     paths: tuple[Path, ...]
     ids: tuple[str, ...]
     problems: tuple[str, ...]
-
-    def digest(self) -> str:
-        """SHA-256 of the ids, and of the size and time of each file."""
-        digest = hashlib.sha256()
-        for image_id, path in zip(self.ids, self.paths):
-            about = path.stat()
-            digest.update(f'{image_id}\0{about.st_size}\0{about.st_mtime_ns}\n'.encode())
-        return digest.hexdigest()
+    digest: str
 
 
 def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output: Path) -> Inputs:
@@ -62,7 +56,7 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
     root = Path(os.path.commonpath(folders)) if folders else Path()
     found: dict[Path, str] = {}
     problems: list[str] = []
-    written = output.resolve()
+    written, digest = output.resolve(), hashlib.sha256()
     for argument in given:
         try:
             listed = list_images(argument)
@@ -72,17 +66,23 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         holds_output = argument.is_dir() and written.is_relative_to(argument.resolve())
         for path in listed:
             image_id = _absolute(path).relative_to(root).as_posix()
-            if holds_output and path.parent.resolve().is_relative_to(written):
+            if path in found or (holds_output and path.parent.resolve().is_relative_to(written)):
                 continue
-            if is_writable(image_id):
-                found[path] = image_id
-            else:
+            if not is_writable(image_id):
                 problems.append(f'{str(path)!r}: annotation files cannot hold this name; rename the image')
+                continue
+            try:
+                about = path.stat()
+            except OSError as e:  # Taken away since the folder was listed.
+                problems.append(str(e))
+                continue
+            found[path] = image_id
+            digest.update(f'{image_id}\0{about.st_size}\0{about.st_mtime_ns}\n'.encode())
     if not found:
         raise FileNotFoundError(
             '; '.join([*problems[:3], 'no image to localize: give image files or folders that hold some'])
         )
-    return Inputs(root, tuple(found), tuple(found.values()), tuple(problems))
+    return Inputs(root, tuple(found), tuple(found.values()), tuple(problems), digest.hexdigest())
 
 
 def _absolute(path: Path) -> Path:

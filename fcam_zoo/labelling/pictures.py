@@ -83,3 +83,4 @@ def batches(
 def _init_worker(number: int) -> None:
     # Ctrl-C reaches every process of a terminal; workers end with the main one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
