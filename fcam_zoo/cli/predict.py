@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument('images', nargs='+', help='image files and folders')
     parser.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
-    parser.add_argument('-o', '--output', required=True, type=Path, help='output folder, made if needed')
+    parser.add_argument('-o', '--output', required=True, type=_folder, help='output folder, made if needed')
     parser.add_argument(
         '--export',
         nargs='+',
@@ -73,6 +73,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(run=run, go_on='with the same command')
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError('the name is empty')
+    return Path(text)
 
 
 def _threshold(text: str) -> float | str:

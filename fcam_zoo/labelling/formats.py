@@ -19,7 +19,7 @@ from .._io import atomic_path
 from .._version import __version__
 from ..data.box_csv import HEADER
 from ..localization import Localization
-from .inputs import Inputs
+from .inputs import MAX_STEM, Inputs
 from .record import Record
 from .state import STATE, UNFINISHED
 
@@ -294,11 +294,15 @@ def flat_names(ids: Iterable[str]) -> dict[str, str]:
         name, n = f'{stem}.png', last.get(stem, 1)
         while name.casefold() in used:
             n += 1
-            name = f'{stem}_{n}.png'
+            name = f'{_shortened(stem, MAX_STEM - len(str(n)) - 1)}_{n}.png'
         last[stem] = n
         used.add(name.casefold())
         names[image_id] = name
     return names
+
+
+def _shortened(stem: str, size: int) -> str:
+    return stem.encode()[:size].decode(errors='ignore')
 
 
 FORMATS: dict[str, type[Format]] = {

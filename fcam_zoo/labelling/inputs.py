@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..data import list_images
 from ..errors import FcamZooError
 
 MAX_NAME = 1000
+MAX_STEM = 251
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,14 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
 
     Raises:
         FileNotFoundError: When no image is left.
+        NotADirectoryError: When `output` is a file.
         ValueError: When `output` is one of the folders.
     """
+    if output.exists() and not output.is_dir():
+        raise NotADirectoryError(f'{output} is not a folder: choose another output folder')
     given = [Path(p) for p in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     for folder in given:
-        if folder.is_dir() and folder.resolve() == output.resolve():
+        if folder.is_dir() and folder.resolve() == _real(output):
             raise ValueError(
                 f'{output} is the folder of the images: they would be overwritten or outputs be read as images; '
                 'choose another output folder'
@@ -56,7 +60,7 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
     root = Path(os.path.commonpath(folders)) if folders else Path()
     found: dict[Path, str] = {}
     problems: list[str] = []
-    written, digest = output.resolve(), hashlib.sha256()
+    written, digest = _real(output), hashlib.sha256()
     for argument in given:
         try:
             listed = list_images(argument)
@@ -85,6 +89,13 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
     return Inputs(root, tuple(found), tuple(found.values()), tuple(problems), digest.hexdigest())
 
 
+def _real(output: Path) -> Path:
+    try:
+        return output.resolve()
+    except RuntimeError as e:  # Of Python before 3.13.
+        raise ValueError(f'{output} is a symbolic link in a circle: choose another output folder') from e
+
+
 def _absolute(path: Path) -> Path:
     """Absolute and without `..`; links are kept, since ids follow the names that the user sees."""
     return Path(os.path.abspath(path))  # noqa: PTH100
@@ -92,11 +103,12 @@ def _absolute(path: Path) -> Path:
 
 def is_writable(image_id: str) -> bool:
     """Whether every format, and the readers of this package, can hold a name: printable UTF-8, no backslash, no space
-    at either end.
+    at either end of it with or without its suffix, and not too long for another suffix.
     """
-    return (
-        image_id.isprintable() and '\\' not in image_id and image_id == image_id.strip() and len(image_id) <= MAX_NAME
-    )
+    stem = PurePosixPath(image_id).stem
+    whole = image_id == image_id.strip() and stem == stem.strip() and len(image_id) <= MAX_NAME
+    # Last, since what is not printable may have no bytes.
+    return whole and image_id.isprintable() and '\\' not in image_id and len(os.fsencode(stem)) <= MAX_STEM
 
 
 def refuse_clashes(ids: Sequence[str], files: Sequence[Path]) -> None:

@@ -25,7 +25,7 @@ from ..objects import Threshold
 from .formats import FORMATS, Format, Shot
 from .inputs import Inputs, find_inputs, refuse_clashes, refuse_overwriting
 from .journal import Journal
-from .pictures import Picture, batches
+from .pictures import Picture, batches, dead_workers_told
 from .record import Record, items_of
 from .state import Written, sole_run
 
@@ -100,6 +100,7 @@ def label_images(
         BlockingIOError: When another run is writing to `output`.
         FileExistsError: When a file would be overwritten that no run wrote.
         OSError: When a file cannot be written.
+        FcamZooError: When a reading process dies.
     """
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}: at least one image a forward pass')
@@ -125,7 +126,8 @@ def label_images(
         for kind, writer in writers.items():
             written.check(kind, (*writer.summaries, *filter(None, map(writer.file, inputs.ids))))
         with closing(Journal(output, settings, lambda record: _intact(writers, record), restart)) as journal:
-            _run(model, inputs, passes, labeller, writers, written, journal, batch_size, workers, progress)
+            with dead_workers_told():
+                _run(model, inputs, passes, labeller, writers, written, journal, batch_size, workers, progress)
             written.add((kind, file) for kind, writer in writers.items() for file in writer.summaries)
             files = tuple(writer.finish(journal.records) for writer in writers.values())
             removed = 0
@@ -258,7 +260,8 @@ def _run(
             good = [picture for picture in batch if not picture.error]
             ids = [inputs.ids[picture.index] for picture in good]
             written.add((k, file) for k, writer in writers.items() for i in ids if (file := writer.file(i)))
-            results = iter(zip(*(t.numpy() for t in passes.run(model, [p.views for p in good])))) if good else iter(())
+            views = [tuple(map(torch.from_numpy, picture.views)) for picture in good]
+            results = iter(zip(*(t.numpy() for t in passes.run(model, views)))) if good else iter(())
             jobs: list[Future[Record | str] | str] = []
             for picture in batch:
                 if picture.error:
