@@ -67,6 +67,8 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         except (FcamZooError, OSError) as e:
             problems.append(str(e))
             continue
+        if argument.is_dir():
+            problems += _unreadable(argument)
         holds_output = argument.is_dir() and written.is_relative_to(argument.resolve())
         for path in listed:
             image_id = _absolute(path).relative_to(root).as_posix()
@@ -99,6 +101,14 @@ def _real(output: Path) -> Path:
 def _absolute(path: Path) -> Path:
     """Absolute and without `..`; links are kept, since ids follow the names that the user sees."""
     return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def _unreadable(folder: Path) -> list[str]:
+    """Folders whose images are not listed because they cannot be read, each one line."""
+    errors: list[OSError] = []
+    for _, folders, _ in os.walk(folder, onerror=errors.append):
+        folders[:] = [name for name in folders if not name.startswith('.')]
+    return [f'{e.filename}: the folder cannot be read ({e.strerror}); its images are left out' for e in errors]
 
 
 def is_writable(image_id: str) -> bool:
