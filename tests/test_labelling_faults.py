@@ -69,7 +69,7 @@ def test_image_that_changes_before_it_is_drawn(photos, tmp_path, monkeypatch, ho
     real = run_module._Labeller.shot
 
     def shot(self, picture, score_map, probs):
-        if self.inputs.paths[picture.index] == victim:
+        if self.inputs.paths[picture.index] == str(victim):
             victim.unlink()
             if how == 'spoilt':
                 victim.write_bytes(b'\x89PNG')
@@ -124,6 +124,11 @@ def test_folder_that_cannot_be_read(photos, tmp_path, monkeypatch):
     done = label(photos, tmp_path / 'out')
     assert done.labelled == 3
     assert done.errors == (f'{photos / "dim"}: the folder cannot be read (Permission denied); its images are left out',)
+
+
+def test_image_that_is_given_twice_is_labelled_once(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert label(['photos', photos, photos / 'dim' / '..' / 'dim'], tmp_path / 'out').labelled == 5
 
 
 @pytest.mark.parametrize('name', ['file', 'file/below', 'loop', 'loop/below'])

@@ -69,6 +69,10 @@ class Format:
         """Path, below `output`, of the file of an image; None where the format has none."""
         return None
 
+    def files(self, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Each image that has a file, with its path."""
+        return ((image_id, file) for image_id in ids if (file := self.file(image_id)))
+
     def write(self, shot: Shot) -> None:
         """Write the file of an image, where the format has one."""
 
@@ -273,7 +277,7 @@ class Overlays(Format):
     def _prediction(self, record: Record) -> dict:
         items = record.upright_items
         return {
-            'image': str(self.paths[record.image]),
+            'image': self.paths[record.image],
             'label': record.predicted,
             'class_index': record.predicted_index,
             'score': record.probability,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -22,14 +22,15 @@ class Inputs:
 
     Attributes:
         root: The folder that ids are relative to.
-        paths: Image files, in the order given; folders are listed sorted.
+        paths: Image files, in the order given; folders are listed sorted. Strings, since a `Path` takes ten times the
+            memory.
         ids: Path of each below `root`, with forward slashes.
         problems: What could not be taken, each one line with the mend.
         digest: SHA-256 of the ids, and of the size and time of each file.
     """
 
     root: Path
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     ids: tuple[str, ...]
     problems: tuple[str, ...]
     digest: str
@@ -58,7 +59,7 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
             )
     folders = [_absolute(p if p.is_dir() else p.parent) for p in given]
     root = Path(os.path.commonpath(folders)) if folders else Path()
-    found: dict[Path, str] = {}
+    found: dict[str, str] = {}
     problems: list[str] = []
     written, digest = _real(output), hashlib.sha256()
     for argument in given:
@@ -72,7 +73,7 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         holds_output = argument.is_dir() and written.is_relative_to(argument.resolve())
         for path in listed:
             image_id = _absolute(path).relative_to(root).as_posix()
-            if path in found or (holds_output and path.parent.resolve().is_relative_to(written)):
+            if image_id in found or (holds_output and path.parent.resolve().is_relative_to(written)):
                 continue
             if not is_writable(image_id):
                 problems.append(f'{str(path)!r}: annotation files cannot hold this name; rename the image')
@@ -82,13 +83,13 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
             except OSError as e:  # Taken away since the folder was listed.
                 problems.append(str(e))
                 continue
-            found[path] = image_id
+            found[image_id] = str(path)
             digest.update(f'{image_id}\0{about.st_size}\0{about.st_mtime_ns}\n'.encode())
     if not found:
         raise FileNotFoundError(
             '; '.join([*problems[:3], 'no image to localize: give image files or folders that hold some'])
         )
-    return Inputs(root, tuple(found), tuple(found.values()), tuple(problems), digest.hexdigest())
+    return Inputs(root, tuple(found.values()), tuple(found), tuple(problems), digest.hexdigest())
 
 
 def _real(output: Path) -> Path:
@@ -121,28 +122,44 @@ def is_writable(image_id: str) -> bool:
     return whole and image_id.isprintable() and '\\' not in image_id and len(os.fsencode(stem)) <= MAX_STEM
 
 
-def refuse_clashes(ids: Sequence[str], files: Sequence[Path]) -> None:
+def refuse_clashes(files: Iterable[tuple[str, str]]) -> None:
     """Two images must not share an output file, also where file systems ignore case.
+
+    Args:
+        files: Id of each image, and its file below the output folder.
 
     Raises:
         ValueError: When two would.
     """
     owners: dict[str, str] = {}
-    for image_id, file in zip(ids, files):
-        other = owners.setdefault(str(file).casefold(), image_id)
+    for image_id, file in files:
+        other = owners.setdefault(file.casefold(), image_id)
         if other != image_id:
             raise ValueError(f'{other} and {image_id} would share {file}: rename one of the images')
 
 
-def refuse_overwriting(paths: Sequence[Path], files: Iterable[Path]) -> None:
+def refuse_overwriting(paths: Iterable[str], output: Path, files: Iterable[str]) -> None:
     """Outputs must not replace inputs.
+
+    Args:
+        paths: Images.
+        output: Folder of the run; nothing is written outside it.
+        files: Files below it.
 
     Raises:
         ValueError: When one would.
     """
-    real = lru_cache(maxsize=None)(Path.resolve)
-    # A file is replaced where its name stands, also where that is a link.
-    inputs = {path.resolve() for path in paths} | {real(path.parent) / path.name for path in paths}
-    for file in files:
-        if real(file.parent) / file.name in inputs:
-            raise ValueError(f'{file} is one of the images and would be overwritten: choose another output folder')
+    real = lru_cache(maxsize=None)(os.path.realpath)
+    start = os.path.join(real(output), '')  # noqa: PTH118
+    inside: set[str] = set()
+    for path in paths:
+        # A file is replaced where its name stands, also where that is a link.
+        folder, name = os.path.split(path)
+        places = os.path.realpath(path), os.path.join(real(folder), name)  # noqa: PTH118
+        inside.update(place for place in places if place.startswith(start))
+    for file in files if inside else ():
+        folder, name = os.path.split(output / file)
+        if os.path.join(real(folder), name) in inside:  # noqa: PTH118
+            raise ValueError(
+                f'{output / file} is one of the images and would be overwritten: choose another output folder'
+            )

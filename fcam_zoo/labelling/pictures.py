@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import util
-from pathlib import Path
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
@@ -39,7 +38,7 @@ class Picture:
 
 
 class _Pictures(Dataset[Picture]):
-    def __init__(self, paths: tuple[Path, ...], passes: Passes) -> None:
+    def __init__(self, paths: tuple[str, ...], passes: Passes) -> None:
         self.paths, self.passes = paths, passes
 
     def __len__(self) -> int:
@@ -55,7 +54,7 @@ class _Pictures(Dataset[Picture]):
 
 
 def batches(
-    paths: tuple[Path, ...], passes: Passes, first: int, batch_size: int, workers: int
+    paths: tuple[str, ...], passes: Passes, first: int, batch_size: int, workers: int
 ) -> Iterator[list[Picture]]:
     """Batches of consecutive images.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -124,7 +125,7 @@ def label_images(
     }
     with sole_run(output), closing(Written(output)) as written:
         for kind, writer in writers.items():
-            written.check(kind, (*writer.summaries, *filter(None, map(writer.file, inputs.ids))))
+            written.check(kind, chain(writer.summaries, (file for _, file in writer.files(inputs.ids))))
         with closing(Journal(output, settings, lambda record: _intact(writers, record), restart)) as journal:
             with dead_workers_told():
                 _run(model, inputs, passes, labeller, writers, written, journal, batch_size, workers, progress)
@@ -132,8 +133,8 @@ def label_images(
             files = tuple(writer.finish(journal.records) for writer in writers.values())
             removed = 0
             for kind, writer in writers.items():
-                own = filter(None, (writer.file(record.image) for record in journal.records()))
-                removed += written.settle(kind, (*writer.summaries, *own), inputs.paths)
+                own = writer.files(record.image for record in journal.records())
+                removed += written.settle(kind, chain(writer.summaries, (file for _, file in own)), inputs.paths)
             objects = sum(len(record.items) for record in journal.records())
             errors = (*inputs.problems, *journal.errors())
             journal.remove()
@@ -141,7 +142,9 @@ def label_images(
 
 
 def _intact(writers: dict[str, Format], record: Record) -> bool:
-    return all((writer.output / file).is_file() for writer in writers.values() if (file := writer.file(record.image)))
+    return all(
+        (writer.output / file).is_file() for writer in writers.values() for _, file in writer.files([record.image])
+    )
 
 
 def make_writers(
@@ -157,9 +160,8 @@ def make_writers(
         raise ValueError(f'formats is {list(formats)}: choose from {", ".join(FORMATS)}')
     writers = {f: FORMATS[f](output, classes, name, inputs) for f in formats}
     for writer in writers.values():
-        files = [output / file for image_id in inputs.ids if (file := writer.file(image_id))]
-        refuse_clashes(inputs.ids, files)
-        refuse_overwriting(inputs.paths, files)
+        refuse_clashes(writer.files(inputs.ids))
+    refuse_overwriting(inputs.paths, output, (f for writer in writers.values() for _, f in writer.files(inputs.ids)))
     return writers
 
 
@@ -192,7 +194,7 @@ class _Labeller:
         stored = upright
         if picture.orientation != 1:
             stored = self.cut.localization(as_stored(full, picture.orientation), probs)
-        return Shot(self.inputs.paths[picture.index], self._record(picture, stored, upright), stored, upright)
+        return Shot(Path(self.inputs.paths[picture.index]), self._record(picture, stored, upright), stored, upright)
 
     def _record(self, picture: Picture, stored: Localization, upright: Localization) -> Record:
         image_id = self.inputs.ids[picture.index]
@@ -259,7 +261,7 @@ def _run(
         for batch in batches(inputs.paths, passes, journal.done, batch_size, workers):
             good = [picture for picture in batch if not picture.error]
             ids = [inputs.ids[picture.index] for picture in good]
-            written.add((k, file) for k, writer in writers.items() for i in ids if (file := writer.file(i)))
+            written.add((kind, file) for kind, writer in writers.items() for _, file in writer.files(ids))
             views = [tuple(map(torch.from_numpy, picture.views)) for picture in good]
             results = iter(zip(*(t.numpy() for t in passes.run(model, views)))) if good else iter(())
             jobs: list[Future[Record | str] | str] = []

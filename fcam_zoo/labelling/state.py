@@ -140,7 +140,7 @@ class Written:
         """Put files, each (format, path below the output folder), on the list."""
         append(self._file, ''.join(f'{kind}\t{file}\n' for kind, file in names))
 
-    def settle(self, kind: str, files: Iterable[str], inputs: Iterable[Path]) -> int:
+    def settle(self, kind: str, files: Iterable[str], inputs: Iterable[str]) -> int:
         """Remove the files of a format that are on the list and no longer wanted, and list what is left.
 
         Args:
@@ -156,7 +156,9 @@ class Written:
         removed = 0
         if stale:
             # By identity, since file systems may hold two names for the same: a link, other case.
-            kept = {_identity(path) for paths in ((self.output / f for f in wanted), inputs) for path in paths}
+            kept = {
+                _identity(path) for paths in ((self.output / f for f in wanted), map(Path, inputs)) for path in paths
+            }
             removed = sum(self._remove(file, kept) for file in sorted(stale))
         with (
             atomic_path(self.path, self.path.parent / UNFINISHED) as temporary,
