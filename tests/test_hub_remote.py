@@ -261,7 +261,7 @@ def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypa
     )
     next(source.net.parameters()).data += 1e-3
     save_file(source.net.state_dict(), checkpoint)
-    with pytest.raises(WeightsError, match='test_resnet.r160_in1k as backbone_checkpoint'):
+    with pytest.raises(WeightsError, match='r160_in1k as backbone_checkpoint'):
         fcam_zoo.create_model(entry['name'], pretrained=True, backbone_checkpoint=checkpoint)
 
 

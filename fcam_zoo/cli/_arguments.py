@@ -10,5 +10,5 @@ def add_classifier_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--backbone-checkpoint',
         metavar='FILE',
-        help='safetensors of the classifier, in timm names, for a model that holds the decoder alone (default: of timm)',
+        help='safetensors of the classifier in timm names, for a model that holds the decoder alone (default: of timm)',
     )

@@ -1,4 +1,4 @@
-"""results/tables.md: what was measured, in the form of the paper's Tables 1 and 2, with the paper's own figures apart."""
+"""results/tables.md: what was measured, in the form of the paper's Tables 1 and 2, the paper's own figures apart."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ BOXES = {
 MASKS = {'pxap': 'PxAP', 'cls': 'cls'}
 HEAD = """# Results
 
-Made by `python -m fcam_zoo.hub.results` from `weights/index.json` and `results/measured.json`; edit nothing here by hand.
+Made by `python -m fcam_zoo.hub.results` from `weights/index.json` and `results/measured.json`; nothing is typed by hand.
 
-Percent, on the test split of each data set; each figure at its own best threshold. MaxBoxAcc: IoU 50. V2: mean of IoU 30,
-50 and 70, of the largest region. top-1, top-5: localization at IoU 50. Robustness: percent of all
-thresholds at which MaxBoxAcc is within 5 points of its best. "+ F-CAM" is the epoch that was best on val; the column "last"
-has the first figure in the last epoch. A teacher's figures are of plain bilinear resizing."""
+Percent, on the test split of each data set; each figure at its own best threshold. MaxBoxAcc: IoU 50. V2: mean of IoU
+30, 50 and 70, of the largest region. top-1, top-5: localization at IoU 50. Robustness: percent of all thresholds at
+which MaxBoxAcc is within 5 points of its best. "+ F-CAM" is the epoch that was best on val; the column "last" has the
+first figure in the last epoch. A teacher's figures are of plain bilinear resizing."""
 
 
 def page(entries: Sequence[dict[str, Any]]) -> str:
