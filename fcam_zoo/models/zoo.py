@@ -211,8 +211,8 @@ for _name, _arguments in {**ARCHITECTURES, 'fcam': {'backbone': 'resnet50'}}.ite
 
 
 def names() -> list[str]:
-    """Every name of the zoo, `fcam_<backbone>.<teacher>_<dataset>`."""
-    return sorted(f'{arch}.{tag}' for arch in ARCHITECTURES for tag in _tags(arch) if tag != 'untrained')
+    """Every name of the zoo, `fcam_<backbone>.<teacher>_<dataset>`, in the order of the table of architectures."""
+    return [f'{arch}.{tag}' for arch in ARCHITECTURES for tag in sorted(_tags(arch)) if tag != 'untrained']
 
 
 def hub_names() -> dict[str, list[str]]:
