@@ -22,6 +22,7 @@ from ..benchmark._folder import COMPARISON, file_stems
 from ..benchmark._parallel import together
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
+from ._arguments import add_classifier_argument
 
 CENTER = 'center'
 
@@ -38,6 +39,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument('data', help='root of the data set')
     parser.add_argument('--models', '--model', nargs='+', default=[], help='released names, or local-dir:RUN/best')
+    add_classifier_argument(parser)
     parser.add_argument(
         '--scoremaps', nargs='+', default=[], type=Path, help='folders of <image id>.npy, maps (H,W) in [0,1]'
     )
@@ -167,7 +169,8 @@ def prepare(args: argparse.Namespace) -> Work:
             raise ValueError(f'--{flag.replace("_", "-")} is {value}: give {least} or more')
     if args.output and not rank():
         check_writable(args.output)
-    models = {name: create_model(name, pretrained=True) for name in dict.fromkeys(args.models)}
+    classifier = args.backbone_checkpoint
+    models = {n: create_model(n, pretrained=True, backbone_checkpoint=classifier) for n in dict.fromkeys(args.models)}
     sides = {model.pretrained_cfg['input_size'][-1] for model in models.values()} or {224}
     if len(sides) > 1:
         raise ValueError(f'the models take images of {sorted(sides)} pixels: benchmark those of one size together')
