@@ -10,6 +10,7 @@ from ..benchmark import Report, read_reports
 from ..cams import METHODS
 from ..data import list_images, open_image
 from ..models import create_model
+from ._arguments import add_classifier_argument
 from .demo import load_photos
 from .predict import _threshold
 
@@ -44,6 +45,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         '--cam-threshold', type=_threshold, default='otsu', help='of the class maps: in [0,1), or otsu (default)'
     )
     grid.add_argument('--height', type=int, default=130, help='of a row in pixels (default: 130)')
+    add_classifier_argument(grid)
     grid.set_defaults(run=run_grid)
     _output(grid, 'grid.jpg')
     curves = actions.add_parser(
@@ -81,7 +83,7 @@ def run_grid(args: argparse.Namespace) -> int:
     figures.check_maps(args.maps)
     paths = [path for given in args.images for path in list_images(given)]
     images = {path.name: open_image(path) for path in paths} if args.images else load_photos()
-    model = create_model(args.model, pretrained=True)
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
     options = {'threshold': args.threshold, 'cam_threshold': args.cam_threshold, 'height': args.height}
     picture, found = figures.grid(model, images, args.maps, **options)
     print(f'{"image":24}{"class":32}{"score":>6}  box of the F-CAM (x0, y0, x1, y1)')
