@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from ..benchmark import Report, compare, evaluate_many, maps_of, write_html
+from ..benchmark._folder import COMPARISON, file_stems
 from ..benchmark._parallel import together
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
@@ -34,7 +34,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description='Score maps on a data set: MaxBoxAcc at IoU 30, 50, 70 with top-1 and top-5 localization for '
         'boxes, PxAP for masks. The centre baseline is always scored too. Several models or kinds of map are compared '
         'by bootstrap on the same images. Layouts of data sets: docs/datasets.md.',
-        epilog='Example: fcam-zoo benchmark data/CUB --models fcam_mobilenetv1_075_cub50 --maps cam fcam -o report',
+        epilog='Example: fcam-zoo benchmark data/CUB --models fcam_mobilenetv1_075_cub50 --maps cam fcam -o report. '
+        'Figures for a paper: fcam-zoo figures curves report',
     )
     parser.add_argument('data', help='root of the data set')
     parser.add_argument('--models', '--model', nargs='+', default=[], help='released names, or local-dir:RUN/best')
@@ -246,26 +247,12 @@ def publish(
             report.to_csv(folder / f'{stem}.csv')
             for kind in report.tables:
                 report.to_csv(folder / f'{stem}_{kind}.csv', kind)
-        comparison.to_json(folder / 'comparison.json')
+        comparison.to_json(folder / COMPARISON)
         command = shlex.join(['fcam-zoo', *sys.argv[1:]])
         write_html(reports, folder / 'report.html', dataset, maps, comparison=comparison, command=command)
         for path in sorted(folder.iterdir()):
             path.replace(args.output / path.name)
     print(f'reports: {args.output / "report.html"}')
-
-
-def file_stems(names: Iterable[str]) -> list[str]:
-    """A file name without suffix for each report; no two reports share a file, in either case of letters."""
-    stems, taken = [], {'comparison'}
-    for name in names:
-        stem = safe = re.sub(r'[^\w.-]+', '_', name)
-        number = 1
-        while taken & (files := {stem.lower(), f'{stem}_classes'.lower(), f'{stem}_sizes'.lower()}):
-            number += 1
-            stem = f'{safe}_{number}'
-        taken |= files
-        stems.append(stem)
-    return stems
 
 
 def table(reports: dict[str, Report]) -> str:
