@@ -8,16 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cams import METHODS
+from ..figures import TITLES
+
 # Of the paper, copied from its tables by hand: nothing here was measured by us.
 PAPER = Path('results') / 'paper.csv'
-TEACHERS = {
-    'cam': 'CAM',
-    'gradcam': 'Grad-CAM',
-    'gradcampp': 'Grad-CAM++',
-    'smoothgradcampp': 'Smooth Grad-CAM++',
-    'xgradcam': 'XGrad-CAM',
-    'layercam': 'LayerCAM',
-}
+TEACHERS = {method: TITLES[method] for method in METHODS}
 BOXES = {
     'max_box_acc_50': 'MaxBoxAcc',
     'mean': 'V2',
