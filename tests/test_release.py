@@ -108,6 +108,7 @@ def test_the_form_of_the_papers_tables(run, checkout):
         entries.append(entry)
     lines = paper_form.page(entries).splitlines()
     assert any(line.startswith('| LayerCAM | 60.0 |') for line in lines)
+    assert [line.split(' | ')[0] for line in lines if line.startswith('| CAM')] == ['| CAM']
     assert any(line.startswith('| LayerCAM + F-CAM | 70.0 |') for line in lines)
     # 73 and the deviation of 70, 72, 77 with n - 1 in the denominator.
     assert any(line.startswith('| LayerCAM + F-CAM, seeds 0, 1, 2 | best on val | 73.0 ± 3.6 |') for line in lines)

@@ -67,20 +67,22 @@ def _variant(entry: dict[str, Any]) -> str:
 
 
 def _teachers(entries: Sequence[dict[str, Any]]) -> str:
-    """A baseline row and a "+ F-CAM" row for each teacher."""
+    """A baseline row and, of those that taught a decoder, a "+ F-CAM" row for each teacher."""
     columns = MASKS if 'pxap' in entries[0]['metrics']['test']['fcam'] else BOXES
     first = next(iter(columns))
     lines = [f'| method | {" | ".join(columns.values())} | last | released |', '|---' * (len(columns) + 3) + '|']
     main = {entry['teacher']: entry for entry in entries if not _variant(entry)}
+    any_entry = next(iter(main.values()), entries[0])
     for teacher, title in TEACHERS.items():
         if teacher not in main:
+            if teacher in (test := any_entry['metrics']['test']):
+                lines.append(f'| {title} | {" | ".join(_cells(test[teacher], columns))} | | |')
             continue
         entry = main[teacher]
         test, last = entry['metrics']['test'], entry['metrics']['test_last_epoch']['fcam'][first]
         name = f'`{entry["name"]}`' if 'file' in entry else ''
         lines.append(f'| {title} | {" | ".join(_cells(test[teacher], columns))} | | |')
         lines.append(f'| {title} + F-CAM | {" | ".join(_cells(test["fcam"], columns))} | {last:.1f} | {name} |')
-    any_entry = next(iter(main.values()), entries[0])
     cells = _cells({**any_entry['metrics']['test']['center'], 'cls': None}, columns)
     return '\n'.join([*lines, f'| centre baseline | {" | ".join(cells)} | | |'])
 
