@@ -81,7 +81,8 @@ def test_predict_finishes_the_others_when_one_is_bad(photos, model_dir, tmp_path
     assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(out), '--quiet']) == 1
     assert len(json.loads((out / 'predictions.json').read_text())['predictions']) == 3
     assert 'broken.jpg' in capsys.readouterr().err
-    assert not list(out.glob('.*'))
+    assert [path.name for path in out.glob('.*')] == ['.fcam_zoo']
+    assert not (out / '.fcam_zoo' / 'unfinished').exists()
 
 
 def test_predict_reports_a_missing_path_and_goes_on(photos, model_dir, tmp_path, capsys):
@@ -98,7 +99,7 @@ def test_predict_exports(photos, model_dir, tmp_path, capsys):
     out = tmp_path / 'out'
     arguments = ['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(out), '--quiet', '--multi']
     assert main([*arguments, '--export', 'coco', 'csv', '--threshold', 'otsu', '--flip', '--sizes', '64', '96']) == 0
-    assert sorted(p.name for p in out.iterdir()) == ['boxes.csv', 'coco.json']
+    assert sorted(p.name for p in out.iterdir()) == ['.fcam_zoo', 'boxes.csv', 'coco.json']
     assert len(json.loads((out / 'coco.json').read_text())['images']) == 3
     assert '3 of 3 images localized' in capsys.readouterr().out
 

@@ -15,44 +15,16 @@ import pytest
 import yaml
 from glow import Glow
 from PIL import Image
+from scenes import ALL, SCENES, draw, label, make_photos, tree
 
 from fcam_zoo.data import check_dataset, open_dataset, open_image
 from fcam_zoo.labelling import FORMATS, label_images
 from fcam_zoo.labelling import run as run_module
 
-ALL = ['coco', 'voc', 'yolo', 'csv', 'masks']
-
-# name: size and boxes of an image; the network sees 224 pixels, so sizes that divide it keep boxes exact.
-SCENES = {
-    'dim/a.png': ((112, 224), [(0, 0, 56, 64)]),
-    'dim/b c.jpg': ((224, 112), [(168, 32, 224, 112)]),
-    'bright/d&<é>.png': ((224, 224), [(8, 8, 200, 224)]),
-    'bright/two.png': ((224, 224), [(16, 16, 120, 112), (160, 152, 224, 224)]),
-    'bright/none.png': ((56, 56), []),
-}
-
-
-def draw(path: Path, size: tuple[int, int], boxes: list[tuple[int, int, int, int]], **options) -> None:
-    pixels = np.zeros((size[1], size[0], 3), np.uint8)
-    for x0, y0, x1, y1 in boxes:
-        pixels[y0:y1, x0:x1] = 255
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    for name, (size, boxes) in SCENES.items():
-        draw(tmp_path / 'photos' / name, size, boxes, **({'quality': 95} if name.endswith('jpg') else {}))
-    return tmp_path / 'photos'
-
-
-def label(images, output, formats=ALL, **options):
-    return label_images(Glow(), images, output, formats, multi=True, **options)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+    return make_photos(tmp_path / 'photos')
 
 
 def exclusive(boxes: np.ndarray) -> list[tuple[int, ...]]:
@@ -216,7 +188,7 @@ def test_killed_run_goes_on_with_the_same_result(photos, tmp_path, monkeypatch, 
         with pytest.raises(KeyboardInterrupt):
             label(photos, tmp_path / 'cut', **options)
         assert not (tmp_path / 'cut' / 'coco.json').exists()
-        journal = tmp_path / 'cut' / '.unfinished' / 'journal.jsonl'
+        journal = tmp_path / 'cut' / '.fcam_zoo' / 'unfinished' / 'journal.jsonl'
         journal.write_bytes(journal.read_bytes() + b'{"image": "torn')
     monkeypatch.setattr(run_module.Journal, 'add', real)
     again = label(photos, tmp_path / 'cut', **options)
@@ -339,7 +311,7 @@ def test_ids_of_several_folders_and_files(photos, tmp_path):
 def test_arguments_out_of_range(photos, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         label(photos, tmp_path / 'out', **options)
-    assert not (tmp_path / 'out' / '.unfinished' / 'journal.jsonl').exists()
+    assert not (tmp_path / 'out' / '.fcam_zoo' / 'unfinished' / 'journal.jsonl').exists()
 
 
 def test_no_image_at_all(tmp_path):

@@ -18,11 +18,10 @@ from .. import viz
 from .._io import atomic_path
 from .._version import __version__
 from ..data.box_csv import HEADER
-from ..data.images import open_image
 from ..localization import Localization
-from .inputs import Inputs
-from .journal import UNFINISHED
+from .inputs import MAX_STEM, Inputs
 from .record import Record
+from .state import STATE, UNFINISHED
 
 NOTE = f'made by a model (fcam_zoo {__version__}), not by people'
 
@@ -36,12 +35,14 @@ class Shot:
         record: What is kept of it.
         stored: What was found, in stored pixels.
         upright: The same in the pixels of the picture turned upright by its EXIF orientation.
+        picture: That picture, where a format draws it.
     """
 
     path: Path
     record: Record
     stored: Localization
     upright: Localization
+    picture: Image.Image | None = None
 
 
 class Format:
@@ -52,7 +53,14 @@ class Format:
         classes: Names of the run's classes.
         model: Name of the model.
         inputs: All images.
+
+    Attributes:
+        summaries: Paths, below `output`, of the files that describe the whole run.
+        draws: Whether `write` needs the picture.
     """
+
+    summaries: tuple[str, ...] = ()
+    draws = False
 
     def __init__(self, output: Path, classes: tuple[str, ...], model: str, inputs: Inputs) -> None:
         self.output, self.classes, self.model = output, classes, model
@@ -60,6 +68,10 @@ class Format:
     def file(self, image_id: str) -> str | None:
         """Path, below `output`, of the file of an image; None where the format has none."""
         return None
+
+    def files(self, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Each image that has a file, with its path."""
+        return ((image_id, file) for image_id in ids if (file := self.file(image_id)))
 
     def write(self, shot: Shot) -> None:
         """Write the file of an image, where the format has one."""
@@ -73,13 +85,19 @@ class Format:
         """A temporary file that becomes the file `path` below `output` when the block succeeds.
 
         Raises:
+                OSError: When it cannot be written.
             ValueError: When a symbolic link in the output folder leads out of it.
         """
         target = self.output / path
         if not target.parent.resolve().is_relative_to(self.output.resolve()):
             raise ValueError(f'{target.parent} leads out of {self.output} by a symbolic link: remove the link')
-        with atomic_path(target, self.output / UNFINISHED) as temporary:
-            yield temporary
+        try:
+            with atomic_path(target, self.output / STATE / UNFINISHED) as temporary:
+                yield temporary
+        except OSError as e:
+            if e.filename is not None:
+                raise
+            raise type(e)(e.errno, e.strerror or str(e), str(target)) from e
 
     def write_text(self, path: str, text: str) -> None:
         """Write a file below `output` in UTF-8."""
@@ -89,6 +107,8 @@ class Format:
 
 class Coco(Format):
     """`coco.json`: instances with boxes, masks (run lengths) and scores, in stored pixels."""
+
+    summaries = ('coco.json',)
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
         categories = [{'id': i, 'name': name} for i, name in enumerate(self.classes, 1)]
@@ -135,6 +155,8 @@ def _coco_annotations(records: Iterator[Record]) -> Iterator[dict]:
 class Voc(Format):
     """`voc/Annotations/<image>.xml` and `voc/ImageSets/Main/train.txt`, in stored pixels that count from 1."""
 
+    summaries = ('voc/ImageSets/Main/train.txt',)
+
     def file(self, image_id: str) -> str:
         return f'voc/Annotations/{PurePosixPath(image_id).with_suffix(".xml")}'
 
@@ -169,6 +191,8 @@ def _add(parent: ElementTree.Element, **children: object) -> None:
 class Yolo(Format):
     """`yolo/labels/<image>.txt` and `yolo/data.yaml`, in shares of the upright picture, which its readers see."""
 
+    summaries = ('yolo/data.yaml',)
+
     def file(self, image_id: str) -> str:
         return f'yolo/labels/{PurePosixPath(image_id).with_suffix(".txt")}'
 
@@ -189,6 +213,8 @@ class Yolo(Format):
 
 class Csv(Format):
     """`boxes.csv`, as `CsvDataset` reads it, in stored pixels, the last pixel inside."""
+
+    summaries = ('boxes.csv',)
 
     def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
         with self.whole('boxes.csv') as temporary, temporary.open('w', encoding='utf-8', newline='') as f:
@@ -225,6 +251,9 @@ class Masks(Format):
 class Overlays(Format):
     """`<image>.png`: heat map, box and label over the upright picture; and `predictions.json`."""
 
+    summaries = ('predictions.json',)
+    draws = True
+
     def __init__(self, output: Path, classes: tuple[str, ...], model: str, inputs: Inputs) -> None:
         super().__init__(output, classes, model, inputs)
         self.names = flat_names(inputs.ids)
@@ -234,7 +263,7 @@ class Overlays(Format):
         return self.names[image_id]
 
     def write(self, shot: Shot) -> None:
-        picture = viz.overlay(open_image(shot.path), shot.upright)
+        picture = viz.overlay(shot.picture, shot.upright)
         with self.whole(self.file(shot.record.image)) as temporary:
             picture.save(temporary)
 
@@ -248,7 +277,7 @@ class Overlays(Format):
     def _prediction(self, record: Record) -> dict:
         items = record.upright_items
         return {
-            'image': str(self.paths[record.image]),
+            'image': self.paths[record.image],
             'label': record.predicted,
             'class_index': record.predicted_index,
             'score': record.probability,
@@ -269,11 +298,15 @@ def flat_names(ids: Iterable[str]) -> dict[str, str]:
         name, n = f'{stem}.png', last.get(stem, 1)
         while name.casefold() in used:
             n += 1
-            name = f'{stem}_{n}.png'
+            name = f'{_shortened(stem, MAX_STEM - len(str(n)) - 1)}_{n}.png'
         last[stem] = n
         used.add(name.casefold())
         names[image_id] = name
     return names
+
+
+def _shortened(stem: str, size: int) -> str:
+    return stem.encode()[:size].decode(errors='ignore')
 
 
 FORMATS: dict[str, type[Format]] = {

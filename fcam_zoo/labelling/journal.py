@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .record import Record
+from .state import STATE, UNFINISHED, append
 
-UNFINISHED = '.unfinished'
-"""Folder in the output folder, there as long as the run is not finished: the journal, and files being written."""
+HASHES = {
+    'images': 'images: some were added, removed or changed since',
+    'weights': 'weights: those of the model are others',
+}
+"""Settings that are kept as a hash, and what is said when they differ."""
 
 
 class Journal:
     """Lines of JSON: the settings, then of each batch its records or errors, and a mark that it is whole.
 
     Args:
-        output: Folder of the run.
+        output: Folder of the run, locked.
         settings: What decides the result; a run with others is not gone on with.
+        intact: Whether the files of an image are still there; the run goes on before the first batch of which some are
+            lost.
+        restart: Begin anew where an unfinished run is found.
 
     Attributes:
         done: Images of whole batches.
@@ -29,12 +37,20 @@ class Journal:
         ValueError: When the folder holds an unfinished run with other settings.
     """
 
-    def __init__(self, output: Path, settings: dict[str, Any]) -> None:
-        self.folder = output / UNFINISHED
+    def __init__(
+        self,
+        output: Path,
+        settings: dict[str, Any],
+        intact: Callable[[Record], bool] = lambda record: True,
+        restart: bool = False,
+    ) -> None:
+        self.output, self.folder, self.intact = output, output / STATE / UNFINISHED, intact
         self.path = self.folder / 'journal.jsonl'
         self.done = self.failed = 0
         if self.folder.is_symlink() or self.path.is_symlink():
             raise ValueError(f'{self.folder} holds or is a symbolic link: remove it')
+        if restart:
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         keep = self._whole(json.loads(json.dumps(settings)))
         for file in self.folder.iterdir():  # What a killed run was writing.
@@ -61,6 +77,8 @@ class Journal:
                 if number == 0:
                     self._compare(entry.get('settings', {}), settings)
                     keep = position
+                if 'items' in entry and not self.intact(Record.from_json(entry)):
+                    break
                 failed += 'error' in entry
                 if 'done' in entry:
                     keep, self.done, self.failed = position, entry['done'], failed
@@ -70,9 +88,11 @@ class Journal:
         for key in now:
             if there.get(key) != now[key]:
                 difference = f'{key}: {_short(there.get(key))} there, {_short(now[key])} now'
+                if key in HASHES:
+                    difference = HASHES[key]
                 raise ValueError(
-                    f'{self.folder.parent} holds an unfinished run with other settings ({difference}): '
-                    f'start it again as it was, or delete {self.folder} to begin anew'
+                    f'{self.output} holds an unfinished run with other settings ({difference}): '
+                    'start it again as it was, or begin anew with --restart (in Python restart=True)'
                 )
 
     def add(self, batch: list[Record | dict[str, str]]) -> None:
@@ -83,9 +103,7 @@ class Journal:
         self._append([*entries, {'done': self.done}])
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
-        self._file.write(''.join(json.dumps(entry, separators=(',', ':')) + '\n' for entry in entries).encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        append(self._file, ''.join(json.dumps(entry, separators=(',', ':')) + '\n' for entry in entries))
 
     def _entries(self) -> Iterator[dict[str, Any]]:
         with self.path.open('rb') as lines:
@@ -101,7 +119,8 @@ class Journal:
 
     def close(self) -> None:
         """Leave the file for a later run."""
-        self._file.close()
+        with suppress(OSError):  # Of a write that failed before.
+            self._file.close()
 
     def remove(self) -> None:
         """The run is finished."""

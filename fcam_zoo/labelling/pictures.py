@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from multiprocessing import util
 
-import torch
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.images import open_stored, upright
@@ -23,19 +25,20 @@ class Picture:
         index: Position among the images.
         size: Stored width and height.
         orientation: EXIF orientation, 1 to 8.
-        views: uint8 (3,s,s) of the upright picture for each size of the passes.
+        views: uint8 (3,s,s) of the upright picture for each size of the passes; arrays, since tensors would need shared
+            memory and an open file each to come from a worker.
         error: Why it cannot be read; then the rest is empty.
     """
 
     index: int
     size: tuple[int, int] = (0, 0)
     orientation: int = 1
-    views: tuple[torch.Tensor, ...] = ()
+    views: tuple[np.ndarray, ...] = ()
     error: str = ''
 
 
 class _Pictures(Dataset[Picture]):
-    def __init__(self, paths: tuple[Path, ...], passes: Passes) -> None:
+    def __init__(self, paths: tuple[str, ...], passes: Passes) -> None:
         self.paths, self.passes = paths, passes
 
     def __len__(self) -> int:
@@ -44,13 +47,14 @@ class _Pictures(Dataset[Picture]):
     def __getitem__(self, index: int) -> Picture:
         try:
             image, orientation = open_stored(self.paths[index])
-            return Picture(index, image.size, orientation, self.passes.prepare(upright(image, orientation)))
+            views = self.passes.prepare(upright(image, orientation))
+            return Picture(index, image.size, orientation, tuple(view.numpy() for view in views))
         except (FcamZooError, OSError) as e:
             return Picture(index, error=str(e))
 
 
 def batches(
-    paths: tuple[Path, ...], passes: Passes, first: int, batch_size: int, workers: int
+    paths: tuple[str, ...], passes: Passes, first: int, batch_size: int, workers: int
 ) -> Iterator[list[Picture]]:
     """Batches of consecutive images.
 
@@ -60,9 +64,6 @@ def batches(
         first: Image to begin with, a multiple of the batch size.
         batch_size: Images a batch.
         workers: Processes that read; 0 reads here.
-
-    Raises:
-        FcamZooError: When such a process dies.
     """
     order = range(first, len(paths))
     loader = DataLoader(
@@ -72,8 +73,19 @@ def batches(
         collate_fn=list,
         worker_init_fn=_init_worker,
     )
+    yield from loader
+
+
+@contextmanager
+def dead_workers_told() -> Iterator[None]:
+    """A block around all that is done while `batches` run, since torch tells the end of a worker by a signal, which
+    interrupts whatever it meets.
+
+    Raises:
+        FcamZooError: When a worker died.
+    """
     try:
-        yield from loader
+        yield
     except RuntimeError as e:
         if 'DataLoader worker' not in str(e):
             raise
@@ -81,5 +93,13 @@ def batches(
 
 
 def _init_worker(number: int) -> None:
-    # Ctrl-C reaches every process of a terminal; workers end with the main one.
+    # Ctrl-C, and the end of a service or a job, reach every process; workers end with the main one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    util.Finalize(None, _leave, (os.getppid(),), exitpriority=100)
+
+
+def _leave(main: int) -> None:
+    # Where the main process was killed, nobody takes what is left in the queue, and its end would be waited for.
+    if os.getppid() != main:
+        os._exit(1)

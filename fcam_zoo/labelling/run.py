@@ -6,7 +6,9 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +17,8 @@ import torch
 from tqdm import tqdm
 
 from .._version import __version__
-from ..data.images import as_stored
+from ..data.images import as_stored, open_image
+from ..errors import FcamZooError
 from ..inference import Passes
 from ..localization import MIN_AREA, Cut, Localization, resize_map
 from ..models import FCAM
@@ -23,8 +26,9 @@ from ..objects import Threshold
 from .formats import FORMATS, Format, Shot
 from .inputs import Inputs, find_inputs, refuse_clashes, refuse_overwriting
 from .journal import Journal
-from .pictures import Picture, batches
+from .pictures import Picture, batches, dead_workers_told
 from .record import Record, items_of
+from .state import Written, sole_run
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Summary:
         objects: Objects in them.
         errors: One line for each image or argument that could not be read.
         files: Main file or folder of each format.
+        removed: Files of images of an earlier run that are gone, taken away.
     """
 
     labelled: int
     objects: int
     errors: tuple[str, ...]
     files: tuple[Path, ...]
+    removed: int = 0
 
 
 def label_images(
@@ -61,12 +67,16 @@ def label_images(
     workers: int = 0,
     name: str = 'fcam',
     progress: bool = False,
+    restart: bool = False,
 ) -> Summary:
     """Localize images and write annotations of them.
 
-    Annotation files appear at the end, whole; files of single images as they are made, each whole. Until then the
-    output folder holds `.unfinished`: the same call after a kill goes on after the last whole batch, and gives
-    the same files. An unreadable image is reported and left out.
+    Annotation files appear at the end, whole; files of single images as they are made, each whole. The same call after
+    a kill goes on after the last whole batch, and gives the same files. An unreadable image is reported and left out.
+
+    A call with a finished run's output folder labels all images anew: each format named then describes exactly the
+    images that are there now. Files of images that are gone are removed, if a run wrote them (`OUT/.fcam_zoo` holds the
+    list); nothing else in the folder is overwritten or removed, and formats that are not named stay as they are.
 
     Args:
         model: An F-CAM; runs where it is.
@@ -82,12 +92,16 @@ def label_images(
         workers: Processes that read images; 0 reads here.
         name: Name of the model for the files.
         progress: Show a bar on stderr.
+        restart: Give up an unfinished run in `output`, whatever its settings, and begin anew.
 
     Raises:
         FileNotFoundError: When there is no image at all.
         ValueError: For an argument out of its range, an unknown format, an output folder that is one of the images', an
             unfinished run with other settings in it, or images that would share an output file.
+        BlockingIOError: When another run is writing to `output`.
+        FileExistsError: When a file would be overwritten that no run wrote.
         OSError: When a file cannot be written.
+        FcamZooError: When a reading process dies.
     """
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}: at least one image a forward pass')
@@ -101,31 +115,42 @@ def label_images(
     settings = {
         'version': __version__,
         'weights': fingerprint(model),
-        'images': inputs.digest(),
-        'formats': sorted(formats),
+        'images': inputs.digest,
+        'formats': sorted(set(formats)),
         'labels': labels,
         'name': name,
         'batch_size': batch_size,
         **asdict(cut),
         **asdict(passes),
     }
-    journal = Journal(output, settings)
-    try:
-        _run(model, inputs, passes, labeller, writers, journal, batch_size, workers, progress)
-        files = tuple(writer.finish(journal.records) for writer in writers)
-        objects = sum(len(record.items) for record in journal.records())
-        errors = (*inputs.problems, *journal.errors())
-    except BaseException:
-        journal.close()
-        raise
-    journal.remove()
-    return Summary(journal.done - journal.failed, objects, errors, files)
+    with sole_run(output), closing(Written(output)) as written:
+        for kind, writer in writers.items():
+            written.check(kind, chain(writer.summaries, (file for _, file in writer.files(inputs.ids))))
+        with closing(Journal(output, settings, lambda record: _intact(writers, record), restart)) as journal:
+            with dead_workers_told():
+                _run(model, inputs, passes, labeller, writers, written, journal, batch_size, workers, progress)
+            written.add((kind, file) for kind, writer in writers.items() for file in writer.summaries)
+            files = tuple(writer.finish(journal.records) for writer in writers.values())
+            removed = 0
+            for kind, writer in writers.items():
+                own = writer.files(record.image for record in journal.records())
+                removed += written.settle(kind, chain(writer.summaries, (file for _, file in own)), inputs.paths)
+            objects = sum(len(record.items) for record in journal.records())
+            errors = (*inputs.problems, *journal.errors())
+            journal.remove()
+    return Summary(journal.done - journal.failed, objects, errors, files, removed)
+
+
+def _intact(writers: dict[str, Format], record: Record) -> bool:
+    return all(
+        (writer.output / file).is_file() for writer in writers.values() for _, file in writer.files([record.image])
+    )
 
 
 def make_writers(
     formats: Sequence[str], output: Path, classes: tuple[str, ...], name: str, inputs: Inputs
-) -> list[Format]:
-    """One writer a format.
+) -> dict[str, Format]:
+    """One writer a format, by its name.
 
     Raises:
         ValueError: For an unknown format or none, or where two images would share a file, or one would be overwritten.
@@ -133,11 +158,10 @@ def make_writers(
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or not formats:
         raise ValueError(f'formats is {list(formats)}: choose from {", ".join(FORMATS)}')
-    writers = [FORMATS[f](output, classes, name, inputs) for f in dict.fromkeys(formats)]
-    for writer in writers:
-        files = [output / file for image_id in inputs.ids if (file := writer.file(image_id))]
-        refuse_clashes(inputs.ids, files)
-        refuse_overwriting(inputs.paths, files)
+    writers = {f: FORMATS[f](output, classes, name, inputs) for f in formats}
+    for writer in writers.values():
+        refuse_clashes(writer.files(inputs.ids))
+    refuse_overwriting(inputs.paths, output, (f for writer in writers.values() for _, f in writer.files(inputs.ids)))
     return writers
 
 
@@ -170,7 +194,7 @@ class _Labeller:
         stored = upright
         if picture.orientation != 1:
             stored = self.cut.localization(as_stored(full, picture.orientation), probs)
-        return Shot(self.inputs.paths[picture.index], self._record(picture, stored, upright), stored, upright)
+        return Shot(Path(self.inputs.paths[picture.index]), self._record(picture, stored, upright), stored, upright)
 
     def _record(self, picture: Picture, stored: Localization, upright: Localization) -> Record:
         image_id = self.inputs.ids[picture.index]
@@ -201,7 +225,8 @@ def _run(
     inputs: Inputs,
     passes: Passes,
     labeller: _Labeller,
-    writers: list[Format],
+    writers: dict[str, Format],
+    written: Written,
     journal: Journal,
     batch_size: int,
     workers: int,
@@ -209,24 +234,37 @@ def _run(
 ) -> None:
     """The images that are left. While the network looks at a batch, threads finish the one before."""
 
-    def finish(picture: Picture, score_map: np.ndarray, probs: np.ndarray) -> Record:
+    draws = any(writer.draws for writer in writers.values())
+
+    def finish(picture: Picture, score_map: np.ndarray, probs: np.ndarray) -> Record | str:
         shot = labeller.shot(picture, score_map, probs)
-        for writer in writers:
+        if draws:  # It is read again, and may be gone by now; then no format is to have it.
+            try:
+                shot = replace(shot, picture=open_image(shot.path))
+            except (FcamZooError, OSError) as e:
+                return str(e)
+            if shot.picture.size != shot.upright.size:
+                return f'{shot.path}: replaced by another image while it was read; run again'
+        for writer in writers.values():
             writer.write(shot)
         return shot.record
 
-    def commit(jobs: list[Future[Record] | str]) -> None:
-        entries = [{'error': job} if isinstance(job, str) else job.result() for job in jobs]
+    def commit(jobs: list[Future[Record | str] | str]) -> None:
+        results = (job if isinstance(job, str) else job.result() for job in jobs)
+        entries = [{'error': result} if isinstance(result, str) else result for result in results]
         journal.add(entries)
         bar.update(len(entries))
 
     bar = tqdm(total=len(inputs.paths), initial=journal.done, unit='image', disable=not progress)
     with bar, ThreadPoolExecutor(max(1, workers)) as pool:
-        before: list[Future[Record] | str] = []
+        before: list[Future[Record | str] | str] = []
         for batch in batches(inputs.paths, passes, journal.done, batch_size, workers):
             good = [picture for picture in batch if not picture.error]
-            results = iter(zip(*(t.numpy() for t in passes.run(model, [p.views for p in good])))) if good else iter(())
-            jobs: list[Future[Record] | str] = []
+            ids = [inputs.ids[picture.index] for picture in good]
+            written.add((kind, file) for kind, writer in writers.items() for _, file in writer.files(ids))
+            views = [tuple(map(torch.from_numpy, picture.views)) for picture in good]
+            results = iter(zip(*(t.numpy() for t in passes.run(model, views)))) if good else iter(())
+            jobs: list[Future[Record | str] | str] = []
             for picture in batch:
                 if picture.error:
                     jobs.append(picture.error)

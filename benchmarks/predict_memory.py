@@ -1,0 +1,99 @@
+"""Peak memory of `label_images`: it does not grow with the number of images.
+
+Small pictures, beside which anything that is kept of each would show, are drawn into a temporary folder and labelled in
+every format by a small network with random weights; each number of images has a process of its own. Its peak and that
+of its largest reading process are printed:
+
+    python benchmarks/predict_memory.py --images 500 3000 -o benchmarks/results/predict_memory.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import fcam_zoo
+
+FORMATS = ('coco', 'voc', 'yolo', 'csv', 'masks', 'overlays')
+SIZES = ((96, 72), (72, 96), (80, 80), (120, 60))
+UNIT = 1024 if sys.platform == 'darwin' else 1  # There ru_maxrss counts bytes, elsewhere KiB.
+
+
+def main() -> None:
+    args = parse()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.workers)))
+        return
+    lines = [
+        (
+            f'fcam_zoo {fcam_zoo.__version__}, torch {torch.__version__}; {platform.machine()}, cpu, 1 thread, '
+            f'{args.workers} worker(s), formats: {", ".join(FORMATS)}'
+        ),
+        '',
+        '| images | MiB before | peak MiB | peak MiB of a worker |',
+        '|---|---|---|---|',
+    ]
+    print('\n'.join(lines), flush=True)
+    for images in args.images:
+        with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
+            draw(Path(folder) / 'in', images)
+            command = [sys.executable, __file__, '--workers', str(args.workers), '--measure', folder]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        lines.append(f'| {images:,} | ' + ' | '.join(f'{mib:.0f}' for mib in json.loads(done.stdout)) + ' |')
+        print(lines[-1], flush=True)
+    if args.output:
+        with args.output.open('a', encoding='utf-8') as f:
+            f.write('\n'.join(lines) + '\n\n')
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--images', type=int, nargs='+', default=[500, 3000])
+    parser.add_argument('--workers', type=int, default=1)
+    parser.add_argument('--scratch', type=Path, help='folder for the pictures and annotations')
+    parser.add_argument('-o', '--output', type=Path, help='Markdown file to which the table is appended')
+    parser.add_argument('--measure', type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def draw(folder: Path, images: int) -> None:
+    """Noise with a bright box, so that regions are ragged and their run lengths long."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(images):
+        width, height = SIZES[i % len(SIZES)]
+        pixels = rng.integers(0, 96, (height, width, 3), np.uint8)
+        x, y = rng.integers(0, (width // 2, height // 2))
+        pixels[y : y + height // 3, x : x + width // 3] += 128
+        Image.fromarray(pixels).save(folder / f'{i:06d}.jpg')
+
+
+def measure(folder: Path, workers: int) -> tuple[float, float, float]:
+    """MiB before the run, at its peak, and at the peak of the largest worker."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+    before = peak(resource.RUSAGE_SELF)
+    fcam_zoo.label_images(
+        model, folder / 'in', folder / 'out', FORMATS, multi=True, min_area=0, sizes=(64,), workers=workers
+    )
+    return before, peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)
+
+
+def peak(who: int) -> float:
+    """Largest resident memory so far, in MiB."""
+    return resource.getrusage(who).ru_maxrss / UNIT / 1024
+
+
+if __name__ == '__main__':
+    main()
