@@ -31,7 +31,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('images', nargs='+', help='image files and folders')
     parser.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
     add_classifier_argument(parser)
-    parser.add_argument('-o', '--output', required=True, type=Path, help='output folder, made if needed')
     parser.add_argument('-o', '--output', required=True, type=_folder, help='output folder, made if needed')
     parser.add_argument(
         '--export',
