@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,16 @@ AGAIN = 'fetch the file again, or install fcam-zoo again if it came with it'
 def fingerprint(path: Path) -> dict[str, Any]:
     """Name, size in bytes and SHA-256 of a file."""
     return {'file': path.name, 'size': path.stat().st_size, 'sha256': _sha256(path)}
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of tensors by name, as float32: the same for every file and precision that holds these values."""
+    found = hashlib.sha256()
+    for key in sorted(state):
+        if state[key].is_floating_point():
+            found.update(key.encode())
+            found.update(state[key].detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def verify_file(path: Path, size: int, sha256: str) -> Path:

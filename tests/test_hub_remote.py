@@ -17,6 +17,7 @@ from synthetic import train_config
 
 import fcam_zoo
 from fcam_zoo import _index, hub
+from fcam_zoo._weights import digest
 from fcam_zoo.cli import main
 from fcam_zoo.errors import HubError, TrainingError, WeightsError
 from fcam_zoo.models import zoo
@@ -251,6 +252,17 @@ def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypa
     save_file(source.net.state_dict(), checkpoint)
     local = fcam_zoo.create_model(entry['name'], pretrained=True, backbone_checkpoint=checkpoint)
     assert maps(local).equal(maps(model))
+    # The decoder of one classifier is not drawn on the features of another.
+    index = hub.index()
+    entry['classifier_sha256'] = digest(source.net.state_dict())
+    monkeypatch.setattr('fcam_zoo._index.index', lambda: {**index, entry['name']: entry})
+    assert maps(fcam_zoo.create_model(entry['name'], pretrained=True, backbone_checkpoint=checkpoint)).equal(
+        maps(model)
+    )
+    next(source.net.parameters()).data += 1e-3
+    save_file(source.net.state_dict(), checkpoint)
+    with pytest.raises(WeightsError, match='r160_in1k as backbone_checkpoint'):
+        fcam_zoo.create_model(entry['name'], pretrained=True, backbone_checkpoint=checkpoint)
 
 
 def test_backbone_is_never_fetched_when_the_weights_hold_it(released, monkeypatch, tmp_path):

@@ -13,10 +13,11 @@ from synthetic import make_wsol, train_config
 
 import fcam_zoo
 from fcam_zoo import _index
+from fcam_zoo._weights import digest
 from fcam_zoo.benchmark import evaluate_many
 from fcam_zoo.data import EvalTransform, WSOLDataset
 from fcam_zoo.errors import TrainingError, UnknownModelError
-from fcam_zoo.hub import release, results
+from fcam_zoo.hub import paper_form, release, results
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +79,39 @@ def test_a_decoder_alone_leaves_the_classifier_out(run, checkout):
     entry = release.release(run, NAME, 'test_resnet.r160_in1k', decoder_only=True, quiet=True)
     assert entry['holds'] == 'decoder'
     assert all(key.startswith('decoder.') for key in load_file(checkout / 'weights' / entry['file']))
+    backbone = fcam_zoo.create_model(f'local-dir:{run / "best"}').backbone.state_dict()
+    assert entry['classifier_sha256'] == digest(backbone) != digest({**backbone, 'x': torch.zeros(1)})
+    (row, *_) = results.tables()['shapes'].splitlines()[1:]
+    assert row.endswith('--backbone-checkpoint test_resnet.r160_in1k.safetensors')
+
+
+def test_other_data_sets_have_tables_of_their_own(run, data, checkout, tmp_path):
+    other = make_wsol(tmp_path / 'others', {'test': 5}, kind='masks')
+    arguments = [str(run), NAME, '--base', 'test_resnet.r160_in1k', '--also', str(other)]
+    assert release.main(arguments) == 0
+    (row,) = (r for r in csv.DictReader((checkout / 'results' / 'others.csv').open()) if r['maps'] == 'fcam')
+    assert row['split'] == 'test'
+    assert row['pxap']
+    page = (checkout / 'results' / 'tables.md').read_text()
+    assert f'| `{NAME}` |' in page.partition('## others')[2]
+
+
+def test_the_form_of_the_papers_tables(run, checkout):
+    base = release.measure(run, NAME, 'test_resnet.r160_in1k', quiet=True)
+    entries = []
+    for seed, accuracy in enumerate((70.0, 72.0, 77.0)):
+        entry = json.loads(json.dumps(base))
+        entry['name'] = NAME if not seed else f'{NAME}_seed{seed}'
+        entry['recipe']['seed'] = seed
+        entry['metrics']['test']['fcam']['max_box_acc_50'] = accuracy
+        entry['metrics']['test']['layercam']['max_box_acc_50'] = 60.0
+        entries.append(entry)
+    lines = paper_form.page(entries).splitlines()
+    assert any(line.startswith('| LayerCAM | 60.0 |') for line in lines)
+    assert [line.split(' | ')[0] for line in lines if line.startswith('| CAM')] == ['| CAM']
+    assert any(line.startswith('| LayerCAM + F-CAM | 70.0 |') for line in lines)
+    # 73 and the deviation of 70, 72, 77 with n - 1 in the denominator.
+    assert any(line.startswith('| LayerCAM + F-CAM, seeds 0, 1, 2 | best on val | 73.0 ± 3.6 |') for line in lines)
 
 
 def test_measured_only_keeps_figures_alone(run, checkout):
@@ -112,3 +146,16 @@ def test_the_tables_of_the_repository_are_current(monkeypatch):
     monkeypatch.chdir(ROOT)
     for dataset, text in results.tables().items():
         assert (ROOT / 'results' / f'{dataset}.csv').read_text() == text, 'run python -m fcam_zoo.hub.results'
+    page = paper_form.page(results.entries())
+    assert (ROOT / 'results' / 'tables.md').read_text() == page, 'run python -m fcam_zoo.hub.results'
+    assert 'Not measured by us' in page
+
+
+def test_all_models_are_timed_anew(run, checkout, monkeypatch):
+    release.release(run, NAME, 'test_resnet.r160_in1k', quiet=True)
+    release.record(run, f'{NAME}_seed1', 'test_resnet.r160_in1k', quiet=True)
+    times = iter(range(10))
+    monkeypatch.setattr(results, 'cost_of', lambda model, size: {'images_per_second': next(times)})
+    assert results.main(['--speed']) == 0
+    # One network: timed once.
+    assert [entry['cost']['images_per_second'] for entry in results.entries()] == [0, 0]

@@ -1,5 +1,6 @@
 """The WSOL benchmark: functions of score maps, from any library."""
 
+from ._folder import read_reports as read_reports
 from ._html import write_html as write_html
 from ._pictures import maps_of as maps_of
 from .box_metric import BoxMetric as BoxMetric

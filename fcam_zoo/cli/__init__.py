@@ -12,7 +12,20 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import FcamZooError
 
-COMMANDS = ('list', 'info', 'demo', 'predict', 'app', 'train', 'benchmark', 'export', 'push', 'pull', 'weights')
+COMMANDS = (
+    'list',
+    'info',
+    'demo',
+    'predict',
+    'app',
+    'train',
+    'benchmark',
+    'figures',
+    'export',
+    'push',
+    'pull',
+    'weights',
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

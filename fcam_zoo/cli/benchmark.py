@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +18,11 @@ import torch
 import torch.distributed as dist
 
 from ..benchmark import Report, compare, evaluate_many, maps_of, write_html
+from ..benchmark._folder import COMPARISON, file_stems
 from ..benchmark._parallel import together
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
+from ._arguments import add_classifier_argument
 
 CENTER = 'center'
 
@@ -33,10 +34,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description='Score maps on a data set: MaxBoxAcc at IoU 30, 50, 70 with top-1 and top-5 localization for '
         'boxes, PxAP for masks. The centre baseline is always scored too. Several models or kinds of map are compared '
         'by bootstrap on the same images. Layouts of data sets: docs/datasets.md.',
-        epilog='Example: fcam-zoo benchmark data/CUB --models fcam_mobilenetv1_075_cub50 --maps cam fcam -o report',
+        epilog='Example: fcam-zoo benchmark data/CUB --models fcam_mobilenetv1_075_cub50 --maps cam fcam -o report. '
+        'Figures for a paper: fcam-zoo figures curves report',
     )
     parser.add_argument('data', help='root of the data set')
     parser.add_argument('--models', '--model', nargs='+', default=[], help='released names, or local-dir:RUN/best')
+    add_classifier_argument(parser)
     parser.add_argument(
         '--scoremaps', nargs='+', default=[], type=Path, help='folders of <image id>.npy, maps (H,W) in [0,1]'
     )
@@ -166,7 +169,8 @@ def prepare(args: argparse.Namespace) -> Work:
             raise ValueError(f'--{flag.replace("_", "-")} is {value}: give {least} or more')
     if args.output and not rank():
         check_writable(args.output)
-    models = {name: create_model(name, pretrained=True) for name in dict.fromkeys(args.models)}
+    classifier = args.backbone_checkpoint
+    models = {n: create_model(n, pretrained=True, backbone_checkpoint=classifier) for n in dict.fromkeys(args.models)}
     sides = {model.pretrained_cfg['input_size'][-1] for model in models.values()} or {224}
     if len(sides) > 1:
         raise ValueError(f'the models take images of {sorted(sides)} pixels: benchmark those of one size together')
@@ -243,26 +247,12 @@ def publish(
             report.to_csv(folder / f'{stem}.csv')
             for kind in report.tables:
                 report.to_csv(folder / f'{stem}_{kind}.csv', kind)
-        comparison.to_json(folder / 'comparison.json')
+        comparison.to_json(folder / COMPARISON)
         command = shlex.join(['fcam-zoo', *sys.argv[1:]])
         write_html(reports, folder / 'report.html', dataset, maps, comparison=comparison, command=command)
         for path in sorted(folder.iterdir()):
             path.replace(args.output / path.name)
     print(f'reports: {args.output / "report.html"}')
-
-
-def file_stems(names: Iterable[str]) -> list[str]:
-    """A file name without suffix for each report; no two reports share a file, in either case of letters."""
-    stems, taken = [], {'comparison'}
-    for name in names:
-        stem = safe = re.sub(r'[^\w.-]+', '_', name)
-        number = 1
-        while taken & (files := {stem.lower(), f'{stem}_classes'.lower(), f'{stem}_sizes'.lower()}):
-            number += 1
-            stem = f'{safe}_{number}'
-        taken |= files
-        stems.append(stem)
-    return stems
 
 
 def table(reports: dict[str, Report]) -> str:

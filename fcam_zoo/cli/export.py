@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..export import OPSET, to_onnx
 from ..models import create_model
+from ._arguments import add_classifier_argument
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -19,6 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog='Example: fcam-zoo export --model fcam_mobilenetv1_075_cub50 -o cub50.onnx',
     )
     parser.add_argument('--model', required=True, help='a released name, or local-dir:RUN/best')
+    add_classifier_argument(parser)
     parser.add_argument('-o', '--output', required=True, type=Path, metavar='FILE.onnx', help='file to write')
     parser.add_argument(
         '--size', type=int, nargs='+', metavar='PIXELS', help="side, or height and width (default: the model's)"
@@ -31,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     size = args.size[0] if args.size and len(args.size) == 1 else args.size
-    model = create_model(args.model, pretrained=True)
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
     done = to_onnx(model, args.output, size=size, dynamic=not args.static, opset=args.opset)
     if not args.quiet:
         shapes = ', '.join('x'.join(map(str, shape)) for shape in done.shapes)

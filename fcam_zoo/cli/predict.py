@@ -14,6 +14,7 @@ from pathlib import Path
 from ..labelling import FORMATS, Summary, label_images
 from ..localization import MIN_AREA
 from ..models import create_model
+from ._arguments import add_classifier_argument
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -29,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument('images', nargs='+', help='image files and folders')
     parser.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
+    add_classifier_argument(parser)
     parser.add_argument('-o', '--output', required=True, type=_folder, help='output folder, made if needed')
     parser.add_argument(
         '--export',
@@ -120,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _label(args: argparse.Namespace) -> Summary:
-    model = create_model(args.model, pretrained=True)
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as e:  # Of torch, for a device that is unknown or not there.

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import _index
 from .._io import write_text
+from ..models import list_models
 from .model_card import LIMITS, epochs_text
 
 CARD_HEAD = f"""# Model card: released F-CAM weights
@@ -46,7 +47,8 @@ def readme_table() -> str:
         '| model | data set | metric | CAM | teacher | F-CAM | top-1 loc. (F-CAM) | classification | MB |',
         '|---|---|---|---|---|---|---|---|---|',
     ]
-    for name, entry in _index.index().items():
+    for name in list_models(pretrained=True):
+        entry = _index.released(name)
         test = entry['metrics']['test']
         key, title = ('pxap', 'PxAP') if 'pxap' in test['fcam'] else ('max_box_acc_50', 'MaxBoxAcc (IoU 50)')
         cells = [f'{test[kind][key]:.1f}' for kind in ('cam', entry['teacher'], 'fcam')]
@@ -61,8 +63,8 @@ def readme_table() -> str:
 def model_card() -> str:
     """The whole MODEL_CARD.md."""
     parts = [CARD_HEAD]
-    for name, entry in _index.index().items():
-        parts.append(_section(name, entry))
+    for name in list_models(pretrained=True):
+        parts.append(_section(name, _index.released(name)))
     return '\n\n'.join(parts) + '\n'
 
 

@@ -1,6 +1,6 @@
 """Measure finished trainings, and release them: float16 weights, an entry of the index, rows of results/*.csv.
 
-    python -m fcam_zoo.hub.release RUN NAME --base BACKBONE_NAME [--decoder-only | --record]
+    python -m fcam_zoo.hub.release RUN NAME --base BACKBONE_NAME [--decoder-only | --record] [--also DATA ...]
 
 Run in a checkout. A release goes to weights/; with --record nothing but the figures is kept, in results/measured.json.
 """
@@ -13,18 +13,21 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from .. import _index
 from .._io import atomic_path, write_json
-from .._weights import fingerprint
+from .._weights import digest, fingerprint
 from ..benchmark import evaluate_many
 from ..data import EvalTransform, open_dataset
+from ..data.base import ImageDataset
 from ..errors import UnknownModelError, WeightsError
-from ..models import create_model
+from ..models import FCAM, create_model
 from ..models.zoo import ARCHITECTURES
 from .facts import facts_of_run
 from .results import MEASURED, cost_of, measured, write_tables
@@ -50,13 +53,22 @@ DATASETS = {
 }
 
 
-def measure(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = False) -> dict[str, Any]:
+def measure(
+    run_dir: str | os.PathLike,
+    name: str,
+    base: str,
+    decoder_only: bool = False,
+    also: Sequence[str | os.PathLike] = (),
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Figures of `run_dir/best` and `run_dir/last` on val and test, as float16 files hold them.
 
     Args:
         run_dir: Folder of a finished training.
         name: `fcam_<backbone>.<teacher>_<dataset>`; what follows another underscore tells runs of one name apart.
         base: timm name of the weights from which the backbone started.
+        decoder_only: The classifier is as timm's weights `base` have it, and is not stored.
+        also: Roots of other data sets whose test split shall be scored.
         quiet: No progress bars.
 
     Returns:
@@ -75,18 +87,19 @@ def measure(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = Fals
     facts = facts_of_run(run_dir)
     recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
     root = Path(recipe['data'])
+    transform = EvalTransform(recipe['image_size'])
     metrics: dict[str, dict[str, Any]] = {}
-    for which in ('best', 'last'):
+    elsewhere: dict[str, dict[str, Any]] = {}
+    for which in ('last', 'best'):
         model = create_model(f'local-dir:{run_dir / which}')
         # The figures are those of the weights as they are stored.
-        model.load_state_dict(state_to_save(model, half=True))
+        model.load_state_dict(_stored(model, decoder_only), strict=not decoder_only)
+        maps = ('cam', recipe['teacher'], 'fcam', 'center') if which == 'best' else ('fcam',)
         for split in ('val', 'test'):
-            dataset = open_dataset(root, split, EvalTransform(recipe['image_size']))
-            maps = ('cam', recipe['teacher'], 'fcam', 'center') if which == 'best' else ('fcam',)
-            reports = evaluate_many(model, dataset, tuple(dict.fromkeys(maps)), rows=False, quiet=quiet)
-            found = {k: {m: round(v, 3) for m, v in r.metrics.items()} for k, r in reports.items()}
+            found = _figures(model, open_dataset(root, split, transform), maps, quiet)
             metrics[split if which == 'best' else f'{split}_last_epoch'] = found
-    model = create_model(f'local-dir:{run_dir / "best"}')
+    for other in map(Path, also):
+        elsewhere[other.name] = {'test': _figures(model, open_dataset(other, 'test', transform), maps, quiet)}
     return {
         'name': name,
         **facts,
@@ -95,15 +108,33 @@ def measure(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = Fals
         'num_classes': model.num_classes,
         'class_names': list(model.pretrained_cfg['label_names']),
         'model_args': {k: v for k, v in model.model_args.items() if k != 'backbone'},
-        'metrics': metrics,
+        'metrics': {key: metrics[key] for key in ('val', 'test', 'val_last_epoch', 'test_last_epoch')},
+        **({'elsewhere': elsewhere} if elsewhere else {}),
         'cost': cost_of(model, recipe['image_size']),
         'commit': _commit(),
         'licence': 'apache-2.0',
     }
 
 
+def _stored(model: FCAM, decoder_only: bool) -> dict[str, torch.Tensor]:
+    """What a release of the model holds."""
+    state = state_to_save(model, half=True)
+    return {k: v for k, v in state.items() if k.startswith('decoder.') or not decoder_only}
+
+
+def _figures(model: FCAM, dataset: ImageDataset, maps: Sequence[str], quiet: bool) -> dict[str, dict[str, float]]:
+    """Metrics by kind of map."""
+    reports = evaluate_many(model, dataset, tuple(dict.fromkeys(maps)), rows=False, quiet=quiet)
+    return {kind: {k: round(v, 3) for k, v in report.metrics.items()} for kind, report in reports.items()}
+
+
 def release(
-    run_dir: str | os.PathLike, name: str, base: str, decoder_only: bool = False, quiet: bool = False
+    run_dir: str | os.PathLike,
+    name: str,
+    base: str,
+    decoder_only: bool = False,
+    also: Sequence[str | os.PathLike] = (),
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure a training, write its best model to the weights folder and its entry to the index.
 
@@ -112,6 +143,7 @@ def release(
         name: `fcam_<backbone>.<teacher>_<dataset>`.
         base: timm name of the weights from which the backbone started.
         decoder_only: Leave the classifier out, which is as timm's weights `base` have it.
+        also: Roots of other data sets whose test split shall be scored.
         quiet: No progress bars.
 
     Returns:
@@ -122,11 +154,12 @@ def release(
         UnknownModelError: For a name that is not of the zoo.
         WeightsError: When float16 cannot hold a weight.
     """
-    entry = measure(run_dir, name, base, quiet)
-    state = state_to_save(create_model(f'local-dir:{Path(run_dir) / "best"}'), half=True)
+    entry = measure(run_dir, name, base, decoder_only, also, quiet)
+    model = create_model(f'local-dir:{Path(run_dir) / "best"}')
+    state = _stored(model, decoder_only)
     if decoder_only:
-        state = {k: v for k, v in state.items() if k.startswith('decoder.')}
         entry['holds'] = 'decoder'
+        entry['classifier_sha256'] = digest(model.backbone.state_dict())
     entry.update(_write(name, state))
     entries = {**_index.index(), name: entry}
     write_json(_index.weights_dir() / 'index.json', [entries[k] for k in sorted(entries)])
@@ -134,9 +167,15 @@ def release(
     return entry
 
 
-def record(run_dir: str | os.PathLike, name: str, base: str, quiet: bool = False) -> dict[str, Any]:
+def record(
+    run_dir: str | os.PathLike,
+    name: str,
+    base: str,
+    also: Sequence[str | os.PathLike] = (),
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Measure a training whose weights are not released, and keep its entry in results/measured.json."""
-    entry = measure(run_dir, name, base, quiet)
+    entry = measure(run_dir, name, base, also=also, quiet=quiet)
     entries = {**measured(), name: entry}
     write_json(MEASURED, [entries[k] for k in sorted(entries)])
     return entry
@@ -172,11 +211,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--base', required=True, help='timm name of the weights from which the backbone started')
     parser.add_argument('--decoder-only', action='store_true', help='the classifier is as downloaded and is left out')
     parser.add_argument('--record', action='store_true', help='keep the figures, not the weights')
+    parser.add_argument('--also', nargs='+', default=[], metavar='DATA', help='other data sets to score, test split')
     args = parser.parse_args(argv)
     if args.record:
-        record(args.run, args.name, args.base)
+        record(args.run, args.name, args.base, args.also)
     else:
-        release(args.run, args.name, args.base, args.decoder_only)
+        release(args.run, args.name, args.base, args.decoder_only, args.also)
     write_tables()
     return 0
 

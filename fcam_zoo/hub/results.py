@@ -1,12 +1,14 @@
 """Tables of what was measured, as results/<data set>.csv: released models of the index, and others of measured.json.
 
-    python -m fcam_zoo.hub.results
+    python -m fcam_zoo.hub.results [--speed]
 
-Run in a checkout. A row is one kind of map of one model on one split.
+Run in a checkout. A row is one kind of map of one model on one split. results/tables.md has the same in the form of the
+paper's tables. With --speed all models are timed anew, one after the other, so that their speeds compare.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
 import json
@@ -20,9 +22,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import _index
-from .._io import write_text
+from .._io import write_json, write_text
 from ..errors import WeightsError
-from ..models import FCAM
+from ..models import FCAM, create_model
+from .paper_form import page
 
 RESULTS = Path('results')
 MEASURED = RESULTS / 'measured.json'
@@ -82,25 +85,49 @@ def cost_of(model: FCAM, size: int, batch_size: int = 16) -> dict[str, Any]:
 def tables() -> dict[str, str]:
     """Text of the CSV of each data set, by its name."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for entry in sorted([*_index.index().values(), *measured().values()], key=lambda entry: entry['name']):
+    for entry in entries():
         dataset = entry['name'].split('.')[1].split('_')[1]
-        rows.setdefault(dataset, []).extend(_rows(entry))
+        for place, metrics in {dataset: entry['metrics'], **entry.get('elsewhere', {})}.items():
+            rows.setdefault(place, []).extend(_rows(entry, metrics))
     return {dataset: _csv(found) for dataset, found in rows.items()}
 
 
+def entries() -> list[dict[str, Any]]:
+    """All that was measured, released or not, by name."""
+    return sorted([*_index.index().values(), *measured().values()], key=lambda entry: entry['name'])
+
+
 def write_tables() -> None:
-    """Write results/<data set>.csv."""
+    """Write results/<data set>.csv and results/tables.md."""
     for dataset, text in tables().items():
         write_text(RESULTS / f'{dataset}.csv', text)
+    write_text(RESULTS / 'tables.md', page(entries()))
 
 
-def _rows(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def write_speeds() -> None:
+    """Time all models in one run and store it in the index and in measured.json."""
+    costs: dict[str, dict[str, Any]] = {}
+    for path, found in ((_index.weights_dir() / 'index.json', _index.index()), (MEASURED, measured())):
+        for entry in found.values():
+            network = {'num_classes': entry['num_classes'], **entry['model_args']}
+            key = f'{entry["backbone"]} {network} {entry["recipe"]["image_size"]}'
+            if key not in costs:
+                model = create_model('fcam', backbone=entry['backbone'].split('.')[0], **network)
+                costs[key] = cost_of(model, entry['recipe']['image_size'])
+            entry['cost'] = costs[key]
+        write_json(path, list(found.values()))
+    _index.index.cache_clear()
+
+
+def _rows(entry: dict[str, Any], measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    checkpoint = f' --backbone-checkpoint {entry["backbone"]}.safetensors'
     command = (
-        f'fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint {entry["backbone"]}.safetensors'
+        f'fcam-zoo train DATA -o RUN --recipe recipe.json{checkpoint}'
         if 'file' not in entry
         else f'fcam-zoo benchmark DATA --models {entry["name"]} --maps cam {entry["teacher"]} fcam'
+        f'{checkpoint if entry.get("holds") == "decoder" else ""}'
     )
-    for split, kinds in entry['metrics'].items():
+    for split, kinds in measured.items():
         for kind, figures in kinds.items():
             yield {
                 'model': entry['name'],
@@ -124,6 +151,15 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-if __name__ == '__main__':
+def main(argv: list[str] | None = None) -> int:
+    """The command of this module."""
+    parser = argparse.ArgumentParser('python -m fcam_zoo.hub.results', description=__doc__.split('\n')[0])
+    parser.add_argument('--speed', action='store_true', help='time all models anew')
+    if parser.parse_args(argv).speed:
+        write_speeds()
     write_tables()
-    sys.exit(0)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

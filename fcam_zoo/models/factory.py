@@ -18,13 +18,13 @@ from .zoo import ARCHITECTURES, hub_names, names
 
 
 def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
-    """Names of the zoo.
+    """Names of the zoo: architectures in the order of its table, larger ones of a family first; then by name.
 
     Args:
         filter: Shell pattern such as '*cub*'; '' lists all.
         pretrained: Only those with released weights.
     """
-    found = sorted(_index.index()) if pretrained else names()
+    found = [n for n in names() if not pretrained or n in _index.index()]
     return [n for n in found if not filter or fnmatch.fnmatch(n, filter)]
 
 

@@ -18,7 +18,7 @@ from timm.models import (
 
 from .. import _index
 from .._download import WEIGHTS, fetch_folder
-from .._weights import read_shapes
+from .._weights import digest, read_shapes
 from ..cams import METHODS as TEACHERS
 from ..errors import UnknownModelError, WeightsError
 from .fcam import FCAM, INPUT_CFG, prefixed
@@ -78,6 +78,7 @@ class _Weights(NamedTuple):
     num_classes: int
     backbone: str | None
     model_args: dict[str, Any]
+    classifier_sha256: str | None = None
 
 
 def _create_fcam(
@@ -108,6 +109,7 @@ def _create_fcam(
     model = build_model_with_cfg(partial(FCAM, cache_dir=cache_dir), variant, pretrained and weights is None, **kwargs)
     if weights:
         model.load_weights(weights.path, reset_head)
+        _check_classifier(model, weights, reset_head)
     model.forget_other_names()
     return model
 
@@ -127,7 +129,8 @@ def _find_weights(
     entry = _released_entry(variant, cfg)
     if entry is not None:
         path = _index.fetch_weights(entry['name'], cache_dir, local_files_only)
-        return _Weights(path, entry['num_classes'], entry['backbone'], entry['model_args'])
+        known = entry.get('classifier_sha256')
+        return _Weights(path, entry['num_classes'], entry['backbone'], entry['model_args'], known)
     if isinstance(cfg, (dict, PretrainedCfg)):
         return None
     released = ', '.join(_index.index()) or 'none'
@@ -169,6 +172,19 @@ def _check_head(checkpoint: Path, backbone: str, weights: _Weights) -> None:
         )
 
 
+def _check_classifier(model: FCAM, weights: _Weights, reset_head: bool) -> None:
+    """A decoder alone draws what it learnt on the features of one classifier, and garbage on another's."""
+    if (
+        weights.classifier_sha256
+        and not reset_head
+        and digest(model.backbone.state_dict()) != weights.classifier_sha256
+    ):
+        raise WeightsError(
+            f'{weights.path.name} is the decoder of {weights.backbone}, and the classifier that was loaded has other '
+            f'weights: give those of {weights.backbone} as backbone_checkpoint'
+        )
+
+
 def _released_entry(variant: str, cfg: Any) -> dict[str, Any] | None:
     tag = cfg if isinstance(cfg, str) else getattr(cfg, 'tag', None)
     if cfg is None:
@@ -195,8 +211,8 @@ for _name, _arguments in {**ARCHITECTURES, 'fcam': {'backbone': 'resnet50'}}.ite
 
 
 def names() -> list[str]:
-    """Every name of the zoo, `fcam_<backbone>.<teacher>_<dataset>`."""
-    return sorted(f'{arch}.{tag}' for arch in ARCHITECTURES for tag in _tags(arch) if tag != 'untrained')
+    """Every name of the zoo, `fcam_<backbone>.<teacher>_<dataset>`, in the order of the table of architectures."""
+    return [f'{arch}.{tag}' for arch in ARCHITECTURES for tag in sorted(_tags(arch)) if tag != 'untrained']
 
 
 def hub_names() -> dict[str, list[str]]:

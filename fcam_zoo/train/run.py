@@ -15,6 +15,7 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from .._io import write_json
 from .._version import __version__
@@ -137,7 +138,7 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> tuple[FCAM, boo
     if num_classes < train_set.num_classes:
         raise DatasetError(f'num_classes={num_classes}, but {config.data} has labels up to {train_set.num_classes - 1}')
     torch.manual_seed(config.seed)
-    names = [train_set.class_names.get(i, str(i)) for i in range(num_classes)]
+    names = _class_names(config, train_set, num_classes)
     keep_head = False
     if config.init:
         model = create_model(config.init, pretrained=not config.init.startswith('local-dir:'))
@@ -173,6 +174,16 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> tuple[FCAM, boo
     model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = names
     return model, keep_head
+
+
+def _class_names(config: TrainConfig, train_set: ImageDataset, num_classes: int) -> list[str]:
+    """Names by label: of the data set, or ImageNet's where the head stays as timm's weights have it."""
+    downloaded = config.backbone_pretrained or config.backbone_checkpoint is not None
+    subset = infer_imagenet_subset({'num_classes': num_classes})
+    if downloaded and not config.classifier.epochs and subset:
+        info = ImageNetInfo(subset)
+        return [info.index_to_description(i) for i in range(num_classes)]
+    return [train_set.class_names.get(i, str(i)) for i in range(num_classes)]
 
 
 def train_transform(size: int, settings: ClassifierConfig | DecoderConfig) -> TrainTransform:

@@ -1,0 +1,130 @@
+"""fcam-zoo figures"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .. import figures
+from ..benchmark import Report, read_reports
+from ..cams import METHODS
+from ..data import list_images, open_image
+from ..models import create_model
+from ._arguments import add_classifier_argument
+from .demo import load_photos
+from .predict import _threshold
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        'figures',
+        help="the F-CAM paper's figures for any model: pictures, threshold curves, activations",
+        description="The F-CAM paper's figures for any model and data set. Curves and activations are drawn from the "
+        'reports of fcam-zoo benchmark -o, of models or of score maps in files, and need matplotlib (extra viz).',
+        epilog='Example: fcam-zoo benchmark CUB/ --models local-dir:runs/birds/best --maps cam layercam fcam -o report '
+        '&& fcam-zoo figures curves report -o curves.png',
+    )
+    actions = parser.add_subparsers(required=True, metavar='FIGURE')
+    grid = actions.add_parser(
+        'grid',
+        help='photographs, class maps and F-CAM with boxes (Figs. 3, 4)',
+        description='One column an image: the photograph, class maps of the predicted class and the F-CAM, each '
+        'with the box of its largest region. Without images: CC0 and public domain photographs of scikit-image.',
+    )
+    grid.add_argument('images', nargs='*', type=Path, help='files and folders (default: those of fcam-zoo demo)')
+    grid.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
+    grid.add_argument(
+        '--maps',
+        nargs='+',
+        default=['cam', 'gradcam', 'gradcampp', 'layercam', 'fcam'],
+        metavar='MAP',
+        help=f'fcam, {", ".join(METHODS)} (default: cam gradcam gradcampp layercam fcam)',
+    )
+    grid.add_argument('--threshold', type=_threshold, help="of the F-CAM: in [0,1), or otsu; default: the model's")
+    grid.add_argument(
+        '--cam-threshold', type=_threshold, default='otsu', help='of the class maps: in [0,1), or otsu (default)'
+    )
+    grid.add_argument('--height', type=int, default=130, help='of a row in pixels (default: 130)')
+    add_classifier_argument(grid)
+    grid.set_defaults(run=run_grid)
+    _output(grid, 'grid.jpg')
+    curves = actions.add_parser(
+        'curves',
+        help='accuracy, or precision and F1, over the threshold (Fig. 5)',
+        description='Box accuracy over the threshold; of data sets with masks precision over recall, and F1 over the '
+        'threshold.',
+    )
+    _reports(curves)
+    curves.add_argument('--iou', nargs='+', type=float, help='wanted IoUs in percent, a panel each (default: 50)')
+    curves.set_defaults(run=run_curves)
+    _output(curves, 'curves.png')
+    activations = actions.add_parser(
+        'activations',
+        help='map values inside and outside objects (Fig. 6)',
+        description='Distribution of map values inside and outside the true boxes or masks, and the overlap of both.',
+    )
+    _reports(activations)
+    activations.add_argument('--bins', type=int, default=32, help='a power of two up to 128 (default: 32)')
+    activations.set_defaults(run=run_activations)
+    _output(activations, 'activations.png')
+
+
+def _output(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument('-o', '--output', type=Path, default=Path(name), help=f'file (default: {name})')
+
+
+def _reports(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('reports', nargs='+', type=Path, help='folders of fcam-zoo benchmark -o, or their JSON files')
+    parser.add_argument('--maps', nargs='+', metavar='NAME', help='reports to draw, in this order (default: all)')
+
+
+def run_grid(args: argparse.Namespace) -> int:
+    figures.check_suffix(args.output, picture=True)
+    figures.check_maps(args.maps)
+    paths = [path for given in args.images for path in list_images(given)]
+    images = {path.name: open_image(path) for path in paths} if args.images else load_photos()
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
+    options = {'threshold': args.threshold, 'cam_threshold': args.cam_threshold, 'height': args.height}
+    picture, found = figures.grid(model, images, args.maps, **options)
+    print(f'{"image":24}{"class":32}{"score":>6}  box of the F-CAM (x0, y0, x1, y1)')
+    for title, result in found.items():
+        print(f'{title:24}{result.label:32}{result.score:6.2f}  {result.box}')
+    return _save(picture, args.output)
+
+
+def run_curves(args: argparse.Namespace) -> int:
+    figures.check_suffix(args.output, picture=False)
+    reports = chosen(args)
+    figure = figures.curves(reports, args.iou)
+    for report in reports.values():
+        print(report.summary())
+    return _save(figure, args.output)
+
+
+def run_activations(args: argparse.Namespace) -> int:
+    figures.check_suffix(args.output, picture=False)
+    reports = chosen(args)
+    figure = figures.activations(reports, args.bins)
+    for name, report in reports.items():
+        print(f'{name}: overlap {figures.overlap(report):.1f} %')
+    return _save(figure, args.output)
+
+
+def chosen(args: argparse.Namespace) -> dict[str, Report]:
+    """The reports that are asked for, in that order.
+
+    Raises:
+        ValueError: For a name of which there is no report.
+    """
+    reports = read_reports(args.reports)
+    names = args.maps or list(reports)
+    unknown = [name for name in names if name not in reports]
+    if unknown:
+        raise ValueError(f'no report {", ".join(unknown)}; there are {", ".join(reports)}')
+    return {name: reports[name] for name in names}
+
+
+def _save(figure: object, path: Path) -> int:
+    figures.save(figure, path)
+    print(f'figure: {path}')
+    return 0

@@ -1,0 +1,325 @@
+"""Figures of a localizer, as in the F-CAM paper (WACV 2022): pictures with maps, threshold curves, activations."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import viz
+from ._io import atomic_path
+from ._modes import eval_mode
+from .benchmark import Report
+from .cams import METHODS
+from .data import EvalTransform, normalize
+from .localization import Localization, localize, resize_map
+from .models import FCAM
+from .objects import Threshold, check_threshold, find_regions, foreground
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLES = {
+    'cam': 'CAM',
+    'gradcam': 'Grad-CAM',
+    'gradcampp': 'Grad-CAM++',
+    'smoothgradcampp': 'Smooth Grad-CAM++',
+    'xgradcam': 'XGrad-CAM',
+    'layercam': 'LayerCAM',
+    'fcam': 'F-CAM',
+    'center': 'centre baseline',
+}
+# Okabe and Ito's colours, told apart by colour-blind readers; lines differ in their dashes too. Kinds of map that the
+# paper compares have theirs in every figure.
+_LINES = (
+    ('#d55e00', '--'),
+    ('#0072b2', '-.'),
+    ('#009e73', '-'),
+    ('#cc79a7', '--'),
+    ('#e69f00', '-.'),
+    ('#56b4e9', '-'),
+    ('#000000', '--'),
+)
+_FIRST = {'cam': 0, 'layercam': 1, 'fcam': 2}
+_GREY, _INSIDE, _OUTSIDE = '#777777', '#0072b2', '#d55e00'
+_DPI = 120
+
+
+def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) -> Figure:
+    """Localization against the threshold tau (Fig. 5 of the paper).
+
+    With boxes: the percentage of images whose box is right, over tau relative to each map's maximum, one panel for each
+    IoU; dots are the best thresholds. With masks: precision over recall of all pixels, and their F1 over tau, which is
+    absolute.
+
+    Args:
+        reports: Name -> report of the same data set, from `benchmark.evaluate_many` or `benchmark.read_reports`.
+        iou: Wanted IoUs in percent; default 50 (or the first, where 50 was not measured). Of boxes only.
+
+    Returns:
+        A figure of matplotlib; `save` writes it.
+
+    Raises:
+        ImportError: Without matplotlib (extra `viz`).
+        ValueError: For no report, reports of different data or metrics, or an IoU that was not measured.
+    """
+    meta = _common_meta(reports)
+    draw: list[Callable[[Axes], None]]
+    if meta['metric'] == 'PxAP':
+        if iou:
+            raise ValueError(f'IoU {iou[0]:g} of reports on masks, which have none: leave it out')
+        draw = [lambda axes: _precision_recall(axes, reports), lambda axes: _f1_curve(axes, reports)]
+    else:
+        known = [f'{level:g}' for level in meta['iou']]
+        levels = [f'{level:g}' for level in iou] if iou else ['50' if '50' in known else known[0]]
+        unknown = [level for level in levels if level not in known]
+        if unknown:
+            raise ValueError(f'IoU {", ".join(unknown)} was not measured; there are {", ".join(known)}')
+        draw = [lambda axes, level=level: _accuracy(axes, reports, level) for level in levels]
+    figure, panels = _panels(len(draw), (4.6, 3.5 + 0.18 * len(reports)))
+    for axes, drawn in zip(panels, draw):
+        drawn(axes)
+    figure.suptitle(_data(meta), fontsize=11)
+    return figure
+
+
+def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
+    """Distribution of map values inside and outside objects (Fig. 6 of the paper), one panel for each kind of map.
+
+    Objects are the true boxes or masks of the data set; ignored pixels are left out. Each panel gives the overlap of
+    both distributions: the sum of the smaller share of each of the 128 bins of the report, 0 % where a threshold tells
+    objects from background without error.
+
+    Args:
+        reports: As for `curves`.
+        bins: Number of bins between 0 and 1, a power of two up to 128.
+
+    Returns:
+        A figure of matplotlib; `save` writes it.
+
+    Raises:
+        ImportError: Without matplotlib (extra `viz`).
+        ValueError: For no report, reports of different data or without activations, or another number of bins.
+    """
+    meta = _common_meta(reports)
+    if bins not in (sizes := [2**k for k in range(1, 8)]):
+        raise ValueError(f'bins is {bins}: choose one of {", ".join(map(str, sizes))}')
+    bare = [name for name, report in reports.items() if not report.activations]
+    if bare:
+        raise ValueError(f'report {bare[0]} has no activations: evaluate again')
+    truth = 'masks' if meta['metric'] == 'PxAP' else 'boxes'
+    figure, panels = _panels(len(reports), (3.3, 3.1), share=True)
+    for axes, (name, report) in zip(panels, reports.items()):
+        for key, color in (('outside', _OUTSIDE), ('inside', _INSIDE)):
+            shares = np.reshape(report.activations[key], (bins, -1)).sum(1)
+            label = f'{key} true {truth}'
+            axes.stairs(shares, np.linspace(0, 1, bins + 1), fill=True, color=color, alpha=0.3)
+            axes.stairs(shares, np.linspace(0, 1, bins + 1), color=color, linewidth=1.4, label=label)
+        axes.set_title(f'{_title(name)}: overlap {overlap(report):.0f} %', fontsize=10)
+        axes.set(xlabel='map value', yscale='log', xlim=(0, 1), ylim=(0.05, 100))
+        axes.yaxis.set_major_formatter('{x:g}')
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel(f'pixels (% per bin of 1/{bins}), log scale', fontsize=9)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=9, loc='outside lower center', ncols=min(len(panels), 2))
+    figure.suptitle(_data(meta), fontsize=11)
+    return figure
+
+
+def overlap(report: Report) -> float:
+    """Overlap of the distributions of map values inside and outside objects, in percent: 0 apart, 100 alike."""
+    return float(np.minimum(report.activations['inside'], report.activations['outside']).sum())
+
+
+def save(figure: Figure | Image.Image, path: str | os.PathLike) -> None:
+    """Write a figure, or a picture of `grid`, whole or not at all; the suffix tells the format (.png, .jpg, .pdf, ...).
+
+    Raises:
+        ValueError: For a suffix that is no format.
+    """
+    check_suffix(path, isinstance(figure, Image.Image))
+    with atomic_path(path) as temporary:
+        if isinstance(figure, Image.Image):
+            figure.save(temporary, quality=80, optimize=True)
+        else:
+            figure.savefig(temporary, dpi=_DPI, facecolor='white')
+
+
+def check_suffix(path: str | os.PathLike, picture: bool) -> None:
+    """Raises ValueError for the name of a file in another format than those of pictures, or of drawings."""
+    known = ('.png', '.jpg', '.jpeg', '.webp') if picture else ('.png', '.jpg', '.jpeg', '.webp', '.svg', '.pdf')
+    if Path(path).suffix.lower() not in known:
+        raise ValueError(f'{path}: no format that can be written; end the name in one of {", ".join(known)}')
+
+
+def grid(
+    model: FCAM,
+    images: Mapping[str, Image.Image],
+    maps: Sequence[str] = ('cam', 'gradcam', 'gradcampp', 'layercam', 'fcam'),
+    *,
+    threshold: Threshold | None = None,
+    cam_threshold: Threshold = 'otsu',
+    height: int = 130,
+) -> tuple[Image.Image, dict[str, Localization]]:
+    """Photographs, their class maps and F-CAMs, with the boxes found in them (Figs. 3 and 4 of the paper).
+
+    Class maps are those of the predicted class; a box is that of the largest region above the threshold.
+
+    Args:
+        model: An F-CAM; runs where it is, in eval mode (its mode is restored).
+        images: Title -> picture of any size; one column each.
+        maps: 'fcam' and CAM methods; one row each, below the photographs.
+        threshold: Of the F-CAM, as in `localize`: relative to the map's maximum, in [0,1), or 'otsu'; default: the
+            model's, chosen on its validation data.
+        cam_threshold: The same of the class maps; by default that of Otsu, which needs no boxes.
+        height: Of a row, in pixels.
+
+    Returns:
+        The picture, and what `localize` found, by title.
+
+    Raises:
+        ValueError: For no image, unknown maps, thresholds outside [0,1), or a height below 32.
+    """
+    check_maps(maps)
+    check_threshold(cam_threshold)
+    if not images or height < 32:
+        raise ValueError(f'{len(images)} images in rows of {height} pixels: give an image or more, and 32 or more')
+    pictures = {title: image.convert('RGB') for title, image in images.items()}
+    found = dict(zip(pictures, localize(model, list(pictures.values()), threshold)))
+    columns = []
+    for title, image in pictures.items():
+        drawn = {'fcam': (found[title].map, found[title].box)}
+        for method, small in _class_maps(model, image, [name for name in maps if name != 'fcam']).items():
+            large = resize_map(small, image.size)
+            regions = find_regions(foreground(large, cam_threshold), large, False, 0)
+            drawn[method] = large, regions[0].box if regions else (0, 0, 0, 0)
+        columns.append([(image, title), *((_drawn(image, *drawn[name], height), TITLES[name]) for name in maps)])
+    return viz.grid(list(zip(*columns)), height=height), found
+
+
+def check_maps(maps: Sequence[str]) -> None:
+    """Raises ValueError for no map, or for one that is neither 'fcam' nor a CAM method."""
+    unknown = [name for name in maps if name not in ('fcam', *METHODS)]
+    if unknown or not maps:
+        raise ValueError(f'no map {", ".join(unknown)}: choose of fcam, {", ".join(METHODS)}')
+
+
+@torch.no_grad()
+def _class_maps(model: FCAM, image: Image.Image, methods: Sequence[str]) -> dict[str, np.ndarray]:
+    """Class maps (s,s) of the predicted class, float32 in [0,1]."""
+    cfg = model.pretrained_cfg
+    x = normalize(EvalTransform(cfg['input_size'][-1])(image)[None], cfg['mean'], cfg['std'])
+    x = x.to(next(model.parameters()).device)
+    with eval_mode(model):
+        return {method: model.cam(x, method=method)[0].float().cpu().numpy() for method in methods}
+
+
+def _drawn(image: Image.Image, score_map: np.ndarray, box: Sequence[int], height: int) -> Image.Image:
+    """The map and its box over the picture, at the height of the row, so that lines are of one width."""
+    scale = height / image.height
+    small = image.resize((max(1, round(image.width * scale)), height), Image.Resampling.LANCZOS)
+    return viz.draw_box(viz.blend(small, score_map), [round(edge * scale) for edge in box])
+
+
+def _common_meta(reports: Mapping[str, Report]) -> dict[str, Any]:
+    if not reports:
+        raise ValueError('nothing to draw: give at least one report')
+    first, *others = reports
+    for name in others:
+        keys = ('dataset', 'split', 'n', 'metric', 'iou')
+        different = [k for k in keys if reports[name].meta.get(k) != reports[first].meta.get(k)]
+        if different:
+            raise ValueError(f'reports {first} and {name} have different {", ".join(different)}: draw them apart')
+    return reports[first].meta
+
+
+def _panels(count: int, size: tuple[float, float], share: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with panels of a size in inches, four a row."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'fcam-zoo[viz]'") from error
+    columns = min(count, 4)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).ravel()
+    for axes in panels[count:]:
+        axes.remove()
+    for axes in panels[:count]:
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(color='#dddddd', linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=9)
+    return figure, list(panels[:count])
+
+
+def _data(meta: Mapping[str, Any]) -> str:
+    named = '/'.join(str(meta[k]) for k in ('dataset', 'split') if meta.get(k)) or 'data set'
+    return f'{named}, {meta["n"]} images'
+
+
+def _title(name: str) -> str:
+    """Name of a report for people, as 'model/cam'."""
+    model, slash, kind = name.rpartition('/')
+    return f'{model}{slash}{TITLES.get(kind, kind)}'
+
+
+def _styles(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
+    """Colour and dashes of each line; the centre baseline stands back."""
+    styles, free = [], list(range(len(_LINES)))
+    for report in reports.values():
+        if report.maps == 'center':
+            styles.append({'color': _GREY, 'linestyle': ':', 'linewidth': 1.2})
+            continue
+        others = [i for i in free if i not in _FIRST.values()] or free or list(range(len(_LINES)))
+        number = _FIRST.get(report.maps)
+        number = number if number in free else others[0]
+        free = [i for i in free if i != number]
+        styles.append(dict(zip(('color', 'linestyle'), _LINES[number]), linewidth=1.8))
+    return styles
+
+
+def _lines(axes: Axes, reports: Mapping[str, Report], lines: Sequence[tuple[Any, Any, str, Any]]) -> None:
+    """Draw x, y, the words of the legend and the dot (x, y) or None of each report."""
+    for (name, (x, y, words, dot)), style in zip(zip(reports, lines), _styles(reports)):
+        axes.plot(x, y, label=f'{_title(name)}: {words}', **style)
+        if dot is not None:
+            axes.plot(*dot, 'o', color=style['color'], markersize=5)
+    # Above the panel, where it hides no line.
+    axes.legend(fontsize=8, loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
+
+
+def _accuracy(axes: Axes, reports: Mapping[str, Report], level: str) -> None:
+    lines = []
+    for report in reports.values():
+        dot = report.metrics[f'best_threshold_{level}'], report.metrics[f'max_box_acc_{level}']
+        words = f'{dot[1]:.1f} % at {dot[0]:.3f}'
+        lines.append((report.curves['threshold'], report.curves[f'accuracy_{level}'], words, dot))
+    _lines(axes, reports, lines)
+    axes.set(xlabel="threshold τ (share of each map's maximum)", xlim=(0, 1), ylim=(0, 100))
+    axes.set_ylabel(f'box accuracy at IoU {level} % (% of images)')
+
+
+def _precision_recall(axes: Axes, reports: Mapping[str, Report]) -> None:
+    percent = [(100 * np.array(r.curves['recall']), 100 * np.array(r.curves['precision'])) for r in reports.values()]
+    words = [f'PxAP {report.metrics["pxap"]:.1f} %' for report in reports.values()]
+    _lines(axes, reports, [(x, y, text, None) for (x, y), text in zip(percent, words)])
+    axes.set(xlabel='recall of object pixels (%)', ylabel='precision (%)', xlim=(0, 100), ylim=(0, 100))
+
+
+def _f1_curve(axes: Axes, reports: Mapping[str, Report]) -> None:
+    lines = []
+    for report in reports.values():
+        precision, recall = (np.array(report.curves[key]) for key in ('precision', 'recall'))
+        f1 = 100 * 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+        dot = report.metrics['best_threshold'], report.metrics['best_f1']
+        lines.append((report.curves['threshold'], f1, f'{dot[1]:.1f} % at {dot[0]:.3f}', dot))
+    _lines(axes, reports, lines)
+    axes.set(xlabel='threshold τ (map value)', ylabel='F1 of pixels (%)', xlim=(0, 1), ylim=(0, 100))
