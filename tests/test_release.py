@@ -82,7 +82,7 @@ def test_a_decoder_alone_leaves_the_classifier_out(run, checkout):
     backbone = fcam_zoo.create_model(f'local-dir:{run / "best"}').backbone.state_dict()
     assert entry['classifier_sha256'] == digest(backbone) != digest({**backbone, 'x': torch.zeros(1)})
     (row, *_) = results.tables()['shapes'].splitlines()[1:]
-    assert row.endswith('--backbone-checkpoint test_resnet.r160_in1k.safetensors')
+    assert row.endswith('--backbone-checkpoint test_resnet.r160_in1k.safetensors --split val')
 
 
 def test_other_data_sets_have_tables_of_their_own(run, data, checkout, tmp_path):
@@ -128,6 +128,14 @@ def test_measured_only_keeps_figures_alone(run, checkout):
         results.measured()
 
 
+def test_a_name_is_released_or_recorded(run, checkout):
+    release.record(run, NAME, 'test_resnet.r160_in1k', quiet=True)
+    release.release(run, NAME, 'test_resnet.r160_in1k', quiet=True)
+    assert [entry['name'] for entry in results.entries()] == [NAME]
+    with pytest.raises(UnknownModelError, match='is released'):
+        release.record(run, NAME, 'test_resnet.r160_in1k', quiet=True)
+
+
 def test_what_cannot_be_released_is_refused(run, checkout, tmp_path):
     with pytest.raises(UnknownModelError, match='no name of the zoo'):
         release.release(run, 'resnet50', 'x', quiet=True)
@@ -154,6 +162,9 @@ def test_the_tables_of_the_repository_are_current(monkeypatch):
 def test_all_models_are_timed_anew(run, checkout, monkeypatch):
     release.release(run, NAME, 'test_resnet.r160_in1k', quiet=True)
     release.record(run, f'{NAME}_seed1', 'test_resnet.r160_in1k', quiet=True)
+    (other,) = results.measured().values()
+    other['model_args']['threshold'] = 0.7
+    (checkout / 'results' / 'measured.json').write_text(json.dumps([other]))
     times = iter(range(10))
     monkeypatch.setattr(results, 'cost_of', lambda model, size: {'images_per_second': next(times)})
     assert results.main(['--speed']) == 0

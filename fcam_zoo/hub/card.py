@@ -19,10 +19,10 @@ CARD_HEAD = f"""# Model card: released F-CAM weights
 
 Made by `python -m fcam_zoo.hub.card` from `weights/index.json`; edit neither by hand.
 
-Each model is a timm classifier fine-tuned with image labels, and a U-Net decoder trained on the frozen classifier with
-the pixel-alignment loss of F-CAM (Belharbi et al., WACV 2022). No box or mask was used to train; those of `val` chose
-the settings, the epoch and the default threshold. Weights are float16 safetensors, with batch-norm statistics in
-float32.
+Each model is a timm classifier, fine-tuned with image labels where its recipe gives it epochs, and a U-Net decoder
+trained on the frozen classifier with the pixel-alignment loss of F-CAM (Belharbi et al., WACV 2022). No box or mask
+was used to train; those of `val` chose the settings, the epoch and the default threshold. Weights are float16
+safetensors, with batch-norm statistics in float32.
 
 ## Limits
 
@@ -105,7 +105,9 @@ def _place(entry: dict[str, Any]) -> str:
     """Where a file lies that is not in weights/, and what it leaves out."""
     place = f' of hf-hub:{entry["hf_hub_id"]}' if 'hf_hub_id' in entry else ''
     return place + (
-        ' (the decoder alone: the backbone is fetched from timm)' if entry.get('holds') == 'decoder' else ''
+        ' (the decoder alone: the backbone is from timm, or from backbone_checkpoint)'
+        if entry.get('holds') == 'decoder'
+        else ''
     )
 
 

@@ -25,7 +25,7 @@ BOXES = {
 MASKS = {'pxap': 'PxAP', 'cls': 'cls'}
 HEAD = """# Results
 
-Made by `python -m fcam_zoo.hub.results` from `weights/index.json` and `results/measured.json`; none is typed by hand.
+Made by `python -m fcam_zoo.hub.results` from `weights/index.json` and `results/measured.json`; none of ours is typed.
 
 Percent, on the test split of each data set; each figure at its own best threshold. MaxBoxAcc: IoU 50. V2: mean of IoU
 30, 50 and 70, of the largest region. top-1, top-5: localization at IoU 50. Robustness: percent of all thresholds at

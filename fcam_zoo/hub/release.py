@@ -161,6 +161,7 @@ def release(
         entry['holds'] = 'decoder'
         entry['classifier_sha256'] = digest(model.backbone.state_dict())
     entry.update(_write(name, state))
+    _write_measured({k: v for k, v in measured().items() if k != name})
     entries = {**_index.index(), name: entry}
     write_json(_index.weights_dir() / 'index.json', [entries[k] for k in sorted(entries)])
     _index.index.cache_clear()
@@ -176,9 +177,15 @@ def record(
 ) -> dict[str, Any]:
     """Measure a training whose weights are not released, and keep its entry in results/measured.json."""
     entry = measure(run_dir, name, base, also=also, quiet=quiet)
-    entries = {**measured(), name: entry}
-    write_json(MEASURED, [entries[k] for k in sorted(entries)])
+    if name in _index.index():
+        raise UnknownModelError(f'{name} is released: record another training under a name with a part of its own')
+    _write_measured({**measured(), name: entry})
     return entry
+
+
+def _write_measured(entries: dict[str, dict[str, Any]]) -> None:
+    if entries or MEASURED.is_file():
+        write_json(MEASURED, [entries[k] for k in sorted(entries)])
 
 
 def _is_name(name: str) -> bool:
@@ -209,8 +216,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('run', help='folder of a finished training')
     parser.add_argument('name', help='fcam_<backbone>.<teacher>_<dataset>')
     parser.add_argument('--base', required=True, help='timm name of the weights from which the backbone started')
-    parser.add_argument('--decoder-only', action='store_true', help='the classifier is as downloaded and is left out')
-    parser.add_argument('--record', action='store_true', help='keep the figures, not the weights')
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument('--decoder-only', action='store_true', help='the classifier is as downloaded and is left out')
+    what.add_argument('--record', action='store_true', help='keep the figures, not the weights')
     parser.add_argument('--also', nargs='+', default=[], metavar='DATA', help='other data sets to score, test split')
     args = parser.parse_args(argv)
     if args.record:

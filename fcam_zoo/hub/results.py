@@ -110,6 +110,7 @@ def write_speeds() -> None:
     for path, found in ((_index.weights_dir() / 'index.json', _index.index()), (MEASURED, measured())):
         for entry in found.values():
             network = {'num_classes': entry['num_classes'], **entry['model_args']}
+            network.pop('threshold', None)  # Of no weight in speed.
             key = f'{entry["backbone"]} {network} {entry["recipe"]["image_size"]}'
             if key not in costs:
                 model = create_model('fcam', backbone=entry['backbone'].split('.')[0], **network)
@@ -121,25 +122,28 @@ def write_speeds() -> None:
 
 def _rows(entry: dict[str, Any], measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
     checkpoint = f' --backbone-checkpoint {entry["backbone"]}.safetensors'
-    command = (
-        f'fcam-zoo train DATA -o RUN --recipe recipe.json{checkpoint}'
-        if 'file' not in entry
-        else f'fcam-zoo benchmark DATA --models {entry["name"]} --maps cam {entry["teacher"]} fcam'
+    training = f'fcam-zoo train DATA -o RUN --recipe recipe.json{checkpoint}'
+    kinds_of_map = ' '.join(dict.fromkeys(('cam', entry['teacher'], 'fcam')))
+    benchmark = (
+        f'fcam-zoo benchmark DATA --models {entry["name"]} --maps {kinds_of_map}'
         f'{checkpoint if entry.get("holds") == "decoder" else ""}'
     )
-    for split, kinds in measured.items():
+    for key, kinds in measured.items():
+        split, is_last = key.removesuffix('_last_epoch'), key.endswith('_last_epoch')
+        # Weights of the last epoch are not stored.
+        stored = 'file' in entry and not is_last
         for kind, figures in kinds.items():
             yield {
                 'model': entry['name'],
                 'teacher': entry['teacher'],
-                'maps': f'{kind}, last epoch' if split.endswith('_last_epoch') else kind,
-                'split': split.removesuffix('_last_epoch'),
+                'maps': f'{kind}, last epoch' if is_last else kind,
+                'split': split,
                 **{name: figures.get(name, '') for name in FIGURES},
                 **{name: entry.get('cost', {}).get(name, '') for name in COSTS},
                 'selection': entry['selection'],
                 'commit': entry.get('commit', ''),
-                'sha256': entry.get('sha256', ''),
-                'command': command,
+                'sha256': entry['sha256'] if stored else '',
+                'command': f'{benchmark} --split {split}' if stored else training,
             }
 
 
