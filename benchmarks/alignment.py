@@ -16,13 +16,13 @@ Files of backbones have 1000 classes, and labels must be ImageNet's. Two ways re
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
+from tables import Table, machine
 
 import fcam_zoo
 from fcam_zoo import FCAM, cams
@@ -37,21 +37,19 @@ FLOOR = 0.3
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    lines = [header(args)]
     splits = [WSOLDataset(args.data, split, EvalTransform(args.size)) for split in args.splits]
     boxes = splits[0].boxes is not None
     figures = '30 / 50 / 70, mean' if boxes else 'PxAP'
     results = ' | '.join(f'{align}: {figures}' for align in cams.ALIGNS)
-    lines.append(f'| model | stride | top-1 | maps | pixels right: cells | kernels | mirror | {results} |')
-    lines.append('|---' * (7 + len(cams.ALIGNS)) + '|')
-    print('\n'.join(lines), flush=True)
+    table = Table(
+        header(args),
+        f'| model | stride | top-1 | maps | pixels right: cells | kernels | mirror | {results} |',
+        '|---' * (7 + len(cams.ALIGNS)) + '|',
+    )
     for name, stride, model in models(args):
         for line in score(model, splits, args):
-            lines.append(f'| {name} | {stride} | {line} |')
-            print(lines[-1], flush=True)
-    if args.output:
-        with args.output.open('a', encoding='utf-8') as f:
-            f.write('\n'.join(lines) + '\n\n')
+            table.add(f'| {name} | {stride} | {line} |')
+    table.append_to(args.output)
 
 
 def parse() -> argparse.Namespace:
@@ -84,8 +82,8 @@ def parse() -> argparse.Namespace:
 def header(args: argparse.Namespace) -> str:
     """What the table was made with, without the paths."""
     return (
-        f'{args.data.name}, {" + ".join(args.splits)}, {args.size} px; fcam_zoo {fcam_zoo.__version__}, torch '
-        f'{torch.__version__}, timm {timm.__version__}; {platform.machine()} CPU, {args.threads} thread(s)\n'
+        f'{args.data.name}, {" + ".join(args.splits)}, {args.size} px; timm {timm.__version__}, '
+        f'{machine(args.threads)}\n'
     )
 
 

@@ -12,12 +12,12 @@ With `--device cuda`, decoding is the limit up to the number of workers from whi
 from __future__ import annotations
 
 import argparse
-import platform
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from tables import Table, machine
 
 import fcam_zoo
 from fcam_zoo import FCAM
@@ -33,23 +33,18 @@ def main() -> None:
     model = fcam_zoo.create_model(args.model, pretrained=True).to(args.device)
     images = list_images(args.images)[: args.limit]
     alone = network_seconds(model, images, args.batch_size)
-    machine = f'fcam_zoo {fcam_zoo.__version__}, torch {torch.__version__}; {platform.machine()}, {args.device}'
-    lines = [
-        f'{args.model}, {len(images)} images, batches of {args.batch_size}; {machine}, {args.threads} thread(s)',
+    table = Table(
+        f'{args.model}, {len(images)} images, batches of {args.batch_size}; {machine(args.threads, args.device)}',
         '',
         f'The network alone: {len(images) / alone:.1f} images/s.',
         '',
         '| workers | images/s | outside the network |',
         '|---|---|---|',
-    ]
-    print('\n'.join(lines), flush=True)
+    )
     for workers in args.workers:
         seconds = run_seconds(model, images, args.batch_size, workers)
-        lines.append(f'| {workers} | {len(images) / seconds:.1f} | {max(0.0, 1 - alone / seconds):.0%} |')
-        print(lines[-1], flush=True)
-    if args.output:
-        with args.output.open('a', encoding='utf-8') as f:
-            f.write('\n'.join(lines) + '\n\n')
+        table.add(f'| {workers} | {len(images) / seconds:.1f} | {max(0.0, 1 - alone / seconds):.0%} |')
+    table.append_to(args.output)
 
 
 def parse() -> argparse.Namespace:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from tables import Table, machine
 
 import fcam_zoo
 
@@ -34,26 +34,19 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(args.measure, args.workers)))
         return
-    lines = [
-        (
-            f'fcam_zoo {fcam_zoo.__version__}, torch {torch.__version__}; {platform.machine()}, cpu, 1 thread, '
-            f'{args.workers} worker(s), formats: {", ".join(FORMATS)}'
-        ),
+    table = Table(
+        f'{machine(1)}, {args.workers} worker(s), formats: {", ".join(FORMATS)}',
         '',
         '| images | MiB before | peak MiB | peak MiB of a worker |',
         '|---|---|---|---|',
-    ]
-    print('\n'.join(lines), flush=True)
+    )
     for images in args.images:
         with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
             draw(Path(folder) / 'in', images)
             command = [sys.executable, __file__, '--workers', str(args.workers), '--measure', folder]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-        lines.append(f'| {images:,} | ' + ' | '.join(f'{mib:.0f}' for mib in json.loads(done.stdout)) + ' |')
-        print(lines[-1], flush=True)
-    if args.output:
-        with args.output.open('a', encoding='utf-8') as f:
-            f.write('\n'.join(lines) + '\n\n')
+        table.add(f'| {images:,} | ' + ' | '.join(f'{mib:.0f}' for mib in json.loads(done.stdout)) + ' |')
+    table.append_to(args.output)
 
 
 def parse() -> argparse.Namespace:

@@ -12,7 +12,6 @@ Tiles are crops of an enlarged image, half a crop apart; maps are averaged where
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tables import Table, machine
 
 import fcam_zoo
 from fcam_zoo import FCAM
@@ -39,22 +39,15 @@ def main() -> None:
     model = fcam_zoo.create_model(args.model, pretrained=True)
     dataset = WSOLDataset(args.data, args.split)
     boxes = dataset.boxes is not None
-    machine = (
-        f'fcam_zoo {fcam_zoo.__version__}, torch {torch.__version__}; {platform.machine()}, {args.threads} thread(s)'
-    )
-    lines = [
-        f'{args.model}, {dataset.name} {args.split} ({len(dataset)} images); {machine}',
+    table = Table(
+        f'{args.model}, {dataset.name} {args.split} ({len(dataset)} images); {machine(args.threads)}',
         '',
         f'| refinement | {"MaxBoxAcc 30 / 50 / 70, mean | top-1 loc. 50" if boxes else "PxAP"} | class. | cost |',
         '|---|---|---|---|' + ('---|' if boxes else ''),
-    ]
-    print('\n'.join(lines), flush=True)
+    )
     for name, (way, cost) in WAYS.items():
-        lines.append(f'| {name} | {score(model, dataset, way, args.batch_size)} | {cost:.1f} |')
-        print(lines[-1], flush=True)
-    if args.output:
-        with args.output.open('a', encoding='utf-8') as f:
-            f.write('\n'.join(lines) + '\n\n')
+        table.add(f'| {name} | {score(model, dataset, way, args.batch_size)} | {cost:.1f} |')
+    table.append_to(args.output)
 
 
 def parse() -> argparse.Namespace:

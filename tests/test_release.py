@@ -17,7 +17,7 @@ from fcam_zoo._weights import digest
 from fcam_zoo.benchmark import evaluate_many
 from fcam_zoo.data import EvalTransform, WSOLDataset
 from fcam_zoo.errors import TrainingError, UnknownModelError
-from fcam_zoo.hub import paper_form, release, results
+from fcam_zoo.hub import card, paper_form, release, results
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,8 +87,10 @@ def test_a_decoder_alone_leaves_the_classifier_out(run, checkout):
 
 def test_other_data_sets_have_tables_of_their_own(run, data, checkout, tmp_path):
     other = make_wsol(tmp_path / 'others', {'test': 5}, kind='masks')
-    arguments = [str(run), NAME, '--base', 'test_resnet.r160_in1k', '--also', str(other)]
+    remark = 'Trained in the rain.'
+    arguments = [str(run), NAME, '--base', 'test_resnet.r160_in1k', '--remark', remark, '--also', str(other)]
     assert release.main(arguments) == 0
+    assert remark in card._section(NAME, _index.released(NAME))
     (row,) = (r for r in csv.DictReader((checkout / 'results' / 'others.csv').open()) if r['maps'] == 'fcam')
     assert row['split'] == 'test'
     assert row['pxap']
@@ -132,7 +134,7 @@ def test_a_name_is_released_or_recorded(run, checkout):
     release.record(run, NAME, 'test_resnet.r160_in1k', quiet=True)
     release.release(run, NAME, 'test_resnet.r160_in1k', quiet=True)
     assert [entry['name'] for entry in results.entries()] == [NAME]
-    with pytest.raises(UnknownModelError, match='is released'):
+    with pytest.raises(ValueError, match='is released'):
         release.record(run, NAME, 'test_resnet.r160_in1k', quiet=True)
 
 

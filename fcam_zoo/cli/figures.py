@@ -10,9 +10,8 @@ from ..benchmark import Report, read_reports
 from ..cams import METHODS
 from ..data import list_images, open_image
 from ..models import create_model
-from ._arguments import add_classifier_argument
+from ._arguments import add_classifier_argument, threshold
 from .demo import load_photos
-from .predict import _threshold
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -40,9 +39,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar='MAP',
         help=f'fcam, {", ".join(METHODS)} (default: cam gradcam gradcampp layercam fcam)',
     )
-    grid.add_argument('--threshold', type=_threshold, help="of the F-CAM: in [0,1), or otsu; default: the model's")
+    grid.add_argument('--threshold', type=threshold, help="of the F-CAM: in [0,1), or otsu; default: the model's")
     grid.add_argument(
-        '--cam-threshold', type=_threshold, default='otsu', help='of the class maps: in [0,1), or otsu (default)'
+        '--cam-threshold', type=threshold, default='otsu', help='of the class maps: in [0,1), or otsu (default)'
     )
     grid.add_argument('--height', type=int, default=130, help='of a row in pixels (default: 130)')
     add_classifier_argument(grid)

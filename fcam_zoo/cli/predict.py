@@ -14,7 +14,7 @@ from pathlib import Path
 from ..labelling import FORMATS, Summary, label_images
 from ..localization import MIN_AREA
 from ..models import create_model
-from ._arguments import add_classifier_argument
+from ._arguments import add_classifier_argument, threshold
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         '--threshold',
-        type=_threshold,
+        type=threshold,
         help="tau in [0,1), or otsu for Otsu's threshold of each map; default: the model's, chosen on val",
     )
     parser.add_argument('--multi', action='store_true', help='several objects an image: all regions large enough')
@@ -81,15 +81,6 @@ def _folder(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError('the name is empty')
     return Path(text)
-
-
-def _threshold(text: str) -> float | str:
-    if text == 'otsu':
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither a number in [0,1) nor otsu') from None
 
 
 @contextmanager

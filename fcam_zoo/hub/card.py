@@ -86,7 +86,8 @@ def _section(name: str, entry: dict[str, Any]) -> str:
                 f'- Data: {data["title"]}; {data["licence"]}{"; " + data["note"] if data["note"] else ""}.\n'
                 f'- Backbone: `{entry["backbone"]}`, output stride {arguments["output_stride"]}, no dilation; '
                 f'decoder {arguments["decoder_channels"]}.\n'
-                f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]}{epochs_text(entry["epochs"])}.\n'
+                f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]}{epochs_text(entry["epochs"])}.'
+                f'{" " + entry["remark"] if "remark" in entry else ""}\n'
                 f'- File: `{entry["file"]}`{_place(entry)}, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; '
                 f'{entry["licence"]}.'
             ),

@@ -1,6 +1,6 @@
 """Measure finished trainings, and release them: float16 weights, an entry of the index, rows of results/*.csv.
 
-    python -m fcam_zoo.hub.release RUN NAME --base BACKBONE_NAME [--decoder-only | --record] [--also DATA ...]
+    python -m fcam_zoo.hub.release RUN NAME --base BACKBONE [--decoder-only | --record] [--also DATA ...] [--remark ...]
 
 Run in a checkout. A release goes to weights/; with --record nothing but the figures is kept, in results/measured.json.
 """
@@ -59,6 +59,7 @@ def measure(
     base: str,
     decoder_only: bool = False,
     also: Sequence[str | os.PathLike] = (),
+    remark: str | None = None,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Figures of `run_dir/best` and `run_dir/last` on val and test, as float16 files hold them.
@@ -69,6 +70,7 @@ def measure(
         base: timm name of the weights from which the backbone started.
         decoder_only: The classifier is as timm's weights `base` have it, and is not stored.
         also: Roots of other data sets whose test split shall be scored.
+        remark: What the recipe does not say of the training.
         quiet: No progress bars.
 
     Returns:
@@ -111,6 +113,7 @@ def measure(
         'metrics': {key: metrics[key] for key in ('val', 'test', 'val_last_epoch', 'test_last_epoch')},
         **({'elsewhere': elsewhere} if elsewhere else {}),
         'cost': cost_of(model, recipe['image_size']),
+        **({'remark': remark} if remark else {}),
         'commit': _commit(),
         'licence': 'apache-2.0',
     }
@@ -133,8 +136,7 @@ def release(
     name: str,
     base: str,
     decoder_only: bool = False,
-    also: Sequence[str | os.PathLike] = (),
-    quiet: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Measure a training, write its best model to the weights folder and its entry to the index.
 
@@ -143,8 +145,7 @@ def release(
         name: `fcam_<backbone>.<teacher>_<dataset>`.
         base: timm name of the weights from which the backbone started.
         decoder_only: Leave the classifier out, which is as timm's weights `base` have it.
-        also: Roots of other data sets whose test split shall be scored.
-        quiet: No progress bars.
+        **options: Those of `measure`: also, remark, quiet.
 
     Returns:
         The index entry.
@@ -154,7 +155,7 @@ def release(
         UnknownModelError: For a name that is not of the zoo.
         WeightsError: When float16 cannot hold a weight.
     """
-    entry = measure(run_dir, name, base, decoder_only, also, quiet)
+    entry = measure(run_dir, name, base, decoder_only, **options)
     model = create_model(f'local-dir:{Path(run_dir) / "best"}')
     state = _stored(model, decoder_only)
     if decoder_only:
@@ -168,17 +169,16 @@ def release(
     return entry
 
 
-def record(
-    run_dir: str | os.PathLike,
-    name: str,
-    base: str,
-    also: Sequence[str | os.PathLike] = (),
-    quiet: bool = False,
-) -> dict[str, Any]:
-    """Measure a training whose weights are not released, and keep its entry in results/measured.json."""
-    entry = measure(run_dir, name, base, also=also, quiet=quiet)
+def record(run_dir: str | os.PathLike, name: str, base: str, **options: Any) -> dict[str, Any]:
+    """Measure a training whose weights are not released, and keep its entry in results/measured.json.
+
+    Raises:
+        ValueError: For the name of a released model.
+        TrainingError, UnknownModelError: As `measure`, whose options also, remark and quiet are taken.
+    """
     if name in _index.index():
-        raise UnknownModelError(f'{name} is released: record another training under a name with a part of its own')
+        raise ValueError(f'{name} is released: record another training as {name}_<what it differs in>')
+    entry = measure(run_dir, name, base, **options)
     _write_measured({**measured(), name: entry})
     return entry
 
@@ -219,12 +219,13 @@ def main(argv: list[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--decoder-only', action='store_true', help='the classifier is as downloaded and is left out')
     what.add_argument('--record', action='store_true', help='keep the figures, not the weights')
+    parser.add_argument('--remark', help='what the recipe does not say of the training, for the model card')
     parser.add_argument('--also', nargs='+', default=[], metavar='DATA', help='other data sets to score, test split')
     args = parser.parse_args(argv)
     if args.record:
-        record(args.run, args.name, args.base, args.also)
+        record(args.run, args.name, args.base, also=args.also, remark=args.remark)
     else:
-        release(args.run, args.name, args.base, args.decoder_only, args.also)
+        release(args.run, args.name, args.base, args.decoder_only, also=args.also, remark=args.remark)
     write_tables()
     return 0
 

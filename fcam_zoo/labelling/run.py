@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from .._version import __version__
+from .._weights import digest
 from ..data.images import as_stored, open_image
 from ..errors import FcamZooError
 from ..inference import Passes
@@ -114,7 +114,7 @@ def label_images(
     writers = make_writers(formats, output, labeller.classes, name, inputs)
     settings = {
         'version': __version__,
-        'weights': fingerprint(model),
+        'weights': digest(model.state_dict()),
         'images': inputs.digest,
         'formats': sorted(set(formats)),
         'labels': labels,
@@ -163,15 +163,6 @@ def make_writers(
         refuse_clashes(writer.files(inputs.ids))
     refuse_overwriting(inputs.paths, output, (f for writer in writers.values() for _, f in writer.files(inputs.ids)))
     return writers
-
-
-def fingerprint(model: FCAM) -> str:
-    """SHA-256 of a model's parameters and buffers."""
-    digest = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 class _Labeller:

@@ -1,0 +1,27 @@
+"""Maps and pictures for the tests of losses, and how values are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def gradient(value: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(value, at)[0]
+
+
+def close(got: torch.Tensor, want: np.ndarray, tolerance: float = 1e-5) -> None:
+    """Within a tolerance relative to the largest value."""
+    want = torch.tensor(want, dtype=torch.float64)
+    torch.testing.assert_close(got.detach().double(), want, rtol=0, atol=tolerance * float(want.abs().max()) + 1e-30)
+
+
+def picture(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    low = 255 * torch.rand(batch, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(low, (height, width), mode='bilinear').round()
+
+
+def softmax_maps(batch: int, classes: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    low = 3 * torch.randn(batch, classes, 5, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(low, (height, width), mode='bilinear').softmax(1).requires_grad_()
