@@ -29,16 +29,28 @@ safetensors, with batch-norm statistics in float32.
 {LIMITS}
 
 Trained on small sets from a small backbone, the models are examples and baselines, not products."""
+BOXES = {
+    **{f'max_box_acc_{iou}': f'IoU {iou}' for iou in (30, 50, 70)},
+    'mean': 'V2',
+    'top1_50': 'top-1 loc.',
+    'top5_50': 'top-5 loc.',
+    'cls': 'cls',
+}
+MASKS = {'pxap': 'PxAP', 'cls': 'cls'}
 BEGIN, END = '<!-- models: begin (python -m fcam_zoo.hub.card) -->', '<!-- models: end -->'
 
 
-def figures(metrics: dict[str, float]) -> list[str]:
-    """Cells of a row: IoU 30, 50, 70, top-1 localization, cls; or PxAP and cls."""
-    if 'pxap' in metrics:
-        keys = ('pxap', 'cls')
-    else:
-        keys = ('max_box_acc_30', 'max_box_acc_50', 'max_box_acc_70', 'top1_50', 'cls')
-    return [f'{metrics[k]:.1f}' if k in metrics else '-' for k in keys]
+def _table(metrics: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Splits by kind of map, the last epoch after the best; columns of boxes or of masks."""
+    columns = MASKS if 'pxap' in metrics['test']['fcam'] else BOXES
+    lines = [f'| split | maps | {" | ".join(columns.values())} |', '|---' * (len(columns) + 2) + '|']
+    for split in ('val', 'test'):
+        last = metrics.get(f'{split}_last_epoch', {}).get('fcam')
+        kinds = {**metrics.get(split, {}), **({'fcam, last epoch': last} if last else {})}
+        for kind, measured in kinds.items():
+            cells = (f'{measured[key]:.1f}' if key in measured else '-' for key in columns)
+            lines.append(f'| {split} | {kind} | {" | ".join(cells)} |')
+    return '\n'.join(lines)
 
 
 def readme_table() -> str:
@@ -70,14 +82,13 @@ def model_card() -> str:
 
 def _section(name: str, entry: dict[str, Any]) -> str:
     data, metrics, arguments = entry['dataset'], entry['metrics'], entry['model_args']
-    is_mask = 'pxap' in metrics['test']['fcam']
-    head = 'PxAP | cls' if is_mask else 'IoU 30 | IoU 50 | IoU 70 | top-1 loc. | cls'
-    rows = [f'| split | maps | {head} |', '|---' * (head.count('|') + 3) + '|']
-    for split in ('val', 'test'):
-        for kind, measured in metrics[split].items():
-            rows.append(f'| {split} | {kind} | {" | ".join(figures(measured))} |')
-        last = metrics[f'{split}_last_epoch']['fcam']
-        rows.append(f'| {split} | fcam, last epoch | {" | ".join(figures(last))} |')
+    kinds = metrics['test']
+    key = 'pxap' if 'pxap' in kinds['fcam'] else 'max_box_acc_50'
+    worse = kinds['fcam'][key] <= kinds['cam'][key]
+    elsewhere = [
+        f'Figures on {place}, on which it was not trained:\n\n{_table(found)}'
+        for place, found in entry.get('elsewhere', {}).items()
+    ]
     checkpoint = f'{entry["backbone"]}.safetensors'
     return '\n\n'.join(
         [
@@ -91,8 +102,10 @@ def _section(name: str, entry: dict[str, Any]) -> str:
                 f'- File: `{entry["file"]}`{_place(entry)}, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; '
                 f'{entry["licence"]}.'
             ),
-            '\n'.join(rows),
-            'Percent; box figures are maxima over 1000 thresholds, each column its own.',
+            *(['**On test its maps are no better than those of its CAM.**'] if worse else []),
+            _table(metrics),
+            *elsewhere,
+            'Percent; box figures are maxima over 1000 thresholds, each column its own. V2: mean of IoU 30, 50, 70.',
             (
                 f'Recipe: `fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint {checkpoint}` '
                 '(weights of the backbone in timm names, not shipped), with this recipe.json:'

@@ -97,7 +97,7 @@ def _spread(entries: Sequence[dict[str, Any]]) -> str:
             continue
         for split, said in (('test', 'best on val'), ('test_last_epoch', 'last')):
             values = [[e['metrics'][split]['fcam'].get(key) for e in seeds] for key in columns]
-            cells = [f'{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}' for v in values]
+            cells = ['-' if None in v else f'{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}' for v in values]
             numbers = ', '.join(str(e['recipe']['seed']) for e in seeds)
             lines.append(f'| {title} + F-CAM, seeds {numbers} | {said} | {" | ".join(cells)} |')
     if not lines:
