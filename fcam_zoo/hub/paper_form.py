@@ -40,9 +40,13 @@ def page(entries: Sequence[dict[str, Any]]) -> str:
         entries: What was measured, as `release.measure` describes it.
     """
     parts = [HEAD]
-    for (dataset, title, backbone), found in _groups(entries).items():
-        note = found[0]['dataset']['note']
-        parts += [f'## {dataset}: {backbone}', f'{title}{f" ({note})" if note else ""}.', _teachers(found)]
+    for (dataset, title, architecture), found in _groups(entries).items():
+        note, stride = found[0]['dataset']['note'], found[0]['model_args']['output_stride']
+        parts += [
+            f'## {dataset}: {architecture}',
+            f'{title}{f" ({note})" if note else ""}. Backbone {found[0]["backbone"]}, output stride {stride}.',
+            _teachers(found),
+        ]
         spread = _spread(found)
         parts += [spread] if spread else []
     for place in sorted({place for entry in entries for place in entry.get('elsewhere', {})}):
@@ -53,11 +57,11 @@ def page(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _groups(entries: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """Entries of one table: those of a data set and a backbone."""
+    """Entries of one table: those of a data set and an architecture, which is a backbone and its stride."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for entry in entries:
-        dataset = entry['name'].split('.')[1].split('_')[1]
-        groups.setdefault((dataset, entry['dataset']['title'], entry['backbone']), []).append(entry)
+        architecture, tag = entry['name'].split('.')
+        groups.setdefault((tag.split('_')[1], entry['dataset']['title'], architecture), []).append(entry)
     return groups
 
 

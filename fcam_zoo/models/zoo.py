@@ -24,11 +24,12 @@ from ..errors import UnknownModelError, WeightsError
 from .fcam import FCAM, INPUT_CFG, prefixed
 from .folder import check_model_args, verify_folder
 
-# Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's; the mobile networks' own defaults.
+# Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's; of the mobile networks `_s8` has it.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     'fcam_resnet50': {'backbone': 'resnet50', 'output_stride': 8},
     'fcam_vgg16': {'backbone': 'vgg16_wsol', 'output_stride': 8},
     'fcam_inception_v3': {'backbone': 'inception_v3_wsol', 'output_stride': 8},
+    'fcam_mobilenetv1_075_s8': {'backbone': 'mobilenetv1_075', 'output_stride': 8},
     'fcam_mobilenetv1_075': {'backbone': 'mobilenetv1_075', 'output_stride': 16},
     'fcam_mobilenetv1_025': {'backbone': 'mobilenetv1_025', 'output_stride': 16},
 }
