@@ -114,6 +114,27 @@ def test_the_form_of_the_papers_tables(run, checkout):
     assert any(line.startswith('| LayerCAM + F-CAM | 70.0 |') for line in lines)
     # 73 and the deviation of 70, 72, 77 with n - 1 in the denominator.
     assert any(line.startswith('| LayerCAM + F-CAM, seeds 0, 1, 2 | best on val | 73.0 ± 3.6 |') for line in lines)
+    del entries[1]['metrics']['test']['fcam']['max_box_acc_50']
+    lines = paper_form.page(entries).splitlines()
+    assert any(line.startswith('| LayerCAM + F-CAM, seeds 0, 1, 2 | best on val | - |') for line in lines)
+
+
+def test_strides_have_tables_of_their_own(run, checkout):
+    base = release.measure(run, NAME, 'test_resnet.r160_in1k', quiet=True)
+    other = json.loads(json.dumps(base))
+    other['name'] = f'fcam_resnet50_s8.{NAME.split(".")[1]}'
+    other['model_args']['output_stride'] = 8
+    page = paper_form.page([base, other])
+    assert f'## shapes: {NAME.split(".")[0]}\n' in page
+    assert 'output stride 8.' in page.partition('## shapes: fcam_resnet50_s8\n')[2]
+
+
+def test_the_card_says_where_a_decoder_does_not_help(run, checkout):
+    entry = release.release(run, NAME, 'test_resnet.r160_in1k', quiet=True)
+    test = entry['metrics']['test']
+    for gain, said in ((5.0, False), (-5.0, True)):
+        test['fcam']['max_box_acc_50'] = test['cam']['max_box_acc_50'] + gain
+        assert ('no better than those of its CAM' in card._section(NAME, entry)) is said
 
 
 def test_measured_only_keeps_figures_alone(run, checkout):
