@@ -24,7 +24,7 @@ from ..errors import UnknownModelError, WeightsError
 from .fcam import FCAM, INPUT_CFG, prefixed
 from .folder import check_model_args, verify_folder
 
-# Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's; of the mobile networks `_s8` has it.
+# Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's, and that of `_s8`.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     'fcam_resnet50': {'backbone': 'resnet50', 'output_stride': 8},
     'fcam_vgg16': {'backbone': 'vgg16_wsol', 'output_stride': 8},
