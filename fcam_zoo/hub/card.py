@@ -14,6 +14,7 @@ from .. import _index
 from .._io import write_text
 from ..models import list_models
 from .model_card import LIMITS, epochs_text
+from .paper_form import MASKS
 
 CARD_HEAD = f"""# Model card: released F-CAM weights
 
@@ -36,7 +37,6 @@ BOXES = {
     'top5_50': 'top-5 loc.',
     'cls': 'cls',
 }
-MASKS = {'pxap': 'PxAP', 'cls': 'cls'}
 BEGIN, END = '<!-- models: begin (python -m fcam_zoo.hub.card) -->', '<!-- models: end -->'
 
 
@@ -84,7 +84,7 @@ def _section(name: str, entry: dict[str, Any]) -> str:
     data, metrics, arguments = entry['dataset'], entry['metrics'], entry['model_args']
     kinds = metrics['test']
     key = 'pxap' if 'pxap' in kinds['fcam'] else 'max_box_acc_50'
-    worse = kinds['fcam'][key] <= kinds['cam'][key]
+    no_better = kinds['fcam'][key] <= kinds['cam'][key]
     elsewhere = [
         f'Figures on {place}, on which it was not trained:\n\n{_table(found)}'
         for place, found in entry.get('elsewhere', {}).items()
@@ -102,7 +102,7 @@ def _section(name: str, entry: dict[str, Any]) -> str:
                 f'- File: `{entry["file"]}`{_place(entry)}, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; '
                 f'{entry["licence"]}.'
             ),
-            *(['**On test its maps are no better than those of its CAM.**'] if worse else []),
+            *(['**On test its maps are no better than those of its CAM.**'] if no_better else []),
             _table(metrics),
             *elsewhere,
             'Percent; box figures are maxima over 1000 thresholds, each column its own. V2: mean of IoU 30, 50, 70.',
