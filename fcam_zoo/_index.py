@@ -39,6 +39,15 @@ def index() -> dict[str, dict[str, Any]]:
         raise WeightsError(f'{path} is missing or damaged ({e}): install fcam-zoo again') from e
 
 
+def is_decoder(name: str) -> bool:
+    """Whether a release holds the decoder alone, so that its classifier must come from elsewhere.
+
+    Raises:
+        UnknownModelError: When it is not in the index.
+    """
+    return released(name).get('holds') == 'decoder'
+
+
 def released(name: str) -> dict[str, Any]:
     """Entry of a released model.
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fcam_zoo import FCAM, cams, create_model, label_images, list_models, localize, viz
+from fcam_zoo import FCAM, _index, cams, create_model, label_images, list_models, localize, viz
 from fcam_zoo.data import EvalTransform, normalize, open_image
 from fcam_zoo.errors import FcamZooError
 from fcam_zoo.localization import MIN_AREA, Localization
@@ -112,9 +112,9 @@ def build(names: Sequence[str] | None = None) -> gr.Blocks:
     """The page.
 
     Args:
-        names: Models to choose from; default: all that are released.
+        names: Models to choose from; default: all that are released, but decoders alone.
     """
-    names = list(names or list_models(pretrained=True))
+    names = list(names or (n for n in list_models(pretrained=True) if not _index.is_decoder(n)))
     first = load(names[0])
     with gr.Blocks(title='fcam_zoo', analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown(f'# From image labels to boxes\n{HELP}')

@@ -256,6 +256,14 @@ def test_demo_picture(tmp_path, model_dir, capsys):
     assert Image.open(tmp_path / 'demo' / 'demo.png').width > 400
 
 
+def test_demo_runs_every_model_that_needs_nothing_else(tmp_path, capsys):
+    pytest.importorskip('skimage')
+    assert main(['demo', '-o', str(tmp_path / 'demo')]) == 0
+    table = capsys.readouterr().out
+    for name in fcam_zoo.list_models(pretrained=True):
+        assert (name in table) is ('classifier_sha256' not in fcam_zoo.hub.index()[name])
+
+
 def test_localize_any_input():
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
     image, _ = shape_image(0, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import viz
+from .. import _index, viz
 from .._io import atomic_path
 from ..data import EvalTransform, normalize
 from ..localization import localize
@@ -27,20 +27,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'trained on), print a table and write a picture: photograph, CAM, F-CAM with its box. Needs no network.',
     )
     parser.add_argument('-o', '--output', type=Path, default=Path('fcam-zoo-demo'), help='default: fcam-zoo-demo')
-    parser.add_argument('--model', help='default: every released model')
+    parser.add_argument('--model', help='default: every released model but decoders alone')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     photos = load_photos()
-    names = [args.model] if args.model else list_models(pretrained=True)
-    print(f'{"photograph":12}{"model":40}{"label":28}{"score":>6}  box (x0, y0, x1, y1)')
+    names = [args.model] if args.model else [n for n in list_models(pretrained=True) if not _index.is_decoder(n)]
+    print(f'{"photograph":12}{"model":42}{"label":28}{"score":>6}  box (x0, y0, x1, y1)')
     rows = [[(image, title) for title, image in photos.items()]]
     for name in names:
         model = create_model(name, pretrained=True)
         found = localize(model, list(photos.values()))
         for (title, _), result in zip(photos.items(), found):
-            print(f'{title:12}{name:40}{result.label:28}{result.score:6.2f}  {result.box}')
+            print(f'{title:12}{name:42}{result.label:28}{result.score:6.2f}  {result.box}')
         rows.append([(viz.blend(im, m), f'CAM {short(name)}') for im, m in zip(photos.values(), cams(model, photos))])
         rows.append([(viz.overlay(im, r), f'F-CAM {short(name)}') for im, r in zip(photos.values(), found)])
     path = args.output / 'demo.png'
@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def short(name: str) -> str:
-    """Data set of a model's name."""
-    return name.rpartition('_')[2]
+    """A model's name as far as it fits a caption: network and data set."""
+    architecture, _, tag = Path(name).name.partition('.')
+    return f'{architecture.removeprefix("fcam_mobilenetv1_")} {tag.rpartition("_")[2]}'.strip()
 
 
 def load_photos() -> dict[str, Image.Image]:

@@ -105,7 +105,9 @@ def _section(name: str, entry: dict[str, Any]) -> str:
             *(['**On test its maps are no better than those of its CAM.**'] if no_better else []),
             _table(metrics),
             *elsewhere,
-            'Percent; box figures are maxima over 1000 thresholds, each column its own. V2: mean of IoU 30, 50, 70.',
+            'Percent; box figures are maxima over 1000 thresholds, each column its own. V2: mean of IoU 30, 50, 70.'
+            if key == 'max_box_acc_50'
+            else 'Percent.',
             (
                 f'Recipe: `fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint {checkpoint}` '
                 '(weights of the backbone in timm names, not shipped), with this recipe.json:'

@@ -62,7 +62,8 @@ def _groups(entries: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], lis
     for entry in entries:
         architecture, tag = entry['name'].split('.')
         groups.setdefault((tag.split('_')[1], entry['dataset']['title'], architecture), []).append(entry)
-    return groups
+    # Tables of one data set stand together.
+    return {key: groups[key] for key in sorted(groups)}
 
 
 def _variant(entry: dict[str, Any]) -> str:
