@@ -1,4 +1,4 @@
-"""What works with which family of timm's networks; `python tests/backbone_table.py` writes it to the README."""
+"""What works with which family of timm's networks; `python tests/backbone_table.py` writes it to docs/backbones.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fcam_zoo._io import write_text
 from fcam_zoo.errors import UnknownModelError
 from fcam_zoo.models.pyramid import Encoding
 
-README = Path(__file__).parents[1] / 'README.md'
+PAGE = Path(__file__).parents[1] / 'docs' / 'backbones.md'
 BEGIN, END = '<!-- backbones: begin (python tests/backbone_table.py) -->', '<!-- backbones: end -->'
 HEAD = (
     '| family | tried with | own stride | undilated strides | dilated 16 (timm) | images of 225, 299, 320x240 '
@@ -127,11 +127,11 @@ def _reason(error: Exception) -> str:
 
 
 def render(text: str) -> str:
-    """README with its table made anew."""
+    """Return the page with a new table."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     return f'{before}{BEGIN}\n{HEAD}\n' + '\n'.join(row(family) for family in FAMILIES) + f'\n{END}{after}'
 
 
 if __name__ == '__main__':
-    write_text(README, render(README.read_text(encoding='utf-8')))
+    write_text(PAGE, render(PAGE.read_text(encoding='utf-8')))

@@ -1,11 +1,11 @@
-"""Every family of timm's networks as a backbone: the README's table is what the code does."""
+"""Every family of timm's networks as a backbone: the table in docs/backbones.md matches the code."""
 
 from __future__ import annotations
 
 import pytest
-from backbone_table import BEGIN, END, FAMILIES, HEAD, README, row
+from backbone_table import BEGIN, END, FAMILIES, HEAD, PAGE, row
 
-TABLE = README.read_text(encoding='utf-8').partition(BEGIN)[2].partition(END)[0].strip()
+TABLE = PAGE.read_text(encoding='utf-8').partition(BEGIN)[2].partition(END)[0].strip()
 
 
 def test_table_lists_every_family():
