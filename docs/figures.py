@@ -1,4 +1,7 @@
-"""docs/how.jpg: what F-CAM sees of a photograph. Run in the root of a checkout: python docs/figures.py"""
+"""Draw docs/how.jpg: a photograph, its class maps, the training samples and the F-CAM.
+
+Run it in the root of a checkout: python docs/figures.py
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ GREEN, BLUE = (60, 200, 80), (70, 90, 220)
 
 
 def candidates(photo: Image.Image, teacher: torch.Tensor) -> Image.Image:
-    """Object (green) and background (blue) candidates of a class map (s,s) over the photograph."""
+    """Draw the foreground (green) and background (blue) candidates of a class map (s,s) over the photograph."""
     found = sampling.regions(teacher[None])
     pixels = np.array(photo.resize(tuple(teacher.shape[::-1])))
     for mask, colour in zip(found, (GREEN, BLUE)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,8 +38,7 @@ def test_site_builds_strictly(tmp_path):
 def test_commands_of_a_page_can_be_given(page):
     text = page.read_text()
     for line in re.findall(r'^fcam-zoo .*$', '\n'.join(re.findall(r'```sh\n(.*?)```', text, re.DOTALL)), re.MULTILINE):
-        words = line.split('#')[0].split()[1:]
-        build_parser().parse_args([word.strip('\'"') for word in words])
+        build_parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
 def test_messages_of_the_troubleshooting_page_exist():
