@@ -349,7 +349,7 @@ def test_default_layer_before_tokens_is_not_guessed():
         ValueError, match=r'give tokens \(B,L,C\), of which no default can be told: name one with layer='
     ):
         cams.extract(Tokens(), images())
-    assert cams.extract(Tokens(), images(), layer='mix', align='cells').shape == (3, 64, 80)
+    assert cams.extract(Tokens(), images(), layer='mix').shape == (3, 64, 80)
 
 
 @pytest.mark.parametrize(

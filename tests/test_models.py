@@ -258,26 +258,13 @@ def test_too_deep_a_decoder_is_refused():
         tiny(decoder_channels=[8] * 6)
 
 
-@pytest.mark.parametrize(
-    ('backbone', 'shift'), [('mobilenetv1_025', 7.5), ('test_vit', 0.0), ('swin_tiny_patch4_window7_224', 8.0)]
-)
-def test_cells_are_drawn_where_they_look(backbone, shift):
-    """TensorFlow's padding moves cells of stride 16 by 7.5 pixels; patches are where they are drawn, and those that are
-    merged with their lower and right neighbours half a cell from there."""
-    model = tiny(backbone, output_stride=16).eval()
-    x, labels = torch.randn(2, 3, 64, 96), torch.tensor([0, 3])
-    low = model.class_map(model.encode(x), labels, 'gradcam')
-    got = model.cam(x, labels, 'gradcam', align='cells')
-    assert torch.allclose(got, fcam_zoo.cams.resize(low, (64, 96), (shift, shift)), atol=1e-5)
-    assert torch.equal(model.cam(x, labels, 'gradcam'), fcam_zoo.cams.resize(low, (64, 96)))
-    with pytest.raises(ValueError, match="unknown align 'centre'"):
-        model.cam(x, align='centre')
-
-
 def test_cam_of_the_predicted_class_by_default():
     model = tiny().eval()
     x = torch.randn(4, 3, 64, 64)
-    assert torch.equal(model.cam(x), model.cam(x, model(x).logits.argmax(1)))
+    labels = model(x).logits.argmax(1)
+    assert torch.equal(model.cam(x), model.cam(x, labels))
+    low = model.class_map(model.encode(x), labels)
+    assert torch.equal(model.cam(x), fcam_zoo.cams.resize(low, (64, 64)))
 
 
 def test_wrap_keeps_the_classifier():

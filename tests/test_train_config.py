@@ -20,6 +20,7 @@ from fcam_zoo.train.config import RECIPES
         ({'decoder': {'schedule': 'linear'}}, r"decoder\.schedule is 'linear': give 'constant' or 'cosine' or 'step'"),
         ({'decoder': {'cell_shift': [1]}}, 'two numbers'),
         ({'decoder': {'erosion': 10}}, 'odd'),
+        ({'decoder': {'align': 'cells'}}, r"decoder\.align is 'cells': this setting was removed"),
         ({'decoder': {'background_fraction': 2}}, r'in \[0,1\]'),
         ({'decoder': {'alpha': 0, 'crf': 0, 'size': 0}}, 'nothing is learnt'),
         ({'decoder': {'variant': 'x'}}, r'decoder\.variant'),
@@ -70,6 +71,11 @@ def test_recipes_are_files_or_names(tmp_path):
 def test_settings_survive_json():
     config = TrainConfig(decoder=DecoderConfig(crf=0.0), classifier=ClassifierConfig(crop_scale=[0.4, 1.0]))
     assert TrainConfig.from_dict(config.to_dict()) == config
+
+
+def test_settings_saved_with_align():
+    """Earlier versions saved `align`; 'plain' is what remains."""
+    assert TrainConfig.from_dict({'decoder': {'align': 'plain', 'lr': 1e-3}}).decoder == DecoderConfig(lr=1e-3)
 
 
 def test_the_papers_grid_has_recipes():

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 from .._modes import eval_mode, frozen_parameters
 from .closed_form import linear_weight
-from .geometry import align_geometry, check_align
 from .layers import find_layer
 from .layout import LAYOUTS, Layout, find_layout, to_maps
 from .methods import (
@@ -46,7 +45,6 @@ def extract(
     n_samples: int = SMOOTH_SAMPLES,
     layout: Layout | None = None,
     prefix_tokens: int | None = None,
-    align: Literal['plain', 'cells', 'kernels'] = 'plain',
 ) -> torch.Tensor:
     """Class maps of a classifier at one of its layers.
 
@@ -70,8 +68,6 @@ def extract(
         layout: Of the layer's output: 'NCHW', 'NHWC', or 'NLC' for tokens in rows; default: by its dimensions, with
             'NHWC' for networks that say so (timm's Swin).
         prefix_tokens: Class and register tokens before those of the patches; default: what a timm network says, or 0.
-        align: Where the resize draws the cells: 'plain' as align_corners=False does, 'cells' where the paddings of the
-            layers let them look, 'kernels' where these and the trained kernels do (see `cell_geometry`).
 
     Returns:
         (B,h,w) or (B,H,W), detached.
@@ -80,11 +76,9 @@ def extract(
         UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
         TypeError: For a layer that is neither a module nor a name, or labels that are no integers.
         ValueError: For a layer that does not exist, has no spatial output or does not reach the logits, labels that are
-            not one class an image, an unknown layout or align, n_samples < 1, or an align other than 'plain' for a
-            layer that `cell_geometry` cannot follow.
+            not one class an image, an unknown layout, or n_samples < 1.
     """
     check_method(method, variant)
-    check_align(align)
     _check_inputs(images, labels, size)
     if n_samples < 1:
         raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
@@ -108,12 +102,7 @@ def extract(
     maps = normalize_maps(raw) if normalize else raw
     if size is None:
         return maps
-    image_size = tuple(images.shape[-2:])
-    size = image_size if size == 'input' else size
-    # A plain resize draws patches just where they are.
-    align = 'plain' if target.layout == 'NLC' else align
-    geometry = align_geometry(align, classifier, target.module, images)
-    return resize(maps, size, geometry=geometry and geometry.scaled(image_size, size))
+    return resize(maps, tuple(images.shape[-2:]) if size == 'input' else size)
 
 
 def _check_inputs(images: object, labels: object, size: object) -> None:

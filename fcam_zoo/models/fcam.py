@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -17,7 +17,6 @@ from .. import cams
 from .._index import verify_release
 from .._weights import read_weights
 from ..cams.closed_form import linear_weight
-from ..cams.geometry import CellGeometry
 from ..errors import UnknownModelError, WeightsError
 from .backbone import build_backbone, load_exactly
 from .decoder import UnetDecoder
@@ -181,7 +180,6 @@ class FCAM(TimmManners, nn.Module):
         x: torch.Tensor,
         labels: torch.Tensor | None = None,
         method: str = 'cam',
-        align: Literal['plain', 'cells', 'kernels'] = 'plain',
         variant: str = 'published',
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
@@ -191,36 +189,16 @@ class FCAM(TimmManners, nn.Module):
             x: (B,C,H,W), normalised.
             labels: Class to explain (B,); default: the predicted one.
             method: One of `cams.METHODS`.
-            align: 'plain' draws cells as the WSOL protocol does, 'cells' where the network's paddings let them look,
-                'kernels' where these and its trained kernels do.
             variant: Reading of the Grad-CAM++ formulas (see `cams.methods`).
             generator: Source of the noise of 'smoothgradcampp' behind a head without closed form.
 
         Returns:
             (B,H,W) in [0,1]: min-max normalised, then resized bilinearly; detached.
-
-        Raises:
-            ValueError: For an unknown align, or one but 'plain' where cells cannot be followed back to the image.
         """
-        cams.check_align(align)
         with torch.no_grad():
             encoding = self.encode(x)
             labels = self.classify(encoding).argmax(1) if labels is None else labels.to(x.device)
-        low = self.class_map(encoding, labels, method, variant, generator)
-        size = tuple(x.shape[-2:])
-        return cams.resize(low, size, geometry=self.cell_geometry(encoding, size, align))
-
-    def cell_geometry(
-        self, encoding: Encoding, size: tuple[int, int], align: Literal['plain', 'cells', 'kernels']
-    ) -> CellGeometry | None:
-        """Where the cells of a class map look in an image of `size` (H,W), for `cams.resize`; None: a plain resize."""
-        if align == 'plain' or self.pyramid.tokens:
-            # A plain resize draws patches just where they are.
-            return None
-        # The centres are those of the network's own input, which may be resized from the image.
-        seen = encoding.images
-        geometry = cams.align_geometry(align, self.backbone, None, seen, lambda images: self.encode(images).features)
-        return geometry.scaled(tuple(seen.shape[-2:]), size)
+        return cams.resize(self.class_map(encoding, labels, method, variant, generator), tuple(x.shape[-2:]))
 
     def class_map(
         self,

@@ -80,13 +80,12 @@ class DecoderConfig(StageConfig):
 
     The defaults of erosion, crf and size are what docs/experiments.md found best for hundreds of steps on two small
     data sets; the paper's are 11, 1.14e-9 (2e-9 on a lattice that answers 0.57 of our kernel) and 0.1, and its recipes
-    have them. align draws the teacher's cells as `FCAM.cam` does; cell_shift moves its map by pixels (down, right).
+    have them. cell_shift moves the teacher's map by pixels (down, right).
     """
 
     epochs: int = 15
     batch_size: int = 8
     variant: str = 'published'
-    align: Literal['plain', 'cells', 'kernels'] = 'plain'
     cell_shift: list[float] = field(default_factory=lambda: [0.0, 0.0])
     crop_scale: list[float] | None = None
     background_fraction: float = 0.5
@@ -178,7 +177,7 @@ class TrainConfig:
         Raises:
             ValueError: For a key that does not exist or a value of the wrong type or out of its range.
         """
-        return _build(cls, values)
+        return _build(cls, _without_align(values))
 
     @classmethod
     def from_file(cls, recipe: str | os.PathLike) -> TrainConfig:
@@ -228,6 +227,19 @@ def flat(config: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     for key, value in config.items():
         found.update(flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value})
     return found
+
+
+def _without_align(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop decoder.align, which earlier versions saved, if it is 'plain' as all that is left."""
+    decoder = values.get('decoder') if isinstance(values, dict) else None
+    if not isinstance(decoder, dict) or 'align' not in decoder:
+        return values
+    if decoder['align'] != 'plain':
+        raise ValueError(
+            f'decoder.align is {decoder["align"]!r}: this setting was removed (see docs/experiments.md): delete it, '
+            'and move the teacher map with decoder.cell_shift'
+        )
+    return {**values, 'decoder': {k: v for k, v in decoder.items() if k != 'align'}}
 
 
 def _build(cls: type, values: Any) -> Any:

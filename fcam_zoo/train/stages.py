@@ -11,7 +11,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .. import cams, sampling
-from ..cams.geometry import CellGeometry
 from ..data import normalize
 from ..errors import TrainingError
 from ..losses import PixelAlignmentLoss
@@ -130,7 +129,6 @@ class DecoderStage(Stage):
         super().__init__(model.freeze(), config, teacher)
         model.decoder.requires_grad_(True)
         self.criterion = PixelAlignmentLoss(config.alpha, config.crf, config.size, kernel=config.crf_kernel)
-        self._geometries: dict[tuple[int, ...], CellGeometry | None] = {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{'params': list(self.model.decoder.parameters()), 'lr': self.config.lr}]
@@ -161,9 +159,7 @@ class DecoderStage(Stage):
         # They hang on small differences between grey levels, which half precision would blur.
         with torch.autocast(encoding.features.device.type, enabled=False):
             low = self.model.class_map(_in_float(encoding), labels, self.teacher, config.variant)
-        if size not in self._geometries:
-            self._geometries[size] = self.model.cell_geometry(encoding, size, config.align)
-        maps = cams.resize(low, size, tuple(config.cell_shift), self._geometries[size]).clamp(0, 1)
+        maps = cams.resize(low, size, tuple(config.cell_shift)).clamp(0, 1)
         foreground, background = sampling.regions(maps, config.background_fraction, config.erosion)
         # A map without an object candidate (constant, or of grey levels 0 and 1) teaches nothing.
         return foreground, background & foreground.flatten(1).any(1)[:, None, None]
