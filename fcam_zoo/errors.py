@@ -29,6 +29,10 @@ class TrainingError(FcamZooError, RuntimeError):
     """Training that cannot start or go on."""
 
 
+class DistributedError(FcamZooError, RuntimeError):
+    """Processes of one torchrun that cannot start or continue together."""
+
+
 class ExportError(FcamZooError, RuntimeError):
     """A model that cannot be exported, or an exported file that disagrees with it."""
 

@@ -112,7 +112,8 @@ def test_processes_compute_the_batches_of_one(
 ) -> None:
     batches = []
     for rank in range(world):
-        monkeypatch.setattr(_parallel, 'processes', lambda rank=rank: (rank, world))
+        monkeypatch.setattr(_parallel, 'rank', lambda rank=rank: rank)
+        monkeypatch.setattr(_parallel, 'world_size', lambda: world)
         share = _parallel.share_of(total, batch_size)
         batches += [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     assert batches == [range(total)[start : start + batch_size] for start in range(0, total, batch_size)]
@@ -121,7 +122,7 @@ def test_processes_compute_the_batches_of_one(
 def test_the_end_of_a_worker_is_explained() -> None:
     def results(calls: int) -> list[object]:
         jobs = ((i, [(1,)]) for i in range(calls))
-        return [result() for _, found in _parallel.measured(jobs, os._exit, 1) for result in found]
+        return [result() for _, found in _parallel.map_in_workers(jobs, os._exit, 1) for result in found]
 
     for calls in (1, 9):
         with pytest.raises(BenchmarkError, match='a worker process ended'):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from synthetic import make_wsol
 
-from fcam_zoo.benchmark import _parallel
+from fcam_zoo._distributed import picklable
 from fcam_zoo.cli import benchmark, main
 
 
@@ -127,8 +127,8 @@ def test_errors_that_cannot_be_sent_keep_their_message():
     class Local(ValueError):
         pass
 
-    assert str(_parallel.portable(Local('what'))) == 'Local: what'
-    assert str(_parallel.portable(ValueError('what'))) == 'what'
+    assert str(picklable(Local('what'))) == 'Local: what'
+    assert str(picklable(ValueError('what'))) == 'what'
 
 
 def test_missing_images_are_named_before_scoring(data, tmp_path, capsys, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,8 +11,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import cv2
-import torch.distributed as dist
 
+from .._distributed import rank, world_size
 from ..errors import BenchmarkError
 
 Item = TypeVar('Item')
@@ -25,7 +24,7 @@ _ENDED = (
 )
 
 
-def measured(
+def map_in_workers(
     items: Iterable[tuple[Item, list[tuple[Any, ...]]]], function: Callable[..., Any], workers: int
 ) -> Iterator[tuple[Item, list[Callable[[], Any]]]]:
     """Each item with the results of a function for each of its tuples of arguments, in order.
@@ -71,57 +70,11 @@ def _result(future: Future) -> Any:
         raise BenchmarkError(_ENDED) from e
 
 
-def processes() -> tuple[int, int]:
-    """Rank of this process and number of processes, (0,1) outside of torch.distributed."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
 def share_of(total: int, batch_size: int) -> range:
     """The images that this process scores: consecutive ones, so that shares joined by rank are in order.
 
     Shares are whole batches, those of one process: a network's last bits depend on what is computed together.
     """
-    rank, world = processes()
     batches = -(-total // batch_size)
-    start, stop = (min(batch_size * (batches * r // world), total) for r in (rank, rank + 1))
+    start, stop = (min(batch_size * (batches * r // world_size()), total) for r in (rank(), rank() + 1))
     return range(start, stop)
-
-
-def gathered(make: Callable[[], Item]) -> list[Item]:
-    """What each process makes, by rank, in each of them.
-
-    Raises:
-        Exception: In every process, when making fails in one: that of the lowest rank. So none waits for another.
-    """
-    if processes()[1] == 1:
-        return [make()]
-    part: Any = None
-    failure: Exception | None = None
-    try:
-        part = make()
-    except Exception as error:
-        failure = portable(error)
-    parts: list[Any] = [None] * processes()[1]
-    dist.all_gather_object(parts, (part, failure))
-    for _, error in parts:
-        if error is not None:
-            raise error
-    return [part for part, _ in parts]
-
-
-def together(make: Callable[[], Item]) -> Item:
-    """What is made here, once all processes have made theirs; raises as `gathered`."""
-    made: list[Item] = []
-    gathered(lambda: made.append(make()))
-    return made[0]
-
-
-def portable(error: Exception) -> Exception:
-    """The error, or one of the same message where it cannot be handed to another process."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return BenchmarkError(f'{type(error).__name__}: {error}')
-    return error

@@ -15,8 +15,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
+from .._distributed import gather, picklable, rank
 from ._inputs import ArrayLike, BatchError, as_array
-from ._parallel import gathered, measured, portable, processes, share_of
+from ._parallel import map_in_workers, share_of
 from ._sources import CONVENTIONS, Convention, MapFolder, Source, center_map, is_array, score, scoring_mode
 from .box_metric import BoxMetric
 from .boxes import resize_boxes
@@ -98,7 +99,7 @@ def evaluate_many(
     def share() -> dict[str, Scores]:
         return _score_share(source, dataset, names, metric_options, limit, rows, quiet, **batch_options)
 
-    first, *others = gathered(share)
+    first, *others = gather(share)
     for other in others:
         for name in names:
             first[name].merge(other[name])
@@ -135,9 +136,9 @@ def _score_share(
     mine = share_of(total, batch_size)
     batches = _batches(source, dataset, made, mine, batch_size, workers, device, convention)
     jobs = _jobs(batches, dataset, names, metric, has_boxes)
-    silent = quiet or processes()[0] > 0
+    silent = quiet or rank() > 0
     with scoring_mode(source, device), tqdm(total=len(mine), desc='scoring', unit='image', disable=silent) as bar:
-        for (index, logits), results in measured(jobs, measure, workers):
+        for (index, logits), results in map_in_workers(jobs, measure, workers):
             labels = None if logits is None else dataset.labels[index]
             for name, result in zip(names, results):
                 with _named(name, index, dataset):
@@ -262,7 +263,7 @@ class _Caught(Dataset):
         try:
             return self.dataset[self.indices[index]]
         except Exception as error:
-            return portable(error)
+            return picklable(error)
 
 
 def _collate(items: list[Any]) -> Any:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
+from .._distributed import process_group, rank, run_on_all_ranks
 from ..benchmark import Report, compare, evaluate_many, maps_of, write_html
 from ..benchmark._folder import COMPARISON, file_stems
-from ..benchmark._parallel import together
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
 from ._arguments import add_classifier_argument
@@ -87,14 +82,15 @@ class Work:
 def run(args: argparse.Namespace) -> int:
     if args.check:
         return check(args)
-    with joined_processes():
+    # Gloo, whose processes may share a GPU.
+    with process_group(args.device or 'cpu', backend='gloo'):
         score(args)
     return 0
 
 
 def score(args: argparse.Namespace) -> None:
     """Score all maps and publish the reports."""
-    work = together(lambda: prepare(args))
+    work = run_on_all_ranks(lambda: prepare(args))
     reports: dict[str, Report] = {}
     maps: dict[str, Callable[[int], Any]] = {}
     options = {'convention': args.convention, 'device': args.device}
@@ -114,13 +110,13 @@ def score(args: argparse.Namespace) -> None:
             quiet=args.quiet,
             **options,
         )
-        getters = together(partial(maps_of, source, work.dataset, list(found), **options))
+        getters = run_on_all_ranks(partial(maps_of, source, work.dataset, list(found), **options))
         for kind, report in found.items():
             name = names.get(kind, kind)
             reports[name], maps[name] = report, getters[kind]
     # The baseline belongs below what it is a baseline of.
     reports[CENTER] = reports.pop(CENTER)
-    together(lambda: None if rank() else publish(args, work.dataset, reports, maps))
+    run_on_all_ranks(lambda: None if rank() else publish(args, work.dataset, reports, maps))
 
 
 def check(args: argparse.Namespace) -> int:
@@ -131,27 +127,6 @@ def check(args: argparse.Namespace) -> int:
         print(problem)
     print(f'{args.data}, {args.split or "all splits"}: {len(problems) or "no"} fault{"s" * (len(problems) != 1)} found')
     return 1 if problems else 0
-
-
-@contextmanager
-def joined_processes() -> Iterator[None]:
-    """Take part in a torchrun, and leave it together with the others."""
-    if int(os.environ.get('WORLD_SIZE', '1')) < 2 or dist.is_initialized():
-        yield
-        return
-    if torch.cuda.is_available():
-        # The device 'cuda' of each process of a machine is one of its own.
-        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
-    dist.init_process_group('gloo')
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-def rank() -> int:
-    """Number of this process in a torchrun, or 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def prepare(args: argparse.Namespace) -> Work:

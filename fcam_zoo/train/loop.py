@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from .._distributed import all_reduce, gather, rank, world_size
 from ..data.base import ImageDataset
 from ..errors import TrainingError
-from . import distributed
+from .batch_norm import GlobalBatchNorm
 from .checkpoint import Progress, load_state, save_state, save_tensors, weights_of
 from .config import TrainConfig
 from .loading import Batch, SeededDataset, batches, derived_seed
@@ -53,7 +54,7 @@ class StageRun:
     ) -> None:
         self.stage, self.config, self.settings = stage, config, stage.config
         self.validate, self.folder, self.monitor = validate, folder, monitor
-        self.rank, self.world = distributed.processes()
+        self.rank, self.world = rank(), world_size()
         self.device = next(stage.model.parameters()).device
         self.seed = derived_seed(config.seed, stage.name)
         self.dataset = SeededDataset(train_set, self.seed, config.skip_bad)
@@ -107,7 +108,7 @@ class StageRun:
     def _epoch(self, interrupted: list[int]) -> None:
         progress = self.progress
         self._steps(interrupted)
-        progress.bad = distributed.union(progress.bad)
+        progress.bad = sorted(set().union(*gather(lambda: progress.bad)))
         self.stage.end_epoch()
         epoch = progress.epoch + 1
         row: dict[str, Any] = {'epoch': epoch}
@@ -183,7 +184,7 @@ class StageRun:
         values = torch.stack(found).mean(0)
         # One exchange tells every process the mean of the terms, and whether any of them must stop.
         flags = values.new_tensor([not bool(torch.isfinite(values).all()), bool(interrupted)])
-        shared = distributed.total(torch.cat([values.nan_to_num(), flags])).tolist()
+        shared = all_reduce(torch.cat([values.nan_to_num(), flags])).tolist()
         if shared[-2]:
             self._refuse(epoch, step, values, parts)
         self.scaler.step(self.optimizer)
@@ -197,7 +198,7 @@ class StageRun:
         amp = AMP_TYPES.get(self.config.amp)
         with (
             torch.autocast(self.device.type, amp, enabled=amp is not None),
-            distributed.GlobalBatchNorm() if self.world > 1 else contextlib.nullcontext(),
+            GlobalBatchNorm() if self.world > 1 else contextlib.nullcontext(),
         ):
             return self.module(images, labels, generators)
 

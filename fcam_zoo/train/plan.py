@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from .._distributed import process_group
 from ..data.base import ImageDataset
-from . import distributed
 from .config import TrainConfig
 from .loading import batches
 from .loop import StageRun
@@ -35,7 +35,7 @@ def plan(config: TrainConfig, run_dir: Path) -> dict[str, Any]:
         DatasetError, TrainingError: As `train`.
     """
     check_claim(run_dir, config, resume=False)
-    with distributed.process_group(config.device) as name:
+    with process_group(config.device) as name:
         device = resolve_device(name)
         train_set, val_set = open_data(config)
         model, keep_head = build_model(config, train_set)

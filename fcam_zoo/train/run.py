@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
+from .._distributed import barrier, process_group, rank, world_size
 from .._io import write_json
 from .._version import __version__
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
@@ -24,7 +25,6 @@ from ..data.base import ImageDataset
 from ..errors import DatasetError, TrainingError
 from ..hub import save_pretrained
 from ..models import FCAM, create_model
-from . import distributed
 from .config import ClassifierConfig, DecoderConfig, TrainConfig, flat
 from .loading import plain
 from .loop import StageRun, batch_size_for
@@ -60,17 +60,17 @@ def train(config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False,
         KeyboardInterrupt: When interrupted, after the state was saved.
     """
     run_dir = Path(run_dir)
-    with distributed.process_group(config.device) as device:
+    with process_group(config.device) as device:
         return _train(config, run_dir, resolve_device(device), resume, quiet)
 
 
 def _train(config: TrainConfig, run_dir: Path, device: torch.device, resume: bool, quiet: bool) -> dict[str, Any]:
     check_claim(run_dir, config, resume)
-    distributed.barrier()
+    barrier()
     train_set, val_set = open_data(config)
     model, keep_head = build_model(config, train_set)
     _check_stages(config, model, keep_head, train_set)
-    first = distributed.processes()[0] == 0
+    first = rank() == 0
     if first:
         _claim(run_dir, config, model)
     model.to(device, memory_format=torch.channels_last)
@@ -83,11 +83,11 @@ def _train(config: TrainConfig, run_dir: Path, device: torch.device, resume: boo
             model.decoder.compile()
         validate = validator(stage, config, train_set, val_set, quiet)
         summary[name] = StageRun(stage, config, train_set, validate, run_dir / name, monitor).run()
-        distributed.barrier()
+        barrier()
         _load_weights(model, run_dir / name, 'best')
     if first:
         _finish(model, run_dir, summary)
-    distributed.barrier()
+    barrier()
     return summary
 
 
@@ -243,7 +243,7 @@ def _check_stages(config: TrainConfig, model: FCAM, keep_head: bool, train_set: 
     """
     for _, make, settings in stages_of(config, model, keep_head):
         make().parameter_groups()
-        batch_size_for(len(train_set), settings.batch_size, settings.accumulate * distributed.processes()[1])
+        batch_size_for(len(train_set), settings.batch_size, settings.accumulate * world_size())
         train_transform(config.image_size, settings)
 
 

@@ -11,12 +11,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .. import cams, sampling
+from .._distributed import all_reduce, world_size
 from ..data import normalize
 from ..errors import TrainingError
 from ..losses import PixelAlignmentLoss
 from ..models import FCAM
 from ..models.pyramid import Encoding
-from . import distributed
 from .config import ClassifierConfig, DecoderConfig, StageConfig
 
 SMALLEST_LR = 1e-7
@@ -146,7 +146,7 @@ class DecoderStage(Stage):
         if 'partial_ce' in terms:
             # Averaged over the labelled pixels of all processes, as one process would.
             count = (seeds >= 0).sum()
-            share = count * distributed.processes()[1] / distributed.total(count).clamp(min=1)
+            share = count * world_size() / all_reduce(count).clamp(min=1)
             terms['partial_ce'] = terms['partial_ce'] * share
         return terms
 

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from .._distributed import barrier, process_group, rank
 from .._io import write_json
 from ..errors import TrainingError
-from . import distributed
 from .config import TrainConfig, set_value
 from .run import open_data, train
 from .stages import localization_score
@@ -78,7 +78,7 @@ def sweep(
         settings = config.to_dict()
         set_value(settings, place, value)
         configs.append(TrainConfig.from_dict(settings))
-    with distributed.process_group(config.device):
+    with process_group(config.device):
         return _sweep(configs, run_dir, place, values, resume, quiet)
 
 
@@ -104,14 +104,14 @@ def _sweep(
             shared = folder
     best = max(rows, key=lambda row: row['score'])
     result = {'setting': place, 'best': best['value'], 'folder': best['folder'], 'rows': rows}
-    if distributed.processes()[0] == 0:
+    if rank() == 0:
         write_json(run_dir / 'sweep.json', result)
     return result
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a folder, whole or not at all, unless it is there already; the first process does it for all."""
-    if distributed.processes()[0] == 0 and not target.exists():
+    if rank() == 0 and not target.exists():
         part = target.with_name(f'.{target.name}')
         try:
             shutil.rmtree(part, ignore_errors=True)
@@ -119,4 +119,4 @@ def _copy(source: Path, target: Path) -> None:
             part.replace(target)
         except OSError as e:
             raise TrainingError(f'{target} cannot be written ({e}): make room, then go on with --resume') from e
-    distributed.barrier()
+    barrier()
