@@ -1,10 +1,11 @@
-"""The index of released weights: `weights/index.json`, the one place where released files are described."""
+"""The index of released weights, `weights/index.json`: the one place where released files are described."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,90 @@ from huggingface_hub import try_to_load_from_cache
 
 from ._download import fetch, split_id, verify_download
 from .errors import UnknownModelError, WeightsError
+
+# Metrics of one split by kind of map: {'fcam': {'max_box_acc_50': 81.5}}.
+Metrics = dict[str, dict[str, float]]
+
+
+@dataclass
+class DatasetFacts:
+    """A data set: its title, the license of its images, and a note for readers of its metrics."""
+
+    title: str
+    license: str
+    note: str = ''
+
+
+@dataclass
+class ReleaseEntry:
+    """A measured model, as weights/index.json and results/measured.json hold it; only released models have a file.
+
+    Attributes:
+        name: `fcam_<backbone>.<teacher>_<dataset>`.
+        backbone: timm name of the weights from which the classifier started.
+        teacher: CAM method that taught the decoder.
+        num_classes: Classes of the classifier.
+        class_names: Their names, in the order of the logits.
+        model_args: Arguments of `FCAM`, except backbone and num_classes.
+        dataset: The training data.
+        metrics: By split; `<split>_last_epoch` has those of the last epoch, the others those of the best.
+        epochs: Best and last epoch by training stage.
+        selection: How the epoch was chosen.
+        recipe: Settings of `fcam-zoo train`.
+        license: Of the weights.
+        cost: Parameters, 10^9 multiplications, images per second, and threads.
+        commit: Of the code that measured.
+        elsewhere: Metrics on other data sets, by data set and split.
+        remark: What the recipe does not say of the training.
+        file: File name of the weights; None when they are not released.
+        size: Of the file, in bytes.
+        sha256: Of the file.
+        hf_hub_id: `org/name@commit` of a file that is on the Hub instead of in the weights folder.
+        holds: 'decoder' when the file leaves out the classifier, which is timm's `backbone`, with timm's weights.
+        classifier_sha256: Digest of that classifier's tensors.
+    """
+
+    name: str
+    backbone: str
+    dataset: DatasetFacts
+    teacher: str
+    metrics: dict[str, Metrics]
+    epochs: dict[str, dict[str, int]]
+    selection: str
+    recipe: dict[str, Any]
+    license: str
+    num_classes: int
+    class_names: list[str]
+    model_args: dict[str, Any]
+    elsewhere: dict[str, dict[str, Metrics]] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    commit: str = ''
+    holds: str | None = None
+    classifier_sha256: str | None = None
+    file: str | None = None
+    size: int | None = None
+    sha256: str | None = None
+    hf_hub_id: str | None = None
+    remark: str = ''
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ReleaseEntry:
+        """Build an entry from its JSON object.
+
+        Raises:
+            TypeError: For a missing or unknown key.
+        """
+        return cls(**{**values, 'dataset': DatasetFacts(**values['dataset'])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object, without the optional fields that have no value."""
+        required = {f.name for f in fields(self) if f.default is f.default_factory is MISSING}
+        return {key: value for key, value in asdict(self).items() if value or key in required}
+
+    @property
+    def holds_backbone(self) -> bool:
+        """Whether the weight file has the classifier too."""
+        return self.holds != 'decoder'
 
 
 def weights_dir() -> Path:
@@ -22,33 +107,33 @@ def weights_dir() -> Path:
 
 
 @functools.cache
-def index() -> dict[str, dict[str, Any]]:
-    """Released models by name; each entry has file, size, sha256, dataset, teacher, metrics, recipe and licence.
-
-    An entry with hf_hub_id, `org/name@commit`, has its file there instead of in the weights folder. One with
-    `"holds": "decoder"` has the decoder alone: its classifier is timm's `backbone`, with timm's weights.
+def index() -> dict[str, ReleaseEntry]:
+    """Released models by name.
 
     Raises:
         WeightsError: When the index is missing or damaged.
     """
     path = weights_dir() / 'index.json'
     try:
-        entries = json.loads(path.read_text(encoding='utf-8'))
-        return {entry['name']: entry for entry in entries}
-    except (OSError, ValueError, TypeError, KeyError) as e:
+        return read_entries(path)
+    except ValueError as e:
         raise WeightsError(f'{path} is missing or damaged ({e}): install fcam-zoo again') from e
 
 
-def is_decoder(name: str) -> bool:
-    """Whether a release holds the decoder alone, so that its classifier must come from elsewhere.
+def read_entries(path: Path) -> dict[str, ReleaseEntry]:
+    """Entries by name of a JSON list, such as weights/index.json.
 
     Raises:
-        UnknownModelError: When it is not in the index.
+        ValueError: When the file is missing or damaged; the message says why.
     """
-    return released(name).get('holds') == 'decoder'
+    try:
+        entries = [ReleaseEntry.from_dict(values) for values in json.loads(path.read_text(encoding='utf-8'))]
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        raise ValueError(str(e)) from e
+    return {entry.name: entry for entry in entries}
 
 
-def released(name: str) -> dict[str, Any]:
+def released(name: str) -> ReleaseEntry:
     """Entry of a released model.
 
     Raises:
@@ -67,10 +152,10 @@ def local_path(name: str, cache_dir: str | os.PathLike | None = None) -> Path | 
         UnknownModelError: When the model is not released.
     """
     entry = released(name)
-    if 'hf_hub_id' not in entry:
-        return weights_dir() / Path(entry['file']).name
-    repo_id, revision = split_id(entry['hf_hub_id'])
-    found = try_to_load_from_cache(repo_id, entry['file'], cache_dir, revision)
+    if entry.hf_hub_id is None:
+        return weights_dir() / Path(entry.file).name
+    repo_id, revision = split_id(entry.hf_hub_id)
+    found = try_to_load_from_cache(repo_id, entry.file, cache_dir, revision)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -89,8 +174,8 @@ def fetch_weights(name: str, cache_dir: str | os.PathLike | None = None, local_f
     """
     entry, path = released(name), local_path(name, cache_dir)
     if path is None:
-        path = fetch(entry['hf_hub_id'], entry['file'], cache_dir=cache_dir, local_files_only=local_files_only)
-    return verify_download(path, entry['size'], entry['sha256'])
+        path = fetch(entry.hf_hub_id, entry.file, cache_dir=cache_dir, local_files_only=local_files_only)
+    return verify_download(path, entry.size, entry.sha256)
 
 
 def verify(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
@@ -112,6 +197,6 @@ def verify_release(path: str | os.PathLike) -> Path:
     """
     path = Path(path)
     for name, entry in index().items():
-        if entry['file'] == path.name and 'hf_hub_id' not in entry:
+        if entry.file == path.name and entry.hf_hub_id is None:
             return verify(name)
     raise WeightsError(f'{path} is not in the index of released weights: load a model folder with local-dir: instead')

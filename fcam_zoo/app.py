@@ -114,7 +114,7 @@ def build(names: Sequence[str] | None = None) -> gr.Blocks:
     Args:
         names: Models to choose from; default: all that are released, but decoders alone.
     """
-    names = list(names or (n for n in list_models(pretrained=True) if not _index.is_decoder(n)))
+    names = list(names or (n for n in list_models(pretrained=True) if _index.released(n).holds_backbone))
     first = load(names[0])
     with gr.Blocks(title='fcam_zoo', analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown(f'# From image labels to boxes\n{HELP}')

@@ -261,7 +261,7 @@ def test_demo_runs_every_model_that_needs_nothing_else(tmp_path, capsys):
     assert main(['demo', '-o', str(tmp_path / 'demo')]) == 0
     table = capsys.readouterr().out
     for name in fcam_zoo.list_models(pretrained=True):
-        assert (name in table) is ('classifier_sha256' not in fcam_zoo.hub.index()[name])
+        assert (name in table) is fcam_zoo.hub.index()[name].holds_backbone
 
 
 def test_localize_any_input():

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -25,9 +26,9 @@ RELEASED = fcam_zoo.list_models(pretrained=True)
 def classifier_of(name: str, shared: Path) -> dict[str, Path]:
     """Arguments that make a model load offline: a release of the decoder alone needs its classifier from elsewhere."""
     entry = fcam_zoo.hub.index()[name]
-    if entry.get('holds') != 'decoder':
+    if entry.holds_backbone:
         return {}
-    path = shared / 'data' / 'backbones' / f'{entry["backbone"]}.safetensors'
+    path = shared / 'data' / 'backbones' / f'{entry.backbone}.safetensors'
     if not path.is_file():
         pytest.skip(f'{path.name} is not there')
     return {'backbone_checkpoint': path}
@@ -45,7 +46,7 @@ def test_released_model_loads_by_every_name(name, shared):
     assert expected.maps.shape == (1, 2, 224, 224)
     torch.testing.assert_close(by_timm.maps, expected.maps)
     assert by_torch_hub.num_classes == model.num_classes
-    assert model.threshold == fcam_zoo.hub.index()[name]['model_args']['threshold']
+    assert model.threshold == fcam_zoo.hub.index()[name].model_args['threshold']
     assert len(model.pretrained_cfg['label_names']) == model.num_classes
     with pytest.raises(WeightsError, match='num_classes'):
         fcam_zoo.create_model(name, pretrained=True, num_classes=model.num_classes + 1)
@@ -58,13 +59,13 @@ def test_released_file_is_float16_safetensors_without_pickle(name):
     assert path.suffix == '.safetensors'
     model = fcam_zoo.create_model(name)
     with safe_open(path, 'pt') as f:
-        part = 'decoder.' if entry.get('holds') == 'decoder' else ''
+        part = '' if entry.holds_backbone else 'decoder.'
         assert set(f.keys()) == {key for key in model.state_dict() if key.startswith(part)}
         for key in f.keys() & dict(model.named_parameters()).keys():
             assert f.get_tensor(key).dtype == torch.float16
-    for field in ('dataset', 'teacher', 'metrics', 'recipe', 'licence', 'sha256', 'size'):
-        assert entry[field]
-    assert {'val', 'test', 'val_last_epoch', 'test_last_epoch'} <= entry['metrics'].keys()
+    for field in ('dataset', 'teacher', 'metrics', 'recipe', 'license', 'sha256', 'size'):
+        assert getattr(entry, field)
+    assert {'val', 'test', 'val_last_epoch', 'test_last_epoch'} <= entry.metrics.keys()
 
 
 def test_weights_stay_small():
@@ -87,7 +88,7 @@ def private_weights(tmp_path, monkeypatch):
 
 def test_altered_truncated_missing_weights_are_refused(private_weights):
     name = RELEASED[0]
-    path = private_weights / fcam_zoo.hub.index()[name]['file']
+    path = private_weights / fcam_zoo.hub.index()[name].file
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -172,7 +173,7 @@ def test_damaged_folder_is_named(tmp_path):
 
 def test_best_teacher_of_a_group_comes_first(monkeypatch):
     def entry(mean):
-        return {'metrics': {'val': {'fcam': {'mean': mean}}}}
+        return SimpleNamespace(metrics={'val': {'fcam': {'mean': mean}}})
 
     scores = {'fcam_resnet50.cam_cub': entry(60.0), 'fcam_resnet50.layercam_cub': entry(70.0)}
     monkeypatch.setattr('fcam_zoo.models.zoo.names', lambda: [*scores, 'fcam_resnet50.gradcam_cub'])

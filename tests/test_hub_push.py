@@ -37,10 +37,10 @@ def test_only_org_and_name_make_an_id(loopback, tiny, tmp_path, repo_id):
 @pytest.mark.parametrize(
     ('facts', 'message'),
     [
-        ({'hallf': True}, 'unknown facts hallf: give .*licence'),
+        ({'hallf': True}, 'unknown facts hallf: give .*license'),
         ({'num_classes': 5, 'architecture': 'z'}, 'unknown facts architecture, num_classes'),
         ({'dataset': 'My birds'}, "dataset is 'My birds': give a dict of title"),
-        ({'dataset': {'licence': 'CC0-1.0'}}, 'give a dict of title'),
+        ({'dataset': {'license': 'CC0-1.0'}}, 'give a dict of title'),
         ({'metrics': {'max_box_acc_50': 81.5}}, 'metrics must be numbers by split'),
         ({'metrics': {'test': {'fcam': {'cls': float('nan')}}}}, 'metrics must be numbers by split'),
     ],
@@ -65,8 +65,8 @@ def test_only_an_fcam_is_saved(tiny, tmp_path):
 
 def test_a_card_that_the_hub_refuses_is_explained(loopback, tiny):
     loopback.card_fault = '"license" must be one of [apache-2.0, mit, ...]'
-    with pytest.raises(HubError, match=r'not published .*"license" must be one of.*give licence=') as caught:
-        hub.push_to_hub(tiny, 'org/name', licence='my own')
+    with pytest.raises(HubError, match=r'not published .*"license" must be one of.*give license=') as caught:
+        hub.push_to_hub(tiny, 'org/name', license='my own')
     assert '\n' not in str(caught.value)
 
 
@@ -75,8 +75,8 @@ def test_a_release_is_published_as_it_is_stored(tmp_path):
     name = RELEASED[0]
     assert main(['push', name, 'org/name', '--preview', str(tmp_path)]) == 0
     config, entry = json.loads((tmp_path / 'config.json').read_text()), hub.index()[name]
-    if 'holds' not in entry:
-        assert config['weights']['sha256'] == entry['sha256']
+    if entry.holds_backbone:
+        assert config['weights']['sha256'] == entry.sha256
 
 
 def test_push_of_nothing_says_what_there_is(tmp_path, capsys):

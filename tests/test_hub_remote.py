@@ -26,7 +26,7 @@ from fcam_zoo.train import train
 ROOT = Path(__file__).parents[1]
 FACTS = {
     'backbone': 'test_resnet.r160_in1k',
-    'dataset': {'title': 'Two Shapes', 'licence': 'CC0-1.0', 'note': 'synthetic'},
+    'dataset': {'title': 'Two Shapes', 'license': 'CC0-1.0', 'note': 'synthetic'},
     'teacher': 'layercam',
     'metrics': {
         'val': {'fcam': {'max_box_acc_50': 80.0, 'mean': 60.0}},
@@ -35,7 +35,7 @@ FACTS = {
     'epochs': {'decoder': {'best': 2, 'last': 3}},
     'selection': 'best epoch on val, by its boxes or masks',
     'recipe': {'seed': 0},
-    'licence': 'apache-2.0',
+    'license': 'apache-2.0',
 }
 
 
@@ -163,7 +163,7 @@ def test_environment_reaches_a_fresh_process(loopback, tmp_path):
 def released(loopback, tmp_path, monkeypatch):
     """Put a tiny model into the index as fcam_resnet50.cam_cub: on the Hub, whole or the decoder alone."""
 
-    def release(model: fcam_zoo.FCAM, **options) -> dict:
+    def release(model: fcam_zoo.FCAM, **options) -> _index.ReleaseEntry:
         pinned = hub.push_to_hub(model, 'org/release', half=True, **options)
         config = json.loads(loopback.files('org/release')['config.json'])
         entry = {
@@ -181,7 +181,7 @@ def released(loopback, tmp_path, monkeypatch):
         (folder / 'index.json').write_text(json.dumps([entry]))
         monkeypatch.setattr(_index, 'weights_dir', lambda: folder)
         _index.index.cache_clear()
-        return entry
+        return _index.index()[entry['name']]
 
     yield release
     monkeypatch.undo()
@@ -190,7 +190,7 @@ def released(loopback, tmp_path, monkeypatch):
 
 def test_release_on_the_hub(released, loopback, tmp_path, capsys):
     entry = released(tiny())
-    name = entry['name']
+    name = entry.name
     assert main(['weights', 'verify']) == 0
     assert 'not downloaded' in capsys.readouterr().out
     with pytest.raises(HubError, match='not in the cache'):
@@ -201,13 +201,13 @@ def test_release_on_the_hub(released, loopback, tmp_path, capsys):
     assert main(['weights', 'path', name]) == 0
     assert capsys.readouterr().out.strip() == str(path)
     assert hub.load_weights(name)['decoder.head.bias'].dtype == torch.float16
-    assert zoo._place(entry) == {'hf_hub_id': entry['hf_hub_id'], 'hf_hub_filename': 'model.safetensors'}
+    assert zoo._place(entry) == {'hf_hub_id': entry.hf_hub_id, 'hf_hub_filename': 'model.safetensors'}
     assert main(['weights', 'list']) == 0
     assert str(path) in capsys.readouterr().out
 
 
 def test_release_on_the_hub_is_verified(released, loopback):
-    name = released(tiny())['name']
+    name = released(tiny()).name
     content = loopback.files('org/release')['model.safetensors']
     loopback.altered['model.safetensors'] = content[:-1] + bytes([content[-1] ^ 1])
     with pytest.raises(WeightsError, match=r'altered.*removed from the cache'):
@@ -234,9 +234,9 @@ def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypa
     source = _Timm(monkeypatch)
     whole = fcam_zoo.create_model('fcam', backbone='test_resnet.r160_in1k', backbone_pretrained=True).eval()
     entry = released(whole, backbone_from='test_resnet.r160_in1k')
-    assert all(key.startswith('decoder.') for key in hub.load_weights(entry['name']))
+    assert all(key.startswith('decoder.') for key in hub.load_weights(entry.name))
     source.asked = 0
-    model = fcam_zoo.create_model(entry['name'], pretrained=True)
+    model = fcam_zoo.create_model(entry.name, pretrained=True)
     assert source.asked == 1
     torch.testing.assert_close(maps(model), maps(whole), rtol=0.02, atol=0.02)
     by_folder = fcam_zoo.create_model('hf-hub:org/release')
@@ -247,27 +247,25 @@ def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypa
 
     monkeypatch.setattr('timm.models._builder.load_state_dict_from_hf', offline)
     with pytest.raises(fcam_zoo.FcamZooError, match='backbone_checkpoint'):
-        fcam_zoo.create_model(entry['name'], pretrained=True)
+        fcam_zoo.create_model(entry.name, pretrained=True)
     checkpoint = tmp_path / 'backbone.safetensors'
     save_file(source.net.state_dict(), checkpoint)
-    local = fcam_zoo.create_model(entry['name'], pretrained=True, backbone_checkpoint=checkpoint)
+    local = fcam_zoo.create_model(entry.name, pretrained=True, backbone_checkpoint=checkpoint)
     assert maps(local).equal(maps(model))
     # The decoder of one classifier is not drawn on the features of another.
     index = hub.index()
-    entry['classifier_sha256'] = digest(source.net.state_dict())
-    monkeypatch.setattr('fcam_zoo._index.index', lambda: {**index, entry['name']: entry})
-    assert maps(fcam_zoo.create_model(entry['name'], pretrained=True, backbone_checkpoint=checkpoint)).equal(
-        maps(model)
-    )
+    entry.classifier_sha256 = digest(source.net.state_dict())
+    monkeypatch.setattr('fcam_zoo._index.index', lambda: {**index, entry.name: entry})
+    assert maps(fcam_zoo.create_model(entry.name, pretrained=True, backbone_checkpoint=checkpoint)).equal(maps(model))
     next(source.net.parameters()).data += 1e-3
     save_file(source.net.state_dict(), checkpoint)
     with pytest.raises(WeightsError, match='r160_in1k as backbone_checkpoint'):
-        fcam_zoo.create_model(entry['name'], pretrained=True, backbone_checkpoint=checkpoint)
+        fcam_zoo.create_model(entry.name, pretrained=True, backbone_checkpoint=checkpoint)
 
 
 def test_backbone_is_never_fetched_when_the_weights_hold_it(released, monkeypatch, tmp_path):
     source = _Timm(monkeypatch)
-    name = released(tiny())['name']
+    name = released(tiny()).name
     folder = hub.save_pretrained(tiny(), tmp_path / 'm')
     fcam_zoo.create_model(name, pretrained=True, backbone_pretrained=True)
     fcam_zoo.create_model(f'local-dir:{folder}', backbone_pretrained=True)
@@ -315,7 +313,7 @@ def run_dir(tmp_path) -> Path:
 
 
 def test_push_pull_predict_by_command(loopback, run_dir, tmp_path, capsys):
-    arguments = ['push', str(run_dir), 'org/birds', '--data-licence', 'CC0-1.0']
+    arguments = ['push', str(run_dir), 'org/birds', '--data-license', 'CC0-1.0']
     assert main([*arguments, '--preview', str(tmp_path / 'preview')]) == 0
     assert not loopback.repos
     assert main(arguments) == 0

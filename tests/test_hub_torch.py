@@ -74,9 +74,9 @@ def test_docstrings_say_what_there_is():
         if entry is None:
             assert 'no weights released' in doc
         else:
-            for said in (entry['dataset']['title'], entry['teacher'], entry['licence'], entry['dataset']['licence']):
+            for said in (entry.dataset.title, entry.teacher, entry.license, entry.dataset.license):
                 assert said in doc
-            assert f'{entry["metrics"]["test"]["fcam"]["cls"]:.1f}' in doc
+            assert f'{entry.metrics["test"]["fcam"]["cls"]:.1f}' in doc
 
 
 def test_dependencies_are_what_the_import_needs():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from pathlib import Path
@@ -77,10 +78,10 @@ def test_a_release_is_what_was_measured(run, data, checkout):
 
 def test_a_decoder_alone_leaves_the_classifier_out(run, checkout):
     entry = release.release(run, NAME, 'test_resnet.r160_in1k', decoder_only=True, quiet=True)
-    assert entry['holds'] == 'decoder'
-    assert all(key.startswith('decoder.') for key in load_file(checkout / 'weights' / entry['file']))
+    assert entry.holds == 'decoder'
+    assert all(key.startswith('decoder.') for key in load_file(checkout / 'weights' / entry.file))
     backbone = fcam_zoo.create_model(f'local-dir:{run / "best"}').backbone.state_dict()
-    assert entry['classifier_sha256'] == digest(backbone) != digest({**backbone, 'x': torch.zeros(1)})
+    assert entry.classifier_sha256 == digest(backbone) != digest({**backbone, 'x': torch.zeros(1)})
     (row, *_) = results.tables()['shapes'].splitlines()[1:]
     assert row.endswith('--backbone-checkpoint test_resnet.r160_in1k.safetensors --split val')
 
@@ -102,11 +103,11 @@ def test_the_form_of_the_papers_tables(run, checkout):
     base = release.measure(run, NAME, 'test_resnet.r160_in1k', quiet=True)
     entries = []
     for seed, accuracy in enumerate((70.0, 72.0, 77.0)):
-        entry = json.loads(json.dumps(base))
-        entry['name'] = NAME if not seed else f'{NAME}_seed{seed}'
-        entry['recipe']['seed'] = seed
-        entry['metrics']['test']['fcam']['max_box_acc_50'] = accuracy
-        entry['metrics']['test']['layercam']['max_box_acc_50'] = 60.0
+        entry = copy.deepcopy(base)
+        entry.name = NAME if not seed else f'{NAME}_seed{seed}'
+        entry.recipe['seed'] = seed
+        entry.metrics['test']['fcam']['max_box_acc_50'] = accuracy
+        entry.metrics['test']['layercam']['max_box_acc_50'] = 60.0
         entries.append(entry)
     lines = paper_form.page(entries).splitlines()
     assert any(line.startswith('| LayerCAM | 60.0 |') for line in lines)
@@ -114,16 +115,16 @@ def test_the_form_of_the_papers_tables(run, checkout):
     assert any(line.startswith('| LayerCAM + F-CAM | 70.0 |') for line in lines)
     # 73 and the deviation of 70, 72, 77 with n - 1 in the denominator.
     assert any(line.startswith('| LayerCAM + F-CAM, seeds 0, 1, 2 | best on val | 73.0 ± 3.6 |') for line in lines)
-    del entries[1]['metrics']['test']['fcam']['max_box_acc_50']
+    del entries[1].metrics['test']['fcam']['max_box_acc_50']
     lines = paper_form.page(entries).splitlines()
     assert any(line.startswith('| LayerCAM + F-CAM, seeds 0, 1, 2 | best on val | - |') for line in lines)
 
 
 def test_strides_have_tables_of_their_own(run, checkout):
     base = release.measure(run, NAME, 'test_resnet.r160_in1k', quiet=True)
-    other = json.loads(json.dumps(base))
-    other['name'] = f'fcam_resnet50_s8.{NAME.split(".")[1]}'
-    other['model_args']['output_stride'] = 8
+    other = copy.deepcopy(base)
+    other.name = f'fcam_resnet50_s8.{NAME.split(".")[1]}'
+    other.model_args['output_stride'] = 8
     page = paper_form.page([base, other])
     assert f'## shapes: {NAME.split(".")[0]}\n' in page
     assert 'output stride 8.' in page.partition('## shapes: fcam_resnet50_s8\n')[2]
@@ -131,7 +132,7 @@ def test_strides_have_tables_of_their_own(run, checkout):
 
 def test_the_card_says_where_a_decoder_does_not_help(run, checkout):
     entry = release.release(run, NAME, 'test_resnet.r160_in1k', quiet=True)
-    test = entry['metrics']['test']
+    test = entry.metrics['test']
     for gain, said in ((5.0, False), (-5.0, True)):
         test['fcam']['max_box_acc_50'] = test['cam']['max_box_acc_50'] + gain
         assert ('no better than those of its CAM' in card._section(NAME, entry)) is said
@@ -154,13 +155,13 @@ def test_measured_only_keeps_figures_alone(run, checkout):
 def test_a_name_is_released_or_recorded(run, checkout):
     release.record(run, NAME, 'test_resnet.r160_in1k', quiet=True)
     release.release(run, NAME, 'test_resnet.r160_in1k', quiet=True)
-    assert [entry['name'] for entry in results.entries()] == [NAME]
+    assert [entry.name for entry in results.entries()] == [NAME]
     with pytest.raises(ValueError, match='is released'):
         release.record(run, NAME, 'test_resnet.r160_in1k', quiet=True)
 
 
 def test_what_cannot_be_released_is_refused(run, checkout, tmp_path):
-    with pytest.raises(UnknownModelError, match='no name of the zoo'):
+    with pytest.raises(UnknownModelError, match='not a model name'):
         release.release(run, 'resnet50', 'x', quiet=True)
     with pytest.raises(TrainingError, match='no finished training'):
         release.release(tmp_path, NAME, 'x', quiet=True)
@@ -186,10 +187,10 @@ def test_all_models_are_timed_anew(run, checkout, monkeypatch):
     release.release(run, NAME, 'test_resnet.r160_in1k', quiet=True)
     release.record(run, f'{NAME}_seed1', 'test_resnet.r160_in1k', quiet=True)
     (other,) = results.measured().values()
-    other['model_args']['threshold'] = 0.7
-    (checkout / 'results' / 'measured.json').write_text(json.dumps([other]))
+    other.model_args['threshold'] = 0.7
+    (checkout / 'results' / 'measured.json').write_text(json.dumps([other.to_dict()]))
     times = iter(range(10))
     monkeypatch.setattr(results, 'cost_of', lambda model, size: {'images_per_second': next(times)})
     assert results.main(['--speed']) == 0
     # One network: timed once.
-    assert [entry['cost']['images_per_second'] for entry in results.entries()] == [0, 0]
+    assert [entry.cost['images_per_second'] for entry in results.entries()] == [0, 0]

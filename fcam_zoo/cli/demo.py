@@ -33,7 +33,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     photos = load_photos()
-    names = [args.model] if args.model else [n for n in list_models(pretrained=True) if not _index.is_decoder(n)]
+    names = (
+        [args.model] if args.model else [n for n in list_models(pretrained=True) if _index.released(n).holds_backbone]
+    )
     print(f'{"photograph":12}{"model":42}{"label":28}{"score":>6}  box (x0, y0, x1, y1)')
     rows = [[(image, title) for title, image in photos.items()]]
     for name in names:

@@ -14,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'info',
         help='what a model is, how it was trained and measured',
-        description='Describe a model: data set, teacher, measured figures, recipe, licence, size.',
+        description='Describe a model: data set, teacher, measured figures, recipe, license, size.',
     )
     parser.add_argument('name', help='a name of `fcam-zoo list`, local-dir:FOLDER, or hf-hub:org/name')
     parser.set_defaults(run=run)
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     name = full_name(args.name)
     entry = hub.index().get(name)
     if entry is not None:
-        print(json.dumps({k: v for k, v in entry.items() if k != 'class_names'}, indent=2))
+        print(json.dumps({k: v for k, v in entry.to_dict().items() if k != 'class_names'}, indent=2))
     elif '.' in name and name in list_models():
         print(f'{name} has no released weights. Train it: {training_command(name)}')
     model = create_model(name, pretrained=entry is not None)

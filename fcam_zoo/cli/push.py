@@ -18,14 +18,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='publish a model on the Hugging Face Hub',
         description='Publish RUN/best of a finished training, or a released model, with a model card made from its '
         "recorded facts. The token is that of the Hub's client: `hf auth login`, or HF_TOKEN.",
-        epilog='Example: fcam-zoo push runs/birds me/fcam-birds --data-title "My birds" --data-licence CC0-1.0',
+        epilog='Example: fcam-zoo push runs/birds me/fcam-birds --data-title "My birds" --data-license CC0-1.0',
     )
     parser.add_argument('model', metavar='RUN', help='folder of a finished training, or a released name')
     parser.add_argument('repo_id', help='org/name; made if needed')
     parser.add_argument('--data-title', help='name of the data set (default: of its folder)')
-    parser.add_argument('--data-licence', default='unknown', help='of its images (default: unknown)')
+    parser.add_argument('--data-license', default='unknown', help='of its images (default: unknown)')
     parser.add_argument(
-        '--licence', help="of the weights, as the Hub writes it, e.g. apache-2.0 (default: the backbone's)"
+        '--license', help="of the weights, as the Hub writes it, e.g. apache-2.0 (default: the backbone's)"
     )
     parser.add_argument('--half', action='store_true', help='store parameters in float16, as released models do')
     parser.add_argument(
@@ -55,11 +55,12 @@ def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     if name in list_models(pretrained=True):
         facts = hub.facts_of_release(name)
         # Its parameters are float16 already.
-        return create_model(name, pretrained=True), facts if 'holds' in hub.index()[name] else {**facts, 'half': True}
+        half = {'half': True} if hub.index()[name].holds_backbone else {}
+        return create_model(name, pretrained=True), {**facts, **half}
     if not Path(args.model).is_dir():
         raise UnknownModelError(
             f'{args.model} is neither the folder of a training nor a released name. '
             f'Released: {", ".join(list_models(pretrained=True)) or "none"}'
         )
-    facts = hub.facts_of_run(args.model, args.data_title, args.data_licence, args.licence)
+    facts = hub.facts_of_run(args.model, args.data_title, args.data_license, args.license)
     return create_model(f'local-dir:{Path(args.model) / "best"}'), facts

@@ -86,7 +86,7 @@ def _revisions(cache: HFCacheInfo) -> list[Download]:
 
 def _pinned() -> set[tuple[str, str | None]]:
     """Repositories and commits that the index names."""
-    return {split_id(entry['hf_hub_id']) for entry in _index.index().values() if 'hf_hub_id' in entry}
+    return {split_id(entry.hf_hub_id) for entry in _index.index().values() if entry.hf_hub_id}
 
 
 def _is_ours(repo: CachedRepoInfo) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from .. import _index
 from .._io import write_text
@@ -61,13 +60,13 @@ def readme_table() -> str:
     ]
     for name in list_models(pretrained=True):
         entry = _index.released(name)
-        test = entry['metrics']['test']
+        test = entry.metrics['test']
         key, title = ('pxap', 'PxAP') if 'pxap' in test['fcam'] else ('max_box_acc_50', 'MaxBoxAcc (IoU 50)')
-        cells = [f'{test[kind][key]:.1f}' for kind in ('cam', entry['teacher'], 'fcam')]
+        cells = [f'{test[kind][key]:.1f}' for kind in ('cam', entry.teacher, 'fcam')]
         top1 = f'{test["fcam"]["top1_50"]:.1f}' if 'top1_50' in test['fcam'] else '-'
         lines.append(
-            f'| `{name}` | {entry["dataset"]["title"]} | {title} | {cells[0]} | {cells[1]} ({entry["teacher"]}) | '
-            f'**{cells[2]}** | {top1} | {test["fcam"]["cls"]:.1f} | {entry["size"] / 2**20:.1f} |'
+            f'| `{name}` | {entry.dataset.title} | {title} | {cells[0]} | {cells[1]} ({entry.teacher}) | '
+            f'**{cells[2]}** | {top1} | {test["fcam"]["cls"]:.1f} | {entry.size / 2**20:.1f} |'
         )
     return '\n'.join(lines)
 
@@ -80,27 +79,27 @@ def model_card() -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def _section(name: str, entry: dict[str, Any]) -> str:
-    data, metrics, arguments = entry['dataset'], entry['metrics'], entry['model_args']
+def _section(name: str, entry: _index.ReleaseEntry) -> str:
+    data, metrics, arguments = entry.dataset, entry.metrics, entry.model_args
     kinds = metrics['test']
     key = 'pxap' if 'pxap' in kinds['fcam'] else 'max_box_acc_50'
     no_better = kinds['fcam'][key] <= kinds['cam'][key]
     elsewhere = [
         f'Figures on {place}, on which it was not trained:\n\n{_table(found)}'
-        for place, found in entry.get('elsewhere', {}).items()
+        for place, found in entry.elsewhere.items()
     ]
-    checkpoint = f'{entry["backbone"]}.safetensors'
+    checkpoint = f'{entry.backbone}.safetensors'
     return '\n\n'.join(
         [
             f'## {name}',
             (
-                f'- Data: {data["title"]}; {data["licence"]}{"; " + data["note"] if data["note"] else ""}.\n'
-                f'- Backbone: `{entry["backbone"]}`, output stride {arguments["output_stride"]}, no dilation; '
+                f'- Data: {data.title}; {data.license}{"; " + data.note if data.note else ""}.\n'
+                f'- Backbone: `{entry.backbone}`, output stride {arguments["output_stride"]}, no dilation; '
                 f'decoder {arguments["decoder_channels"]}.\n'
-                f'- Teacher: {entry["teacher"]}. Selection: {entry["selection"]}{epochs_text(entry["epochs"])}.'
-                f'{" " + entry["remark"] if "remark" in entry else ""}\n'
-                f'- File: `{entry["file"]}`{_place(entry)}, {entry["size"]:,} bytes, SHA-256 `{entry["sha256"]}`; '
-                f'{entry["licence"]}.'
+                f'- Teacher: {entry.teacher}. Selection: {entry.selection}{epochs_text(entry.epochs)}.'
+                f'{" " + entry.remark if entry.remark else ""}\n'
+                f'- File: `{entry.file}`{_place(entry)}, {entry.size:,} bytes, SHA-256 `{entry.sha256}`; '
+                f'{entry.license}.'
             ),
             *(['**On test its maps are no better than those of its CAM.**'] if no_better else []),
             _table(metrics),
@@ -112,17 +111,17 @@ def _section(name: str, entry: dict[str, Any]) -> str:
                 f'Recipe: `fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint {checkpoint}` '
                 '(weights of the backbone in timm names, not shipped), with this recipe.json:'
             ),
-            f'```json\n{json.dumps(entry["recipe"], indent=1)}\n```',
+            f'```json\n{json.dumps(entry.recipe, indent=1)}\n```',
         ]
     )
 
 
-def _place(entry: dict[str, Any]) -> str:
+def _place(entry: _index.ReleaseEntry) -> str:
     """Where a file lies that is not in weights/, and what it leaves out."""
-    place = f' of hf-hub:{entry["hf_hub_id"]}' if 'hf_hub_id' in entry else ''
+    place = f' of hf-hub:{entry.hf_hub_id}' if entry.hf_hub_id else ''
     return place + (
         ' (the decoder alone: the backbone is from timm, or from backbone_checkpoint)'
-        if entry.get('holds') == 'decoder'
+        if not entry.holds_backbone
         else ''
     )
 

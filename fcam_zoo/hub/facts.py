@@ -13,7 +13,7 @@ import timm
 from .. import _index
 from ..errors import TrainingError
 
-FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'licence')
+FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'license')
 # Settings that are of a machine and of no use to others.
 PRIVATE_SETTINGS = (
     'data',
@@ -38,7 +38,7 @@ def check_facts(facts: dict[str, Any]) -> None:
         raise ValueError(f'unknown facts {", ".join(unknown)}: give {", ".join(FACTS)}')
     dataset = facts.get('dataset') or {'title': ''}
     if not isinstance(dataset, dict) or not isinstance(dataset.get('title'), str):
-        raise ValueError(f'dataset is {dataset!r}: give a dict of title, licence and note')
+        raise ValueError(f'dataset is {dataset!r}: give a dict of title, license and note')
     try:
         splits = (facts.get('metrics') or {}).values()
         sound = all(math.isfinite(v) for kinds in splits for figures in kinds.values() for v in figures.values())
@@ -56,23 +56,23 @@ def facts_of_release(name: str) -> dict[str, Any]:
     Raises:
         UnknownModelError: When the model is not released.
     """
-    entry = _index.released(name)
+    entry = _index.released(name).to_dict()
     return {key: entry[key] for key in FACTS if key in entry}
 
 
 def facts_of_run(
     run_dir: str | os.PathLike,
     data_title: str | None = None,
-    data_licence: str = 'unknown',
-    licence: str | None = None,
+    data_license: str = 'unknown',
+    license: str | None = None,
 ) -> dict[str, Any]:
     """Facts of a finished training, from its config.json and summary.json.
 
     Args:
         run_dir: Folder of the training.
         data_title: Of the data set; default: the name of its folder.
-        data_licence: Under which its images may be used.
-        licence: Of the weights, as the Hub writes it; default: that of the backbone.
+        data_license: Under which its images may be used.
+        license: Of the weights, as the Hub writes it; default: that of the backbone.
 
     Raises:
         TrainingError: When the folder holds no finished training.
@@ -88,13 +88,13 @@ def facts_of_run(
         measured = {split: _figures(final[which]) for split, which in (('val', 'best'), ('val_last_epoch', 'last'))}
         return {
             'backbone': _tagged(backbone) if recipe.get('backbone_pretrained') else backbone,
-            'dataset': {'title': data_title or Path(recipe['data']).name, 'licence': data_licence, 'note': ''},
+            'dataset': {'title': data_title or Path(recipe['data']).name, 'license': data_license, 'note': ''},
             'teacher': recipe['teacher'],
             'metrics': {split: {'fcam': figures} for split, figures in measured.items() if figures},
             'epochs': {name: {k: r[k]['epoch'] for k in ('best', 'last')} for name, r in summary.items()},
             'selection': _selection(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
             'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
-            'licence': licence,
+            'license': license,
         }
     except (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError) as e:
         raise TrainingError(

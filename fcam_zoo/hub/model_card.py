@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 LIMITS = """One object an image is assumed: `localize` gives the box of the largest region. The maps are class-agnostic:
 they show what the decoder takes for an object of its training domain; its classes are those of its data set only.
-Licences of the training images apply to what is done with the weights."""
+Licenses of the training images apply to what is done with the weights."""
 TITLES = {
     'pxap': 'PxAP',
     **{f'max_box_acc_{iou}': f'MaxBoxAcc (IoU {iou})' for iou in (30, 50, 70)},
@@ -28,7 +28,7 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         config: What config.json holds, with the facts that `save_pretrained` was given.
         repo_id: `org/name`.
     """
-    data = {'title': 'unknown data', 'licence': 'unknown', **(config.get('dataset') or {})}
+    data = {'title': 'unknown data', 'license': 'unknown', **(config.get('dataset') or {})}
     weights, arguments = config['weights'], config['model_args']
     backbone = config.get('backbone') or arguments['backbone']
     alone = ' It holds the decoder alone; the backbone comes from timm.' if config.get('holds') == 'decoder' else ''
@@ -59,10 +59,10 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
             f'{epochs_text(config.get("epochs") or {})}.'
         ),
         f'```json\n{recipe}\n```' if recipe else 'The recipe was not recorded.',
-        '## Data and licences',
+        '## Data and licenses',
         (
-            f'{data["title"]}: {data["licence"]}{"; " + data["note"] if data.get("note") else ""}. '
-            f'Weights: {_licence(config)}; backbone: {config["pretrained_cfg"].get("license") or "unknown"}.'
+            f'{data["title"]}: {data["license"]}{"; " + data["note"] if data.get("note") else ""}. '
+            f'Weights: {_license(config)}; backbone: {config["pretrained_cfg"].get("license") or "unknown"}.'
         ),
         '## Limits',
         LIMITS,
@@ -90,7 +90,7 @@ def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], ba
         if key in TITLES
     ]
     card = ModelCardData(
-        license=_licence(config),
+        license=_license(config),
         library_name='fcam_zoo',
         pipeline_tag='image-segmentation',
         tags=['timm', 'fcam', 'class-activation-map', 'weakly-supervised-object-localization'],
@@ -103,9 +103,9 @@ def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], ba
     return card.to_yaml()
 
 
-def _licence(config: dict[str, Any]) -> str:
+def _license(config: dict[str, Any]) -> str:
     """Of the weights; where none is recorded they inherit the backbone's."""
-    return config.get('licence') or config['pretrained_cfg'].get('license') or 'unknown'
+    return config.get('license') or config['pretrained_cfg'].get('license') or 'unknown'
 
 
 def _base_model(backbone: str) -> str | None:

@@ -6,8 +6,9 @@ import csv
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from .._index import ReleaseEntry
+from .._names import ModelName
 from ..cams import METHODS
 from ..figures import TITLES
 
@@ -33,7 +34,7 @@ which MaxBoxAcc is within 5 points of its best. "+ F-CAM" is the epoch that was 
 first figure in the last epoch. A teacher's figures are of plain bilinear resizing."""
 
 
-def page(entries: Sequence[dict[str, Any]]) -> str:
+def page(entries: Sequence[ReleaseEntry]) -> str:
     """The whole page.
 
     Args:
@@ -41,69 +42,69 @@ def page(entries: Sequence[dict[str, Any]]) -> str:
     """
     parts = [HEAD]
     for (dataset, title, architecture), found in _groups(entries).items():
-        note, stride = found[0]['dataset']['note'], found[0]['model_args']['output_stride']
+        note, stride = found[0].dataset.note, found[0].model_args['output_stride']
         parts += [
             f'## {dataset}: {architecture}',
-            f'{title}{f" ({note})" if note else ""}. Backbone {found[0]["backbone"]}, output stride {stride}.',
+            f'{title}{f" ({note})" if note else ""}. Backbone {found[0].backbone}, output stride {stride}.',
             _teachers(found),
         ]
         spread = _spread(found)
         parts += [spread] if spread else []
-    for place in sorted({place for entry in entries for place in entry.get('elsewhere', {})}):
+    for place in sorted({place for entry in entries for place in entry.elsewhere}):
         parts += [f'## {place}', 'Another data set than the one of the training.', _elsewhere(entries, place)]
     if PAPER.is_file():
         parts += ["## The paper's own figures", _paper()]
     return '\n\n'.join(parts) + '\n'
 
 
-def _groups(entries: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
+def _groups(entries: Sequence[ReleaseEntry]) -> dict[tuple[str, str, str], list[ReleaseEntry]]:
     """Entries of one table: those of a data set and an architecture, which is a backbone and its stride."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[ReleaseEntry]] = {}
     for entry in entries:
-        architecture, tag = entry['name'].split('.')
-        groups.setdefault((tag.split('_')[1], entry['dataset']['title'], architecture), []).append(entry)
+        name = ModelName.parse(entry.name)
+        groups.setdefault((name.dataset, entry.dataset.title, name.architecture), []).append(entry)
     # Tables of one data set stand together.
     return {key: groups[key] for key in sorted(groups)}
 
 
-def _variant(entry: dict[str, Any]) -> str:
+def _variant(entry: ReleaseEntry) -> str:
     """What tells an entry from the main one of its teacher: the third part of its tag."""
-    return '_'.join(entry['name'].split('.')[1].split('_')[2:])
+    return ModelName.parse(entry.name).variant
 
 
-def _teachers(entries: Sequence[dict[str, Any]]) -> str:
+def _teachers(entries: Sequence[ReleaseEntry]) -> str:
     """A baseline row and, of those that taught a decoder, a "+ F-CAM" row for each teacher."""
-    columns = MASKS if 'pxap' in entries[0]['metrics']['test']['fcam'] else BOXES
+    columns = MASKS if 'pxap' in entries[0].metrics['test']['fcam'] else BOXES
     first = next(iter(columns))
     lines = [f'| method | {" | ".join(columns.values())} | last | released |', '|---' * (len(columns) + 3) + '|']
-    main = {entry['teacher']: entry for entry in entries if not _variant(entry)}
+    main = {entry.teacher: entry for entry in entries if not _variant(entry)}
     any_entry = next(iter(main.values()), entries[0])
     for teacher, title in TEACHERS.items():
         if teacher not in main:
-            if teacher in (test := any_entry['metrics']['test']):
+            if teacher in (test := any_entry.metrics['test']):
                 lines.append(f'| {title} | {" | ".join(_cells(test[teacher], columns))} | | |')
             continue
         entry = main[teacher]
-        test, last = entry['metrics']['test'], entry['metrics']['test_last_epoch']['fcam'][first]
-        name = f'`{entry["name"]}`' if 'file' in entry else ''
+        test, last = entry.metrics['test'], entry.metrics['test_last_epoch']['fcam'][first]
+        name = f'`{entry.name}`' if entry.file else ''
         lines.append(f'| {title} | {" | ".join(_cells(test[teacher], columns))} | | |')
         lines.append(f'| {title} + F-CAM | {" | ".join(_cells(test["fcam"], columns))} | {last:.1f} | {name} |')
-    cells = _cells({**any_entry['metrics']['test']['center'], 'cls': None}, columns)
+    cells = _cells({**any_entry.metrics['test']['center'], 'cls': None}, columns)
     return '\n'.join([*lines, f'| centre baseline | {" | ".join(cells)} | | |'])
 
 
-def _spread(entries: Sequence[dict[str, Any]]) -> str:
+def _spread(entries: Sequence[ReleaseEntry]) -> str:
     """Mean and standard deviation over the seeds of each teacher that has several."""
-    columns = MASKS if 'pxap' in entries[0]['metrics']['test']['fcam'] else BOXES
+    columns = MASKS if 'pxap' in entries[0].metrics['test']['fcam'] else BOXES
     lines = []
     for teacher, title in TEACHERS.items():
-        seeds = [e for e in entries if e['teacher'] == teacher and (not _variant(e) or _variant(e).startswith('seed'))]
+        seeds = [e for e in entries if e.teacher == teacher and (not _variant(e) or _variant(e).startswith('seed'))]
         if len(seeds) < 2:
             continue
         for split, said in (('test', 'best on val'), ('test_last_epoch', 'last')):
-            values = [[e['metrics'][split]['fcam'].get(key) for e in seeds] for key in columns]
+            values = [[e.metrics[split]['fcam'].get(key) for e in seeds] for key in columns]
             cells = ['-' if None in v else f'{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}' for v in values]
-            numbers = ', '.join(str(e['recipe']['seed']) for e in seeds)
+            numbers = ', '.join(str(e.recipe['seed']) for e in seeds)
             lines.append(f'| {title} + F-CAM, seeds {numbers} | {said} | {" | ".join(cells)} |')
     if not lines:
         return ''
@@ -112,13 +113,13 @@ def _spread(entries: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _elsewhere(entries: Sequence[dict[str, Any]], place: str) -> str:
-    found = [(entry, entry['elsewhere'][place]['test']) for entry in entries if place in entry.get('elsewhere', {})]
+def _elsewhere(entries: Sequence[ReleaseEntry], place: str) -> str:
+    found = [(entry, entry.elsewhere[place]['test']) for entry in entries if place in entry.elsewhere]
     key, title = next((k, t) for k, t in {**MASKS, **BOXES}.items() if k in found[0][1]['fcam'])
     lines = [f'| model | {title}: CAM | teacher | F-CAM | centre |', '|---|---|---|---|---|']
     for entry, kinds in found:
-        cells = [f'{kinds[kind][key]:.1f}' for kind in ('cam', entry['teacher'], 'fcam', 'center')]
-        lines.append(f'| `{entry["name"]}` | {" | ".join(cells)} |')
+        cells = [f'{kinds[kind][key]:.1f}' for kind in ('cam', entry.teacher, 'fcam', 'center')]
+        lines.append(f'| `{entry.name}` | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 

@@ -39,8 +39,8 @@ def write_repository(
         repo_id: `org/name`, for the text.
         half: Store parameters in float16.
         backbone_from: See `save_pretrained`.
-        **facts: For config and card: dataset (title, licence, note), teacher, metrics, epochs, selection, recipe,
-            licence (see `hub.facts_of_run`).
+        **facts: For config and card: dataset (title, license, note), teacher, metrics, epochs, selection, recipe,
+            license (see `hub.facts_of_run`).
 
     Raises:
         ValueError: When repo_id is none, or a fact is unknown or not as it should be.
@@ -95,7 +95,7 @@ def _explain(error: Exception, repo_id: str) -> str:
     if isinstance(error, ValueError):
         # The Hub read the card first, and says what it does not take.
         reason = ' '.join(str(error).split())
-        return f'{repo_id} was not published on {constants.ENDPOINT} ({reason}): give licence=… as the Hub writes it'
+        return f'{repo_id} was not published on {constants.ENDPOINT} ({reason}): give license=… as the Hub writes it'
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
     mend = f'check that the account may write there, and {LOGIN}' if refused else 'check the network and try again'

@@ -8,9 +8,9 @@ Run in a checkout. A release goes to weights/; with --record nothing but the fig
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ import torch
 from safetensors.torch import save_file
 
 from .. import _index
+from .._index import ReleaseEntry
 from .._io import atomic_path, write_json
+from .._names import ModelName
 from .._weights import digest, fingerprint
 from ..benchmark import evaluate_many
 from ..data import EvalTransform, open_dataset
@@ -37,17 +39,17 @@ from .save import state_to_save
 DATASETS = {
     'cub50': {
         'title': 'CUB-200-2011, first 50 classes',
-        'licence': 'images for non-commercial research',
+        'license': 'images for non-commercial research',
         'note': 'not comparable with published 200-class figures',
     },
     'pets3': {
         'title': 'Oxford-IIIT Pet, Abyssinian, Bengal, american bulldog',
-        'licence': 'CC BY-SA 4.0',
+        'license': 'CC BY-SA 4.0',
         'note': '',
     },
     'imagenette': {
         'title': 'ImageNet, 10 classes (Imagenette)',
-        'licence': 'images for non-commercial research',
+        'license': 'images for non-commercial research',
         'note': 'labels of ImageNet-1k; pictures squashed to 224x224',
     },
 }
@@ -61,7 +63,7 @@ def measure(
     also: Sequence[str | os.PathLike] = (),
     remark: str | None = None,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> ReleaseEntry:
     """Figures of `run_dir/best` and `run_dir/last` on val and test, as float16 files hold them.
 
     Args:
@@ -80,11 +82,8 @@ def measure(
         TrainingError: When the run is not finished.
         UnknownModelError: For a name that is not of the zoo.
     """
-    if not _is_name(name):
-        raise UnknownModelError(
-            f'{name!r} is no name of the zoo: use fcam_<backbone>.<teacher>_<dataset> with one of '
-            f'{", ".join(ARCHITECTURES)}'
-        )
+    if ModelName.parse(name).architecture not in ARCHITECTURES:
+        raise UnknownModelError(f'{name!r} is not an architecture of the zoo: use one of {", ".join(ARCHITECTURES)}')
     run_dir = Path(run_dir)
     facts = facts_of_run(run_dir)
     recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
@@ -102,21 +101,23 @@ def measure(
             metrics[split if which == 'best' else f'{split}_last_epoch'] = found
     for other in map(Path, also):
         elsewhere[other.name] = {'test': _figures(model, open_dataset(other, 'test', transform), maps, quiet)}
-    return {
-        'name': name,
-        **facts,
-        'backbone': base,
-        'dataset': DATASETS.get(root.name, facts['dataset']),
-        'num_classes': model.num_classes,
-        'class_names': list(model.pretrained_cfg['label_names']),
-        'model_args': {k: v for k, v in model.model_args.items() if k != 'backbone'},
-        'metrics': {key: metrics[key] for key in ('val', 'test', 'val_last_epoch', 'test_last_epoch')},
-        **({'elsewhere': elsewhere} if elsewhere else {}),
-        'cost': cost_of(model, recipe['image_size']),
-        **({'remark': remark} if remark else {}),
-        'commit': _commit(),
-        'licence': 'apache-2.0',
-    }
+    return ReleaseEntry.from_dict(
+        {
+            **facts,
+            'name': name,
+            'backbone': base,
+            'dataset': DATASETS.get(root.name, facts['dataset']),
+            'num_classes': model.num_classes,
+            'class_names': list(model.pretrained_cfg['label_names']),
+            'model_args': {k: v for k, v in model.model_args.items() if k != 'backbone'},
+            'metrics': {key: metrics[key] for key in ('val', 'test', 'val_last_epoch', 'test_last_epoch')},
+            'elsewhere': elsewhere,
+            'cost': cost_of(model, recipe['image_size']),
+            'remark': remark or '',
+            'commit': _commit(),
+            'license': 'apache-2.0',
+        }
+    )
 
 
 def _stored(model: FCAM, decoder_only: bool) -> dict[str, torch.Tensor]:
@@ -137,7 +138,7 @@ def release(
     base: str,
     decoder_only: bool = False,
     **options: Any,
-) -> dict[str, Any]:
+) -> ReleaseEntry:
     """Measure a training, write its best model to the weights folder and its entry to the index.
 
     Args:
@@ -159,17 +160,17 @@ def release(
     model = create_model(f'local-dir:{Path(run_dir) / "best"}')
     state = _stored(model, decoder_only)
     if decoder_only:
-        entry['holds'] = 'decoder'
-        entry['classifier_sha256'] = digest(model.backbone.state_dict())
-    entry.update(_write(name, state))
+        entry.holds = 'decoder'
+        entry.classifier_sha256 = digest(model.backbone.state_dict())
+    entry = dataclasses.replace(entry, **_write(name, state))
     _write_measured({k: v for k, v in measured().items() if k != name})
     entries = {**_index.index(), name: entry}
-    write_json(_index.weights_dir() / 'index.json', [entries[k] for k in sorted(entries)])
+    write_json(_index.weights_dir() / 'index.json', [entries[k].to_dict() for k in sorted(entries)])
     _index.index.cache_clear()
     return entry
 
 
-def record(run_dir: str | os.PathLike, name: str, base: str, **options: Any) -> dict[str, Any]:
+def record(run_dir: str | os.PathLike, name: str, base: str, **options: Any) -> ReleaseEntry:
     """Measure a training whose weights are not released, and keep its entry in results/measured.json.
 
     Raises:
@@ -183,15 +184,9 @@ def record(run_dir: str | os.PathLike, name: str, base: str, **options: Any) -> 
     return entry
 
 
-def _write_measured(entries: dict[str, dict[str, Any]]) -> None:
+def _write_measured(entries: dict[str, ReleaseEntry]) -> None:
     if entries or MEASURED.is_file():
-        write_json(MEASURED, [entries[k] for k in sorted(entries)])
-
-
-def _is_name(name: str) -> bool:
-    return bool(re.fullmatch(r'fcam_[a-z0-9_]+\.[a-z]+_[a-z0-9]+(_[a-z0-9]+)*', name)) and (
-        name.split('.')[0] in ARCHITECTURES
-    )
+        write_json(MEASURED, [entries[k].to_dict() for k in sorted(entries)])
 
 
 def _write(name: str, state: dict[str, Any]) -> dict[str, Any]:

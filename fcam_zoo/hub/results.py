@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +21,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import _index
+from .._index import ReleaseEntry
 from .._io import write_json, write_text
+from .._names import ModelName
 from ..errors import WeightsError
 from ..models import FCAM, create_model
 from .paper_form import page
@@ -46,7 +47,7 @@ COSTS = ('parameters', 'gmacs', 'images_per_second', 'threads')
 COLUMNS = ('model', 'teacher', 'maps', 'split', *FIGURES, *COSTS, 'selection', 'commit', 'sha256', 'command')
 
 
-def measured() -> dict[str, dict[str, Any]]:
+def measured() -> dict[str, ReleaseEntry]:
     """Entries by name of models that were measured and are not released.
 
     Raises:
@@ -55,8 +56,8 @@ def measured() -> dict[str, dict[str, Any]]:
     if not MEASURED.is_file():
         return {}
     try:
-        return {entry['name']: entry for entry in json.loads(MEASURED.read_text(encoding='utf-8'))}
-    except (ValueError, TypeError, KeyError) as e:
+        return _index.read_entries(MEASURED)
+    except ValueError as e:
         raise WeightsError(f'{MEASURED} is damaged ({e}): restore it from git') from e
 
 
@@ -86,15 +87,15 @@ def tables() -> dict[str, str]:
     """Text of the CSV of each data set, by its name."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for entry in entries():
-        dataset = entry['name'].split('.')[1].split('_')[1]
-        for place, metrics in {dataset: entry['metrics'], **entry.get('elsewhere', {})}.items():
+        dataset = ModelName.parse(entry.name).dataset
+        for place, metrics in {dataset: entry.metrics, **entry.elsewhere}.items():
             rows.setdefault(place, []).extend(_rows(entry, metrics))
     return {dataset: _csv(found) for dataset, found in rows.items()}
 
 
-def entries() -> list[dict[str, Any]]:
+def entries() -> list[ReleaseEntry]:
     """All that was measured, released or not, by name."""
-    return sorted([*_index.index().values(), *measured().values()], key=lambda entry: entry['name'])
+    return sorted([*_index.index().values(), *measured().values()], key=lambda entry: entry.name)
 
 
 def write_tables() -> None:
@@ -109,40 +110,40 @@ def write_speeds() -> None:
     costs: dict[str, dict[str, Any]] = {}
     for path, found in ((_index.weights_dir() / 'index.json', _index.index()), (MEASURED, measured())):
         for entry in found.values():
-            network = {'num_classes': entry['num_classes'], **entry['model_args']}
+            network = {'num_classes': entry.num_classes, **entry.model_args}
             network.pop('threshold', None)  # Of no weight in speed.
-            key = f'{entry["backbone"]} {network} {entry["recipe"]["image_size"]}'
+            key = f'{entry.backbone} {network} {entry.recipe["image_size"]}'
             if key not in costs:
-                model = create_model('fcam', backbone=entry['backbone'].split('.')[0], **network)
-                costs[key] = cost_of(model, entry['recipe']['image_size'])
-            entry['cost'] = costs[key]
-        write_json(path, list(found.values()))
+                model = create_model('fcam', backbone=entry.backbone.split('.')[0], **network)
+                costs[key] = cost_of(model, entry.recipe['image_size'])
+            entry.cost = costs[key]
+        write_json(path, [entry.to_dict() for entry in found.values()])
     _index.index.cache_clear()
 
 
-def _rows(entry: dict[str, Any], measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    checkpoint = f' --backbone-checkpoint {entry["backbone"]}.safetensors'
+def _rows(entry: ReleaseEntry, measured: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    checkpoint = f' --backbone-checkpoint {entry.backbone}.safetensors'
     training = f'fcam-zoo train DATA -o RUN --recipe recipe.json{checkpoint}'
-    kinds_of_map = ' '.join(dict.fromkeys(('cam', entry['teacher'], 'fcam')))
+    kinds_of_map = ' '.join(dict.fromkeys(('cam', entry.teacher, 'fcam')))
     benchmark = (
-        f'fcam-zoo benchmark DATA --models {entry["name"]} --maps {kinds_of_map}'
-        f'{checkpoint if entry.get("holds") == "decoder" else ""}'
+        f'fcam-zoo benchmark DATA --models {entry.name} --maps {kinds_of_map}'
+        f'{checkpoint if not entry.holds_backbone else ""}'
     )
     for key, kinds in measured.items():
         split, is_last = key.removesuffix('_last_epoch'), key.endswith('_last_epoch')
         # Weights of the last epoch are not stored.
-        stored = 'file' in entry and not is_last
+        stored = bool(entry.file) and not is_last
         for kind, figures in kinds.items():
             yield {
-                'model': entry['name'],
-                'teacher': entry['teacher'],
+                'model': entry.name,
+                'teacher': entry.teacher,
                 'maps': f'{kind}, last epoch' if is_last else kind,
                 'split': split,
                 **{name: figures.get(name, '') for name in FIGURES},
-                **{name: entry.get('cost', {}).get(name, '') for name in COSTS},
-                'selection': entry['selection'],
-                'commit': entry.get('commit', ''),
-                'sha256': entry['sha256'] if stored else '',
+                **{name: entry.cost.get(name, '') for name in COSTS},
+                'selection': entry.selection,
+                'commit': entry.commit,
+                'sha256': entry.sha256 if stored else '',
                 'command': f'{benchmark} --split {split}' if stored else training,
             }
 

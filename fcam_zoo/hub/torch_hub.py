@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._index import index
+from .._names import ModelName
 from ..models import FCAM, create_model
 from ..models.zoo import hub_names
 
@@ -27,20 +28,20 @@ def _entry_point(hub_name: str, models: list[str]) -> Callable[..., FCAM]:
 def _describe(models: list[str]) -> str:
     entry = index().get(models[0])
     if entry is None:
-        teachers = ', '.join(m.split('.')[1].rsplit('_', 1)[0] for m in models)
+        teachers = ', '.join(ModelName.parse(m).teacher for m in models)
         return (
             f'F-CAM, no weights released (teachers: {teachers}).\n\n'
             'Args:\n    pretrained: must be False.\n    **kwargs: arguments of fcam_zoo.create_model.'
         )
-    test = entry['metrics']['test']
+    test = entry.metrics['test']
     figures = '; '.join(
         f'{kind}: ' + ', '.join(f'{k} {v:.1f}' for k, v in test[kind].items() if not k.startswith(('best', 'top5')))
         for kind in ('fcam', 'cam')
     )
     return (
-        f'F-CAM {models[0]}.\n\nData set: {entry["dataset"]["title"]}. Teacher: {entry["teacher"]}. '
+        f'F-CAM {models[0]}.\n\nData set: {entry.dataset.title}. Teacher: {entry.teacher}. '
         f'On test: {figures}.\n'
-        f'Licence of the weights: {entry["licence"]}; of the data: {entry["dataset"]["licence"]}.\n\n'
+        f'License of the weights: {entry.license}; of the data: {entry.dataset.license}.\n\n'
         'Args:\n    pretrained: load the released weights, checked against their SHA-256.\n'
         '    **kwargs: arguments of fcam_zoo.create_model.'
     )

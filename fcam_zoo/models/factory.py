@@ -11,6 +11,7 @@ import timm
 
 from .. import _index
 from .._download import commit_of, fetch_folder, repo_of
+from .._names import ModelName
 from ..errors import UnknownModelError
 from .fcam import FCAM
 from .folder import MODEL_ARGS, check_folder
@@ -131,10 +132,9 @@ def _what_is_released() -> str:
 
 def training_command(name: str) -> str:
     """The command that trains a model of the zoo."""
-    arch, tag = name.split('.')
-    teacher, dataset = tag.split('_', 1)
-    arguments = ARCHITECTURES[arch]
+    parts = ModelName.parse(name)
+    arguments = ARCHITECTURES[parts.architecture]
     return (
-        f'fcam-zoo train <{dataset} folder> -o runs/{name} --backbone {arguments["backbone"]} --backbone-pretrained '
-        f'--output-stride {arguments["output_stride"]} --teacher {teacher}'
+        f'fcam-zoo train <{parts.dataset} folder> -o runs/{name} --backbone {arguments["backbone"]} '
+        f'--backbone-pretrained --output-stride {arguments["output_stride"]} --teacher {parts.teacher}'
     )

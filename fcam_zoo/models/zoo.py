@@ -18,6 +18,7 @@ from timm.models import (
 
 from .. import _index
 from .._download import WEIGHTS, fetch_folder
+from .._names import ModelName
 from .._weights import digest, read_shapes
 from ..cams import METHODS as TEACHERS
 from ..errors import UnknownModelError, WeightsError
@@ -45,13 +46,13 @@ def _tags(architecture: str) -> dict[str, dict[str, Any]]:
     base = {**_backbone_cfg(ARCHITECTURES[architecture]['backbone']), 'license': 'apache-2.0', 'paper_name': 'F-CAM'}
     tags: dict[str, dict[str, Any]] = {}
     for name, entry in _index.index().items():
-        arch, tag = name.split('.')
-        if arch == architecture:
-            tags[tag] = {
+        parts = ModelName.parse(name)
+        if parts.architecture == architecture:
+            tags[parts.tag] = {
                 **base,
                 **_place(entry),
-                'num_classes': entry['num_classes'],
-                'label_names': tuple(entry['class_names']),
+                'num_classes': entry.num_classes,
+                'label_names': tuple(entry.class_names),
             }
     if architecture in PAPER_ARCHITECTURES:
         for dataset, num_classes in PAPER_DATASETS.items():
@@ -60,11 +61,11 @@ def _tags(architecture: str) -> dict[str, dict[str, Any]]:
     return tags or {'untrained': base}
 
 
-def _place(entry: dict[str, Any]) -> dict[str, Any]:
+def _place(entry: _index.ReleaseEntry) -> dict[str, Any]:
     """Fields of timm's pretrained_cfg that say where a released file lies."""
-    if 'hf_hub_id' in entry:
-        return {'hf_hub_id': entry['hf_hub_id'], 'hf_hub_filename': entry['file']}
-    return {'file': str(_index.weights_dir() / entry['file']), 'custom_load': True}
+    if entry.hf_hub_id:
+        return {'hf_hub_id': entry.hf_hub_id, 'hf_hub_filename': entry.file}
+    return {'file': str(_index.weights_dir() / entry.file), 'custom_load': True}
 
 
 def _backbone_cfg(backbone: str) -> dict[str, Any]:
@@ -129,9 +130,8 @@ def _find_weights(
         return _Weights(folder / WEIGHTS, config['num_classes'], config.get('model_args', {}).get('backbone'), {})
     entry = _released_entry(variant, cfg)
     if entry is not None:
-        path = _index.fetch_weights(entry['name'], cache_dir, local_files_only)
-        known = entry.get('classifier_sha256')
-        return _Weights(path, entry['num_classes'], entry['backbone'], entry['model_args'], known)
+        path = _index.fetch_weights(entry.name, cache_dir, local_files_only)
+        return _Weights(path, entry.num_classes, entry.backbone, entry.model_args, entry.classifier_sha256)
     if isinstance(cfg, (dict, PretrainedCfg)):
         return None
     released = ', '.join(_index.index()) or 'none'
@@ -186,7 +186,7 @@ def _check_classifier(model: FCAM, weights: _Weights, reset_head: bool) -> None:
         )
 
 
-def _released_entry(variant: str, cfg: Any) -> dict[str, Any] | None:
+def _released_entry(variant: str, cfg: Any) -> _index.ReleaseEntry | None:
     tag = cfg if isinstance(cfg, str) else getattr(cfg, 'tag', None)
     if cfg is None:
         default = get_pretrained_cfg(variant)
@@ -220,8 +220,7 @@ def hub_names() -> dict[str, list[str]]:
     """torch.hub's names without dots, `fcam_<backbone>_<dataset>` -> zoo names, the best released one first."""
     groups: dict[str, list[str]] = {}
     for name in names():
-        arch, tag = name.split('.')
-        groups.setdefault(f'{arch}_{tag.split("_", 1)[1]}', []).append(name)
+        groups.setdefault(ModelName.parse(name).hub_name, []).append(name)
     for group in groups.values():
         group.sort(key=_val_score, reverse=True)
     return groups
@@ -231,5 +230,5 @@ def _val_score(name: str) -> float:
     """Localization of a released model on val, by which the best teacher is chosen; -1 for an unreleased one."""
     if name not in _index.index():
         return -1.0
-    metrics = _index.index()[name]['metrics']['val']['fcam']
-    return metrics.get('mean', metrics.get('pxap'))
+    metrics = _index.index()[name].metrics['val']['fcam']
+    return metrics.get('mean', metrics.get('pxap', 0.0))
