@@ -1,18 +1,28 @@
-"""What users install: the wheel holds the package, its types marker and the released weights."""
+"""What users install and what CI runs: the wheel, the list of packages, the workflow."""
 
 from __future__ import annotations
 
+import configparser
 import json
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+import yaml
+
 ROOT = Path(__file__).parents[1]
+WORKFLOW = yaml.safe_load((ROOT / '.github' / 'workflows' / 'ci.yml').read_text())
 
 
-def test_wheel_brings_the_weights(tmp_path):
+def steps(job: str) -> list[str]:
+    return [step['run'] for step in WORKFLOW['jobs'][job]['steps'] if 'run' in step]
+
+
+def test_wheel_contains_modules_and_weights(tmp_path):
     source = tmp_path / 'source'
     source.mkdir()
     for name in ('fcam_zoo', 'weights'):
@@ -34,12 +44,42 @@ def test_wheel_brings_the_weights(tmp_path):
 
 
 def test_every_package_is_listed():
-    listed = (ROOT / 'setup.cfg').read_text().split('packages =')[1].split('package_dir')[0].split()
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
     found = {'.'.join(p.parent.relative_to(ROOT).parts) for p in (ROOT / 'fcam_zoo').rglob('__init__.py')}
-    assert found | {'fcam_zoo.weights'} == set(listed)
+    assert found | {'fcam_zoo.weights'} == set(config['options']['packages'].split())
 
 
 def test_import_is_quiet():
     done = subprocess.run([sys.executable, '-c', 'import fcam_zoo'], capture_output=True, text=True, check=True)
     assert done.stdout == ''
     assert done.stderr == ''
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    # .ci/run reads the command from the README; the workflow only calls it, on the oldest and newest supported Python.
+    assert len(re.findall(r'^python3 -m venv .*pytest', (ROOT / 'README.md').read_text(), re.MULTILINE)) == 1
+    script = (ROOT / '.ci' / 'run').read_text()
+    assert 'README.md' in script
+    for check in ('ruff check', 'ruff format --check', 'mypy'):
+        assert f"'{check}'" in script
+    assert steps('test') == ['.ci/run']
+    assert WORKFLOW['jobs']['test']['strategy']['matrix']['python-version'] == ['3.10', '3.13']
+    assert 'mkdocs build --strict' in steps('docs')
+
+
+def test_workflow_has_only_read_access_and_pinned_actions():
+    assert WORKFLOW['permissions'] == {'contents': 'read'}
+    actions = [step['uses'] for job in WORKFLOW['jobs'].values() for step in job['steps'] if 'uses' in step]
+    assert actions
+    assert all(re.fullmatch(r'actions/[a-z-]+@v\d+', action) for action in actions)
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / '.github' / 'ISSUE_TEMPLATE').glob('[!c]*.yml')), ids=lambda p: p.stem)
+def test_issue_template_is_a_form(path):
+    form = yaml.safe_load(path.read_text())
+    assert form['name']
+    assert form['description']
+    ids = [field['id'] for field in form['body']]
+    assert len(set(ids)) == len(ids) > 0
+    assert all(field['attributes']['label'] for field in form['body'])
