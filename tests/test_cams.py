@@ -10,6 +10,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import fcam_zoo
 from fcam_zoo import cams
 from fcam_zoo.cams.methods import UnknownMethodError
 
@@ -137,6 +138,30 @@ def test_closed_form_is_what_autograd_gives(method, variant, seed):
     assert (closed >= 0).all() or method == 'cam'
     assert closed.abs().max() > 0
     close(cams.extract(net, x, labels, method, '4', None, False, variant), closed)
+
+
+def test_smooth_reference_weights_the_last_noisy_activation():
+    """Independent formula on a GAP head: w = n relu(g) / (2 + g sum(A)) with the clean A, applied to the noisy A."""
+    torch.manual_seed(0)
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=5).eval()
+    x, labels = torch.randn(3, 3, 64, 80), torch.tensor([0, 3, 4])
+
+    def cam(variant: str) -> torch.Tensor:
+        return model.cam(x, labels, 'smoothgradcampp', variant=variant, generator=torch.Generator().manual_seed(7))
+
+    generator = torch.Generator().manual_seed(7)
+    noise = [torch.randn(x.shape, generator=generator) for _ in range(4)][-1]
+    clean, noisy = (model.backbone.forward_features(y).detach() for y in (x, x + 0.3 * noise))
+    n = clean[0, 0].numel()
+    g = model.backbone.get_classifier().weight.detach()[labels] / n
+    weight = n * g.relu() / (2 + g * clean.sum((2, 3)))
+    want = torch.einsum('bc,bchw->bhw', weight, noisy).relu()
+    want = torch.stack([(m - m.min()) / (m.max() - m.min()) for m in want])
+    close(cam('reference'), F.interpolate(want[:, None], x.shape[-2:], mode='bilinear')[:, 0])
+    assert not torch.allclose(cam('reference'), cam('published'), atol=0.05)
+    features, weight = torch.rand(1, 2, 3, 3), torch.rand(4, 2)
+    with pytest.raises(UnknownMethodError, match=r'no closed form, because it needs .* noisy image: use cams\.extract'):
+        cams.class_activation_map(features, weight, labels[:1], 'smoothgradcampp', variant='reference')
 
 
 def test_closed_form_by_hand():
@@ -337,7 +362,7 @@ def test_unknown_method(method):
 
 
 def test_cam_needs_a_linear_head_behind_the_layer():
-    with pytest.raises(UnknownMethodError, match=r"has none there: use method='gradcam' or 'layercam'"):
+    with pytest.raises(UnknownMethodError, match=r"has neither there: use method='gradcam' or 'layercam'"):
         cams.extract(linear_net(), images(), method='cam', layer='2')
     head = nn.Sequential(linear_net()[:7], nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 4))
     with pytest.raises(UnknownMethodError, match='average pooling and one linear layer'):
@@ -367,7 +392,7 @@ def test_argument_errors():
     net, x = linear_net(), images()
     # Too few labels would leave the other images without a gradient.
     for labels in (torch.tensor([0]), torch.tensor([[0], [1], [2]]), torch.tensor([0, 1, 2, 3])):
-        with pytest.raises(ValueError, match=r'labels .* one class an image, \(3,\)'):
+        with pytest.raises(ValueError, match=r'labels have shape .*: give one class per image, \(3,\)'):
             cams.extract(net, x, labels)
     with pytest.raises(ValueError, match='n_samples is 0'):
         cams.extract(net, x, method='smoothgradcampp', n_samples=0)
@@ -376,7 +401,7 @@ def test_argument_errors():
         cams.class_activation_map(features, weight[:, :3], labels)
     with pytest.raises(ValueError, match='do not fit'):
         cams.class_activation_map(features[0], weight, labels)
-    with pytest.raises(ValueError, match=r'labels \(1,\) must be one class an image, \(2,\)'):
+    with pytest.raises(ValueError, match=r'labels have shape \(1,\): give one class per image, \(2,\)'):
         cams.class_activation_map(features, weight, labels[:1])
     with pytest.raises(ValueError, match='n_samples is 0'):
         cams.class_activation_map(features, weight, labels, 'smoothgradcampp', n_samples=0)

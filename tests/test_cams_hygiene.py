@@ -270,7 +270,7 @@ def test_tokens_are_maps():
     default = cams.extract(net, x, labels, 'gradcam', size=None)
     assert torch.equal(default, cams.extract(net, x, labels, 'gradcam', net.blocks[-1].norm1, None))
     assert default.amax() == 1
-    with pytest.raises(ValueError, match='tokens are no grid'):
+    with pytest.raises(ValueError, match='tokens do not form a grid'):
         cams.extract(net, x, labels, layer='blocks.3', prefix_tokens=2)
 
 
@@ -302,7 +302,7 @@ def test_token_grid(count, size, grid):
 
 @pytest.mark.parametrize(('count', 'size'), [(197, (224, 224)), (13, (64, 64)), (0, (64, 64))])
 def test_tokens_that_make_no_grid(count, size):
-    with pytest.raises(ValueError, match='no grid of the proportions'):
+    with pytest.raises(ValueError, match='do not form a grid with the aspect ratio of a'):
         cams.layout.token_grid(count, size)
 
 
@@ -346,7 +346,7 @@ def test_default_layer_before_tokens_is_not_guessed():
 
     torch.manual_seed(0)
     with pytest.raises(
-        ValueError, match=r'give tokens \(B,L,C\), of which no default can be told: name one with layer='
+        ValueError, match=r'default layer cannot be inferred, .* give tokens \(B,L,C\): name one with layer='
     ):
         cams.extract(Tokens(), images())
     assert cams.extract(Tokens(), images(), layer='mix').shape == (3, 64, 80)

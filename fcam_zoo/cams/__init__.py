@@ -1,4 +1,4 @@
-"""CAM methods: batched, on-device score maps out of any classifier."""
+"""CAM methods: score maps of any classifier, batched and on its device."""
 
 from .closed_form import class_activation_map as class_activation_map
 from .extract import extract as extract

@@ -1,4 +1,4 @@
-"""CAMs of any classifier and layer: one forward and one backward for the whole batch, parameters untouched."""
+"""CAMs of any classifier and layer: one forward and one backward pass per batch; parameters are not changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from .._modes import eval_mode, frozen_parameters
 from .closed_form import linear_weight
 from .layers import find_layer
-from .layout import LAYOUTS, Layout, find_layout, to_maps
+from .layout import LAYOUTS, Layout, find_layout, image_size, to_maps
 from .methods import (
     UnknownMethodError,
     check_classes,
@@ -28,7 +28,7 @@ from .postprocess import resize
 
 SMOOTH_SAMPLES = 4
 SMOOTH_STD = 0.3
-# Smaller images gain nothing by another memory layout.
+# Below this side in pixels, channels-last memory is not faster.
 FAST_SIDE = 96
 
 
@@ -46,37 +46,38 @@ def extract(
     layout: Layout | None = None,
     prefix_tokens: int | None = None,
 ) -> torch.Tensor:
-    """Class maps of a classifier at one of its layers.
+    """Compute the class maps of a classifier at one of its layers.
 
-    The classifier runs in eval mode (its mode is restored); gradients are taken with respect to the layer's output
-    alone, so nothing is recorded before that layer, parameters may be frozen, and the caller may be under
-    `torch.no_grad()`, `torch.inference_mode()` or autocast. Maps are computed in float32 at least.
+    The classifier runs in eval mode; its mode is restored. Gradients are taken with respect to the output of the layer
+    only, so autograd records nothing before the layer, parameters may be frozen, and the caller may be under
+    `torch.no_grad()`, `torch.inference_mode()` or autocast. Maps are computed in float32 or float64. `cams.methods` has
+    the formulas.
 
     Args:
         classifier: Module that maps images (B,C,H,W) to logits (B,K), or to an object or tuple that begins with them.
         images: (B,C,H,W), normalised as the classifier expects.
         labels: Class to explain, int64 (B,); default: the predicted class.
-        method: One of `cams.METHODS`. 'cam' needs a head of average pooling and one linear layer after `layer`.
-        layer: Module or dotted name whose output is explained; default: the last that gives a spatial map, found by one
-            more pass of one image. In timm's VisionTransformer it is the last norm of the tokens, or the first norm of
-            the last block where the head reads the class token alone; in other token networks it must be named.
+        method: One of `cams.METHODS`. 'cam' needs average pooling and one linear layer after `layer`.
+        layer: Module or dotted name whose output is explained; default: the last layer with a spatial map, found by one
+            more forward pass of one image. In timm's VisionTransformer it is the last norm of the tokens, or the first
+            norm of the last block if the head reads only the class token. Other token networks need a name.
         size: 'input' resizes to (H,W), None keeps the layer's size, (H,W) resizes to it.
         normalize: Min-max to [0,1] before resizing.
-        variant: Reading of the Grad-CAM++ formulas: 'published', 'original' or 'reference' (see `cams.methods`).
+        variant: Variant of the Grad-CAM++ formulas: 'published', 'original' or 'reference' (see `cams.methods`).
         generator: Source of the noise of 'smoothgradcampp'.
         n_samples: Noisy passes of 'smoothgradcampp', with standard deviation 0.3 in input units.
-        layout: Of the layer's output: 'NCHW', 'NHWC', or 'NLC' for tokens in rows; default: by its dimensions, with
-            'NHWC' for networks that say so (timm's Swin).
-        prefix_tokens: Class and register tokens before those of the patches; default: what a timm network says, or 0.
+        layout: Layout of the layer's output: 'NCHW', 'NHWC', or 'NLC' for tokens; default: inferred from the number of
+            dimensions, with 'NHWC' for networks that declare it (timm's Swin).
+        prefix_tokens: Number of class and register tokens before the patches; default: that of a timm network, or 0.
 
     Returns:
         (B,h,w) or (B,H,W), detached.
 
     Raises:
-        UnknownMethodError: For an unknown method, or 'cam' on a head where it is not defined.
-        TypeError: For a layer that is neither a module nor a name, or labels that are no integers.
-        ValueError: For a layer that does not exist, has no spatial output or does not reach the logits, labels that are
-            not one class an image, an unknown layout, or n_samples < 1.
+        UnknownMethodError: For an unknown method, or 'cam' on a head for which it is not defined.
+        TypeError: If `layer` is neither a module nor a name, or labels are not integers.
+        ValueError: If the layer does not exist, has no spatial output or does not reach the logits, labels are not one
+            class per image, the layout is unknown, or n_samples < 1.
     """
     check_method(method, variant)
     _check_inputs(images, labels, size)
@@ -87,28 +88,29 @@ def extract(
     if prefix_tokens is None:
         prefix_tokens = getattr(classifier, 'num_prefix_tokens', 0)
     with eval_mode(classifier), frozen_parameters(classifier), torch.inference_mode(False), torch.enable_grad():
-        # Tensors made in inference mode cannot take part in a backward pass, copies can.
-        images, labels = (x.clone() if x is not None and x.is_inference() else x for x in (images, labels))
+        # Tensors made in inference mode cannot take part in a backward pass; copies can.
+        images = images.clone() if images.is_inference() else images
+        labels = labels.clone() if labels is not None and labels.is_inference() else labels
         target = _Target(classifier, find_layer(classifier, layer, images), layout, prefix_tokens)
         noise = _noise(images, n_samples, generator) if method == 'smoothgradcampp' else []
         fast = _fast_layout(images)
         try:
             raw = _explain(target, fast, labels, method, variant, noise)
         except RuntimeError as e:
-            # Code that views maps in another shape needs them in their usual layout.
+            # Classifiers that call view() on maps need contiguous memory.
             if fast is images or 'view size' not in str(e):
                 raise
             raw = _explain(target, images, labels, method, variant, noise)
     maps = normalize_maps(raw) if normalize else raw
     if size is None:
         return maps
-    return resize(maps, tuple(images.shape[-2:]) if size == 'input' else size)
+    return resize(maps, image_size(images) if size == 'input' else size)
 
 
-def _check_inputs(images: object, labels: object, size: object) -> None:
+def _check_inputs(images: object, labels: object, size: Any) -> None:
     if not isinstance(images, torch.Tensor) or images.ndim != 4 or not len(images):
         shape = f'of shape {tuple(images.shape)}' if isinstance(images, torch.Tensor) else f'a {type(images).__name__}'
-        raise ValueError(f'images are {shape}: give a tensor (B,C,H,W) of at least one')
+        raise ValueError(f'images are {shape}: give a tensor (B,C,H,W) with B > 0')
     if labels is not None:
         check_labels(labels, len(images))
     pair = isinstance(size, (tuple, list, torch.Size)) and len(size) == 2 and all(isinstance(n, int) for n in size)
@@ -117,7 +119,7 @@ def _check_inputs(images: object, labels: object, size: object) -> None:
 
 
 def _fast_layout(images: torch.Tensor) -> torch.Tensor:
-    """Channels last on the CPU, where convolutions of large maps are a third faster on it."""
+    """Make large images channels-last on the CPU, where convolutions of large maps are then a third faster."""
     if images.device.type != 'cpu' or min(images.shape[-2:]) < FAST_SIDE:
         return images
     return images.contiguous(memory_format=torch.channels_last)
@@ -131,69 +133,72 @@ def _explain(
     variant: str,
     noise: list[torch.Tensor],
 ) -> torch.Tensor:
-    """Raw map (B,h,w)."""
+    """Compute the raw map (B,h,w)."""
     if method == 'cam':
         return _linear_cam(target, images, labels)
     if method == 'smoothgradcampp':
         return _smooth_cam(target, images, labels, variant, noise)
-    activation, gradient, _ = target.explain(images, labels)
-    return gradient_map(activation, gradient, method, variant)
+    return gradient_map(*target.gradients(images, labels), method, variant)
 
 
 @dataclass
 class _Target:
-    """A layer to explain, and how to read its output."""
+    """The layer to explain, and how to read its output."""
 
     classifier: nn.Module
     module: nn.Module
     layout: Layout | None
     prefix_tokens: int
 
-    def run(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Output of the layer, as a leaf from which the logits follow; logits (B,K)."""
-        leaf: list[torch.Tensor] = []
+    def activation(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the activation (B,C,h,w) and the logits (B,K), without a graph."""
+        with torch.no_grad():
+            leaf, layout, logits = self._run(images)
+        return self._maps(leaf, layout, images), logits
 
-        def cut(_module: nn.Module, _inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-            self.layout = self.layout or find_layout(self.classifier, output)
+    def gradients(self, images: torch.Tensor, labels: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the activation and its gradient (B,C,h,w)."""
+        leaf, layout, logits = self._run(images)
+        # In eval mode the logits of an image depend only on that image, so one backward pass of the sum serves all.
+        score = logits.gather(1, _explained(labels, logits)[:, None]).sum()
+        gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
+        if gradient is None:
+            raise ValueError(
+                f'no gradient leads from the logits to layer {type(self.module).__name__}: choose another layer, or a '
+                'classifier whose forward pass is not under no_grad (for an F-CAM, its backbone)'
+            )
+        return self._maps(leaf, layout, images), self._maps(gradient, layout, images)
+
+    def _run(self, images: torch.Tensor) -> tuple[torch.Tensor, Layout, torch.Tensor]:
+        """Return the layer's output as a leaf from which the logits are computed, its layout, and the logits (B,K)."""
+        leaves: list[tuple[torch.Tensor, Layout]] = []
+
+        def cut(module: nn.Module, _inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+            layout = self.layout or find_layout(self.classifier, output)
             dimensions = output.ndim if isinstance(output, torch.Tensor) else 0
-            if self.layout is None or dimensions != len(self.layout):
-                raise ValueError(f'layer {type(_module).__name__} gives no (B,C,h,w) map: choose a convolutional layer')
-            leaf.append(output.detach().requires_grad_())
+            if layout is None or dimensions != len(layout):
+                raise ValueError(f'layer {type(module).__name__} gives no (B,C,h,w) map: choose a convolutional layer')
+            leaf = output.detach().requires_grad_()
+            leaves.append((leaf, layout))
             # The clone lets a following in-place ReLU change its own copy.
-            return leaf[-1].clone()
+            return leaf.clone()
 
         handle = self.module.register_forward_hook(cut)
         try:
             logits = _logits(self.classifier(images))
         finally:
             handle.remove()
-        if not leaf:
+        if not leaves:
             raise ValueError(f'layer {type(self.module).__name__} does not run in the forward pass: choose another')
-        return leaf[-1], logits
+        return *leaves[-1], logits
 
-    def maps(self, x: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """A tensor of the output's shape as (B,C,h,w), detached, in float32 at least."""
-        return full_precision(to_maps(x.detach(), self.layout, tuple(images.shape[-2:]), self.prefix_tokens))
-
-    def explain(
-        self, images: torch.Tensor, labels: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Activation and gradient (B,C,h,w), and the explained classes (B,)."""
-        leaf, logits = self.run(images)
-        labels = _chosen(labels, logits)
-        # Sample b's logit depends on sample b alone (eval mode), so one backward of the sum serves the batch.
-        score = logits.gather(1, labels[:, None]).sum()
-        gradient = torch.autograd.grad(score, leaf, allow_unused=True)[0] if score.requires_grad else None
-        if gradient is None:
-            raise ValueError(
-                f'no gradient leads from the logits to layer {type(self.module).__name__}: choose another layer, or a '
-                'classifier whose forward pass is not under no_grad (of an F-CAM, its backbone)'
-            )
-        return self.maps(leaf, images), self.maps(gradient, images), labels
+    def _maps(self, x: torch.Tensor, layout: Layout, images: torch.Tensor) -> torch.Tensor:
+        """Convert a tensor of the output's shape to (B,C,h,w), detached, in float32 or float64."""
+        return full_precision(to_maps(x.detach(), layout, image_size(images), self.prefix_tokens))
 
 
-def _chosen(labels: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
-    """Classes to explain (B,) on the device of the logits; the predicted ones by default."""
+def _explained(labels: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor:
+    """Return the classes to explain (B,) on the device of the logits; by default the predicted ones."""
     if labels is None:
         return logits.detach().argmax(1)
     check_classes(labels, logits.shape[1])
@@ -221,32 +226,28 @@ def _noise(images: torch.Tensor, n_samples: int, generator: torch.Generator | No
 def _smooth_cam(
     target: _Target, images: torch.Tensor, labels: torch.Tensor | None, variant: str, noise: list[torch.Tensor]
 ) -> torch.Tensor:
-    with torch.no_grad():
-        leaf, logits = target.run(images)
-    clean, labels = target.maps(leaf, images), _chosen(labels, logits)
-    passes = [target.explain(images + n, labels)[:2] for n in noise]
-    activations, gradients = (torch.stack(x) for x in zip(*passes))
-    return smooth_gradient_map(activations, gradients, clean, variant)
+    clean, logits = target.activation(images)
+    labels = _explained(labels, logits)
+    activations, gradients = zip(*(target.gradients(images + n, labels) for n in noise))
+    return smooth_gradient_map(torch.stack(activations), torch.stack(gradients), clean, variant)
 
 
 def _linear_cam(target: _Target, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-    """CAM (Zhou et al., CVPR 2016), from the one linear layer whose input is the pooled activation."""
-    with torch.no_grad():
-        leaf, logits = target.run(images)
-    activation, labels = target.maps(leaf, images), _chosen(labels, logits)
-    pooled, logits = activation.mean((2, 3)), logits.detach()
-    # Half precision rounds the logits that the head is recognised by.
+    """Compute sum_k W[y,k] A_k (CAM: Zhou et al., CVPR 2016), W the linear layer that reads the pooled activation."""
+    activation, logits = target.activation(images)
+    labels, pooled = _explained(labels, logits), activation.mean((2, 3))
+    # Find the linear layer by computing its logits; in half precision they are rounded.
     tolerance = max(1e-3, 16 * torch.finfo(logits.dtype).eps)
     for layer in target.classifier.modules():
         weight = linear_weight(layer)
         if weight is None or weight.shape != (logits.shape[1], activation.shape[1]):
             continue
-        bias = None if layer.bias is None else full_precision(layer.bias.detach())
+        bias: torch.Tensor | None = getattr(layer, 'bias', None)
         with torch.autocast(pooled.device.type, enabled=False):
-            own = F.linear(pooled, full_precision(weight), bias)
+            own = F.linear(pooled, full_precision(weight), None if bias is None else full_precision(bias.detach()))
         if torch.allclose(own, full_precision(logits), rtol=tolerance, atol=tolerance * 0.1):
             return weighted_sum(full_precision(weight)[labels], activation)
     raise UnknownMethodError(
         "method 'cam' needs average pooling and one linear layer right after the explained layer, and this classifier "
-        "has none there: use method='gradcam' or 'layercam'"
+        "has neither there: use method='gradcam' or 'layercam'"
     )

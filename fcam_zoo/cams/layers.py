@@ -10,10 +10,10 @@ from .layout import find_layout
 
 
 def named_layer(module: nn.Module, name: str) -> nn.Module:
-    """A submodule by its dotted name.
+    """Return a submodule by its dotted name.
 
     Raises:
-        ValueError: When there is none.
+        ValueError: If it does not exist.
     """
     names = [n for n, _ in module.named_modules() if n]
     if name not in names:
@@ -23,11 +23,11 @@ def named_layer(module: nn.Module, name: str) -> nn.Module:
 
 
 def find_layer(classifier: nn.Module, layer: nn.Module | str | None, images: torch.Tensor) -> nn.Module:
-    """The layer that is meant, or by default the last whose output is a spatial map.
+    """Resolve `layer`; None means the last layer whose output is a spatial map.
 
     Raises:
-        TypeError: When `layer` is neither a module nor a name.
-        ValueError: When there is no such layer, or no default can be told.
+        TypeError: If `layer` is neither a module nor a name.
+        ValueError: If the layer does not exist, or the default cannot be inferred.
     """
     if isinstance(layer, str):
         return named_layer(classifier, layer)
@@ -38,22 +38,23 @@ def find_layer(classifier: nn.Module, layer: nn.Module | str | None, images: tor
     if layer is not None:
         raise TypeError(f'layer is a {type(layer).__name__}: give one module or its dotted name')
     if isinstance(classifier, VisionTransformer):
-        # Behind the last block patches no longer reach the class token.
-        last = classifier.blocks[-1]
+        last, norm = classifier.blocks[-1], classifier.get_submodule('norm')
+        # After the last attention, patches no longer reach the class token.
         if classifier.global_pool == 'token':
-            return last.norm1
-        return last if isinstance(classifier.norm, nn.Identity) else classifier.norm
+            return last.get_submodule('norm1')
+        return last if isinstance(norm, nn.Identity) else norm
     return _last_map(classifier, images)
 
 
 def _last_map(classifier: nn.Module, images: torch.Tensor) -> nn.Module:
+    """Run one image, and return the last layer whose output is a map of more than one cell."""
     last: tuple[nn.Module, int] | None = None
     tokens = 0
 
     def note(module: nn.Module, _inputs: tuple, output: object) -> None:
         nonlocal last, tokens
         layout = find_layout(classifier, output)
-        if module is classifier or layout is None:
+        if module is classifier or layout is None or not isinstance(output, torch.Tensor):
             return
         if layout == 'NLC':
             tokens = max(tokens, output.shape[1])
@@ -74,7 +75,7 @@ def _last_map(classifier: nn.Module, images: torch.Tensor) -> nn.Module:
     module, cells = last
     if tokens >= cells:
         raise ValueError(
-            f'the last layers of the {type(classifier).__name__} give tokens (B,L,C), of which no default can be told: '
-            'name one with layer=, and the number of its class tokens with prefix_tokens='
+            f'the default layer cannot be inferred, because the last layers of the {type(classifier).__name__} give '
+            'tokens (B,L,C): name one with layer=, and the number of its class tokens with prefix_tokens='
         )
     return module

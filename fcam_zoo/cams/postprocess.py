@@ -21,20 +21,20 @@ def normalize(maps: torch.Tensor) -> torch.Tensor:
 
 
 def resize(maps: torch.Tensor, size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> torch.Tensor:
-    """Bilinear resize that keeps [0,1]; no second normalisation (F-CAM's convention).
+    """Resize bilinearly (align_corners=False), keeping [0,1]. Maps are not normalised again (F-CAM's convention).
 
     Args:
         maps: (B,h,w).
         size: Output (H,W).
-        shift: Pixels of the output (down, right) by which the maps are moved; the border is repeated. A plain resize
-            (align_corners=False) can be off by up to half a cell, because of asymmetric padding and kernels.
+        shift: Pixels of the output (down, right) by which the maps are moved; the border is repeated. Asymmetric
+            padding and kernels can put a cell up to half its size beside the place where a plain resize draws it.
 
     Returns:
         (B,H,W).
     """
     if shift == (0.0, 0.0):
         return F.interpolate(maps[:, None], size=size, mode='bilinear', align_corners=False)[:, 0]
-    # The sampling grid moves the other way; cells beyond the border repeat the last one.
+    # To move the map, sample from the opposite direction.
     theta = maps.new_tensor([[1, 0, -2 * shift[1] / size[1]], [0, 1, -2 * shift[0] / size[0]]])
     grid = F.affine_grid(theta.expand(len(maps), 2, 3), [len(maps), 1, *size], align_corners=False)
     return F.grid_sample(maps[:, None], grid, mode='bilinear', padding_mode='border', align_corners=False)[:, 0]

@@ -16,7 +16,7 @@ from timm.models import VGG
 from .. import cams
 from .._index import verify_release
 from .._weights import read_weights
-from ..cams.closed_form import linear_weight
+from ..cams.closed_form import has_closed_form, linear_weight
 from ..errors import UnknownModelError, WeightsError
 from .backbone import build_backbone, load_exactly
 from .decoder import UnetDecoder
@@ -210,10 +210,10 @@ class FCAM(TimmManners, nn.Module):
     ) -> torch.Tensor:
         """Min-max normalised class map (B,h,w) of an encoding, in closed form or by one backward pass of the head.
 
-        Smooth Grad-CAM++ perturbs the image, so that behind a head without closed form it runs the network again.
+        Smooth Grad-CAM++ without a closed form runs the network again, on noisy images.
         """
         features = encoding.features.detach()
-        if self.pyramid.linear_head:
+        if self.pyramid.linear_head and has_closed_form(method, variant):
             weight = linear_weight(self.backbone.get_classifier())
             return cams.normalize(cams.class_activation_map(features, weight, labels, method, variant=variant))
         whole = method == 'smoothgradcampp'
