@@ -10,7 +10,8 @@ from loss_maps import close, gradient, picture
 
 from fcam_zoo import losses
 
-TERMS = ('partial_ce', 'crf', 'size')
+WEIGHTS = {'partial_ce': 'seed_weight', 'crf': 'crf_weight', 'size': 'size_weight'}
+TERMS = tuple(WEIGHTS)
 
 
 @pytest.mark.parametrize('case', range(8))
@@ -141,13 +142,13 @@ def test_terms_are_the_weighted_losses():
 
 @pytest.mark.parametrize('name', TERMS)
 def test_term_of_weight_zero_is_left_out(name):
-    weights = {'alpha': 1.0, 'crf': 1.0, 'size': 1.0, {'partial_ce': 'alpha'}.get(name, name): 0.0}
+    weights = {'seed_weight': 1.0, 'crf_weight': 1.0, 'size_weight': 1.0, WEIGHTS[name]: 0.0}
     assert set(losses.PixelAlignmentLoss(**weights)(*example())) == set(TERMS) - {name}
 
 
 def test_default_weights_are_the_published_ones():
     loss = losses.PixelAlignmentLoss()
-    assert (loss.alpha, loss.crf, loss.size) == (1.0, 2e-9, 0.1)
+    assert (loss.seed_weight, loss.crf_weight, loss.size_weight) == (1.0, 2e-9, 0.1)
     assert (loss.t, loss.t_factor, loss.t_max) == (1.0, 1.01, 10.0)
 
 

@@ -1,9 +1,9 @@
-"""The CRF kernel without pairs of pixels: few smooth functions of position, and a grid of colours.
+"""A fast approximation of the CRF kernel: a few smooth functions of position, and a grid of colours.
 
-W_ij = exp(-|x_i - x_j|^2 / (2 sigma_xy^2)) exp(-|c_i - c_j|^2 / (2 sigma_rgb^2)). On an image of a few sigma_xy the
-first factor is a sum of few products phi_r(x_i) phi_r(x_j), its eigenfunctions; the second is a Gaussian blur G on a
-grid of colours, to and from which pixels are interpolated linearly (P). W = sum_r phi_r P G P' phi_r stays symmetric,
-so that -2 W S is the gradient of -S' W S to rounding.
+W_ij = exp(-|x_i - x_j|^2 / (2 sigma_xy^2)) exp(-|c_i - c_j|^2 / (2 sigma_rgb^2)). If the image is a few sigma_xy wide,
+the first factor is a sum of a few products phi_r(x_i) phi_r(x_j) of its eigenfunctions. The second is a Gaussian blur G
+on a grid of colours, with linear interpolation P' to and P from the grid. W = sum_r phi_r P G P' phi_r is symmetric, so
+-2 W S is the gradient of -S' W S up to rounding.
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ from functools import lru_cache
 
 import torch
 
-# Side of a colour cell in sigma_rgb, and the smallest eigenvalue that counts, as a share of the largest.
+# Side of a colour cell, in units of sigma_rgb.
 CELL = 2 / 3
+# Smallest eigenvalue that is kept, relative to the largest.
 TOLERANCE = 1e-2
-# Numbers that one chunk of functions may take on pixels or cells (16 MB).
+# Values per chunk of functions (16 MB in float32).
 CHUNK_ENTRIES = 1 << 22
+# Largest grid of colours; beyond it the exact kernel is cheaper.
 MAX_CELLS = 1 << 22
 
 
 def filter_fast(image: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigma_xy: float) -> torch.Tensor:
-    """About W S for one image.
+    """Compute W S of one image approximately.
 
     Args:
         image: (3,H,W).
@@ -34,7 +36,7 @@ def filter_fast(image: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigm
         (K,N).
 
     Raises:
-        ValueError: When sigma_rgb is so small that the grid of colours would be huge.
+        ValueError: If sigma_rgb is so small that the grid of colours is too large.
     """
     corners, kernels = _colour_grid(image.flatten(1) / (sigma_rgb * CELL))
     n_cells = kernels[0].shape[0] * kernels[1].shape[0] * kernels[2].shape[0]
@@ -57,10 +59,10 @@ def filter_fast(image: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigm
 
 
 def _colour_grid(colours: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
-    """The eight cells (N,) around each pixel with its shares (N,1), and the Gaussian (n,n) along each colour.
+    """Return the eight cells (N,) around each pixel with its shares (N,1), and the Gaussian (n,n) along each colour.
 
-    Interpolation blurs too, twice, by a variance of f (1 - f) at the fraction f of a cell: the Gaussians are narrower
-    by the mean of that, and pixels of more than the mean, which so lose height, are raised. Exact for a flat image.
+    Both interpolations also blur, with variance f (1 - f) at the fraction f of a cell. The Gaussians are made narrower
+    by its mean; pixels with more than the mean lose height and are scaled up. Exact for a flat image.
     """
     colours = colours - colours.amin(1, keepdim=True)
     places = colours.floor()
@@ -69,7 +71,7 @@ def _colour_grid(colours: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.
     n_cells = dims[0] * dims[1] * dims[2]
     if n_cells > MAX_CELLS:
         raise ValueError(
-            f"sigma_rgb is too small for kernel 'fast', which would need {n_cells} cells of colour: choose "
+            f"sigma_rgb is too small for kernel 'fast', which would need {n_cells} colour cells: choose "
             "kernel='exact', or a sigma_rgb of at least 4"
         )
     strides = (dims[1] * dims[2], dims[2], 1)
@@ -91,7 +93,7 @@ def _colour_grid(colours: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.
 
 
 def _blur(grid: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
-    """Convolve (cells,C) along the three colours."""
+    """Convolve the grid (cells,C) along the three colours."""
     a, b, c = (len(kernel) for kernel in kernels)
     grid = kernels[0] @ grid.view(a, -1)
     grid = kernels[1] @ grid.view(a, b, -1)
@@ -100,7 +102,7 @@ def _blur(grid: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _position_functions(height: int, width: int, sigma: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Functions (H,R) of the row, (W,R) of the column, and weights (R,) whose sum of products is the Gaussian."""
+    """Return functions of the row (H,R) and column (W,R), and weights (R,): sum_r weight phi phi is the Gaussian."""
     (row_weights, rows), (column_weights, columns) = _eigenfunctions(height, sigma), _eigenfunctions(width, sigma)
     weights = row_weights[:, None] * column_weights
     i, j = torch.nonzero(weights > TOLERANCE * weights.max(), as_tuple=True)
@@ -108,5 +110,6 @@ def _position_functions(height: int, width: int, sigma: float) -> tuple[torch.Te
 
 
 def _eigenfunctions(n: int, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the eigenvalues (n,) and eigenfunctions (n,n) of a Gaussian on 0..n-1."""
     place = torch.arange(n, dtype=torch.float64)
     return torch.linalg.eigh(torch.exp((place[:, None] - place).square() / (-2 * sigma**2)))

@@ -1,20 +1,22 @@
-"""The exact CRF kernel in one fused pass on a GPU: no pair of pixels ever reaches memory."""
+"""The exact CRF kernel in one fused pass on a GPU: kernel entries are never written to memory."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
-# Pixels a program answers for, and pixels it visits at a time.
+# Pixels that a program computes, and pixels that it reads per step.
 ROWS, COLUMNS = 64, 64
 
 
 def filter_fused(features: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
-    """W S of a batch: features (B,N,5), probs (B,K,N) -> (B,K,N), all float32."""
+    """Compute W S of a batch: features (B,N,5), probs (B,K,N) -> (B,K,N), all float32."""
     batch, classes, n = probs.shape
     features = features.transpose(1, 2).contiguous()
-    # A program serves two classes at once; an odd one is filled up.
+    # A program computes two classes at once; an odd number is padded.
     probs = torch.nn.functional.pad(probs, (0, 0, 0, classes % 2)).contiguous()
     out = torch.empty_like(probs)
     grid = (triton.cdiv(n, ROWS), batch, probs.shape[1] // 2)
@@ -23,7 +25,7 @@ def filter_fused(features: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
 
 
 @triton.jit
-def _filter_pair(features, probs, out, n, rows: tl.constexpr, columns: tl.constexpr):
+def _filter_pair(features: Any, probs: Any, out: Any, n: Any, rows: tl.constexpr, columns: tl.constexpr) -> None:
     i = tl.program_id(0) * rows + tl.arange(0, rows)
     image = tl.program_id(1).to(tl.int64)
     features += image * 5 * n
@@ -45,7 +47,7 @@ def _filter_pair(features, probs, out, n, rows: tl.constexpr, columns: tl.conste
         dg = g[:, None] - tl.load(features + 3 * n + j, there, 0.0)[None, :]
         db = b[:, None] - tl.load(features + 4 * n + j, there, 0.0)[None, :]
         weight = tl.exp(-0.5 * (dy * dy + dx * dx + dr * dr + dg * dg + db * db))
-        # Beyond the last pixel the probabilities are 0.
+        # After the last pixel the probabilities are 0.
         first += tl.sum(weight * tl.load(probs + pair + j, there, 0.0)[None, :], 1)
         second += tl.sum(weight * tl.load(probs + pair + n + j, there, 0.0)[None, :], 1)
     tl.store(out + pair + i, first, inside)

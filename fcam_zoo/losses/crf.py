@@ -1,15 +1,16 @@
-"""The dense CRF regulariser in PyTorch: nothing to build."""
+"""The dense CRF regulariser in PyTorch, without a compiled extension."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from ._crf_fast import filter_fast
 
-# Kernel entries that one tile may hold; 2^22 float32 are 16 MB, which stays in the last-level cache of most CPUs.
+Kernel = Literal['auto', 'exact', 'fast']
+# Kernel entries per tile: 2^22 float32 are 16 MB, which fits the last-level cache of most CPUs.
 TILE_ENTRIES = 1 << 22
 
 
@@ -18,32 +19,32 @@ def crf_loss(
     probs: torch.Tensor,
     sigma_rgb: float = 15.0,
     sigma_xy: float = 100.0,
-    kernel: Literal['auto', 'exact', 'fast'] = 'auto',
+    kernel: Kernel = 'auto',
 ) -> torch.Tensor:
-    """Dense CRF energy -(1/B) sum_b sum_k S_k' W S_k (Tang et al., ECCV 2018; F-CAM, Eq. 3, third term).
+    """Compute the dense CRF energy -(1/B) sum_b sum_k S_k' W S_k (Tang et al., ECCV 2018; F-CAM, Eq. 3, third term).
 
-    W_ij = exp(-|f_i - f_j|^2 / 2) with f = (x/sigma_xy, y/sigma_xy, RGB/sigma_rgb), W_ii = 1, no row normalisation and
-    no division by the number of pixels. Up to a constant of the image it is Tang's sum_k S_k' W (1 - S_k).
+    W_ij = exp(-|f_i - f_j|^2 / 2) with f = (x/sigma_xy, y/sigma_xy, RGB/sigma_rgb) and W_ii = 1, neither normalised per
+    row nor divided by the number of pixels. Up to a constant per image this is Tang's sum_k S_k' W (1 - S_k).
 
-    The lattice of the published code answers about 0.57 of this exact kernel on photographs: its weight 2e-9
-    corresponds to 1.14e-9 here.
+    The lattice approximation in the published code yields about 0.57 times this exact kernel on photographs: its weight
+    2e-9 corresponds to 1.14e-9 here.
 
     Args:
         images: (B,3,H,W) RGB in 0..255, after the same crop and flip as the input of the network.
         probs: Softmax maps (B,K,H,W).
         sigma_rgb: Standard deviation in grey levels.
         sigma_xy: Standard deviation in pixels.
-        kernel: 'exact' visits every pair of pixels (N^2 time, linear memory): on CUDA in one fused Triton pass where
-            Triton is installed, else in tiles. 'fast' interpolates colours on a grid and expands positions in few
+        kernel: 'exact' computes every pair of the N pixels (N^2 time, linear memory): with Triton on CUDA in one fused
+            pass, else in tiles. 'fast' interpolates colours on a grid and approximates the position term with a few
             functions (linear time, which grows with (side/sigma_xy)^2): on photographs of 224x224 its energy was
-            within 1 % and the cosine of its gradient at least 0.9998 (benchmarks/results/train.md). 'auto': exact on
-            CUDA, fast elsewhere.
+            within 1 % and the cosine of its gradient at least 0.9998 (benchmarks/results/train.md). 'auto' is 'exact'
+            on CUDA, else 'fast'.
 
     Returns:
-        Scalar, negative. The gradient reaches `probs` alone.
+        Scalar, negative. Only `probs` gets a gradient.
 
     Raises:
-        ValueError: When the shapes do not fit, a sigma is not positive, or the kernel is unknown.
+        ValueError: If the shapes do not fit, a sigma is not positive, or the kernel is unknown.
     """
     if images.ndim != 4 or images.shape[1] != 3 or probs.ndim != 4 or images.shape[2:] != probs.shape[2:]:
         raise ValueError(
@@ -62,12 +63,12 @@ def crf_loss(
 
 
 class _DenseEnergy(torch.autograd.Function):
-    """-sum_b sum_k S_k' W S_k with gradient -2 W S; W is symmetric and is never held whole."""
+    """-sum_b sum_k S_k' W S_k with gradient -2 W S. W is symmetric, and never stored as a whole."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type='cuda', cast_inputs=torch.float32)
     def forward(
-        ctx, probs: torch.Tensor, images: torch.Tensor, sigma_rgb: float, sigma_xy: float, kernel: str
+        ctx: Any, probs: torch.Tensor, images: torch.Tensor, sigma_rgb: float, sigma_xy: float, kernel: str
     ) -> torch.Tensor:
         with torch.autocast(probs.device.type, enabled=False):
             filtered = _filter(images, probs, sigma_rgb, sigma_xy, kernel)
@@ -76,18 +77,18 @@ class _DenseEnergy(torch.autograd.Function):
 
     @staticmethod
     @torch.amp.custom_bwd(device_type='cuda')
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
         (filtered,) = ctx.saved_tensors
         return -2 * grad * filtered, None, None, None, None
 
 
 def _filter(images: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigma_xy: float, kernel: str) -> torch.Tensor:
-    """W S of a batch: images (B,3,H,W), probs (B,K,N) -> (B,K,N)."""
+    """Compute W S of a batch: images (B,3,H,W), probs (B,K,N) -> (B,K,N)."""
     if kernel == 'fast':
         return torch.stack([filter_fast(*pair, sigma_rgb, sigma_xy) for pair in zip(images, probs)])
     features = torch.stack([_features(image, sigma_rgb, sigma_xy) for image in images])
     if probs.is_cuda and find_spec('triton') is not None:
-        # CPU builds of PyTorch come without Triton, and importing it takes a while.
+        # Imported here because it is slow, and CPU builds of PyTorch do not include Triton.
         from ._crf_triton import filter_fused
 
         return filter_fused(features, probs)
@@ -95,7 +96,7 @@ def _filter(images: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigma_x
 
 
 def _filter_tiled(features: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
-    """W S for one image: features (N,5), probs (K,N) -> (K,N)."""
+    """Compute W S of one image: features (N,5), probs (K,N) -> (K,N)."""
     n = len(features)
     # -|f_i - f_j|^2 / 2 = [f_i, -|f_i|^2/2, 1] . [f_j, 1, -|f_j|^2/2], so one matrix product gives the exponent.
     half = features.square().sum(1, keepdim=True) / 2
@@ -110,9 +111,9 @@ def _filter_tiled(features: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
 
 
 def _features(image: torch.Tensor, sigma_rgb: float, sigma_xy: float) -> torch.Tensor:
-    """(N,5) kernel features of the pixels: scaled position and colour."""
+    """Return the kernel features (N,5) of the pixels: scaled position and colour."""
     y, x = (torch.arange(n, dtype=torch.float32, device=image.device) / sigma_xy for n in image.shape[-2:])
     grid = torch.stack(torch.meshgrid(y, x, indexing='ij'))
     features = torch.cat([grid, image / sigma_rgb]).flatten(1).T
-    # Only differences matter; centring keeps |f|^2 small, and with it float32's cancellation.
+    # Only differences matter. Centring keeps |f|^2 small, and so the cancellation error in float32.
     return features - features.mean(0)

@@ -1,63 +1,66 @@
-"""The pixel-alignment loss: what trains the decoder while the classifier is frozen."""
+"""The pixel-alignment loss, which trains the decoder while the classifier is frozen."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 import torch.nn as nn
 
-from .crf import crf_loss
+from .crf import Kernel, crf_loss
 from .partial_cross_entropy import partial_cross_entropy
 from .size import size_loss
 
 
 class PixelAlignmentLoss(nn.Module):
-    """Partial cross-entropy, CRF and size terms of F-CAM (WACV 2022, Eq. 3, without the classification term).
+    """seed_weight * partial cross-entropy + crf_weight * CRF + size_weight * size.
+
+    This is Eq. 3 of F-CAM (WACV 2022) without the classification term.
 
     Args:
-        alpha: Weight of the partial cross-entropy.
-        crf: Weight of the CRF energy; 2e-9 is the paper's, for a lattice that answers about 0.57 of the exact kernel.
-        size: Weight of the size term.
+        seed_weight: Weight of `partial_cross_entropy`.
+        crf_weight: Weight of `crf_loss`. The paper's 2e-9 belongs to a lattice approximation that yields about 0.57
+            times the exact kernel.
+        size_weight: Weight of `size_loss`.
         t0: Initial sharpness t of the log-barrier.
-        t_factor: Growth of t an epoch.
+        t_factor: Growth of t per epoch.
         t_max: Largest t.
         kernel: Kernel of `crf_loss`.
 
     Attributes:
-        t: Current sharpness; part of `state_dict`, so a resumed run goes on with it.
+        t: Current sharpness; part of `state_dict`, so that a resumed run continues with it.
     """
 
     def __init__(
         self,
-        alpha: float = 1.0,
-        crf: float = 2e-9,
-        size: float = 0.1,
+        seed_weight: float = 1.0,
+        crf_weight: float = 2e-9,
+        size_weight: float = 0.1,
         t0: float = 1.0,
         t_factor: float = 1.01,
         t_max: float = 10.0,
-        kernel: Literal['auto', 'exact', 'fast'] = 'auto',
+        kernel: Kernel = 'auto',
     ) -> None:
         super().__init__()
-        self.alpha, self.crf, self.size = alpha, crf, size
+        self.seed_weight, self.crf_weight, self.size_weight = seed_weight, crf_weight, size_weight
         self.t_factor, self.t_max, self.kernel = t_factor, t_max, kernel
         self.t = t0
 
     def forward(self, logits: torch.Tensor, seeds: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Weighted terms by name; their sum is the loss. A term of weight 0 is not computed.
+        """Return the weighted terms by name ('partial_ce', 'crf', 'size'); their sum is the loss.
+
+        A term of weight 0 is not computed.
 
         Args:
             logits: Decoder output (B,2,H,W).
-            seeds: Labels int64 (B,H,W) of `sampling.seeds`.
+            seeds: Labels int64 (B,H,W) from `sampling.seeds`.
             images: RGB (B,3,H,W) in 0..255.
         """
         terms = {}
-        if self.alpha:
-            terms['partial_ce'] = self.alpha * partial_cross_entropy(logits, seeds)
-        if self.crf:
-            terms['crf'] = self.crf * crf_loss(images, logits.float().softmax(1), kernel=self.kernel)
-        if self.size:
-            terms['size'] = self.size * size_loss(logits, self.t)
+        if self.seed_weight:
+            terms['partial_ce'] = self.seed_weight * partial_cross_entropy(logits, seeds)
+        if self.crf_weight:
+            terms['crf'] = self.crf_weight * crf_loss(images, logits.float().softmax(1), kernel=self.kernel)
+        if self.size_weight:
+            terms['size'] = self.size_weight * size_loss(logits, self.t)
         return terms
 
     def step_epoch(self) -> None:
