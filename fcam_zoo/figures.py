@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from PIL import Image
 from . import viz
 from ._io import atomic_path
 from ._modes import eval_mode
-from .benchmark import Report
+from .benchmark.descriptions import MAP_TITLES, Curve, map_title
+from .benchmark.report import Report, check_comparable
 from .cams import METHODS
 from .data import EvalTransform, normalize
 from .localization import Localization, localize, resize_map
@@ -26,16 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TITLES = {
-    'cam': 'CAM',
-    'gradcam': 'Grad-CAM',
-    'gradcampp': 'Grad-CAM++',
-    'smoothgradcampp': 'Smooth Grad-CAM++',
-    'xgradcam': 'XGrad-CAM',
-    'layercam': 'LayerCAM',
-    'fcam': 'F-CAM',
-    'center': 'centre baseline',
-}
 # Okabe and Ito's colours, told apart by colour-blind readers; lines differ in their dashes too. Kinds of map that the
 # paper compares have theirs in every figure.
 _LINES = (
@@ -70,23 +61,16 @@ def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) ->
         ImportError: Without matplotlib (extra `viz`).
         ValueError: For no report, reports of different data or metrics, or an IoU that was not measured.
     """
-    meta = _common_meta(reports)
-    draw: list[Callable[[Axes], None]]
-    if meta['metric'] == 'PxAP':
-        if iou:
-            raise ValueError(f'IoU {iou[0]:g} of reports on masks, which have none: leave it out')
-        draw = [lambda axes: _precision_recall(axes, reports), lambda axes: _f1_curve(axes, reports)]
-    else:
-        known = [f'{level:g}' for level in meta['iou']]
-        levels = [f'{level:g}' for level in iou] if iou else ['50' if '50' in known else known[0]]
-        unknown = [level for level in levels if level not in known]
-        if unknown:
-            raise ValueError(f'IoU {", ".join(unknown)} was not measured; there are {", ".join(known)}')
-        draw = [lambda axes, level=level: _accuracy(axes, reports, level) for level in levels]
-    figure, panels = _panels(len(draw), (4.6, 3.5 + 0.18 * len(reports)))
-    for axes, drawn in zip(panels, draw):
-        drawn(axes)
-    figure.suptitle(_data(meta), fontsize=11)
+    check_comparable(reports)
+    first = next(iter(reports.values()))
+    known = first.description.curves
+    names = [f'accuracy_{level:g}' for level in iou] if iou else first.description.main_curves
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f'curve {", ".join(unknown)} is not in the reports: choose from {", ".join(known)}')
+    figure, panels = _panels(len(names), (4.6, 3.5 + 0.18 * len(reports)))
+    for axes, name in zip(panels, names):
+        _draw_curve(axes, reports, known[name])
+    figure.suptitle(_data(first), fontsize=11)
     return figure
 
 
@@ -108,28 +92,28 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
         ImportError: Without matplotlib (extra `viz`).
         ValueError: For no report, reports of different data or without activations, or another number of bins.
     """
-    meta = _common_meta(reports)
+    check_comparable(reports)
+    first = next(iter(reports.values()))
     if bins not in (sizes := [2**k for k in range(1, 8)]):
         raise ValueError(f'bins is {bins}: choose one of {", ".join(map(str, sizes))}')
     bare = [name for name, report in reports.items() if not report.activations]
     if bare:
         raise ValueError(f'report {bare[0]} has no activations: evaluate again')
-    truth = 'masks' if meta['metric'] == 'PxAP' else 'boxes'
     figure, panels = _panels(len(reports), (3.3, 3.1), share=True)
     for axes, (name, report) in zip(panels, reports.items()):
         for key, color in (('outside', _OUTSIDE), ('inside', _INSIDE)):
             shares = np.reshape(report.activations[key], (bins, -1)).sum(1)
-            label = f'{key} true {truth}'
+            label = f'{key} true {first.description.kind}'
             axes.stairs(shares, np.linspace(0, 1, bins + 1), fill=True, color=color, alpha=0.3)
             axes.stairs(shares, np.linspace(0, 1, bins + 1), color=color, linewidth=1.4, label=label)
-        axes.set_title(f'{_title(name)}: overlap {overlap(report):.0f} %', fontsize=10)
+        axes.set_title(f'{map_title(name)}: overlap {overlap(report):.0f} %', fontsize=10)
         axes.set(xlabel='map value', yscale='log', xlim=(0, 1), ylim=(0.05, 100))
         axes.yaxis.set_major_formatter('{x:g}')
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel(f'pixels (% per bin of 1/{bins}), log scale', fontsize=9)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=9, loc='outside lower center', ncols=min(len(panels), 2))
-    figure.suptitle(_data(meta), fontsize=11)
+    figure.suptitle(_data(first), fontsize=11)
     return figure
 
 
@@ -200,7 +184,7 @@ def grid(
             large = resize_map(small, image.size)
             regions = find_regions(foreground(large, cam_threshold), large, False, 0)
             drawn[method] = large, regions[0].box if regions else (0, 0, 0, 0)
-        columns.append([(image, title), *((_drawn(image, *drawn[name], height), TITLES[name]) for name in maps)])
+        columns.append([(image, title), *((_drawn(image, *drawn[name], height), MAP_TITLES[name]) for name in maps)])
     return viz.grid(list(zip(*columns)), height=height), found
 
 
@@ -228,18 +212,6 @@ def _drawn(image: Image.Image, score_map: np.ndarray, box: Sequence[int], height
     return viz.draw_box(viz.blend(small, score_map), [round(edge * scale) for edge in box])
 
 
-def _common_meta(reports: Mapping[str, Report]) -> dict[str, Any]:
-    if not reports:
-        raise ValueError('nothing to draw: give at least one report')
-    first, *others = reports
-    for name in others:
-        keys = ('dataset', 'split', 'n', 'metric', 'iou')
-        different = [k for k in keys if reports[name].meta.get(k) != reports[first].meta.get(k)]
-        if different:
-            raise ValueError(f'reports {first} and {name} have different {", ".join(different)}: draw them apart')
-    return reports[first].meta
-
-
 def _panels(count: int, size: tuple[float, float], share: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure with panels of a size in inches, four a row."""
     try:
@@ -260,15 +232,8 @@ def _panels(count: int, size: tuple[float, float], share: bool = False) -> tuple
     return figure, list(panels[:count])
 
 
-def _data(meta: Mapping[str, Any]) -> str:
-    named = '/'.join(str(meta[k]) for k in ('dataset', 'split') if meta.get(k)) or 'data set'
-    return f'{named}, {meta["n"]} images'
-
-
-def _title(name: str) -> str:
-    """Name of a report for people, as 'model/cam'."""
-    model, slash, kind = name.rpartition('/')
-    return f'{model}{slash}{TITLES.get(kind, kind)}'
+def _data(report: Report) -> str:
+    return f'{report.data_name}, {report.meta["n"]} images'
 
 
 def _styles(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
@@ -286,40 +251,12 @@ def _styles(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
     return styles
 
 
-def _lines(axes: Axes, reports: Mapping[str, Report], lines: Sequence[tuple[Any, Any, str, Any]]) -> None:
-    """Draw x, y, the words of the legend and the dot (x, y) or None of each report."""
-    for (name, (x, y, words, dot)), style in zip(zip(reports, lines), _styles(reports)):
-        axes.plot(x, y, label=f'{_title(name)}: {words}', **style)
-        if dot is not None:
+def _draw_curve(axes: Axes, reports: Mapping[str, Report], curve: Curve) -> None:
+    """Draw a curve of each report, with its value in the legend and its best threshold as a dot."""
+    for (name, report), style in zip(reports.items(), _styles(reports)):
+        axes.plot(*curve.points(report.curves), label=f'{map_title(name)}: {curve.legend(report.metrics)}', **style)
+        if (dot := curve.dot(report.metrics)) is not None:
             axes.plot(*dot, 'o', color=style['color'], markersize=5)
+    axes.set(xlabel=curve.x_label, ylabel=curve.y_label, xlim=(0, curve.x_end), ylim=(0, 100))
     # Above the panel, where it hides no line.
     axes.legend(fontsize=8, loc='lower left', bbox_to_anchor=(0, 1), frameon=False)
-
-
-def _accuracy(axes: Axes, reports: Mapping[str, Report], level: str) -> None:
-    lines = []
-    for report in reports.values():
-        dot = report.metrics[f'best_threshold_{level}'], report.metrics[f'max_box_acc_{level}']
-        words = f'{dot[1]:.1f} % at {dot[0]:.3f}'
-        lines.append((report.curves['threshold'], report.curves[f'accuracy_{level}'], words, dot))
-    _lines(axes, reports, lines)
-    axes.set(xlabel="threshold τ (share of each map's maximum)", xlim=(0, 1), ylim=(0, 100))
-    axes.set_ylabel(f'box accuracy at IoU {level} % (% of images)')
-
-
-def _precision_recall(axes: Axes, reports: Mapping[str, Report]) -> None:
-    percent = [(100 * np.array(r.curves['recall']), 100 * np.array(r.curves['precision'])) for r in reports.values()]
-    words = [f'PxAP {report.metrics["pxap"]:.1f} %' for report in reports.values()]
-    _lines(axes, reports, [(x, y, text, None) for (x, y), text in zip(percent, words)])
-    axes.set(xlabel='recall of object pixels (%)', ylabel='precision (%)', xlim=(0, 100), ylim=(0, 100))
-
-
-def _f1_curve(axes: Axes, reports: Mapping[str, Report]) -> None:
-    lines = []
-    for report in reports.values():
-        precision, recall = (np.array(report.curves[key]) for key in ('precision', 'recall'))
-        f1 = 100 * 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        dot = report.metrics['best_threshold'], report.metrics['best_f1']
-        lines.append((report.curves['threshold'], f1, f'{dot[1]:.1f} % at {dot[0]:.3f}', dot))
-    _lines(axes, reports, lines)
-    axes.set(xlabel='threshold τ (map value)', ylabel='F1 of pixels (%)', xlim=(0, 1), ylim=(0, 100))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fcam_zoo.benchmark import BoxMetric, _level_boxes, box_iou, boxes_from_score_map, resize_boxes
+from fcam_zoo.benchmark import BoxMetric, box_iou, boxes_from_score_map, resize_boxes
+from fcam_zoo.benchmark.contours import _level_boxes
 
 THRESHOLDS = np.arange(0, 1, 0.001)
 
@@ -105,13 +106,10 @@ def test_boxes_of_degenerate_maps(name: str) -> None:
 
 
 @pytest.mark.parametrize('kind', ['noise', 'cells', 'smooth', 'blobs', 'steps', 'rings'])
-# The ways of finding boxes are chosen by the map; small limits send each map every way.
-@pytest.mark.parametrize('peak_levels', [-1, 10_000])
-def test_boxes_of_random_maps(kind: str, peak_levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_of_random_maps(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_level_boxes, '_FEW_LEVELS', 1)
-    monkeypatch.setattr(_level_boxes, '_FEW_PEAK_LEVELS', peak_levels)
     rng = np.random.default_rng(7)
-    for _ in range(15):
+    for _ in range(20):
         assert_same(random_map(rng, kind))
 
 

@@ -54,18 +54,18 @@ def resamples(samples: int, seed: int) -> list[np.ndarray]:
     return [rng.integers(0, N, N) for _ in range(samples)]
 
 
-def find(comparison: Comparison, figure: str, maps: str) -> dict:
-    return next(row for row in comparison.rows if (row['figure'], row['maps']) == (figure, maps))
+def find(comparison: Comparison, metric: str, maps: str) -> dict:
+    return next(row for row in comparison.rows if (row['metric'], row['maps']) == (metric, maps))
 
 
-def check_against(comparison: Comparison, figure: str, reports: dict[str, Report], drawn: dict[str, list]) -> None:
+def check_against(comparison: Comparison, metric: str, reports: dict[str, Report], drawn: dict[str, list]) -> None:
     a, b = (np.array(drawn[name]) for name in reports)
     for name, values in zip(reports, (a, b)):
-        row = find(comparison, figure, name)
-        assert row['value'] == pytest.approx(reports[name].metrics[figure], abs=1e-9)
+        row = find(comparison, metric, name)
+        assert row['value'] == pytest.approx(reports[name].metrics[metric], abs=1e-9)
         assert (row['low'], row['high']) == pytest.approx(tuple(np.percentile(values, (2.5, 97.5))), abs=1e-9)
     assert row['difference'] == pytest.approx(
-        reports[name].metrics[figure] - find(comparison, figure, next(iter(reports)))['value'], abs=1e-9
+        reports[name].metrics[metric] - find(comparison, metric, next(iter(reports)))['value'], abs=1e-9
     )
     bounds = tuple(np.percentile(b - a, (2.5, 97.5)))
     assert (row['difference_low'], row['difference_high']) == pytest.approx(bounds, abs=1e-9)
@@ -82,8 +82,8 @@ def test_boxes_as_in_a_loop_that_evaluates_each_resample() -> None:
         results = [BoxMetric().count(best_iou[index]).compute() for index in resamples(50, 7)]
         drawn['max_box_acc_50'][name] = [r['max_box_acc'][1] for r in results]
         drawn['mean'][name] = [r['mean'] for r in results]
-    for figure, values in drawn.items():
-        check_against(comparison, figure, reports, values)
+    for metric, values in drawn.items():
+        check_against(comparison, metric, reports, values)
     assert comparison.meta['thresholds'] == 'chosen in each resample'
     assert comparison.meta['baseline'] == 'n0.6'
 
@@ -184,7 +184,7 @@ def test_markdown_and_json(tmp_path: Path) -> None:
     assert len(comparison.to_markdown().splitlines()) == 2 + 4 * 2
     comparison.to_json(tmp_path / 'comparison.json')
     assert Comparison(**json.loads((tmp_path / 'comparison.json').read_text())) == comparison
-    with pytest.raises(ValueError, match='no figure pxap was compared; there are max_box_acc_30'):
+    with pytest.raises(ValueError, match='metric pxap was not compared: choose from max_box_acc_30'):
         comparison.to_markdown(['pxap'])
 
 
@@ -200,8 +200,8 @@ def test_refuses() -> None:
     stored = Report(**{k: v for k, v in vars(pixels).items() if k != 'samples'})
     for reports, options, message in (
         ({}, {}, 'nothing to compare'),
-        ({'a': one}, {'baseline': 'b'}, "no report 'b' to compare with; there are a"),
-        ({'a': one}, {'samples': 39}, 'take 40 or more'),
+        ({'a': one}, {'baseline': 'b'}, "baseline 'b' is not a report: choose one of a"),
+        ({'a': one}, {'samples': 39}, 'give 40 or more'),
         ({'a': one, 'b': evaluate(dataset.maps(0.3), other, 'm', quiet=True)}, {}, 'a and b are on different images'),
         ({'a': one, 'b': fewer}, {}, 'a and b are on different images'),
         ({'a': one, 'b': bare}, {}, 'report b has no rows: evaluate with rows=True'),

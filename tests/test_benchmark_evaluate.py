@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import doctest
 import json
-import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -179,7 +178,7 @@ def test_refuses() -> None:
     for source, data, names, message in (
         (maps[:3], dataset, ['fcam'], '3 maps for 7 images'),
         (nn.Linear(2, 2), dataset, ['fcam', 'cam'], 'Linear has no pretrained_cfg and no cam: give fcam_zoo.wrap'),
-        (maps, dataset, ['a', 'b'], 'one kind of map, 2 were asked'),
+        (maps, dataset, ['a', 'b'], 'one kind of map, but 2 are requested'),
         (None, dataset, ['fcam'], 'need a source'),
         (maps, dataset, [], 'nothing to score'),
         (maps, bare, ['fcam'], 'squares has neither boxes nor masks'),
@@ -284,7 +283,7 @@ def test_conventions() -> None:
         assert found[name].curves == evaluate(maps, dataset, name, quiet=True).curves
         assert 'min-max normalised' in found[name].meta['score_maps']
     assert 'bicubically' in found['cam'].meta['score_maps']
-    assert 'not re-normalised' in plain['fcam'].meta['score_maps']
+    assert 'not renormalised' in plain['fcam'].meta['score_maps']
     with pytest.raises(ValueError, match="unknown convention 'nearest': choose one of bilinear, bicubic"):
         evaluate(model, dataset, convention='nearest', quiet=True)
     with pytest.raises(ValueError, match='Model has no class_map'):
@@ -355,16 +354,3 @@ def test_an_image_without_object_has_no_score(tmp_path: Path) -> None:
     report = evaluate(fcam_maps(dataset), dataset, quiet=True)
     assert report.rows[2]['pxap'] is None
     report.to_json(tmp_path / 'report.json')
-
-
-def test_plots(tmp_path: Path) -> None:
-    pytest.importorskip('matplotlib')
-    for i, report in enumerate(reports()):
-        report.plot(tmp_path / f'{i}.png')
-        assert (tmp_path / f'{i}.png').read_bytes()[:4] == b'\x89PNG'
-
-
-def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    with pytest.raises(ImportError, match=r'fcam-zoo\[viz\]'):
-        reports()[0].plot(tmp_path / 'plot.png')

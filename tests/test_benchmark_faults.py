@@ -11,7 +11,7 @@ import pytest
 import torch
 from test_benchmark_evaluate import Model, Squares, fcam_maps, save_maps
 
-from fcam_zoo.benchmark import _parallel, evaluate
+from fcam_zoo.benchmark import _workers, evaluate
 from fcam_zoo.errors import BenchmarkError, DatasetError
 
 
@@ -46,7 +46,7 @@ class Shuffled(Squares):
 
 
 def test_items_of_another_index_are_refused() -> None:
-    with pytest.raises(ValueError, match=r'items 0 to 1 of the data set call themselves \[0, 0\]'):
+    with pytest.raises(ValueError, match=r'items 0 to 1 of the data set return the indices \[0, 0\]'):
         evaluate(Model(), Shuffled(), batch_size=2, quiet=True)
 
 
@@ -112,9 +112,9 @@ def test_processes_compute_the_batches_of_one(
 ) -> None:
     batches = []
     for rank in range(world):
-        monkeypatch.setattr(_parallel, 'rank', lambda rank=rank: rank)
-        monkeypatch.setattr(_parallel, 'world_size', lambda: world)
-        share = _parallel.share_of(total, batch_size)
+        monkeypatch.setattr(_workers, 'rank', lambda rank=rank: rank)
+        monkeypatch.setattr(_workers, 'world_size', lambda: world)
+        share = _workers.share_of(total, batch_size)
         batches += [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     assert batches == [range(total)[start : start + batch_size] for start in range(0, total, batch_size)]
 
@@ -122,7 +122,7 @@ def test_processes_compute_the_batches_of_one(
 def test_the_end_of_a_worker_is_explained() -> None:
     def results(calls: int) -> list[object]:
         jobs = ((i, [(1,)]) for i in range(calls))
-        return [result() for _, found in _parallel.map_in_workers(jobs, os._exit, 1) for result in found]
+        return [result() for _, found in _workers.map_in_workers(jobs, os._exit, 1) for result in found]
 
     for calls in (1, 9):
         with pytest.raises(BenchmarkError, match='a worker process ended'):

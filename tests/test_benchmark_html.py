@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from fcam_zoo.benchmark import Report, compare, evaluate, evaluate_many, maps_of, write_html
-from fcam_zoo.benchmark._charts import Axis, Line, line_chart
+from fcam_zoo.benchmark.html._charts import Axis, Line, line_chart
 
 N, SIDE = 12, 24
 VOID = {'meta', 'img', 'br', 'path', 'circle'}
@@ -120,7 +120,7 @@ def test_page(tmp_path: Path, masks: bool) -> None:
     assert len(drawings) == (5 if masks else 6)
     for key, value in reports[EVIL].metrics.items():
         assert f'{value:.{3 if "threshold" in key else 1}f}' in said
-    for word in ('Figures', 'Comparison', 'Curves', 'Activations', 'Size of objects', 'Classes', 'Images', 'fcam_zoo'):
+    for word in ('Metrics', 'Comparison', 'Curves', 'Activations', 'Size of objects', 'Classes', 'Images', 'fcam_zoo'):
         assert word in said
     # Two best and two worst images of the one kind that is not the centre.
     images = page.find('img')
@@ -200,8 +200,8 @@ def test_refuses_and_writes_nothing(tmp_path: Path) -> None:
         ({'a': one, 'b': masks}, (), {}, 'reports a and b have different metric, iou'),
         ({'a': one, 'b': limited}, (), {}, 'reports a and b have different n'),
         ({'a': one}, (None, {'a': get}), {}, 'pictures need the data set'),
-        ({'a': one}, (dataset, {'b': get}), {}, 'maps of b, of which there is no report'),
-        ({'a': one}, (other, {'a': get}), {}, 'report a is on other images than the data set'),
+        ({'a': one}, (dataset, {'b': get}), {}, 'maps has b, but reports only has a'),
+        ({'a': one}, (other, {'a': get}), {}, 'report a and the data set have different images'),
         ({'a': one}, (dataset, {'a': lambda i: 2 + get(i)}), {}, r'scores must lie in \[0,1\]'),
     ):
         with pytest.raises(ValueError, match=message):

@@ -42,7 +42,7 @@ def score(data: Path, *arguments: object) -> int:
     [
         (['-o', '{t}/file'], 'file: cannot be written to (File exists); name another folder'),
         (['-o', '{t}/file/report'], 'cannot be written to (Not a directory)'),
-        (['--baseline', 'nothing'], "no report 'nothing' to compare with; there are mine, center"),
+        (['--baseline', 'nothing'], "--baseline 'nothing' is not a report: choose one of mine, center"),
         (['--batch-size', '0'], '--batch-size is 0: give 1 or more'),
         (['--batch-size', '-2'], '--batch-size is -2'),
         (['--workers', '-1'], '--workers is -1: give 0 or more'),

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ._inputs import ArrayLike, as_array
 from .boxes import as_boxes
+from .inputs import ArrayLike, as_array
 
 # A power of two, so that score * bins is exact and a bin holds equally many of 256 grey values.
 ACTIVATION_BINS = 128

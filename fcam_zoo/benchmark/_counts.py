@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ._inputs import ArrayLike, as_array
+from .inputs import ArrayLike, as_array
 
 
 class Counts:

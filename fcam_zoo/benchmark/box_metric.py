@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ._counts import Counts
-from ._inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as_score_maps, top_k_hits
 from .boxes import as_boxes, distinct_boxes, overlap
+from .inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as_score_maps, top_k_hits
 
 
 class BoxMetric(Counts):
@@ -83,6 +83,8 @@ class BoxMetric(Counts):
             found, starts, which = distinct_boxes(score_map, self.thresholds, self.multi_contour)
             best[i] = np.maximum.reduceat(overlap(found, expected).max(1), starts)[which]
         return best
+
+    measure = best_iou
 
     @staticmethod
     def _ground_truth(i: int, boxes: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:

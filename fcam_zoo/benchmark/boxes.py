@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._component_tree import histogram
-from ._inputs import ArrayLike, as_array, as_score_maps, as_thresholds
-from ._level_boxes import level_boxes
+from .contours import histogram, level_boxes
+from .inputs import ArrayLike, as_array, as_score_maps, as_thresholds
 
 
 def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_contour: bool = False) -> list[np.ndarray]:

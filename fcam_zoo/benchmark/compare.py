@@ -1,4 +1,4 @@
-"""How sure the figures of reports are, and their differences: bootstrap over images."""
+"""Confidence intervals of metrics and of their differences, by bootstrap over images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class Comparison:
     """Result of `compare`, in plain Python values.
 
     Attributes:
-        rows: For each figure (max_box_acc_50, ..., mean, top1_50, ..., cls; or pxap, cls) and report its value in
-            percent and the interval from low to high; but for the baseline, the difference to it in points with its
-            interval, difference_low to difference_high, and p, the two-sided bootstrap p-value of no difference.
+        rows: For each metric (max_box_acc_50, ..., mean, box_acc_50, ..., top1_50, ..., cls; or pxap, cls) and report:
+            its value in percent and the interval from low to high. Unless the report or its baseline lacks the metric,
+            also the difference to the baseline in points with its interval, difference_low to difference_high, and p,
+            the two-sided bootstrap p-value of no difference.
         meta: baseline; n images; samples and seed of the bootstrap; level of the intervals in percent; with boxes
-            thresholds, whether each resample chooses its best ones.
+            thresholds, which says whether each resample chooses its best ones.
     """
 
     rows: list[dict[str, Any]]
@@ -38,25 +39,24 @@ class Comparison:
         """Write everything as strict JSON."""
         write_json(path, asdict(self))
 
-    def to_markdown(self, figures: Sequence[str] | None = None) -> str:
-        """A table of all or some figures.
+    def to_markdown(self, metrics: Sequence[str] | None = None) -> str:
+        """Return a table of all metrics, or of some.
 
         Raises:
-            ValueError: For a figure that was not compared.
+            ValueError: For a metric that was not compared.
         """
-        known = list(dict.fromkeys(row['figure'] for row in self.rows))
-        unknown = [figure for figure in figures or () if figure not in known]
-        if unknown:
-            raise ValueError(f'no figure {", ".join(unknown)} was compared; there are {", ".join(known)}')
+        known = list(dict.fromkeys(row['metric'] for row in self.rows))
+        if unknown := [metric for metric in metrics or () if metric not in known]:
+            raise ValueError(f'metric {", ".join(unknown)} was not compared: choose from {", ".join(known)}')
         interval = f'{self.meta["level"]} % interval'
         lines = [
-            f'| figure | maps | % | {interval} | difference to {_cell(self.meta["baseline"])} | {interval} | p |',
+            f'| metric | maps | % | {interval} | difference to {_cell(self.meta["baseline"])} | {interval} | p |',
             '|---|---|--:|--:|--:|--:|--:|',
         ]
         for row in self.rows:
-            if figures is not None and row['figure'] not in figures:
+            if metrics is not None and row['metric'] not in metrics:
                 continue
-            cells = [row['figure'], _cell(row['maps']), f'{row["value"]:.1f}', f'{row["low"]:.1f} to {row["high"]:.1f}']
+            cells = [row['metric'], _cell(row['maps']), f'{row["value"]:.1f}', f'{row["low"]:.1f} to {row["high"]:.1f}']
             if row['p'] is None:
                 cells += [''] * 3
             else:
@@ -69,18 +69,19 @@ class Comparison:
 def compare(
     reports: Mapping[str, Report], baseline: str | None = None, samples: int = 1000, seed: int = 0
 ) -> Comparison:
-    """Intervals of the figures of reports on the same images, and of their differences.
+    """Compute intervals of the metrics of reports on the same images, and of their differences.
 
     Images are drawn with replacement, the same ones for all reports, so that differences are paired. The best threshold
-    of MaxBoxAcc is chosen anew in each resample, as it would be on other images; for reports that were read from files,
-    which lack the samples, it stays, and top-1 localization is left out. Intervals are percentiles. A maximum over
-    thresholds is a little larger in resamples than in the images themselves, the more the rougher its curve is.
+    of MaxBoxAcc is chosen again in each resample, as it would be on other images. Reports that were read from files
+    lack the samples for this: their thresholds stay fixed, and top-1 localization is left out. Intervals are
+    percentiles. A maximum over thresholds is slightly larger in resamples than in the images themselves, the more so
+    the rougher its curve is.
 
     Args:
         reports: Name -> report, evaluated with `rows=True`.
-        baseline: Name of the one that others are compared with; default: the first.
+        baseline: Name of the report that others are compared with; default: the first.
         samples: Resamples, at least 40.
-        seed: The same one gives the same comparison.
+        seed: Of the random generator; the same seed gives the same comparison.
 
     Raises:
         ValueError: For no report, an unknown baseline, too few samples, reports on different images or with different
@@ -88,26 +89,23 @@ def compare(
     """
     baseline = _check(reports, baseline, samples)
     first = next(iter(reports.values()))
-    n = len(first.rows)
+    n, kind = len(first.rows), first.description.kind
     counts = _draw(n, samples, seed)
     chosen = all(report.samples is not None for report in reports.values())
     labelled = all('top1' in report.rows[0] for report in reports.values())
-    drawn = {}
-    for name, report in reports.items():
-        if first.meta['metric'] == 'PxAP':
-            drawn[name] = {'pxap': _pixel_ap(report, counts)}
-        else:
-            drawn[name] = _box_figures(report, counts, chosen, labelled)
-        if labelled:
+    drawn = {name: _RESAMPLE[kind](report, counts, chosen, labelled) for name, report in reports.items()}
+    if labelled:
+        for name, report in reports.items():
             drawn[name]['cls'] = 100 * counts @ _column(report, 'top1').astype(np.float32) / n
     rows = []
-    for figure in drawn[baseline]:
-        for name in reports:
-            rows.append({'figure': figure, 'maps': name, **_interval(drawn[name][figure])})
-            paired = drawn[name][figure].astype(np.float64) - drawn[baseline][figure]
-            rows[-1] |= _difference(paired if name != baseline else None)
+    for metric in dict.fromkeys(metric for found in drawn.values() for metric in found):
+        expected = drawn[baseline].get(metric)
+        for name, found in drawn.items():
+            if metric in found:
+                paired = None if name == baseline or expected is None else found[metric].astype(np.float64) - expected
+                rows.append({'metric': metric, 'maps': name, **_interval(found[metric]), **_difference(paired)})
     meta = {'baseline': baseline, 'n': n, 'samples': samples, 'seed': seed, 'level': LEVEL}
-    if first.meta['metric'] != 'PxAP':
+    if kind == 'boxes':
         meta['thresholds'] = 'chosen in each resample' if chosen else 'as reported'
     return Comparison(rows, meta)
 
@@ -116,22 +114,21 @@ def _check(reports: Mapping[str, Report], baseline: str | None, samples: int) ->
     if not reports:
         raise ValueError('nothing to compare: give at least one report')
     if samples < 40:
-        raise ValueError(f'{samples} samples do not reach the ends of a {LEVEL} % interval: take 40 or more')
+        raise ValueError(f'samples={samples} is too small for {LEVEL} % intervals: give 40 or more')
     names = list(reports)
     baseline = names[0] if baseline is None else baseline
     if baseline not in reports:
-        raise ValueError(f'no report {baseline!r} to compare with; there are {", ".join(names)}')
+        raise ValueError(f'baseline {baseline!r} is not a report: choose one of {", ".join(names)}')
     first = reports[names[0]]
     for name, report in reports.items():
         if not report.rows:
             raise ValueError(f'report {name} has no rows: evaluate with rows=True')
-        different = [k for k in _PROTOCOL if report.meta.get(k) != first.meta.get(k)]
-        if different:
+        if different := [k for k in _PROTOCOL if report.meta.get(k) != first.meta.get(k)]:
             raise ValueError(f'reports {names[0]} and {name} have different {", ".join(different)}: not comparable')
         same = len(report.rows) == len(first.rows)
         if not same or any(a.get(k) != b.get(k) for a, b in zip(report.rows, first.rows) for k in _SAME):
             raise ValueError(f'reports {names[0]} and {name} are on different images: evaluate both on the same')
-        if report.samples is None and first.meta['metric'] == 'PxAP':
+        if report.samples is None and report.description.kind == 'masks':
             raise ValueError(f'report {name} was read from a file, which lacks the samples of PxAP: evaluate again')
     return baseline
 
@@ -145,15 +142,19 @@ def _draw(n: int, samples: int, seed: int) -> np.ndarray:
     return counts
 
 
-def _box_figures(report: Report, counts: np.ndarray, chosen: bool, labelled: bool) -> dict[str, np.ndarray]:
-    """Figures of each resample (S)."""
+def _resample_boxes(report: Report, counts: np.ndarray, chosen: bool, labelled: bool) -> dict[str, np.ndarray]:
+    """Metrics of each resample (S)."""
     levels = [f'{level:g}' for level in report.meta['iou']]
-    figures = {f'max_box_acc_{k}': v for k, v in zip(levels, _best(report, counts, chosen).T)}
-    figures['mean'] = np.mean(list(figures.values()), 0)
+    metrics = {f'max_box_acc_{k}': v for k, v in zip(levels, _best(report, counts, chosen).T)}
+    metrics['max_box_acc_v2' if report.meta['multi_contour'] else 'mean'] = np.mean(list(metrics.values()), 0)
+    if 'iou_at_threshold' in report.rows[0]:
+        best_iou = _column(report, 'iou_at_threshold').astype(np.float32)
+        hits = {k: best_iou >= np.float32(level / 100) for k, level in zip(levels, report.meta['iou'])}
+        metrics |= {f'box_acc_{k}': 100 * counts @ hit.astype(np.float32) / len(hit) for k, hit in hits.items()}
     if labelled and chosen:
         right = counts * _column(report, 'top1')
-        figures |= {f'top1_{k}': v for k, v in zip(levels, _best(report, right, chosen).T)}
-    return figures
+        metrics |= {f'top1_{k}': v for k, v in zip(levels, _best(report, right, chosen).T)}
+    return metrics
 
 
 def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
@@ -171,19 +172,24 @@ def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
     return 100 * correct.max(2).astype(np.float64) / counts.shape[1]
 
 
-def _pixel_ap(report: Report, counts: np.ndarray) -> np.ndarray:
-    """PxAP in percent (S) of images counted (S,N); NaN where none of them has an object."""
-    bins = report.samples.shape[2]
-    pixels = _product(counts, lambda part: report.samples[part], np.float64).reshape(-1, 2, bins)
+def _resample_masks(report: Report, counts: np.ndarray, _chosen: bool, _labelled: bool) -> dict[str, np.ndarray]:
+    """PxAP in percent of each resample (S); NaN where none of its images has an object."""
+    samples = report.samples
+    assert samples is not None
+    bins = samples.shape[2]
+    pixels = _product(counts, lambda part: samples[part], np.float64).reshape(-1, 2, bins)
     true, false = pixels[:, :, ::-1].cumsum(2).swapaxes(0, 1)
     precision = true / np.maximum(true + false, 1)
     with np.errstate(invalid='ignore'):
         recall = true / true[:, -1:]
-    return 100 * (precision[:, 1:] * np.diff(recall, axis=1)).sum(1)
+    return {'pxap': 100 * (precision[:, 1:] * np.diff(recall, axis=1)).sum(1)}
+
+
+_RESAMPLE = {'boxes': _resample_boxes, 'masks': _resample_masks}
 
 
 def _product(counts: np.ndarray, values: Callable[[slice], np.ndarray], dtype: type) -> np.ndarray:
-    """counts (S,N) times values (N,...), of which a part at a time is asked for; (S,M)."""
+    """Multiply counts (S,N) and values (N,...), which are made in parts, to (S,M)."""
     total: Any = 0
     for part in _parts(counts.shape[1]):
         found = values(part)

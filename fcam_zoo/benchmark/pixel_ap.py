@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ._counts import Counts
-from ._inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as_score_maps
+from .inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as_score_maps
 
 
 class PixelAP(Counts):
@@ -84,6 +84,8 @@ class PixelAP(Counts):
             background, foreground, _ = np.bincount(index.ravel(), minlength=3 * bins).reshape(3, bins)
             hist[i] = foreground, background
         return hist
+
+    measure = histograms
 
     def _bins(self, score_map: np.ndarray) -> np.ndarray:
         """Bin (H,W) of each score (H,W) in [0,1]."""

@@ -6,15 +6,15 @@ import argparse
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .._distributed import process_group, rank, run_on_all_ranks
 from ..benchmark import Report, compare, evaluate_many, maps_of, write_html
-from ..benchmark._folder import COMPARISON, file_stems
+from ..benchmark.report_folder import COMPARISON, file_stems
+from ..benchmark.sources import MapOf
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
 from ._arguments import add_classifier_argument
@@ -25,7 +25,7 @@ CENTER = 'center'
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'benchmark',
-        help='MaxBoxAcc, top-1 localization or PxAP of models, or of maps in files',
+        help='MaxBoxAcc, top-1 localization or PxAP of models, or of score maps in files',
         description='Score maps on a data set: MaxBoxAcc at IoU 30, 50, 70 with top-1 and top-5 localization for '
         'boxes, PxAP for masks. The centre baseline is always scored too. Several models or kinds of map are compared '
         'by bootstrap on the same images. Layouts of data sets: docs/datasets.md.',
@@ -47,18 +47,33 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         '--maps', nargs='+', default=['cam', 'fcam'], help='of the models: fcam or CAM methods (default: cam fcam)'
     )
     parser.add_argument(
+        '--labels',
+        choices=('true', 'predicted'),
+        default='true',
+        help='class maps of the true label (default), or of the predicted class, for data sets whose classes the '
+        'models do not know',
+    )
+    parser.add_argument(
+        '--threshold',
+        nargs='+',
+        type=fixed_threshold,
+        metavar='TAU',
+        help='also report the metric at a threshold in [0,1) that was chosen elsewhere: TAU for all maps, or MAP=TAU '
+        "(default: each model's own threshold for fcam)",
+    )
+    parser.add_argument(
         '--convention',
         choices=('bilinear', 'bicubic'),
         default='bilinear',
-        help="from small maps to score maps: F-CAM's way (default), or bicubic and min-max as Choe et al.",
+        help='from small maps to score maps: as in F-CAM (default), or bicubic and min-max as in Choe et al.',
     )
-    parser.add_argument('--multi-contour', action='store_true', help='best of all contours (MaxBoxAccV2)')
+    parser.add_argument('--multi-contour', action='store_true', help='best box of all contours (MaxBoxAccV2)')
     parser.add_argument('--baseline', help='report that others are compared with (default: the first)')
-    parser.add_argument('--batch-size', type=int, default=32, help='images a forward pass (default: 32)')
+    parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass (default: 32)')
     parser.add_argument('--workers', type=int, default=0, help='processes that load and score images (default: 0)')
     parser.add_argument('--device', help='where models run, such as cuda (default: cpu)')
-    parser.add_argument('--limit', type=int, help='score the first images only')
-    parser.add_argument('--check', action='store_true', help='list all that is wrong with the data set, score nothing')
+    parser.add_argument('--limit', type=int, help='score only the first images')
+    parser.add_argument('--check', action='store_true', help='list all faults of the data set, score nothing')
     parser.add_argument(
         '-o', '--output', type=Path, help='folder for report.html, comparison.json, and JSON and CSV of each report'
     )
@@ -66,17 +81,41 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
+def fixed_threshold(text: str) -> tuple[str | None, float]:
+    """Parse TAU or MAP=TAU.
+
+    Raises:
+        argparse.ArgumentTypeError: For anything else.
+    """
+    name, _, number = text.rpartition('=')
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a threshold in [0,1), or MAP=threshold')
+    return name or None, value
+
+
 @dataclass
 class Work:
-    """What is to be scored.
+    """What is scored.
 
     Attributes:
-        dataset: The data set at the size of the models.
-        sources: What makes maps, and for each kind of its maps the name of the report.
+        dataset: The data set at the input size of the models.
+        sources: Where maps come from, and for each kind of map the name of its report.
     """
 
     dataset: Any
     sources: list[tuple[Any, dict[str, str]]]
+
+
+@dataclass
+class Scored:
+    """Reports by name, and the functions that make their maps."""
+
+    reports: dict[str, Report] = field(default_factory=dict)
+    maps: dict[str, MapOf] = field(default_factory=dict)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,12 +130,11 @@ def run(args: argparse.Namespace) -> int:
 def score(args: argparse.Namespace) -> None:
     """Score all maps and publish the reports."""
     work = run_on_all_ranks(lambda: prepare(args))
-    reports: dict[str, Report] = {}
-    maps: dict[str, Callable[[int], Any]] = {}
-    options = {'convention': args.convention, 'device': args.device}
+    scored = Scored()
+    options = {'convention': args.convention, 'labels': args.labels, 'device': args.device}
     for source, names in work.sources:
-        # The baseline depends on the data set alone: once is enough.
-        kinds = [*names] if reports else [*names, CENTER]
+        # The baseline depends only on the data set: once is enough.
+        kinds = [*names] if scored.reports else [*names, CENTER]
         if not kinds:
             continue
         found = evaluate_many(
@@ -106,6 +144,7 @@ def score(args: argparse.Namespace) -> None:
             batch_size=args.batch_size,
             workers=args.workers,
             multi_contour=args.multi_contour,
+            threshold=thresholds(args, kinds),
             limit=args.limit,
             quiet=args.quiet,
             **options,
@@ -113,14 +152,23 @@ def score(args: argparse.Namespace) -> None:
         getters = run_on_all_ranks(partial(maps_of, source, work.dataset, list(found), **options))
         for kind, report in found.items():
             name = names.get(kind, kind)
-            reports[name], maps[name] = report, getters[kind]
+            scored.reports[name], scored.maps[name] = report, getters[kind]
     # The baseline belongs below what it is a baseline of.
-    reports[CENTER] = reports.pop(CENTER)
-    run_on_all_ranks(lambda: None if rank() else publish(args, work.dataset, reports, maps))
+    scored.reports[CENTER] = scored.reports.pop(CENTER)
+    run_on_all_ranks(lambda: None if rank() else publish(args, work.dataset, scored))
+
+
+def thresholds(args: argparse.Namespace, kinds: list[str]) -> dict[str, float] | None:
+    """Thresholds of --threshold by kind of map; those given by name take precedence."""
+    if args.threshold is None:
+        return None
+    given = dict(args.threshold)
+    found = {kind: given.get(kind, given.get(None)) for kind in kinds}
+    return {kind: value for kind, value in found.items() if value is not None}
 
 
 def check(args: argparse.Namespace) -> int:
-    """List the faults of the data set; 1 when there are any."""
+    """List the faults of the data set; 1 if there are any."""
     splits = [args.split] if args.split else None
     problems = check_dataset(args.data, splits, quiet=args.quiet, annotations=args.annotations)
     for problem in problems:
@@ -130,7 +178,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace) -> Work:
-    """Open everything; what is wrong with the arguments is said before anything is scored.
+    """Open everything, so that wrong arguments are reported before anything is scored.
 
     Raises:
         ValueError: For arguments out of range, models of different input sizes, an unknown baseline, or a folder that
@@ -138,7 +186,7 @@ def prepare(args: argparse.Namespace) -> Work:
         FileNotFoundError: When images are missing that models or the page of reports need.
     """
     if not args.models and not args.scoremaps:
-        raise ValueError('nothing to score: give --models or --scoremaps (or --check to look at the data set alone)')
+        raise ValueError('nothing to score: give --models or --scoremaps (or --check to check only the data set)')
     for flag, least in (('batch_size', 1), ('workers', 0), ('limit', 1)):
         if (value := getattr(args, flag)) is not None and value < least:
             raise ValueError(f'--{flag.replace("_", "-")} is {value}: give {least} or more')
@@ -152,6 +200,22 @@ def prepare(args: argparse.Namespace) -> Work:
     dataset = open_dataset(args.data, args.split or 'test', EvalTransform(sides.pop()), annotations=args.annotations)
     if models or (args.output and not rank()):
         check_images(dataset, args.limit)
+    sources = name_reports(args, models)
+    names = [name for _, named in sources for name in named.values()] + [CENTER]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f'two of {", ".join(names)} have the same name: write the path of one in another way, as ./{names[0]}'
+        )
+    if args.baseline is not None and args.baseline not in names:
+        raise ValueError(f'--baseline {args.baseline!r} is not a report: choose one of {", ".join(names)}')
+    kinds = [kind for _, named in sources for kind in named] + [CENTER, None]
+    if unknown := [name for name, _ in args.threshold or () if name not in kinds]:
+        raise ValueError(f'--threshold {unknown[0]}=…: choose one of {", ".join(dict.fromkeys(filter(None, kinds)))}')
+    return Work(dataset, sources)
+
+
+def name_reports(args: argparse.Namespace, models: dict[str, Any]) -> list[tuple[Any, dict[str, str]]]:
+    """Each source with its kinds of map and the names of their reports."""
     folders = list(dict.fromkeys(args.scoremaps))
     several = len(models) + len(folders) > 1
     kinds = [kind for kind in dict.fromkeys(args.maps) if kind != CENTER]
@@ -163,21 +227,14 @@ def prepare(args: argparse.Namespace) -> Work:
         # The name of the baseline is taken.
         kind = f'{kind} (maps)' if kind == CENTER else kind
         sources.append((folder, {kind: str(folder) if several else kind}))
-    names = [name for _, named in sources for name in named.values()] + [CENTER]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f'two of {", ".join(names)} have one name: write the path of one in another way, as ./{names[0]}'
-        )
-    if args.baseline is not None and args.baseline not in names:
-        raise ValueError(f'no report {args.baseline!r} to compare with; there are {", ".join(names)}')
-    return Work(dataset, sources)
+    return sources
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, and try whether files can be written there.
+    """Create a folder, and check that files can be written there.
 
     Raises:
-        ValueError: When not.
+        ValueError: If not.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -188,29 +245,29 @@ def check_writable(folder: Path) -> None:
 
 
 def check_images(dataset: Any, limit: int | None) -> None:
-    """See whether all images are there.
+    """Check that all images exist.
 
     Raises:
-        FileNotFoundError: When not.
+        FileNotFoundError: If not.
     """
     paths = [dataset.path(index) for index in range(len(dataset))][:limit]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
             f'{len(missing)} of {len(paths)} images are missing, the first {missing[0]}: restore them (--check lists '
-            'all; score maps are scored without images when no --output is asked for)'
+            'all; score maps can be scored without images if --output is left out)'
         )
 
 
-def publish(
-    args: argparse.Namespace, dataset: Any, reports: dict[str, Report], maps: dict[str, Callable[[int], Any]]
-) -> None:
-    """Print the figures and their comparison; write the reports."""
-    meta = next(iter(reports.values())).meta
-    print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {meta["n"]} images')
+def publish(args: argparse.Namespace, dataset: Any, scored: Scored) -> None:
+    """Print the metrics and their comparison; write the reports."""
+    reports = scored.reports
+    first = next(iter(reports.values()))
+    print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta["n"]} images')
     print(table(reports))
     comparison = compare(reports, args.baseline)
-    main = [k for k in ('pxap', 'max_box_acc_50', 'mean') if any(row['figure'] == k for row in comparison.rows)]
+    compared = {row['metric'] for row in comparison.rows}
+    main = [key for key in (first.description.primary, 'mean', 'max_box_acc_v2') if key in compared]
     print(f'\n{comparison.to_markdown(main)}', end='')
     if not args.output:
         return
@@ -224,31 +281,23 @@ def publish(
                 report.to_csv(folder / f'{stem}_{kind}.csv', kind)
         comparison.to_json(folder / COMPARISON)
         command = shlex.join(['fcam-zoo', *sys.argv[1:]])
-        write_html(reports, folder / 'report.html', dataset, maps, comparison=comparison, command=command)
+        write_html(reports, folder / 'report.html', dataset, scored.maps, comparison=comparison, command=command)
         for path in sorted(folder.iterdir()):
             path.replace(args.output / path.name)
     print(f'reports: {args.output / "report.html"}')
 
 
 def table(reports: dict[str, Report]) -> str:
-    """Figures of each kind of map, one row each."""
-    columns = [k for k in dict.fromkeys(k for r in reports.values() for k in r.metrics) if not k.startswith('top5')]
-    titles = [_title(c) for c in columns]
+    """Metrics of each kind of map, one row each; top-5 localization is left out."""
+    columns = [
+        column
+        for column in next(iter(reports.values())).description.columns
+        if any(column.key in report.metrics for report in reports.values()) and not column.key.startswith('top5')
+    ]
     width = max(12, *(len(name) + 2 for name in reports))
-    lines = ['maps'.ljust(width) + ''.join(t.rjust(8) for t in titles)]
+    lines = ['maps'.ljust(width) + ''.join(column.short.rjust(9) for column in columns)]
     for name, report in reports.items():
-        lines.append(name.ljust(width) + ''.join(cell(c, report.metrics.get(c)).rjust(8) for c in columns))
+        values = ((report.metrics.get(column.key), column.digits) for column in columns)
+        cells = ('-' if value is None else f'{value:.{digits}f}' for value, digits in values)
+        lines.append(name.ljust(width) + ''.join(cell.rjust(9) for cell in cells))
     return '\n'.join(lines)
-
-
-def _title(column: str) -> str:
-    for long, short in (('max_box_acc_', 'IoU'), ('best_threshold', 'tau'), ('robustness', 'rob'), ('best_f1', 'F1')):
-        column = column.replace(long, short)
-    return column
-
-
-def cell(column: str, value: float | None) -> str:
-    """A figure as text: thresholds with three digits, percentages with one."""
-    if value is None:
-        return '-'
-    return f'{value:.3f}' if column.startswith('best_threshold') else f'{value:.1f}'

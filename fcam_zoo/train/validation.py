@@ -77,6 +77,7 @@ def _by_localization(val_set: ImageDataset, workers: int, quiet: bool, stage: St
         batch_size=16,
         workers=workers,
         thresholds=VAL_THRESHOLDS,
+        threshold={},
         rows=False,
         quiet=quiet,
     )

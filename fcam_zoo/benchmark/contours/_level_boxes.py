@@ -8,14 +8,11 @@ from functools import partial
 import cv2
 import numpy as np
 
-from ._component_tree import LEVELS, Tree, areas, ascend, count_holes, extents, grow, histogram, ranks
-from ._halving import largest_boxes, mark_peaks
+from ._component_tree import LEVELS, Tree, areas, ascend, count_holes, extents, grow, ranks
 from ._tracing import trace_boxes, trace_outlines
 
 # Up to so many levels are traced one by one.
 _FEW_LEVELS = 12
-# The largest contour is found by halving when local maxima lie on up to so many levels.
-_FEW_PEAK_LEVELS = 8
 # The component tree of noise would have too many branches.
 _MANY_BRANCHES = 4096
 
@@ -54,11 +51,7 @@ def _follow(
     x, y, width, height = cv2.boundingRect(cv2.threshold(image, int(levels[0]), 255, cv2.THRESH_BINARY)[1])
     part = np.s_[y : y + height, x : x + width]
     scores, image = scores[part], np.ascontiguousarray(image[part])
-    origin, owners = (x, y, x, y), np.arange(len(levels))
-    if not multi_contour:
-        peaks = mark_peaks(scores, image)
-        if np.count_nonzero(histogram(peaks)[1:]) <= _FEW_PEAK_LEVELS:
-            return largest_boxes(image, peaks, levels) + origin, owners
+    origin = (x, y, x, y)
     levels, grey, order = levels + 1, image.astype(np.int16) + 1, ranks(scores)
     up, tops = ascend(order, corners=True)
     if len(tops) > _MANY_BRANCHES:
@@ -67,7 +60,7 @@ def _follow(
     table, has_holes = extents(tree, grey), count_holes(tree, image)[levels] > 0
     if not multi_contour:
         holes = partial(_hole_boxes, grey, order, levels)
-        return _largest(tree, table, image, levels, has_holes, holes) + origin, owners
+        return _largest(tree, table, image, levels, has_holes, holes) + origin, np.arange(len(levels))
     owners, branches = np.nonzero(tree.alive(levels).T)
     boxes = _boxes(table[branches, :, levels[owners]])
     if has_holes.any():

@@ -71,9 +71,19 @@ def paragraph(text: str, kind: str = '') -> str:
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f'<p>{escape(text)}</p>'
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def section(title: str, content: str) -> str:
+    """A section with a heading; the content is HTML."""
+    return f'<section><h2>{escape(title)}</h2>{content}</section>'
+
+
+def heads(titles: Iterable[str]) -> str:
+    """A row of column headings."""
+    return ''.join(f'<th scope="col"{" class=text" * (title == "maps")}>{cell(title)}</th>' for title in titles)
+
+
+def table(head_rows: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of rows of the head, and of the cells of its other rows, all of them HTML."""
-    head = ''.join(f'<tr>{row}</tr>' for row in heads)
+    head = ''.join(f'<tr>{row}</tr>' for row in head_rows)
     body = ''.join(f'<tr>{"".join(row)}</tr>' for row in rows)
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 

@@ -1,0 +1,265 @@
+"""Names, columns and curves of all metrics and kinds of map: the one registry that reports, plots and tables read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._analysis import f1_scores
+
+MAP_TITLES = {
+    'cam': 'CAM',
+    'gradcam': 'Grad-CAM',
+    'gradcampp': 'Grad-CAM++',
+    'smoothgradcampp': 'Smooth Grad-CAM++',
+    'xgradcam': 'XGrad-CAM',
+    'layercam': 'LayerCAM',
+    'fcam': 'F-CAM',
+    'center': 'centre baseline',
+}
+
+Points = Callable[[Mapping[str, Sequence[float]]], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric in a table.
+
+    Attributes:
+        key: Its key in `Report.metrics`.
+        title: Below the heading of its group.
+        group: Heading over several columns.
+        short: Title where space is scarce.
+        digits: After the decimal point: 1 for percentages, 3 for thresholds.
+        setting: Describes the threshold, so that larger is not better.
+    """
+
+    key: str
+    title: str
+    group: str
+    short: str
+    digits: int = 1
+    setting: bool = False
+
+    @property
+    def label(self) -> str:
+        """Title that can stand on its own."""
+        return f'{self.group}, {self.title}'
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a report; its y axis is in percent.
+
+    Attributes:
+        title: Of the plot.
+        x_label, y_label: Of the axes.
+        x_end: Largest x; the smallest is 0.
+        points: `Report.curves` -> x and y.
+        value: Key of the metric that the legend gives.
+        at: Key of the threshold of this value, which is marked on the curve, or None.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    x_end: float
+    points: Points
+    value: str
+    at: str | None = None
+
+    def dot(self, metrics: Mapping[str, float]) -> tuple[float, float] | None:
+        """The marked point."""
+        return None if self.at is None else (metrics[self.at], metrics[self.value])
+
+    def legend(self, metrics: Mapping[str, float]) -> str:
+        """The value in words."""
+        place = '' if self.at is None else f' at {metrics[self.at]:.3f}'
+        return f'{metrics[self.value]:.1f} %{place}'
+
+
+@dataclass(frozen=True)
+class MetricDescription:
+    """A metric, its names and what a report holds of it.
+
+    Attributes:
+        kind: Ground truth that it needs: 'boxes' or 'masks'.
+        name: 'MaxBoxAcc', 'MaxBoxAccV2' or 'PxAP'.
+        text: What it measures, for people.
+        primary: Key of the metric that stands for all.
+        best_threshold: Key of its best threshold.
+        columns: All metrics that a report may hold, in the order of tables.
+        summary: Key -> title of those that a table with one row per model shows.
+        curves: By name: 'accuracy_50', one for each IoU; or 'precision' and 'f1'.
+        main_curves: Names of those to show by default.
+        row: Score of a single image, a key of `Report.rows`.
+        group: Score of a group of images, a key of `Report.tables`.
+        group_text: What this score is.
+    """
+
+    kind: str
+    name: str
+    text: str
+    primary: str
+    best_threshold: str
+    columns: tuple[Column, ...]
+    summary: Mapping[str, str]
+    curves: Mapping[str, Curve]
+    main_curves: tuple[str, ...]
+    row: Column
+    group: str
+    group_text: str
+
+    def column(self, key: str) -> Column:
+        """The column of a metric.
+
+        Raises:
+            KeyError: When the metric has no such column.
+        """
+        return {column.key: column for column in self.columns}[key]
+
+
+def map_title(name: str) -> str:
+    """Title of a kind of map, or of a report named 'model/kind'."""
+    model, slash, kind = name.rpartition('/')
+    return f'{model}{slash}{MAP_TITLES.get(kind, kind)}'
+
+
+def describe(metrics: Mapping[str, float]) -> MetricDescription:
+    """Find the description of recorded metrics, such as `Report.metrics`, by their keys.
+
+    Raises:
+        ValueError: When they hold neither PxAP nor MaxBoxAcc.
+    """
+    if 'pxap' in metrics:
+        return _describe_masks('PxAP', ())
+    found = [re.fullmatch(r'max_box_acc_(\d+\.?\d*)', key) for key in metrics]
+    iou = [float(match[1]) for match in found if match]
+    if not iou:
+        raise ValueError(f'neither pxap nor max_box_acc_50 is among the metrics {", ".join(metrics) or "(none)"}')
+    return _describe_boxes('MaxBoxAcc' if 'mean' in metrics else 'MaxBoxAccV2', iou)
+
+
+def describe_meta(meta: Mapping[str, Any]) -> MetricDescription:
+    """Find the description of a report by its `meta`.
+
+    Raises:
+        ValueError: For a metric that is not known.
+    """
+    name = meta.get('metric')
+    if name not in _DESCRIBERS:
+        raise ValueError(f'metric {name!r} is unknown: choose one of {", ".join(_DESCRIBERS)}')
+    return _DESCRIBERS[name](name, meta.get('iou', ()))
+
+
+def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
+    levels = [f'{level:g}' for level in iou]
+    main = '50' if '50' in levels else levels[0]
+
+    def columns(key: str, group: str, short: str, digits: int = 1, setting: bool = False) -> list[Column]:
+        return [Column(f'{key}_{k}', f'IoU {k}', group, f'{short}{k}', digits, setting) for k in levels]
+
+    return MetricDescription(
+        kind='boxes',
+        name=name,
+        text='An image is correct at a threshold when the box around the scores above it overlaps a true box by at '
+        'least the IoU. Each metric is that of its best threshold.',
+        primary=f'max_box_acc_{main}',
+        best_threshold=f'best_threshold_{main}',
+        columns=(
+            *columns('max_box_acc', name, 'IoU'),
+            Column('mean', 'mean', name, 'mean'),
+            Column('max_box_acc_v2', 'V2', name, 'V2'),
+            *columns('box_acc', 'at the chosen threshold', 'acc'),
+            *columns('top1', 'top-1 localization', 'top1_'),
+            *columns('top5', 'top-5 localization', 'top5_'),
+            Column('cls', 'top-1', 'classification', 'cls'),
+            Column('threshold', 'threshold', 'chosen', 'tau', 3, True),
+            *columns('best_threshold', 'best threshold', 'tau_', 3, True),
+            *columns('robustness', 'robustness', 'rob_', 1, True),
+        ),
+        summary={
+            f'max_box_acc_{main}': 'MaxBoxAcc',
+            'mean': 'mean',
+            'max_box_acc_v2': 'V2',
+            f'box_acc_{main}': 'at the val threshold',
+            f'top1_{main}': 'top-1 loc.',
+            f'top5_{main}': 'top-5 loc.',
+            'cls': 'cls',
+            f'robustness_{main}': 'robustness',
+        },
+        curves={f'accuracy_{k}': _accuracy_curve(k) for k in levels},
+        main_curves=(f'accuracy_{main}',),
+        row=Column(f'iou_{main}', 'IoU', 'image', 'IoU', 2),
+        group=f'accuracy_{main}',
+        group_text=f'Percentage of images that are correct at IoU {main}, at the best threshold of all images.',
+    )
+
+
+def _accuracy_curve(level: str) -> Curve:
+    return Curve(
+        f'IoU {level} %',
+        "threshold τ (share of each map's maximum)",
+        f'box accuracy at IoU {level} % (% of images)',
+        1,
+        lambda curves: (curves['threshold'], curves[f'accuracy_{level}']),
+        f'max_box_acc_{level}',
+        f'best_threshold_{level}',
+    )
+
+
+def _describe_masks(name: str, _iou: Sequence[float]) -> MetricDescription:
+    return MetricDescription(
+        kind='masks',
+        name=name,
+        text='Average precision of the scores of all pixels, object against background.',
+        primary='pxap',
+        best_threshold='best_threshold',
+        columns=(
+            Column('pxap', 'PxAP', 'pixels', 'PxAP'),
+            Column('best_f1', 'best F1', 'pixels', 'F1'),
+            Column('f1', 'F1 at the chosen threshold', 'pixels', 'F1_tau'),
+            Column('cls', 'top-1', 'classification', 'cls'),
+            Column('threshold', 'threshold', 'chosen', 'tau', 3, True),
+            Column('best_threshold', 'threshold', 'best F1 at', 'best_tau', 3, True),
+            Column('robustness', 'of F1', 'robustness', 'rob', 1, True),
+        ),
+        summary={'pxap': 'PxAP', 'best_f1': 'best F1', 'f1': 'F1 at the val threshold', 'cls': 'cls'},
+        curves={
+            'precision': Curve(
+                'Precision against recall',
+                'recall of object pixels (%)',
+                'precision (%)',
+                100,
+                lambda curves: tuple(100 * np.array(curves[key]) for key in ('recall', 'precision')),
+                'pxap',
+            ),
+            'f1': Curve(
+                'F1 against the threshold',
+                'threshold τ (map value)',
+                'F1 of pixels (%)',
+                1,
+                lambda curves: (
+                    curves['threshold'],
+                    f1_scores(np.array(curves['precision']), np.array(curves['recall'])),
+                ),
+                'best_f1',
+                'best_threshold',
+            ),
+        },
+        main_curves=('precision', 'f1'),
+        row=Column('pxap', 'PxAP', 'image', 'PxAP'),
+        group='pxap',
+        group_text='PxAP (%) of the pixels of these images.',
+    )
+
+
+_DESCRIBERS: dict[str, Callable[[str, Sequence[float]], MetricDescription]] = {
+    'MaxBoxAcc': _describe_boxes,
+    'MaxBoxAccV2': _describe_boxes,
+    'PxAP': _describe_masks,
+}

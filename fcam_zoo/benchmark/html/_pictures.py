@@ -1,0 +1,97 @@
+"""Small pictures of images with a score map, what is found in it, and the ground truth."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ... import viz
+from ..boxes import box_iou, boxes_from_score_map, resize_boxes
+from ..inputs import as_array, as_score_maps
+from ..report import Report
+
+FOUND_COLOR, TRUTH_COLOR = (255, 64, 255), (255, 255, 255)
+Outlines = list[np.ndarray]
+# Largest width and height of a picture in pixels; pages show them smaller.
+_FRAME = (300, 210)
+_OPACITY = 0.45
+
+
+def picture(dataset: Any, index: int) -> Image.Image:
+    """An image of the data set in the proportions that it is stored in."""
+    image = Image.fromarray(np.ascontiguousarray(as_array(dataset[index][0]).transpose(1, 2, 0)))
+    sizes = getattr(dataset, 'sizes', None)
+    width, height = image.size if sizes is None else sizes[index].tolist()
+    scale = min(_FRAME[0] / width, _FRAME[1] / height)
+    return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
+
+
+def show(image: Image.Image, score_map: Any, report: Report, dataset: Any, index: int) -> Image.Image:
+    """Draw the map over the picture, and the outlines of what is found at the best threshold and of the ground truth.
+
+    Args:
+        image: From `picture`.
+        score_map: (H,W) in [0,1].
+        report: Of the map.
+        dataset: The data set.
+        index: Index of the image.
+
+    Raises:
+        ValueError: When the map is not (H,W) in [0,1].
+    """
+    score_map = as_score_maps(as_array(score_map)[None])[0]
+    canvas = np.array(viz.blend(image, score_map, _OPACITY))
+    truth, found = _OUTLINES[report.description.kind](score_map, report, dataset, index, image.size)
+    for width, dark in ((4, True), (2, False)):  # a dark rim first, so that lines show on any colour
+        for outlines, color in ((truth, TRUTH_COLOR), (found, FOUND_COLOR)):
+            cv2.polylines(canvas, outlines, True, (0, 0, 0) if dark else color, width, cv2.LINE_AA)
+    return Image.fromarray(canvas)
+
+
+def _boxes(
+    score_map: np.ndarray, report: Report, dataset: Any, index: int, new_size: tuple[int, int]
+) -> tuple[Outlines, Outlines]:
+    """True boxes, and the box found at the best threshold that overlaps one of them most."""
+    size = score_map.shape[::-1]
+    truth = resize_boxes(dataset.boxes[index], dataset.sizes[index], size)
+    threshold = report.metrics[report.description.best_threshold]
+    found = boxes_from_score_map(score_map, [threshold], report.meta['multi_contour'])[0]
+    best = found[[box_iou(found, truth).max(1).argmax()]]
+    return _outline_boxes(truth, size, new_size), _outline_boxes(best, size, new_size)
+
+
+def _masks(
+    score_map: np.ndarray, report: Report, dataset: Any, index: int, new_size: tuple[int, int]
+) -> tuple[Outlines, Outlines]:
+    """The true mask, and what is found at the threshold of the best F1."""
+    truth = dataset.mask(index, score_map.shape[::-1]) == 1
+    return _outlines(truth, new_size), _outlines(
+        score_map >= report.metrics[report.description.best_threshold], new_size
+    )
+
+
+_OUTLINES = {'boxes': _boxes, 'masks': _masks}
+
+
+def _outline_boxes(boxes: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> Outlines:
+    scale = np.array([*new_size, *new_size]) / np.array([*size, *size])
+    inside = np.array([*new_size, *new_size]) - 2
+    corners = np.minimum(np.round(boxes * scale), inside).clip(1).astype(np.int32)
+    return [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) for x0, y0, x1, y1 in corners[boxes.any(1)]]
+
+
+def _outlines(mask: np.ndarray, size: tuple[int, int]) -> Outlines:
+    large = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    return list(cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0])
+
+
+def data_url(image: Image.Image) -> str:
+    """A JPEG in a data URL."""
+    with io.BytesIO() as buffer:
+        image.save(buffer, 'JPEG', quality=82, optimize=True)
+        return 'data:image/jpeg;base64,' + b64encode(buffer.getvalue()).decode()
