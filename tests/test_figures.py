@@ -124,9 +124,7 @@ def test_wrong_reports_and_numbers(reports: dict[str, Report]) -> None:
         figures.curves({})
     with pytest.raises(ValueError, match='bins is 24: choose one of 2, 4'):
         figures.activations(reports, 24)
-    with pytest.raises(
-        ValueError, match='curve accuracy_60 is not in the reports: choose from (accuracy_30|precision)'
-    ):
+    with pytest.raises(ValueError, match='curve accuracy_60 is not in the reports: choose from'):
         figures.curves(reports, [60])
     other = replace(reports['cam'], meta={**reports['cam'].meta, 'split': 'val'})
     with pytest.raises(ValueError, match='cam and other have different split: show them apart'):

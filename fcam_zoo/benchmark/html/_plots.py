@@ -39,8 +39,9 @@ def activations_section(reports: Mapping[str, Report]) -> str:
         lines = [Line(i, *_middles(report.activations, key)) for i, report in enumerate(reports.values())]
         text = f'Share of pixels by score, {title.lower()}.'
         drawn.append(charts.line_chart(title, Axis('score', _UNIT), _SHARE, lines, text))
+    truth = next(iter(reports.values())).description.kind
     note = (
-        f'Share of the pixels by score, in 128 bins; objects are the true {next(iter(reports.values())).description.kind}. '
+        f'Share of the pixels by score, in 128 bins; objects are the true {truth}. '
         'Two modes, near 0 outside and near 1 inside, mean that objects are clearly separated from the background.'
     )
     return _section('Activations', reports, drawn, note)
