@@ -1,7 +1,8 @@
 """Pseudo-labels for the decoder: Otsu's threshold, foreground and background regions, random seeds.
 
-F-CAM (WACV 2022), Sec. 3: pixels above Otsu's threshold of the CAM are foreground candidates, a fraction n- of lowest
-activation are background candidates, and each step draws a few of each. All functions are batched and stay on device.
+F-CAM (WACV 2022), Sec. 3: pixels of the CAM above Otsu's threshold are foreground candidates, the fraction n- of pixels
+with the lowest activation are background candidates, and each training step draws a few of each. All functions are
+batched and stay on the device.
 """
 
 from __future__ import annotations
@@ -13,25 +14,24 @@ import torch
 import torch.nn.functional as F
 
 FOREGROUND, BACKGROUND, IGNORE = 1, 0, -255
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def _to_uint8(maps: torch.Tensor) -> torch.Tensor:
-    """Grey levels as uint8 (B,H,W); truncated, not rounded. Raises ValueError on NaN or values outside [0,1]."""
-    if maps.ndim != 3:
-        raise ValueError(f'maps have shape {tuple(maps.shape)}: expected (B,H,W)')
-    if 0 in maps.shape[1:]:
-        raise ValueError(f'maps have shape {tuple(maps.shape)}: there is no pixel')
-    low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)  # NaN where a map holds one
+    """Convert to grey levels uint8 (B,H,W), truncated as in the F-CAM code. Raises ValueError for invalid maps."""
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ValueError(f'maps have shape {tuple(maps.shape)}: expected (B,H,W) with H, W > 0')
+    low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)  # NaN if a map contains NaN
     if not bool(((low >= 0) & (high <= 1)).all()):
-        raise ValueError('maps hold NaN or values outside [0,1]: normalise them first (fcam_zoo.cams.normalize)')
+        raise ValueError('maps contain NaN or values outside [0,1]: normalise them first (fcam_zoo.cams.normalize)')
     return (maps * 255).to(torch.uint8)
 
 
 def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
-    """Otsu's threshold (Otsu, 1979) of each map's 256 grey levels.
+    """Compute Otsu's threshold (Otsu, 1979) of each map in 256 grey levels.
 
-    The level maximises the between-class variance w1 w2 (m1 - m2)^2, computed exactly on integer counts in float64; the
-    first maximum wins. Levels 0 and 255 are moved to 1 and 254, so that neither class is forced to be empty.
+    The level maximises the between-class variance w1 w2 (m1 - m2)^2, computed in float64 from integer counts; the first
+    maximum counts. Levels 0 and 255 become 1 and 254.
 
     Args:
         maps: (B,H,W) in [0,1].
@@ -40,13 +40,13 @@ def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
         (B,) int64 grey level T in [1,254]; foreground is grey > T. A constant map gives 1.
 
     Raises:
-        ValueError: On NaN or values outside [0,1].
+        ValueError: If maps contain NaN or values outside [0,1].
     """
     return _otsu(_histogram(_to_uint8(maps)))
 
 
 def _histogram(grey: torch.Tensor) -> torch.Tensor:
-    """Pixels of each grey level, int64 (B,256)."""
+    """Count the pixels of each grey level, int64 (B,256)."""
     batch = len(grey)
     offset = 256 * torch.arange(batch, device=grey.device, dtype=torch.int32)[:, None]
     levels = (grey.flatten(1).int() + offset).flatten()
@@ -70,30 +70,30 @@ def regions(
     erosion: int = 11,
     erosion_iterations: int = 1,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Foreground and background candidates C+ and C- of each map (F-CAM, Sec. 3).
+    """Find the foreground and background candidates C+ and C- of each map (F-CAM, Sec. 3).
 
-    Foreground: grey level above Otsu's threshold, eroded by a full square; the image border does not erode, and an
-    iteration that would empty the region is undone. Background: the fraction of pixels with the lowest values, ties cut
+    Foreground: grey level above Otsu's threshold, eroded by a square. The image border does not erode, and an iteration
+    that would empty the region is undone. Background: the fraction of pixels with the lowest values; equal values count
     in raster order. A constant map has neither.
 
     Args:
         maps: (B,H,W) in [0,1].
         background_fraction: n- in [0,1].
         erosion: Side of the square kernel in pixels, odd; 1 erodes nothing.
-        erosion_iterations: How often to erode.
+        erosion_iterations: Number of erosions.
 
     Returns:
-        (foreground, background), bool (B,H,W). They may overlap where n- is large.
+        (foreground, background), bool (B,H,W). They may overlap if n- is large.
 
     Raises:
-        ValueError: On NaN or values outside [0,1], or an argument out of its range.
+        ValueError: If maps contain NaN or values outside [0,1], or an argument is out of range.
     """
     if not 0 <= background_fraction <= 1:
         raise ValueError(f'background_fraction is {background_fraction}: choose a value in [0,1]')
     if erosion < 1 or erosion % 2 == 0 or erosion_iterations < 0:
         raise ValueError(
-            f'erosion={erosion}, erosion_iterations={erosion_iterations}: the kernel is odd and positive, '
-            'iterations are not negative'
+            f'erosion={erosion}, erosion_iterations={erosion_iterations}: erosion must be odd and positive, '
+            'erosion_iterations not negative'
         )
     grey = _to_uint8(maps)
     counts = _histogram(grey)
@@ -107,7 +107,7 @@ def regions(
 
 
 def _erode(mask: torch.Tensor, kernel: int) -> torch.Tensor:
-    # What lies outside the image does not erode. A square is separable, and a window the union of two half as long.
+    """Erode by a square, separably; each pass combines two windows, so that the window about doubles."""
     pad = kernel // 2
     mask = F.pad(mask, (pad, pad, pad, pad), value=True)
     for dim in (1, 2):
@@ -121,7 +121,7 @@ def _erode(mask: torch.Tensor, kernel: int) -> torch.Tensor:
 
 
 def _lowest(maps: torch.Tensor, count: int) -> torch.Tensor:
-    """Exactly `count` lowest pixels of each map."""
+    """Mark exactly `count` lowest pixels of each map."""
     if count == 0:
         return torch.zeros_like(maps, dtype=torch.bool)
     cut = maps.flatten(1).kthvalue(count, dim=1).values[:, None, None]
@@ -132,12 +132,12 @@ def _lowest(maps: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _nth(mask: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
-    """Position in raster order (B,) of the set pixel of each mask that has `rank` (B,) set ones before it.
+    """Return the raster position (B,) of the set pixel of each mask that has `rank` (B,) set pixels before it.
 
-    Any position where there is no such pixel.
+    The position is arbitrary if the mask has too few set pixels.
     """
     height, width = mask.shape[1:]
-    per_row = mask.sum(2, dtype=torch.int32)  # Half the memory of the default, for speed.
+    per_row = mask.sum(2, dtype=torch.int32)  # Half the memory of int64, for speed.
     ends = per_row.cumsum(1)
     row = torch.searchsorted(ends, rank[:, None], right=True).clamp(max=height - 1)
     rank = rank[:, None] - (ends - per_row).gather(1, row)
@@ -153,41 +153,41 @@ def seeds(
     n_background: int = 1,
     dilation: int = 3,
     ignore_index: int = IGNORE,
-    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    generator: Generators = None,
 ) -> torch.Tensor:
     """Draw pseudo-labelled pixels uniformly, without replacement, from the candidates (F-CAM, Eq. 1 and 2).
 
-    Each drawn set is dilated by a square; a pixel in both dilated sets is ignored.
+    Each set of drawn pixels is dilated by a square; a pixel in both dilated sets is ignored.
 
     Args:
         foreground: Candidates, bool (B,H,W).
         background: Candidates, bool (B,H,W).
-        n_foreground: Pixels to draw an image; fewer where there are fewer candidates.
+        n_foreground: Pixels to draw per image; fewer if there are fewer candidates.
         n_background: The same for the background.
         dilation: Side of the square in pixels, odd; 1 dilates nothing.
         ignore_index: Label of all other pixels.
-        generator: Source of randomness, on the device of the masks; default: torch's own. With one for each image, on
-            any device, what is drawn of an image does not depend on the others of its batch.
+        generator: Source of randomness, on the device of the masks; default: torch's global generator. With one
+            generator per image, on any device, the draws do not depend on the other images of the batch.
 
     Returns:
         Labels int64 (B,H,W): 1 foreground, 0 background, else `ignore_index`.
 
     Raises:
-        ValueError: When the shapes differ or an argument is out of its range.
+        ValueError: If the shapes differ or an argument is out of range.
     """
     if foreground.shape != background.shape or foreground.ndim != 3:
         raise ValueError(
             f'foreground {tuple(foreground.shape)} and background {tuple(background.shape)} must both be (B,H,W)'
         )
     if isinstance(generator, Sequence) and len(generator) != len(foreground):
-        raise ValueError(f'{len(generator)} generators for {len(foreground)} images: give one, or one for each image')
+        raise ValueError(f'{len(generator)} generators for {len(foreground)} images: give one, or one per image')
     if dilation < 1 or dilation % 2 == 0 or n_foreground < 0 or n_background < 0:
         raise ValueError(
-            f'dilation={dilation}, n_foreground={n_foreground}, n_background={n_background}: the square is odd '
-            'and positive, counts are not negative'
+            f'dilation={dilation}, n_foreground={n_foreground}, n_background={n_background}: dilation must be odd and '
+            'positive, the counts not negative'
         )
     if ignore_index in (FOREGROUND, BACKGROUND):
-        raise ValueError(f'ignore_index is {ignore_index}: 0 and 1 are labels, choose another number')
+        raise ValueError(f'ignore_index is {ignore_index}: choose another number, 0 and 1 are labels')
     size = foreground.shape[1:]
     labels = torch.full((len(foreground), size.numel()), ignore_index, dtype=torch.int64, device=foreground.device)
     fg, found = _draw(foreground, n_foreground, generator)
@@ -200,13 +200,10 @@ def seeds(
     return labels.scatter_(1, bg, torch.where(found, drawn, before)).view_as(foreground)
 
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
-
-
 def _draw(mask: torch.Tensor, count: int, generator: Generators) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions (B,n) of a uniform sample of `count` set pixels of each image, and whether there is any (B,1).
+    """Draw `count` set pixels of each image uniformly; return positions (B,n) and whether any pixel is set (B,1).
 
-    Where fewer pixels are set, they are repeated.
+    If fewer pixels are set, positions are repeated.
     """
     flat = mask.flatten(1)
     count = min(count, flat.shape[1])
@@ -214,14 +211,14 @@ def _draw(mask: torch.Tensor, count: int, generator: Generators) -> tuple[torch.
     if count == 1:
         rank = _random(partial(torch.randint, 1 << 48), total, generator) % total.clamp(min=1)
         return _nth(mask, rank[:, 0])[:, None], total > 0
-    # Those with the largest random keys.
+    # The pixels with the largest random keys are a uniform sample.
     index = torch.where(flat, _random(torch.rand, flat, generator), -1.0).topk(count, dim=1).indices
     order = torch.arange(count, device=mask.device)
     return index.gather(1, torch.where(order < total, order, 0)), total > 0
 
 
 def _random(function: Callable[..., torch.Tensor], like: torch.Tensor, generator: Generators) -> torch.Tensor:
-    """Random numbers of the shape and device of a tensor (B,n)."""
+    """Draw random numbers with the shape and device of a tensor (B,n)."""
     if isinstance(generator, Sequence):
         rows = [function(like.shape[1:], generator=g, device=g.device) for g in generator]
         return torch.stack(rows).to(like.device)
@@ -229,7 +226,7 @@ def _random(function: Callable[..., torch.Tensor], like: torch.Tensor, generator
 
 
 def _dilate(index: torch.Tensor, size: torch.Size, side: int) -> torch.Tensor:
-    """Positions (B,n*side^2) of squares around positions (B,n); what would leave the image is moved to its border."""
+    """Return the positions (B,n*side^2) of squares around positions (B,n), clamped to the image."""
     offset = torch.arange(side, device=index.device) - side // 2
     y = (index // size[1])[:, :, None, None] + offset[:, None]
     x = (index % size[1])[:, :, None, None] + offset

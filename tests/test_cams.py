@@ -1,20 +1,19 @@
-"""CAM methods against golden values, the closed form against autograd, and what extraction leaves behind."""
+"""CAM methods against golden values, the closed form against autograd, and side effects of extraction."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from golden_nets import GoldenNet
 
 import fcam_zoo
 from fcam_zoo import cams
 from fcam_zoo.cams.methods import UnknownMethodError
 
-# Golden name: method and variant that must reproduce it.
+# Golden name: method and variant that reproduce it.
 GOLDEN = {
     'CAM': ('cam', 'published'),
     'GradCAM': ('gradcam', 'published'),
@@ -24,28 +23,6 @@ GOLDEN = {
     'XGradCAM': ('xgradcam', 'published'),
     'LayerCAM': ('layercam', 'published'),
 }
-
-
-class GoldenNet(nn.Module):
-    """Net A (two convolutions, GAP, linear) or net B (a third convolution between)."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], name: str) -> None:
-        super().__init__()
-        weights = {k[len(name) + 3 :]: torch.tensor(v) for k, v in arrays.items() if k.startswith(f'{name}_w_')}
-        self.c1, self.c2 = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 12, 3, 2, 1)
-        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
-        self.c3 = nn.Conv2d(12, 10, 3, 1, 1) if name == 'B' else None
-        self.fc = nn.Linear(10 if name == 'B' else 12, 5)
-        self.load_state_dict(weights)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        return self.relu2(self.c2(self.relu1(self.c1(x))))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.features(x)
-        if self.c3 is not None:
-            x = self.c3(x).relu()
-        return self.fc(x.mean((2, 3)))
 
 
 def linear_net(seed: int = 0, inplace: bool = False, bias: bool = True) -> nn.Sequential:
@@ -72,7 +49,7 @@ def images(batch: int = 3, seed: int = 1) -> torch.Tensor:
 
 
 def close(got: torch.Tensor, want: np.ndarray | torch.Tensor, tolerance: float = 1e-5) -> None:
-    """Within 1e-5 of the largest value, so that maps of tiny values are compared as well."""
+    """Compare relative to the largest value, because some maps have tiny values."""
     want = want if isinstance(want, torch.Tensor) else torch.tensor(want)
     torch.testing.assert_close(got, want, rtol=0, atol=tolerance * float(want.abs().max()) + 1e-12)
 
@@ -106,13 +83,13 @@ def test_golden(golden, monkeypatch, net, name, label):
 
 
 @pytest.mark.parametrize('net', 'AB')
-def test_golden_nets_are_the_reference_nets(golden, net):
+def test_golden_logits(golden, net):
     arrays = golden('cams')
     close(GoldenNet(arrays, net)(torch.tensor(arrays['x'])).detach(), arrays[f'{net}_logits'])
 
 
 @pytest.mark.parametrize('name', [name for name in GOLDEN if name != 'SmoothGradCAMpp'])
-def test_closed_form_is_golden(golden, name):
+def test_golden_closed_form(golden, name):
     arrays = golden('cams')
     model = GoldenNet(arrays, 'A')
     features = model.features(torch.tensor(arrays['x'])).detach()
@@ -129,7 +106,7 @@ def test_closed_form_is_golden(golden, name):
     ('method', 'variant'),
     [*((m, 'published') for m in cams.METHODS), ('gradcampp', 'reference'), ('gradcampp', 'original')],
 )
-def test_closed_form_is_what_autograd_gives(method, variant, seed):
+def test_closed_form_equals_autograd(method, variant, seed):
     net, x = linear_net(seed), images(4, seed)
     labels = torch.tensor([0, 3, 6, 3])
     with torch.no_grad():
@@ -165,7 +142,7 @@ def test_smooth_reference_weights_the_last_noisy_activation():
 
 
 def test_closed_form_by_hand():
-    """Two channels of two cells: one positive weight, one negative."""
+    """Two channels of two cells, with a positive and a negative weight."""
     features = torch.tensor([[[[1.0, 3.0]], [[2.0, 1.0]]]])
     weight, labels = torch.tensor([[9.0, 9.0], [4.0, -2.0]]), torch.tensor([1])
     maps = {m: cams.class_activation_map(features, weight, labels, m)[0, 0].tolist() for m in cams.METHODS}
@@ -192,12 +169,12 @@ def test_dead_channels_and_zero_weights_give_no_nan(method):
 
 
 @pytest.mark.parametrize('method', cams.METHODS)
-def test_batch_is_the_loop(method):
+def test_batch_equals_loop(method):
     net, x, labels = linear_net(), images(5), torch.tensor([0, 1, 6, 3, 3])
     got = cams.extract(net, x, labels, method, '4', generator=torch.Generator().manual_seed(0), n_samples=2)
     assert got.shape == (5, 26, 34)
     assert not got.requires_grad
-    # With this head the noise of 'smoothgradcampp' changes nothing, so the loop may draw another.
+    # With this head the result of 'smoothgradcampp' does not depend on the noise.
     one = [cams.extract(net, x[i : i + 1], labels[i : i + 1], method, '4', n_samples=2)[0] for i in range(5)]
     close(got, torch.stack(one))
     features = net[:5](x).detach()
@@ -209,9 +186,9 @@ def test_batch_is_the_loop(method):
     close(closed, torch.stack(one))
 
 
-def test_batch_of_a_deep_layer_is_the_loop():
-    """A layer with more nonlinearity behind it, where the gradient depends on the input."""
-    # In float64, since the denominator of Grad-CAM++ may be near 0.
+def test_batch_equals_loop_at_a_middle_layer():
+    """The gradient depends on the input there."""
+    # In float64, because the denominator of Grad-CAM++ may be near 0.
     net, x, labels = linear_net().double(), images(4).double(), torch.tensor([5, 1, 6, 3])
     for method in ('gradcam', 'gradcampp', 'xgradcam', 'layercam'):
         got = cams.extract(net, x, labels, method, '2', None, False)
@@ -250,7 +227,7 @@ def test_inplace_relu(method, layer):
     assert got.abs().max() > 0
 
 
-def test_module_that_runs_twice_is_explained_at_its_last_run():
+def test_last_run_of_a_module_that_runs_twice():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -289,7 +266,7 @@ def test_under_inference_mode(method):
         assert cams.extract(net, images()).shape == (3, 26, 34)
 
 
-def test_nothing_is_left_behind():
+def test_no_side_effects():
     net, x = linear_net().train(), images()
     net[1].eval()
     modes = [m.training for m in net.modules()]
@@ -361,7 +338,7 @@ def test_unknown_method(method):
         cams.extract(linear_net(), images(), variant='x')
 
 
-def test_cam_needs_a_linear_head_behind_the_layer():
+def test_cam_needs_a_linear_head_after_the_layer():
     with pytest.raises(UnknownMethodError, match=r"has neither there: use method='gradcam' or 'layercam'"):
         cams.extract(linear_net(), images(), method='cam', layer='2')
     head = nn.Sequential(linear_net()[:7], nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 4))
@@ -390,7 +367,7 @@ def test_layer_errors():
 
 def test_argument_errors():
     net, x = linear_net(), images()
-    # Too few labels would leave the other images without a gradient.
+    # With too few labels the other images would have no gradient.
     for labels in (torch.tensor([0]), torch.tensor([[0], [1], [2]]), torch.tensor([0, 1, 2, 3])):
         with pytest.raises(ValueError, match=r'labels have shape .*: give one class per image, \(3,\)'):
             cams.extract(net, x, labels)

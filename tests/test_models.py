@@ -9,12 +9,12 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from golden_nets import DECODERS, load_decoder
 
 import fcam_zoo
 from fcam_zoo.data import WSOLDataset, normalize
 from fcam_zoo.errors import UnknownModelError, WeightsError
 from fcam_zoo.models.backbone import build_backbone
-from fcam_zoo.models.decoder import UnetDecoder
 from fcam_zoo.models.zoo import ARCHITECTURES, hub_names, names
 
 SHARED = Path(__file__).parents[2] / 'shared'
@@ -280,31 +280,13 @@ def test_wrap_keeps_the_classifier():
         fcam_zoo.wrap(nn.Linear(2, 2))
 
 
-def test_decoder_equals_golden():
-    path = SHARED / 'golden' / 'decoder.npz'
-    if not path.exists():
-        pytest.skip('no golden values here')
-    golden = np.load(path)
-    channels = {
-        'resnet': ((5, 8, 9, 10, 12), (10, 8, 6, 5, 4), False),
-        'inception': ((5, 8, 9, 10, 12), (10, 8, 6, 5, 4), False),
-        'vgg': ((6, 8, 12), (10, 8, 6), True),
-        'odd': ((5, 8, 9), (10, 8, 6), False),
-    }
-    for name in {k.split('_')[0] for k in golden.files}:
-        encoder, decoder, center = channels[name]
-        net = UnetDecoder(encoder, decoder, center).eval()
-        prefix = (f'{name}_dec_', f'{name}_head_')
-        values = [torch.from_numpy(golden[k]) for k in golden.files if k.startswith(prefix)]
-        own = net.state_dict()
-        # The published code names its layers otherwise, in the same order.
-        theirs = {k for k in golden.files if k.startswith(prefix)}
-        assert len(values) == len(own), (name, len(values), len(own), sorted(theirs)[:4])
-        net.load_state_dict({k: v.reshape(own[k].shape) for k, v in zip(own, values)})
-        features = [torch.from_numpy(golden[f'{name}_feat_{i}']) for i in range(len(encoder) + 1)]
-        size = tuple(features[0].shape[-2:])
-        with torch.no_grad():
-            np.testing.assert_allclose(net(features[1:], size).numpy(), golden[f'{name}_eval_logits'], atol=1e-5)
+@pytest.mark.parametrize('kind', DECODERS)
+def test_decoder_equals_golden(golden, kind):
+    arrays = golden('decoder')
+    net, features = load_decoder(arrays, kind)
+    with torch.no_grad():
+        got = net(features[1:], tuple(features[0].shape[-2:]))
+    np.testing.assert_allclose(got.numpy(), arrays[f'{kind}_eval_logits'], atol=1e-5)
 
 
 def test_mobilenet_checkpoint_loads_and_classifies():
