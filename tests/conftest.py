@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: golden values where a checkout has them beside it, and small data sets."""
+"""Shared fixtures: golden values and small data sets."""
 
 from __future__ import annotations
 

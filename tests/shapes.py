@@ -1,4 +1,4 @@
-"""The shapes of `synthetic` with their annotations in every format."""
+"""The shapes of `synthetic` with annotations in every format."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ import pytest
 from PIL import Image
 from synthetic import shape_image
 
-from fcam_zoo.data import (
-    check_dataset,
-    open_dataset,
-)
+from fcam_zoo.data import check_dataset, open_dataset
 from fcam_zoo.errors import DatasetError
 
 CLASSES = ('disc', 'square')
@@ -70,7 +67,7 @@ class Shapes:
         return f'<annotation><folder>../x</folder>{"".join((parts | replaced).values())}</annotation>'
 
     def write_voc(self, first: int = 1, **replaced: str) -> Path:
-        """XML files of all shapes; `replaced` parts go into the first."""
+        """Write the XML files of all shapes; `replaced` parts go into the first."""
         for k, shape in enumerate(self.shapes):
             name = Path('Annotations', shape.id).with_suffix('.xml')
             self.write(str(name), self.xml(shape, first, **({} if k else replaced)))
@@ -126,7 +123,7 @@ def make(root: Path, folders: bool, images: str = 'images') -> Shapes:
 
 
 def refused(shapes: Shapes, path: Path, message: str) -> None:
-    """Opening names the fault first, the check lists it, each on one line that names a path."""
+    """Opening raises the problem, the check lists it, each on one line with a path."""
     with pytest.raises(DatasetError, match=message) as caught:
         open_dataset(shapes.root, 'test', annotations=path)
     problems = check_dataset(shapes.root, ['test'], annotations=path, quiet=True)

@@ -1,4 +1,4 @@
-"""Small data sets that tests make themselves: bright squares (class 0) and discs (class 1) on dark noise."""
+"""Small data sets for tests: bright squares (class 0) and discs (class 1) on dark noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZE = 72
 
 
 def shape_image(label: int, seed: int) -> tuple[Image.Image, np.ndarray]:
-    """A picture and the mask of its object."""
+    """Return an image and the mask of its object."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 60, (SIZE, SIZE, 3), np.uint8)
     radius = int(rng.integers(10, 18))
@@ -26,7 +26,7 @@ def shape_image(label: int, seed: int) -> tuple[Image.Image, np.ndarray]:
 
 
 def make_wsol(root: Path, counts: dict[str, int], kind: str = 'boxes') -> Path:
-    """A data set in the WSOL layout; `counts` gives the images of each split."""
+    """Write a data set in the WSOL layout; `counts` has the number of images of each split."""
     for number, (split, count) in enumerate(counts.items()):
         rows: dict[str, list[str]] = {f: [] for f in ('image_ids', 'class_labels', 'image_sizes', 'localization')}
         for i in range(count):
@@ -55,7 +55,7 @@ def make_wsol(root: Path, counts: dict[str, int], kind: str = 'boxes') -> Path:
 
 
 def train_config(data: Path, **kwargs) -> TrainConfig:
-    """A short training of a tiny network on such a data set."""
+    """Return the config of a short training of a tiny network on such a data set."""
     values = {
         'data': str(data),
         'backbone': 'test_resnet',

@@ -1,4 +1,4 @@
-"""One folder a class, and the choice between the layouts."""
+"""One folder per class, and the choice between the layouts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def test_attributes_and_items(animals):
     assert dataset.labels.tolist() == [0, 0, 1, 1, 2]
     assert dataset.class_names == {0: 'ant', 1: 'cat', 2: 'dog'}
     assert dataset.num_classes == 3
-    assert (dataset.boxes, dataset.masks, dataset.sizes) == (None, None, None)
+    assert (dataset.boxes, dataset.masks) == (None, None)
+    assert dataset.sizes.tolist() == [[12, 8]] * 5
     image, label, index = dataset[3]
     assert image.shape == (3, 224, 224)
     assert image[0].unique().tolist() == [1]
@@ -56,7 +57,7 @@ def test_every_split_has_the_labels_of_train(animals):
     assert check_dataset(animals, quiet=True) == []
 
 
-def test_pictures_are_turned_upright_and_hidden_files_passed_over(animals):
+def test_images_are_turned_upright_and_hidden_files_skipped(animals):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', (12, 8)).save(animals / 'train' / 'ant' / '0.jpg', exif=exif)
@@ -67,7 +68,7 @@ def test_pictures_are_turned_upright_and_hidden_files_passed_over(animals):
     assert len(dataset) == 6
 
 
-def test_faulty_folders(animals, tmp_path):
+def test_problems_of_folders(animals, tmp_path):
     with pytest.raises(DatasetError, match=r'gone: no such folder; expected .*<class>'):
         FolderDataset(tmp_path / 'gone')
     (tmp_path / 'bare').mkdir()
@@ -88,7 +89,7 @@ def test_faulty_folders(animals, tmp_path):
         open_dataset(animals, 'val')
 
 
-def test_check_lists_every_fault_at_once(animals):
+def test_check_lists_every_problem(animals):
     (animals / 'train' / 'bee').mkdir()
     (animals / 'train' / 'cat' / '2.PNG').write_bytes(b'junk')
     (animals / 'val' / 'cat' / '1.png').write_bytes((animals / 'train' / 'cat' / '1.png').read_bytes())
@@ -104,12 +105,12 @@ def test_check_lists_every_fault_at_once(animals):
 
 def test_choice_of_the_layout(animals, tmp_path):
     for split in ('test', '', '.hidden'):
-        with pytest.raises(DatasetError, match=r'no split .* \(found: train, val\)\. Lay .*<class>.*image_ids\.txt'):
+        with pytest.raises(DatasetError, match=r'no split .* \(found: train, val\)\. Use .*<class>.*image_ids\.txt'):
             open_dataset(animals, split)
     with pytest.raises(DatasetError, match='the folder does not exist'):
         open_dataset(tmp_path / 'gone', 'train')
     (tmp_path / 'bare').mkdir()
-    with pytest.raises(DatasetError, match=r"no split 'train'\. Lay"):
+    with pytest.raises(DatasetError, match=r"no split 'train'\. Use"):
         open_dataset(tmp_path / 'bare', 'train')
     metadata = animals / 'metadata' / 'val'
     metadata.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""COCO, Pascal VOC, CSV and masks: read back equal to the WSOL layout, labels, sizes, and the choice of the format."""
+"""COCO, Pascal VOC, CSV and masks: equality with the WSOL layout, labels, sizes, and the choice of the format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fcam_zoo.data import (
     check_dataset,
     open_dataset,
 )
-from fcam_zoo.data.annotations import spans
+from fcam_zoo.data.coco import whole_pixels
 from fcam_zoo.errors import DatasetError
 
 WRITERS = {'coco': CocoDataset, 'voc': VocDataset, 'csv': CsvDataset, 'masks': MaskDataset}
@@ -69,7 +69,7 @@ def test_labels_without_class_folders(flat, format):
 
 
 @pytest.mark.parametrize('format', ['coco', 'voc', 'csv', 'masks'])
-def test_training_reads_labels_alone(flat, format):
+def test_training_reads_only_labels(flat, format):
     path = getattr(flat, f'write_{format}')()
     for dataset in (
         open_dataset(flat.root, 'train', annotations=path),
@@ -84,7 +84,7 @@ def test_training_reads_labels_alone(flat, format):
             assert dataset.labels.tolist() == [s.label for s in flat.shapes]
 
 
-def test_evaluation_scores_every_format(nested):
+def test_evaluation_is_equal_for_every_format(nested):
     nested.write_wsol('boxes')
     maps = np.stack([np.full((224, 224), k / 8, np.float32) for k in range(6)])
     maps[:, 60:150, 60:150] = 1
@@ -111,8 +111,8 @@ def test_folder_of_the_images(tmp_path):
         open_dataset(tmp_path / 'gone', 'test', annotations=shapes.write_csv())
 
 
-def test_class_folders_number_as_training_does(tmp_path):
-    """A single category says less than class folders; those of `train` give the numbers."""
+def test_class_folders_have_the_labels_of_training(tmp_path):
+    """Class folders win over a single category; the folders of `train` give the numbers."""
     shapes = make(tmp_path / 'shapes', folders=True, images='test')
     for name in (*CLASSES, 'cross'):
         (shapes.root / 'train' / name).mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_class_folders_number_as_training_does(tmp_path):
 
 
 def test_order_of_classes(flat):
-    """Sorted, or as `classes.txt` has it; whole numbers are labels as they are."""
+    """Sorted, or in the order of `classes.txt`; whole numbers are labels."""
     (flat.root / 'classes.txt').write_text('square\nring\ndisc\n')
     for path in (flat.write_csv(), flat.write_voc()):
         dataset = open_dataset(flat.root, 'test', annotations=path)
@@ -187,7 +187,7 @@ def test_images_without_annotation_are_left_out_and_counted(flat, caplog):
     for name in '01':
         (masks / f'{name}.png').unlink()
     check(masks)
-    # Training needs the label alone.
+    # Training needs only the label.
     path = flat.write_csv([*flat.csv()[:1], '0.jpg,,,,,disc', '1.jpg,,,,,', *flat.csv()[3:]])
     assert open_dataset(flat.root, 'train', annotations=path).ids == [f'{k}.jpg' for k in (0, 2, 3, 4, 5)]
 
@@ -199,11 +199,10 @@ def test_boxes_of_coco_are_rounded_to_pixels(flat):
         content['annotations'][k] |= {'bbox': bbox, 'image_id': 0}
     dataset = open_dataset(flat.root, 'test', annotations=flat.write_coco(content))
     assert dataset.boxes[0].tolist() == [[10, 11, 20, 19], [w - 1, h - 1, w - 1, h - 1], [0, 0, w - 1, h - 1]]
-    assert spans(639.6, 640) == (639, 639)
-    assert spans(100.01, 100.01 + 539.99) == (100, 639)
+    assert whole_pixels(639.6, 100.01, 0.4, 539.99) == (639, 100, 639, 639)
 
 
-def test_sizes_come_from_the_images_where_annotations_lack_them(flat):
+def test_sizes_that_are_not_annotated_come_from_the_images(flat):
     w, h = flat.shapes[2].size
     sizes = [list(s.size) for s in flat.shapes]
     content = flat.coco()
@@ -212,7 +211,7 @@ def test_sizes_come_from_the_images_where_annotations_lack_them(flat):
     paths = [flat.write_coco(content), flat.write_voc(size='<size><width>0</width><height>0</height></size>')]
     for path in [*paths, flat.write_csv()]:
         assert open_dataset(flat.root, 'test', annotations=path).sizes.tolist() == sizes
-    # Only then is it known that a box is outside; an end one pixel beyond is let pass, as in the WSOL layout.
+    # A box may end one pixel beyond the image, as in the WSOL layout; others are reported when the size is read.
     dataset = open_dataset(flat.root, 'test', annotations=flat.write_csv([*flat.csv(), f'2.jpg,0,0,{w},{h},disc']))
     assert dataset.sizes.tolist() == sizes
     path = flat.write_csv([*flat.csv(), f'2.jpg,0,0,{w + 1},{h},disc'])
@@ -224,7 +223,7 @@ def test_sizes_come_from_the_images_where_annotations_lack_them(flat):
         _ = open_dataset(flat.root, 'test', annotations=path).sizes
 
 
-def test_a_file_of_another_size_is_refused_when_it_is_read(flat):
+def test_an_image_of_another_size_is_refused_on_access(flat):
     path = flat.write_voc()
     Image.new('RGB', (40, 30)).save(flat.root / 'images' / '1.jpg')
     dataset = open_dataset(flat.root, 'test', annotations=path)
@@ -234,17 +233,17 @@ def test_a_file_of_another_size_is_refused_when_it_is_read(flat):
     assert open_dataset(flat.root, 'train', annotations=path)[1][2] == 1
 
 
-def test_annotations_of_unknown_kind(flat, tmp_path):
+def test_unknown_annotations(flat, tmp_path):
     (tmp_path / 'bare').mkdir()
     (tmp_path / 'notes.txt').write_text('hello')
     for name, message in (
         ('gone.json', r'gone\.json: annotations cannot be read \(No such file'),
-        ('bare', 'holds neither XML files'),
+        ('bare', 'contains neither XML files'),
         ('notes.txt', r'neither COCO instances \(JSON\) nor boxes with the header image,x0'),
     ):
         with pytest.raises(DatasetError, match=message):
             open_dataset(flat.root, 'test', annotations=tmp_path / name)
         assert re.search(message, check_dataset(flat.root, ['test'], annotations=tmp_path / name, quiet=True)[0])
-    # Content decides, not the suffix.
+    # The content decides, not the suffix.
     assert type(open_dataset(flat.root, 'test', annotations=flat.write_csv().rename(tmp_path / 'c.txt'))) is CsvDataset
     assert type(open_dataset(flat.root, 'test', annotations=flat.write_coco().rename(tmp_path / 'c'))) is CocoDataset

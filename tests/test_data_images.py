@@ -1,4 +1,4 @@
-"""Opening images of every mode, refusing damaged, foreign and oversized ones, and finding them in folders."""
+"""Open images of every mode, refuse damaged, unknown and oversized files, and find images in folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fcam_zoo.errors import ImageError
 
 
 def photo(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
-    """A smooth picture without symmetry, so that turns and flips show."""
+    """A smooth image without symmetry, so that every turn or flip changes it."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -58,7 +58,7 @@ def test_grey_and_bilevel(tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['RGBA', 'LA'])
-def test_transparency_is_laid_on_white(tmp_path, mode):
+def test_transparent_pixels_become_white(tmp_path, mode):
     colour = photo().convert(mode)
     alpha = np.tile(np.linspace(0, 255, 40).round().astype(np.uint8), (30, 1))
     colour.putalpha(Image.fromarray(alpha))
@@ -110,7 +110,7 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path, name):
     np.testing.assert_array_equal(got[..., 0], np.round(values / 257))
     assert got.min() == 0
     assert got.max() == 255
-    # A dark picture stays dark: the scale does not depend on the content.
+    # A dark image stays dark: the scale does not depend on the content.
     assert read(values // 256).max() == 1
 
 
@@ -150,14 +150,14 @@ def test_exif_of_png_and_damaged_exif(tmp_path):
             assert open_image(saved(tmp_path / 'd.jpg', photo(), exif=block)).size == (40, 30)
 
 
-def test_missing_folder_and_foreign_files(tmp_path):
+def test_missing_files_folders_and_unknown_formats(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'gone\.jpg: no such image file'):
         open_image(tmp_path / 'gone.jpg')
     with pytest.raises(ImageError, match='a folder or a special file'):
         open_image(tmp_path)
     (tmp_path / 'text.jpg').write_bytes(b'hello')
     (tmp_path / 'empty.png').touch()
-    photo().save(tmp_path / 'script.jpg', 'EPS')  # Pillow alone would hand it to Ghostscript.
+    photo().save(tmp_path / 'script.jpg', 'EPS')  # By default Pillow runs Ghostscript on it.
     for name in ('text.jpg', 'empty.png', 'script.jpg'):
         with pytest.raises(ImageError, match=rf'{name}: not an image of a known format; convert it'):
             open_image(tmp_path / name)
@@ -182,7 +182,7 @@ def test_damaged_png_is_refused(tmp_path):
         open_image(path)
 
 
-def test_random_damage_raises_nothing_else(tmp_path):
+def test_random_damage_raises_only_image_error(tmp_path):
     rng = np.random.default_rng(0)
     for name in ('r.jpg', 'r.png', 'r.gif', 'r.tif', 'r.webp', 'r.bmp', 'r.ppm', 'r.jp2'):
         path = saved(tmp_path / name, photo(), **({'exif': exif(6)} if name in ('r.jpg', 'r.png') else {}))
@@ -201,17 +201,17 @@ def test_random_damage_raises_nothing_else(tmp_path):
             assert outcome == 'RGB' or name in outcome
 
 
-def test_too_many_pixels_are_refused_by_the_header(tmp_path, monkeypatch):
+def test_too_many_pixels_are_refused_before_decoding(tmp_path, monkeypatch):
     path = saved(tmp_path / 'big.png', photo())
     assert open_image(path, max_pixels=1200).size == (40, 30)
     monkeypatch.setattr(Image.Image, 'load', lambda self: pytest.fail('decoded'))
-    with pytest.raises(ImageError, match=r'big\.png: 40x30 pixels are more than the limit of 1199; shrink it'):
+    with pytest.raises(ImageError, match=r'big\.png: 40x30 pixels are more than the limit of 1199; resize it'):
         open_image(path, max_pixels=1199)
 
 
 @pytest.mark.parametrize('side', [9000, 60000])
 def test_decompression_bomb(tmp_path, side):
-    """A file of a few bytes that claims to be huge: over our limit, and over that at which Pillow itself refuses."""
+    """A file of a few bytes with a huge size in its header: above our limit, and above the limit of Pillow."""
     content = io.BytesIO()
     Image.new('1', (8, 8)).save(content, 'BMP')
     raw = bytearray(content.getvalue())
@@ -220,12 +220,12 @@ def test_decompression_bomb(tmp_path, side):
     path.write_bytes(raw)
     assert side * side > MAX_PIXELS
     with warnings.catch_warnings():
-        warnings.simplefilter('error')  # Below Pillow's own limit no warning is shown either.
-        with pytest.raises(ImageError, match=r'bomb\.bmp: .*shrink it'):
+        warnings.simplefilter('error')  # There is no warning either.
+        with pytest.raises(ImageError, match=r'bomb\.bmp: .*resize it'):
             open_image(path)
 
 
-def test_no_global_state_is_changed(tmp_path):
+def test_global_state_of_pillow_is_unchanged(tmp_path):
     before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     open_image(saved(tmp_path / 'a.png', photo()))
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
@@ -251,7 +251,7 @@ def test_list_images(tmp_path):
 
 def test_list_images_errors(tmp_path):
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(ImageError, match=r'empty: no image in this folder; known suffixes: \.jpg'):
+    with pytest.raises(ImageError, match=r'empty: no images in this folder; known suffixes: \.jpg'):
         list_images([tmp_path / 'empty'])
     with pytest.raises(FileNotFoundError, match='gone: no such file or folder'):
         list_images(tmp_path / 'gone')

@@ -1,4 +1,4 @@
-"""Real pictures in the WSOL layout, where a checkout has them beside it."""
+"""Real images in the WSOL layout; skipped without the data beside the checkout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SETS = {
 @pytest.fixture(params=SETS)
 def name(request) -> str:
     if not (DATA / request.param).is_dir():
-        pytest.skip(f'{request.param} is not there')
+        pytest.skip(f'{request.param} does not exist')
     return request.param
 
 

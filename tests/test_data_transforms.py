@@ -17,7 +17,7 @@ def image() -> Image.Image:
 
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK', 'RGBA'])
 @pytest.mark.parametrize('size', [224, 32])
-def test_eval_transform_is_the_plain_resize(image, mode, size):
+def test_eval_transform_is_a_bilinear_resize(image, mode, size):
     image = image.convert(mode)
     got = EvalTransform(size)(image)
     assert got.dtype == torch.uint8
@@ -28,7 +28,7 @@ def test_eval_transform_is_the_plain_resize(image, mode, size):
 
 
 def test_train_transform_is_a_crop_of_the_resize(image):
-    """Every result is one of the (resize - size + 1)^2 crops or its mirror image; all offsets and both flips occur."""
+    """Each result is one of the (resize - size + 1)^2 crops or its mirror image; offsets and flips are uniform."""
     transform = TrainTransform(size=20, resize=22)
     full = np.asarray(image.resize((22, 22), Image.Resampling.BILINEAR))
     crops = {}
@@ -49,7 +49,7 @@ def test_train_transform_is_a_crop_of_the_resize(image):
     assert chi2 < 40.8  # 99.9 % quantile with 17 degrees of freedom
 
 
-def test_train_transform_follows_torchs_seed(image):
+def test_train_transform_is_reproducible_with_the_torch_seed(image):
     transform = TrainTransform()
     torch.manual_seed(3)
     first = [transform(image) for _ in range(4)]
@@ -99,5 +99,5 @@ def test_scale_transform_crops_within_its_range():
     assert len({c.numpy().tobytes() for c in crops}) > 1
     torch.manual_seed(0)
     assert torch.equal(ScaleTransform(32, (0.2, 0.9))(image), crops[0])
-    with pytest.raises(ValueError, match='two shares'):
+    with pytest.raises(ValueError, match='two fractions'):
         ScaleTransform(32, (0.0, 1.0))

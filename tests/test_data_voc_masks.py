@@ -1,4 +1,4 @@
-"""What is particular to Pascal VOC and to mask folders."""
+"""Rules of Pascal VOC and of mask folders."""
 
 from __future__ import annotations
 
@@ -9,23 +9,19 @@ import pytest
 from PIL import Image
 from shapes import CLASSES, Shapes, make
 
-from fcam_zoo.data import (
-    MaskDataset,
-    check_dataset,
-    open_dataset,
-)
+from fcam_zoo.data import MaskDataset, check_dataset, open_dataset
 from fcam_zoo.errors import DatasetError, ImageError
 
 
-def test_voc_counts_from_0_where_a_corner_says_so(flat, caplog):
+def test_voc_counts_from_0_if_a_corner_is_0(flat, caplog):
     box = '<bndbox><xmin>0</xmin><ymin>3.6</ymin><xmax>71</xmax><ymax>59</ymax></bndbox>'
     path = flat.write_voc(0, object=f'<object><name>disc</name>{box}</object>')
     with caplog.at_level(logging.WARNING, 'fcam_zoo'):
         dataset = open_dataset(flat.root, 'test', annotations=path)
-    assert 'taken to count from 0' in caplog.text
+    assert 'assumed to count from 0' in caplog.text
     assert dataset.boxes[0].tolist() == [[0, 4, 71, 59]]
     assert [b.tolist() for b in dataset.boxes[1:]] == [[s.box] for s in flat.shapes[1:]]
-    # Then none may end at the width.
+    # Then a box must not end at the width.
     flat.write_voc(0, object=f'<object><name>disc</name>{box.replace("71", "72")}</object>')
     with pytest.raises(DatasetError, match=r'0\.xml, object 1: box \(0, 4, 72, 59\), in pixels from 0, is outside'):
         open_dataset(flat.root, 'test', annotations=path)
@@ -37,7 +33,7 @@ def test_voc_official_layout(tmp_path):
     path = shapes.write_voc()
     shapes.write('ImageSets/Main/test.txt', '4  1\n1 -1\n')
     shapes.write('ImageSets/Main/val.txt', '5')
-    shapes.write('Annotations/0.xml', '<broken')  # Of another split.
+    shapes.write('Annotations/0.xml', '<broken')  # In another split.
     dataset = open_dataset(shapes.root, 'test', annotations=path)
     assert (dataset.ids, dataset.labels.tolist()) == (['4.jpg', '1.jpg'], [1, 0])
     assert open_dataset(shapes.root, 'val', annotations=path).labels.tolist() == [1]
@@ -48,7 +44,7 @@ def test_voc_official_layout(tmp_path):
 
 @pytest.mark.parametrize('name', ['', '<filename>0</filename>', '<filename> 0.jpg </filename>'])
 def test_voc_filename(nested, name):
-    """Without a suffix the image of this name is found; without a name it is that of the file."""
+    """A name without suffix finds the image; without a name, the XML file has the name of the image."""
     path = nested.write_voc(filename=name)
     assert open_dataset(nested.root, 'test', annotations=path).ids == [s.id for s in nested.shapes]
     nested.write('Annotations/disc/0.xml', nested.xml(nested.shapes[0], filename='<filename>disc/0.jpg</filename>'))
@@ -88,13 +84,13 @@ def test_levels_of_masks(flat):
     np.testing.assert_array_equal(
         open_dataset(flat.root, 'test', annotations=flat.root / 'masks').mask(0, (w, h)), mask
     )
-    # Ignored pixels are told before the mask shrinks, even if none of the object survives.
+    # The levels are interpreted before resizing, even if no object pixel remains.
     values = border * 255
     values[-1, -1] = 1
     np.testing.assert_array_equal(save_mask(flat, values).mask(0, (1, 1)), [[255]])
 
 
-def test_masks_that_are_refused(flat):
+def test_invalid_masks(flat):
     path = flat.write_masks()
     dataset = open_dataset(flat.root, 'test', annotations=path)
     rgb = np.repeat(flat.shapes[0].mask[..., None] * np.uint8(255), 3, 2)
@@ -102,12 +98,10 @@ def test_masks_that_are_refused(flat):
     assert set(np.unique(dataset.mask(0, (9, 9)))) == {0, 1}
     rgb[0, 0] = (200, 0, 0)
     Image.fromarray(rgb).save(path / '0.png')
-    with pytest.raises(
-        ImageError, match=r'0\.png: a mask of mode RGB holds no levels; save it as 8-bit grey or palette'
-    ):
+    with pytest.raises(ImageError, match=r'0\.png: a mask of mode RGB has no levels; save it as 8-bit grey or palette'):
         dataset.mask(0, (9, 9))
     Image.fromarray(np.ones((60, 72), np.uint16)).save(path / '0.png')
-    with pytest.raises(ImageError, match='holds no levels'):
+    with pytest.raises(ImageError, match='has no levels'):
         dataset.mask(0, (9, 9))
     (path / '0.png').write_bytes(b'junk')
     with pytest.raises(ImageError, match=r'0\.png: not an image'):
@@ -120,11 +114,11 @@ def test_masks_that_are_refused(flat):
 def test_masks_beside_the_images(flat, tmp_path):
     masks = flat.write_masks()
     Image.new('L', (72, 60)).save(flat.root / 'images' / '0.png')
-    with pytest.raises(DatasetError, match='holds the images too'):
+    with pytest.raises(DatasetError, match='contains the images too'):
         open_dataset(flat.root, 'test', annotations=flat.root / 'images')
     with pytest.raises(DatasetError, match=r'0\.jpg and 0\.png would share the mask 0\.png|0\.png and 0\.jpg would'):
         open_dataset(flat.root, 'test', annotations=masks)
-    # A mask folder within the image folder holds no images.
+    # A mask folder inside the image folder contains no images.
     shapes = make(tmp_path / 'bare', folders=True, images='.')
     dataset = open_dataset(shapes.root, 'test', annotations=shapes.write_masks())
     assert (dataset.ids, dataset.class_names) == ([s.id for s in shapes.shapes], dict(enumerate(CLASSES)))
@@ -134,11 +128,11 @@ def test_masks_without_images(flat):
     masks = flat.write_masks()
     (masks / '0.png').rename(masks / 'O.png')
     (problem,) = check_dataset(flat.root, ['test'], annotations=masks, quiet=True)
-    assert 'O.png: mask without image; name it as its image' in problem
+    assert 'O.png: mask without image; name it like its image' in problem
     (flat.root / 'val').mkdir()
     Image.new('RGB', (72, 60)).save(flat.root / 'val' / 'O.jpg')
     assert check_dataset(flat.root, ['test'], annotations=masks, quiet=True) == []
     for path in masks.iterdir():
         path.rename(path.with_stem(f'x{path.stem}'))
-    with pytest.raises(DatasetError, match=r'no mask of an image of .*images; that of 0\.jpg is 0\.png'):
+    with pytest.raises(DatasetError, match=r'no mask matches an image of .*images; that of 0\.jpg is 0\.png'):
         open_dataset(flat.root, 'test', annotations=masks)

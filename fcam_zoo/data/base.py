@@ -1,8 +1,10 @@
-"""What every data set of the package offers."""
+"""The interface and the shared code of all data sets."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import DatasetError
-from .images import open_image
+from .annotations import Annotations, MaskFiles
+from .images import image_size, open_image, open_mask, resize_mask
 from .transforms import EvalTransform
 
 Transform = Callable[[Image.Image], Any]
@@ -20,57 +23,116 @@ Transform = Callable[[Image.Image], Any]
 class ImageDataset(Dataset[tuple[Any, int, int]]):
     """Images with one class label each; base of all data sets here.
 
-    `dataset[i]` is (image as the transform gives it, by default uint8 (3,224,224); label; i).
+    `dataset[i]` is (the result of the transform, by default uint8 (3,224,224); label; i).
 
     Attributes:
         name: Name of the root folder.
         root: Root folder.
+        images_root: Folder that ids are relative to.
         split: Name of the split, '' for a folder without splits.
         ids: Path of each image relative to `images_root`, with forward slashes; this is the order of evaluation.
         labels: int64 (N,), from 0.
         class_names: Label -> name.
         boxes: For each image an int64 array (n,4) of x0, y0, x1, y1 in its stored pixels, n >= 1; or None. Pixels count
             from 0 and x1, y1 is the last pixel inside, as in the metadata of CUB and ILSVRC.
-        masks: For each image its mask files (one an instance) and its ignore file or None; or None.
-        sizes: int64 (N,2), stored width and height in pixels; None where no ground truth needs them.
+        masks: For each image its mask files; or None.
         transform: PIL image (RGB) -> item.
+
+    Args:
+        data: Content of the split.
+        transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
+
+    Raises:
+        DatasetError: If `data` has problems, or a box outside its image.
     """
 
     boxes: list[np.ndarray] | None = None
-    masks: list[tuple[tuple[Path, ...], Path | None]] | None = None
-    sizes: np.ndarray | None = None
-    exif = True  # Whether pictures are turned upright.
+    masks: list[MaskFiles] | None = None
+    exif = True  # Whether images are turned upright. Boxes and masks refer to the stored pixels.
 
-    def __init__(
-        self,
-        root: Path,
-        images_root: Path,
-        split: str,
-        ids: list[str],
-        labels: list[int],
-        class_names: dict[int, str],
-        transform: Transform | None,
-    ) -> None:
-        self.name = root.absolute().name
-        self.root, self.images_root, self.split = root, images_root, split
-        self.ids, self.labels, self.class_names = ids, np.array(labels, np.int64), class_names
+    def __init__(self, data: Annotations, transform: Transform | None) -> None:
+        known = [i for i in data.ids if i in data.sizes]
+        check_problems([*data.problems, *(p for i in known for p in data.boxes_outside(i, data.sizes[i]))])
+        self.name = data.root.absolute().name
+        self.root, self.images_root, self.split = data.root, data.images, data.split
+        self.ids, self.class_names = data.ids, data.classes
+        self.labels = np.array([data.labels[i] for i in data.ids], np.int64)
         self.transform = transform or EvalTransform()
+        if data.boxes:
+            self.boxes = [np.array([located.box for located in data.boxes[i]], np.int64) for i in data.ids]
+        if data.masks:
+            self.masks = [data.masks[i] for i in data.ids]
+        # Every process that loads images gets a copy, so this keeps sizes and the boxes that are still to check.
+        unchecked = {i: boxes for i, boxes in data.boxes.items() if i not in data.sizes}
+        self._annotations = dataclasses.replace(data, listed=[], labels={}, boxes=unchecked, masks={}, _areas={})
 
     @property
     def num_classes(self) -> int:
         """Largest label + 1: the width of a classifier of these labels."""
         return max(self.class_names) + 1
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """int64 (N,2), stored width and height in pixels; sizes that are not annotated are read from the image headers.
+
+        Raises:
+            FileNotFoundError, ImageError: If an image without annotated size is missing or unreadable.
+            DatasetError: If a box is outside such an image.
+        """
+        problems: list[str] = []
+        sizes = []
+        for index, image_id in enumerate(self.ids):
+            size = self._annotations.sizes.get(image_id)
+            if size is None:
+                size = image_size(self.path(index))
+                problems += self._annotations.boxes_outside(image_id, size)
+            sizes.append(size)
+        check_problems(problems)
+        return np.array(sizes, np.int64).reshape(-1, 2)
+
     def path(self, index: int) -> Path:
-        """File of an image."""
+        """Return the file of an image."""
         return self.images_root / self.ids[index]
+
+    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
+        """Read the ground-truth mask of an image, resized by nearest neighbour.
+
+        Args:
+            index: Index of the image.
+            size: (width, height) of the result in pixels.
+
+        Returns:
+            uint8 (height,width): 0 background, 1 object, 255 not scored.
+
+        Raises:
+            DatasetError: If the split has no masks or was opened without them.
+            FileNotFoundError, ImageError: If a file is missing or unreadable.
+        """
+        if self.masks is None:
+            raise DatasetError(
+                f'{self.name}, {self.split}: opened without masks; open a data set that has masks, with '
+                'ground_truth=True for the split train'
+            )
+        return self._read_mask(index, self.masks[index], size)
+
+    def _read_mask(self, index: int, files: MaskFiles, size: tuple[int, int]) -> np.ndarray:
+        """Unite the instances; a pixel that is both object and ignored is object (Choe et al., CVPR 2020)."""
+        # The protocol resizes, then thresholds at grey level 0.5. Nearest neighbour commutes with the threshold.
+        objects = np.logical_or.reduce([resize_mask(open_mask(file), size) > 0 for file in files.objects])
+        mask = objects.astype(np.uint8)
+        if files.ignore is not None:
+            mask[(resize_mask(open_mask(files.ignore), size) > 0) & ~objects] = 255
+        return mask
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[Any, int, int]:
-        index = range(len(self))[index]  # Negative indices count from the end; outside, IndexError.
-        return self.transform(open_image(self.path(index), exif=self.exif)), int(self.labels[index]), index
+        index = range(len(self))[index]  # Negative indices count from the end; IndexError outside the range.
+        return self.transform(self._open(index)), int(self.labels[index]), index
+
+    def _open(self, index: int) -> Image.Image:
+        return open_image(self.path(index), exif=self.exif)
 
     def __repr__(self) -> str:
         truth = 'boxes' if self.boxes is not None else 'masks' if self.masks is not None else 'no localization'
@@ -80,8 +142,13 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
         )
 
 
-def refuse(problems: list[str]) -> None:
-    """Raise `DatasetError` for the first problem, with the number of those that follow; nothing when there is none."""
+def check_problems(problems: list[str]) -> None:
+    """Raise `DatasetError` with the first problem and the number of the others, if there are any."""
     if problems:
         more = f' ({len(problems) - 1} more; check_dataset lists all)' if len(problems) > 1 else ''
         raise DatasetError(problems[0] + more)
+
+
+def reads_ground_truth(split: str, ground_truth: bool | None) -> bool:
+    """Return whether boxes or masks are read; by default in every split but 'train'."""
+    return split != 'train' if ground_truth is None else ground_truth

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ..errors import DatasetError
 from .annotated import AnnotatedDataset, annotation_path
-from .annotations import files_within
 from .base import ImageDataset, Transform
 from .box_csv import HEADER, CsvDataset
 from .coco import CocoDataset
-from .folder import FolderDataset, splits_of
+from .folder import FolderDataset
 from .mask_folder import MaskDataset
+from .paths import files_within, splits_of
 from .voc import VocDataset
 from .wsol import WSOLDataset
 
@@ -24,47 +24,49 @@ def open_dataset(
     ground_truth: bool | None = None,
     annotations: str | os.PathLike | None = None,
 ) -> ImageDataset:
-    """Open a split of a data set: with annotations of a format of its own, or in the WSOL layout or with one folder a
-    class, whichever is there.
+    """Open a split of a data set: with an annotation file, in the WSOL layout, or with one folder per class.
 
     Args:
         root: Folder of the data set.
-        split: 'train', 'val', 'test', or whatever the folder of the split is called.
-        transform: PIL image (RGB) -> item; None takes `EvalTransform()`.
+        split: 'train', 'val', 'test', or another name of the folder of the split.
+        transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
         ground_truth: Whether to read boxes or masks; None reads them in every split but 'train'.
         annotations: A COCO instances file (.json), a CSV file of boxes, a folder of Pascal VOC XML files or a folder of
-            masks, told apart by their content; `{split}` in the path stands for the split. See `AnnotatedDataset`.
+            masks, recognised by their content; `{split}` in the path stands for the split. See `AnnotatedDataset`.
+            Without it, the layout is the WSOL layout if `<root>/metadata/<split>` exists, else one folder per class.
 
     Raises:
-        DatasetError: When the split is in neither layout, the annotations are of no known format, or the data set is
-            faulty (see the classes).
+        DatasetError: If the split does not exist in either layout, the annotations have an unknown format, or the data
+            set has problems (see the classes).
     """
     root = Path(root)
     if annotations is not None:
-        return recognise(annotation_path(annotations, split))(root, split, annotations, transform, ground_truth)
+        return detect_format(annotation_path(annotations, split))(root, split, annotations, transform, ground_truth)
     if split and (root / 'metadata' / split).is_dir():
         return WSOLDataset(root, split, transform, ground_truth)
     if split and (root / split).is_dir():
         return FolderDataset(root, transform, split=split)
     raise DatasetError(
-        f'{root}: no split {split!r}{_splits_found(root)}. Lay the data set out as {root}/<split>/<class>/*.jpg (one '
-        f'folder a class), or with {root}/images and {root}/metadata/<split>/image_ids.txt (WSOL layout), or name its '
-        'annotations (COCO, Pascal VOC, CSV or masks)'
+        f'{root}: no split {split!r}{_splits_found(root)}. Use the layout {root}/<split>/<class>/*.jpg (one folder per '
+        f'class) or {root}/images and {root}/metadata/<split>/image_ids.txt (WSOL layout), or give annotations (COCO, '
+        'Pascal VOC, CSV or masks)'
     )
 
 
-def recognise(path: Path) -> type[AnnotatedDataset]:
-    """The class that reads an annotation file or folder, by its content.
+def detect_format(path: Path) -> type[AnnotatedDataset]:
+    """Return the class that reads an annotation file or folder, by its content.
 
     Raises:
-        DatasetError: When it is missing, unreadable, or of no known format.
+        DatasetError: If it is missing, unreadable, or of an unknown format.
     """
     if path.is_dir():
         if files_within(path, '.xml'):
             return VocDataset
         if files_within(path, '.png'):
             return MaskDataset
-        raise DatasetError(f'{path}: holds neither XML files (Pascal VOC) nor masks (PNG); name the folder that does')
+        raise DatasetError(
+            f'{path}: contains neither XML files (Pascal VOC) nor masks (PNG); give the folder that does'
+        )
     try:
         with path.open('rb') as file:
             start = file.read(4096)
@@ -76,8 +78,8 @@ def recognise(path: Path) -> type[AnnotatedDataset]:
     if path.suffix.lower() == '.csv' or start.startswith(b'image,'):
         return CsvDataset
     raise DatasetError(
-        f'{path}: neither COCO instances (JSON) nor boxes with the header {",".join(HEADER)} (CSV); convert it to one, '
-        'or name a folder of Pascal VOC XML files or of masks'
+        f'{path}: neither COCO instances (JSON) nor boxes with the header {",".join(HEADER)} (CSV); convert it, or '
+        'give a folder of Pascal VOC XML files or of masks'
     )
 
 

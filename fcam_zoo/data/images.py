@@ -1,9 +1,9 @@
-"""Images from untrusted files: refused with one clear error, or whole and in 8-bit RGB."""
+"""Read images and masks from untrusted files: completely and in 8 bits, or one clear error."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,14 +11,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import ImageError
+from .paths import files_within
 
 MAX_PIXELS = 80_000_000
 """Largest image that is decoded: 240 MB as RGB, and below the size from which Pillow itself warns."""
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
-"""Names by which a folder's images are found; a file named outright is opened whatever its suffix."""
+"""Suffixes of the images that are found in a folder; a file that is given by its path may have any suffix."""
 
-# Raster formats with a decoder of their own. Pillow would run Ghostscript on a PostScript file, whatever its suffix.
+# Raster formats. By default Pillow runs Ghostscript on a PostScript file, whatever its suffix.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000')
 
 _ORIENTATION_TAG = 0x0112
@@ -31,7 +32,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_STORED = {
+_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: np.fliplr,
     3: lambda pixels: np.rot90(pixels, 2),
     4: np.flipud,
@@ -43,29 +44,29 @@ _STORED = {
 
 
 def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image file whole, as 8-bit RGB (see `to_rgb`). An animation gives its first frame.
+    """Read an image file as 8-bit RGB (see `to_rgb`); of an animation, the first frame.
 
     Args:
         path: Image file: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM/PGM or JPEG 2000.
-        exif: Turn the picture upright by its EXIF orientation; an unreadable EXIF block is ignored. Set False where
-            boxes or masks refer to the stored pixels, as WSOL metadata do.
-        max_pixels: Images with more pixels are refused by their header, before anything is decoded. Above twice
-            `PIL.Image.MAX_IMAGE_PIXELS` Pillow refuses as well.
+        exif: Turn the image upright by its EXIF orientation; an unreadable EXIF block is ignored. Set False if boxes or
+            masks refer to the stored pixels, as in the WSOL layout.
+        max_pixels: Images with more pixels are refused from their header, before decoding. Pillow also refuses images
+            above twice `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Returns:
         Image of mode RGB, decoded; the file is closed.
 
     Raises:
-        FileNotFoundError: When nothing exists at `path`.
-        ImageError: For a folder, an unknown format, a damaged or truncated file, pixels of unknown range (32 bits), or
-            too large an image.
+        FileNotFoundError: If `path` does not exist.
+        ImageError: If it is a folder, has an unknown format, is damaged or truncated, has pixels of unknown range (32
+            bits), or too many pixels.
     """
     image, orientation = open_stored(path, max_pixels)
     return upright(image, orientation) if exif else image
 
 
 def open_stored(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, int]:
-    """An image file whole, in 8-bit RGB, as its pixels are stored, and its EXIF orientation (1 to 8, 1 is upright).
+    """Read an image file as 8-bit RGB in its stored orientation, and its EXIF orientation (1 to 8, 1 is upright).
 
     Raises:
         FileNotFoundError, ImageError: As `open_image`.
@@ -76,19 +77,19 @@ def open_stored(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; an orientation that does not exist turns nothing."""
+    """Turn an image upright by its EXIF orientation; an unknown orientation has no effect."""
     turn = _UPRIGHT.get(orientation)
     return image if turn is None else image.transpose(turn)
 
 
 def as_stored(upright_pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The inverse of `upright` for an array (H,W): what is drawn upright -> the order of the stored pixels."""
+    """Invert `upright` for an array (H,W): upright -> the order of the stored pixels."""
     inverse = _STORED.get(orientation)
     return upright_pixels if inverse is None else np.ascontiguousarray(inverse(upright_pixels))
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Stored width and height of an image file, from its header; EXIF orientation is not applied.
+    """Read the stored width and height of an image file from its header; EXIF orientation is not applied.
 
     Raises:
         FileNotFoundError, ImageError: As `open_image`.
@@ -98,7 +99,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def open_mask(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask file as grey levels, uint8 (H,W) in 0..255; a mask of one bit gives 0 and 255.
+    """Read a mask file as grey levels, uint8 (H,W) in 0..255; a 1-bit mask has 0 and 255.
 
     Raises:
         FileNotFoundError, ImageError: As `open_image`.
@@ -108,11 +109,10 @@ def open_mask(path: str | os.PathLike) -> np.ndarray:
 
 
 def open_levels(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask file as the numbers it stores, uint8 (H,W): grey levels, or the indices of a palette.
+    """Read a mask file as the stored numbers, uint8 (H,W): grey levels, or palette indices.
 
     Raises:
-        FileNotFoundError, ImageError: As `open_image`, and for colours, transparency or more than 8 bits, which are no
-            levels.
+        FileNotFoundError, ImageError: As `open_image`, and if the file has colours, transparency or more than 8 bits.
     """
     with _opened(path, MAX_PIXELS) as image:
         if image.mode == 'P':
@@ -121,16 +121,23 @@ def open_levels(path: str | os.PathLike) -> np.ndarray:
             return np.array(image.convert('L'))
         values = np.array(image) if image.mode == 'RGB' else None
         if values is None or (values != values[..., :1]).any():
-            raise ImageError(f'{path}: a mask of mode {image.mode} holds no levels; save it as 8-bit grey or palette')
+            raise ImageError(f'{path}: a mask of mode {image.mode} has no levels; save it as 8-bit grey or palette')
         return values[..., 0].copy()
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a mask, uint8 (H,W), to (width, height) by nearest neighbour, with the pixels that OpenCV chooses."""
+    import cv2  # Only masks need it: data sets of images work without OpenCV.
+
+    return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a decoded image of any mode to 8-bit RGB.
 
-    Transparent pixels show white, since most cut-out pictures are made for a white page. 16-bit grey is scaled
-    (65535 becomes 255), where Pillow's own conversion would clip. Palettes, CMYK and the like are converted as Pillow
-    does, without a colour profile.
+    Transparent pixels become white, since most cut-out images are made for a white page. 16-bit grey is scaled (65535
+    becomes 255), while Pillow's conversion clips. Palettes, CMYK and other modes are converted by Pillow, without a
+    colour profile.
 
     Args:
         image: Any PIL image.
@@ -139,7 +146,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         A new image of mode RGB and of the same size.
 
     Raises:
-        ImageError: For 32-bit integer or float pixels, which have no defined white.
+        ImageError: If pixels are 32-bit integers or floats, which have no defined white.
     """
     # 16-bit PNG and PGM have the mode 'I' in older versions of Pillow.
     if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in ('PNG', 'PPM')):
@@ -155,22 +162,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
-    """Expand files and folders to image files, in the order given, each file once.
+    """Expand files and folders to image files, in the given order, each file once.
 
     Args:
-        paths: A path or several. A file is taken as it is; a folder gives its images by suffix (`SUFFIXES`, either
-            case), from all its subfolders, sorted by path; hidden files and folders are passed over.
+        paths: One or more paths. A file is listed whatever its suffix; a folder contributes its images by suffix
+            (`SUFFIXES`, either case) from all its subfolders, sorted by path, without hidden files and folders.
 
     Raises:
-        FileNotFoundError: For a path that does not exist.
-        ImageError: For a folder without images, or when no path is given.
+        FileNotFoundError: If a path does not exist.
+        ImageError: If a folder has no images, or no path is given.
     """
     found: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
         if path.is_dir():
             inside = images_within(path)
             if not inside:
-                raise ImageError(f'{path}: no image in this folder; known suffixes: {" ".join(SUFFIXES)}')
+                raise ImageError(f'{path}: no images in this folder; known suffixes: {" ".join(SUFFIXES)}')
             found += inside
         elif path.exists():
             found.append(path)
@@ -182,42 +189,36 @@ def list_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[
 
 
 def images_within(folder: Path) -> list[Path]:
-    """Image files by suffix in a folder and its subfolders, sorted, hidden ones left out; possibly none."""
-    return sorted(
-        path
-        for path in folder.rglob('*')
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith('.') for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    """List the image files by suffix in a folder and its subfolders, sorted, without hidden ones."""
+    return files_within(folder, *SUFFIXES)
 
 
 @contextmanager
 def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image, check its size, and turn whatever a decoder raises within the block into `ImageError`."""
+    """Open an image, check its size, and convert every error of a decoder in the block to `ImageError`."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such image file; check the path')
     if not path.is_file():
-        raise ImageError(f'{path}: a folder or a special file, not an image; name an image file')
+        raise ImageError(f'{path}: a folder or a special file, not an image; give an image file')
     try:
         with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(f'{path}: {width}x{height} pixels are more than the limit of {max_pixels}; shrink it')
+                raise ImageError(f'{path}: {width}x{height} pixels are more than the limit of {max_pixels}; resize it')
             yield image
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError as e:
         raise ImageError(f'{path}: not an image of a known format; convert it to one of {", ".join(_FORMATS)}') from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        raise ImageError(f'{path}: refused by Pillow because of its size ({e}); shrink it') from e
-    except Exception as e:  # Damaged files make the decoders raise nearly every kind of error.
+        raise ImageError(f'{path}: refused by Pillow because of its size ({e}); resize it') from e
+    except Exception as e:  # On damaged files, decoders raise nearly every kind of error.
         raise ImageError(f'{path}: cannot be read as an image ({e or type(e).__name__}); replace the file') from e
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # A damaged EXIF block says nothing of the picture itself, and parsing it raises many kinds.
+    except Exception:  # Parsing a damaged EXIF block raises many kinds of errors; the pixels may be intact.
         return 1

@@ -1,4 +1,7 @@
-"""PIL image -> uint8 tensor. Normalisation is left to the device of the model, since the CRF loss needs raw colours."""
+"""Transforms from PIL images to uint8 tensors.
+
+Normalization happens later on the device of the model (`normalize`), since the CRF loss needs raw colours.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 
 class EvalTransform:
-    """Resize straight to size x size, bilinear, aspect ratio ignored.
+    """Resize to size x size, bilinear, ignoring the aspect ratio.
 
-    Source: the evaluation protocol of Choe et al. (CVPR 2020), kept by F-CAM (Belharbi et al., WACV 2022).
+    Source: the evaluation protocol of Choe et al. (CVPR 2020), used by F-CAM (Belharbi et al., WACV 2022).
 
     Args:
         size: Side of the result in pixels.
@@ -31,18 +34,19 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """Resize to resize x resize, crop size x size at a uniformly drawn place, flip left to right at random.
+    """Resize to resize x resize, crop size x size at a random place, flip horizontally at random.
 
-    Draws from torch's global generator: `torch.manual_seed` repeats it, and workers of a DataLoader differ.
-    Source: the training recipe of Choe et al. (CVPR 2020), kept by F-CAM (Belharbi et al., WACV 2022).
+    Random numbers come from torch's global generator: `torch.manual_seed` makes them reproducible, and workers of a
+    DataLoader differ.
+    Source: the training recipe of Choe et al. (CVPR 2020), used by F-CAM (Belharbi et al., WACV 2022).
 
     Args:
         size: Side of the crop in pixels.
-        resize: Side before the crop, aspect ratio ignored; None keeps the published ratio, 256 for a crop of 224.
+        resize: Side before the crop, ignoring the aspect ratio; None uses the published ratio, 256 for a crop of 224.
         hflip: Probability of the flip, 0 to 1.
 
     Raises:
-        ValueError: For a side below 1, a crop larger than `resize`, or a probability outside [0,1].
+        ValueError: If a side is below 1, the crop larger than `resize`, or the probability outside [0,1].
     """
 
     def __init__(self, size: int = 224, resize: int | None = None, hflip: float = 0.5) -> None:
@@ -51,7 +55,7 @@ class TrainTransform:
         if self.resize < self.size:
             raise ValueError(f'resize={self.resize} is less than the crop size={self.size}; raise resize')
         if not 0 <= hflip <= 1:
-            raise ValueError(f'hflip={hflip} is not a probability; give a value from 0 to 1')
+            raise ValueError(f'hflip={hflip} is not a probability; use a value from 0 to 1')
         self.hflip = hflip
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -66,23 +70,24 @@ class TrainTransform:
 
 
 class ScaleTransform(TrainTransform):
-    """TrainTransform with a crop of random area and aspect ratio (3/4 to 4/3), resized to size x size.
+    """Crop a random area with a random aspect ratio (3/4 to 4/3), resize it to size x size, flip at random.
 
-    Stronger augmentation for the classifier of a small data set (RandomResizedCrop: Szegedy et al., CVPR 2015).
+    A stronger augmentation than `TrainTransform`, for the classifier of a small data set (RandomResizedCrop: Szegedy et
+    al., CVPR 2015).
 
     Args:
         size: Side of the result in pixels.
-        scale: Smallest and largest share of the area that a crop takes, 0 < smallest <= largest <= 1.
+        scale: Smallest and largest fraction of the area in a crop, 0 < smallest <= largest <= 1.
         hflip: Probability of the flip, 0 to 1.
 
     Raises:
-        ValueError: For an argument out of its range.
+        ValueError: If an argument is out of its range.
     """
 
     def __init__(self, size: int = 224, scale: Sequence[float] = (0.4, 1.0), hflip: float = 0.5) -> None:
         super().__init__(size, hflip=hflip)
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f'scale={scale} must be two shares of the area, 0 < smallest <= largest <= 1')
+            raise ValueError(f'scale={scale} must be two fractions of the area, 0 < smallest <= largest <= 1')
         self.scale = tuple(scale)
         self._crop = RandomResizedCrop(self.size, self.scale, interpolation=InterpolationMode.BILINEAR)
 
@@ -97,21 +102,21 @@ class ScaleTransform(TrainTransform):
 
 
 def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Normalise raw colours for a network: (x / 255 - mean) / std.
+    """Normalize raw colours for a network: (x / 255 - mean) / std.
 
     Args:
         images: uint8 (B,3,H,W) in 0..255, on any device and in any memory format.
         mean: Mean of each channel, for colours in 0..1.
-        std: Standard deviation of each channel, likewise.
+        std: Standard deviation of each channel, for colours in 0..1.
 
     Returns:
         float32 (B,3,H,W) on the same device, in the same memory format.
 
     Raises:
-        TypeError: When the images are not uint8, since the range of other types is ambiguous.
+        TypeError: If the images are not uint8, since the range of other types is ambiguous.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f'images of {images.dtype}: normalize takes raw colours, uint8 in 0..255')
+        raise TypeError(f'images are {images.dtype}: normalize needs raw colours, uint8 in 0..255')
     shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device).view(1, -1, 1, 1) for v in (mean, std))
     return images.to(torch.float32).div_(255).sub_(shift).div_(scale)
 
@@ -126,5 +131,5 @@ def _to_tensor(image: Image.Image) -> torch.Tensor:
 
 def _side(name: str, value: int) -> int:
     if value < 1:
-        raise ValueError(f'{name}={value} is not a side in pixels; give a whole number above 0')
+        raise ValueError(f'{name}={value} is not a side in pixels; use a whole number above 0')
     return value

@@ -1,22 +1,25 @@
-"""Every fault of a data set at once, before hours of training meet the first."""
+"""Report every problem of a data set at once, before a long training fails at the first."""
 
 from __future__ import annotations
 
 import filecmp
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from ..errors import DatasetError, ImageError
-from .annotated import annotation_path, size_fault
-from .annotations import Annotations
-from .folder import scan_folder, splits_of, subfolders
-from .formats import recognise
+from .annotated import annotation_path
+from .annotations import Annotations, MaskFiles
+from .folder import read_folder
+from .formats import detect_format
 from .images import images_within, open_image, open_levels, open_mask
-from .mask_folder import mask_size_fault
-from .metadata import LABELS, LOCALIZATION, SIZES, Metadata, read_metadata
+from .mask_folder import mask_size_problem
+from .metadata import LOCALIZATION, read_metadata
+from .paths import splits_of, subfolders
 
 
 def check_dataset(
@@ -26,191 +29,126 @@ def check_dataset(
     quiet: bool = False,
     annotations: str | os.PathLike | None = None,
 ) -> list[str]:
-    """Check a data set of any layout: its metadata, and that every image and mask decodes whole.
+    """Check the metadata of a data set of any layout, and decode every image and mask.
 
     Args:
-        root: Folder of the data set; for one folder a class, the folder of the splits or of the classes.
-        splits: Splits to check; None for all there are.
+        root: Folder of the data set; for one folder per class, the folder of the splits or of the classes.
+        splits: Splits to check; None checks all.
         quiet: Show no progress bar.
-        annotations: Annotation file or folder as `open_dataset` takes it. Without `{split}` in its path it is that of
-            one split, so `splits` must name one where the data set has several.
+        annotations: Annotation file or folder as for `open_dataset`. Without `{split}` in its path it belongs to one
+            split, so `splits` must name that split if the data set has several.
 
     Returns:
-        One line a fault, naming the file and the mend; empty for a sound data set. Faults are missing or malformed
-        metadata, ids without label, size or localization, lines of ids that no list has, boxes outside their images,
-        images that are missing, unreadable, or not of the size in the metadata, masks that are missing, unreadable, or
-        not of the size of their image, masks without image, boxes and annotations given twice, class folders without
-        images, and images that are in two splits.
+        One line per problem, with the file and the fix; empty for a sound data set. Problems are missing or malformed
+        metadata, ids without label, size or localization, lines with unknown ids, boxes outside their images, images
+        that are missing, unreadable, or not of the annotated size, masks that are missing, unreadable, or not of the
+        size of their image, masks without image, repeated boxes and annotations, class folders without images, and
+        images that are in two splits.
 
     Raises:
-        DatasetError: When `root` is not a folder, or it is open which split the annotations belong to.
+        DatasetError: If `root` is not a folder, or the split of the annotations is ambiguous.
     """
     root = Path(root)
     if not root.is_dir():
-        raise DatasetError(f'{root}: no such folder; name the folder of a data set')
-    if annotations is not None:
-        problems, members = _check_annotated(root, _annotated_splits(root, splits, annotations), annotations, quiet)
-        return problems + list(_in_two_splits(members))
-    wsol = (root / 'metadata').is_dir()
-    names = list(splits if splits is not None else splits_of(root))
-    if wsol:
-        problems, members = _check_wsol(root, names, quiet)
+        raise DatasetError(f'{root}: no such folder; give the folder of a data set')
+    problems: list[str] = []
+    if splits is not None:
+        names = list(splits)
+    elif annotations is not None:
+        names = _annotated_splits(root, annotations)
     else:
-        problems, members = _check_folders(root, names or [''], quiet)
+        names = splits_of(root)
+        if not names and (root / 'metadata').is_dir():
+            return [f'{root / "metadata"}: no split; add {root / "metadata"}/<split>/image_ids.txt']
+    members: dict[str, dict[str, Path]] = {}
+    for split in names or ['']:
+        try:
+            data = _load(root, split, annotations)
+        except DatasetError as e:
+            problems.append(str(e))
+            continue
+        problems += [*data.problems, *data.warnings, *_masks_without_image(data)]
+        read_mask = open_mask if annotations is None else open_levels
+        for image_id in tqdm(data.listed, f'{root.name} {split}', disable=quiet, unit='image'):
+            problems += _check_image(data, image_id, read_mask)
+        members[split] = {image_id: data.images / image_id for image_id in data.listed}
     return problems + list(_in_two_splits(members))
 
 
-def _check_wsol(root: Path, splits: list[str], quiet: bool) -> tuple[list[str], dict[str, dict[str, Path]]]:
-    problems, members = [], {}
-    if not splits:
-        problems.append(f'{root / "metadata"}: no split; add {root / "metadata"}/<split>/image_ids.txt')
-    for split in splits:
-        # Training needs no localization, but where it is given it is to be right.
-        located = split != 'train' or (root / 'metadata' / split / LOCALIZATION).is_file()
-        data = read_metadata(root, split, located)
-        problems += data.problems
-        problems += _strays(data)
-        for image_id in tqdm(data.ids, f'{root.name} {split}', disable=quiet, unit='image'):
-            problems += _check_wsol_image(root, data, image_id)
-        members[split] = {image_id: data.images / image_id for image_id in data.ids}
-    return problems, members
+def _load(root: Path, split: str, annotations: str | os.PathLike | None) -> Annotations:
+    if annotations is None:
+        if not (root / 'metadata').is_dir():
+            return read_folder(root, split)
+        # Training needs no localization, but if it exists it must be correct.
+        return read_metadata(root, split, split != 'train' or (root / 'metadata' / split / LOCALIZATION).is_file())
+    dataset = detect_format(annotation_path(annotations, split))
+    data = dataset.load(root, split, annotations, True)
+    if split == 'train' and not data.boxes and not data.masks:
+        unused, data = data.unused, dataset.load(root, split, annotations, False)
+        data.unused = unused
+    data.warnings += data.repeated_boxes()
+    return data
 
 
-def _strays(data: Metadata) -> Iterator[str]:
-    ids = set(data.ids)
-    for file, table in ((LABELS, data.labels), (SIZES, data.sizes), (LOCALIZATION, {**data.boxes, **data.masks})):
-        for image_id in table:
-            if image_id not in ids:
-                yield f'{data.folder / file}: {image_id} is not in image_ids.txt; add it there or remove its lines here'
-
-
-def _check_wsol_image(root: Path, data: Metadata, image_id: str) -> Iterator[str]:
-    path = data.images / image_id
-    known = data.sizes.get(image_id)
-    try:
-        size = open_image(path, exif=False).size
-        if known is not None and size != known:
-            yield (
-                f'{path}: {size[0]}x{size[1]} pixels, but {data.folder / SIZES} says {known[0]}x{known[1]}; '
-                'correct the line, and the boxes if the image was resized'
-            )
-    except FileNotFoundError:
-        yield f'{path}: image is missing; restore it, or remove its lines from {data.folder}'
-        size = known
-    except ImageError as e:
-        yield str(e)
-        size = known
-    files, ignore = data.masks.get(image_id, ([], ''))
-    for file in [*files, *filter(None, [ignore])]:
-        yield from _check_mask(root / 'masks' / file, size, data)
-
-
-def _check_mask(path: Path, size: tuple[int, int] | None, data: Metadata) -> Iterator[str]:
-    try:
-        mask = open_mask(path)
-    except FileNotFoundError:
-        yield f'{path}: mask is missing; restore it, or remove it from {data.folder / LOCALIZATION}'
-    except ImageError as e:
-        yield str(e)
-    else:
-        if size is not None and mask.shape[::-1] != size:
-            yield mask_size_fault(path, mask, size)
-
-
-def _annotated_splits(root: Path, splits: Sequence[str] | None, annotations: str | os.PathLike) -> list[str]:
-    if splits is not None:
-        return list(splits)
+def _annotated_splits(root: Path, annotations: str | os.PathLike) -> list[str]:
     found = splits_of(root)
     if '{split}' in str(annotations):
         found = [s for s in dict.fromkeys([*found, *subfolders(root)]) if annotation_path(annotations, s).exists()]
         if not found:
-            raise DatasetError(f'{annotations}: there is none for any split of {root}; name the split')
+            raise DatasetError(f'{annotations}: does not exist for any split of {root}; give the split')
     elif len(found) > 1:
         raise DatasetError(
-            f'{annotations}: of which split ({", ".join(found)}) of {root}? Name it, or write {{split}} in the path'
+            f'{annotations}: {root} has the splits {", ".join(found)}; give the split of these annotations, or write '
+            '{split} in the path'
         )
-    return found or ['']
-
-
-def _check_annotated(
-    root: Path, splits: list[str], annotations: str | os.PathLike, quiet: bool
-) -> tuple[list[str], dict[str, dict[str, Path]]]:
-    problems, members = [], {}
-    for split in splits:
-        try:
-            dataset = recognise(annotation_path(annotations, split))
-        except DatasetError as e:
-            problems.append(str(e))
-            continue
-        data = dataset.load(root, split, annotations, True)
-        if split == 'train' and not data.boxes and not data.masks:  # Training needs no localization.
-            unused, data = data.unused, dataset.load(root, split, annotations, False)
-            data.unused = unused
-        problems += [*data.problems, *data.strays, *data.repeated_boxes(), *_masks_without_image(data)]
-        for image_id in tqdm(data.listed, f'{root.name} {split}', disable=quiet, unit='image'):
-            problems += _check_annotated_image(data, image_id)
-        members[split] = {image_id: data.images / image_id for image_id in data.listed}
-    return problems, members
+    return found
 
 
 def _masks_without_image(data: Annotations) -> Iterator[str]:
-    # One folder may serve all splits, so an image of any of them owns its mask.
+    # One folder may serve all splits, so the image of a mask may be in any of them.
     folders = {data.root / split for split in splits_of(data.root)} if data.unused else set()
     stems = {p.relative_to(f).with_suffix('').as_posix() for f in folders if f.is_dir() for p in images_within(f)}
     for stem, path in data.unused.items():
         if stem not in stems:
-            yield f'{path}: mask without image; name it as its image below {data.images}, or remove it'
+            yield f'{path}: mask without image; name it like its image below {data.images}, or remove it'
 
 
-def _check_annotated_image(data: Annotations, image_id: str) -> Iterator[str]:
+def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], np.ndarray]) -> Iterator[str]:
     path, size = data.images / image_id, data.sizes.get(image_id)
     try:
         stored = open_image(path, exif=False).size
         if size not in (None, stored):
-            yield size_fault(data, image_id, stored)
+            yield data.size_problem(image_id, stored)
+        size = size or stored
     except FileNotFoundError:
         stored = None
-        yield f'{path}: image is missing; restore it, or remove it from {data.sources.get(image_id, data.path)}'
+        yield f'{path}: image is missing; restore it, or remove it from {data.source(image_id)}'
     except (ImageError, OSError) as e:
         stored = None
         yield str(e)
-    if size or stored:
-        yield from data.faults_of_boxes(image_id, size or stored)
-    if image_id in data.masks:
+    if size is not None:
+        yield from data.boxes_outside(image_id, size)
+    files = data.masks.get(image_id, MaskFiles(()))
+    for file in [*files.objects, *([files.ignore] if files.ignore else [])]:
         try:
-            mask = open_levels(data.masks[image_id])
-            if stored and mask.shape[::-1] != stored:
-                yield mask_size_fault(data.masks[image_id], mask, stored)
+            mask = read_mask(file)
+            if stored not in (None, mask.shape[::-1]):
+                yield mask_size_problem(file, mask, stored)
+        except FileNotFoundError:
+            yield f'{file}: mask is missing; restore it, or remove it from {data.source(image_id)}'
         except (ImageError, OSError) as e:
             yield str(e)
 
 
-def _check_folders(root: Path, splits: list[str], quiet: bool) -> tuple[list[str], dict[str, dict[str, Path]]]:
-    problems, members = [], {}
-    for split in splits:
-        _, files, found = scan_folder(root, split)
-        problems += found
-        paths = [path for group in files.values() for path in group]
-        for path in tqdm(paths, f'{root.name} {split}', disable=quiet, unit='image'):
-            try:
-                open_image(path)
-            except ImageError as e:
-                problems.append(str(e))
-        members[split] = {path.relative_to(root / split).as_posix(): path for path in paths}
-    return problems, members
-
-
-def _in_two_splits(members: dict[str, dict[str, Path]]) -> Iterable[str]:
-    """Images that two splits share: the same file, or files of the same id and content."""
-    splits = list(members)
-    for k, first in enumerate(splits):
-        for second in splits[k + 1 :]:
-            for image_id, path in members[first].items():
-                other = members[second].get(image_id)
-                if other is not None and (other == path or _same_content(path, other)):
-                    yield f'{path}: in the splits {first} and {second}; remove it from one, or results are worthless'
+def _in_two_splits(members: dict[str, dict[str, Path]]) -> Iterator[str]:
+    """Report images that two splits share: the same file, or files with the same id and content."""
+    for (first, images), (second, others) in itertools.combinations(members.items(), 2):
+        for image_id, path in images.items():
+            other = others.get(image_id)
+            if other is not None and (other == path or _same_content(path, other)):
+                yield (f'{path}: in the splits {first} and {second}; remove it from one, or results will be invalid')
 
 
 def _same_content(first: Path, second: Path) -> bool:
-    # Missing files are reported on their own.
+    # Missing files are reported by _check_image.
     return first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False)

@@ -1,4 +1,4 @@
-"""Annotation files that are malformed, hostile or contradictory: refused with one line, and listed all at once."""
+"""Annotation files that are malformed, hostile or contradictory: one line per problem, and all of them in the check."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import pytest
 from PIL import Image
 from shapes import make, refused
 
-from fcam_zoo.data import (
-    check_dataset,
-    open_dataset,
-)
+from fcam_zoo.data import check_dataset, open_dataset
 from fcam_zoo.errors import DatasetError
 
 
@@ -29,19 +26,19 @@ def drop(key: str, index: int, name: str):
 
 
 COCO_FAULTS = [
-    (edited(1, 'images', file_name='../x.jpg'), r"images\[1\] \(id 7\): file_name '\.\./x\.jpg' is no path below"),
-    (edited(1, 'images', file_name='/etc/passwd'), "'/etc/passwd' is no path below"),
-    (edited(1, 'images', file_name='C:\\x.jpg'), 'is no path below'),
+    (edited(1, 'images', file_name='../x.jpg'), r"images\[1\] \(id 7\): file_name '\.\./x\.jpg' is not a path below"),
+    (edited(1, 'images', file_name='/etc/passwd'), "'/etc/passwd' is not a path below"),
+    (edited(1, 'images', file_name='C:\\x.jpg'), 'is not a path below'),
     (edited(1, 'images', file_name='a\n\x1b[31m.jpg'), r'a\\n\\x1b\[31m\.jpg'),
     (edited(1, 'images', file_name='a\0.jpg'), r'a\\x00\.jpg'),
-    (edited(1, 'images', file_name='x' * 5000), r'x\.\.\. is no path below'),
-    (edited(1, 'images', file_name=None), 'file_name None is no path below'),
+    (edited(1, 'images', file_name='x' * 5000), r'x\.\.\. is not a path below'),
+    (edited(1, 'images', file_name=None), 'file_name None is not a path below'),
     (edited(1, 'images', file_name='./0.jpg'), r'images\[1\] \(id 7\): 0\.jpg is listed twice'),
     (edited(1, 'images', id=0), 'or another image has its id'),
     (edited(1, 'images', id=[]), r'images\[1\]: has no id'),
     (edited(1, 'images', id=True), r'images\[1\]: has no id'),
-    (edited(1, 'images', width=0), 'is no width and height; write both in pixels, or neither'),
-    (drop('images', 1, 'width'), 'is no width and height'),
+    (edited(1, 'images', width=0), 'is not a width and height; write both in pixels, or neither'),
+    (drop('images', 1, 'width'), 'is not a width and height'),
     (lambda c: c['images'].__setitem__(1, 'x'), r'images\[1\]: is not an object'),
     (edited(1, 'annotations', category_id=3), r'annotations\[1\] \(id 1\): category_id 3 is not among the categories'),
     (edited(1, 'annotations', category_id={}), r'category_id \{\} is not among'),
@@ -57,7 +54,7 @@ COCO_FAULTS = [
     (edited(1, 'categories', id=44), r'categories\[1\] \(id 44\): another category has the id 44'),
     (edited(1, 'categories', name=' '), r'categories\[1\] \(id 18\): needs an id and a name'),
     (lambda c: c.pop('categories'), 'must be an object with the lists images, annotations, categories'),
-    (lambda c: c.__setitem__('images', []), 'names no image of'),
+    (lambda c: c.__setitem__('images', []), 'lists no images of'),
     (lambda c: c.__setitem__('annotations', []), 'no image has a box or mask'),
 ]
 
@@ -73,7 +70,7 @@ def test_faulty_coco(flat, edit, message):
     ('text', 'message'),
     [
         ('{"images": [', 'is not JSON in UTF-8'),
-        ('{"images": NaN}', 'NaN is no number'),
+        ('{"images": NaN}', 'NaN is not a number'),
         ('{"images": ' + '9' * 5000 + '}', 'is not'),
         ('[' * 200_000, 'nested too deep|is not JSON'),
         ('[]', 'must be an object with the lists'),
@@ -88,12 +85,12 @@ def test_faulty_json(flat, text, message):
 
 BOX = '<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>8</ymax></bndbox>'
 VOC_FAULTS = [
-    ({'filename': '<filename>../../x.jpg</filename>'}, r"0\.xml: filename '\.\./\.\./x\.jpg' is no path below"),
-    ({'filename': '<filename>/etc/passwd</filename>'}, 'is no path below'),
+    ({'filename': '<filename>../../x.jpg</filename>'}, r"0\.xml: filename '\.\./\.\./x\.jpg' is not a path below"),
+    ({'filename': '<filename>/etc/passwd</filename>'}, 'is not a path below'),
     ({'filename': '<filename>a&#10;b.jpg</filename>'}, r'a\\nb\.jpg'),
-    ({'filename': '<filename>1.jpg</filename>'}, r'0\.xml describes 1\.jpg too; remove one'),
-    ({'size': '<size><width>x</width><height>3</height></size>'}, "'x' x '3' is no size"),
-    ({'size': '<size><width>-4</width><height>3</height></size>'}, 'is no size'),
+    ({'filename': '<filename>1.jpg</filename>'}, r'0\.xml also describes 1\.jpg; remove one'),
+    ({'size': '<size><width>x</width><height>3</height></size>'}, "'x' x '3' is not a size"),
+    ({'size': '<size><width>-4</width><height>3</height></size>'}, 'is not a size'),
     ({'object': f'<object>{BOX.format(3, 9)}</object>'}, 'object 1: has no name; write its class'),
     ({'object': '<object><name>disc</name></object>'}, 'object 1: bndbox needs xmin, ymin, xmax, ymax as numbers'),
     ({'object': f'<object><name>disc</name>{BOX.format("nan", 9)}</object>'}, 'as numbers'),
@@ -134,15 +131,18 @@ def test_hostile_xml(flat, content, message):
 
 
 CSV_FAULTS = [
-    (['image;x0;y0;x1;y1'], r'boxes\.csv, line 1: the header must be image,x0,y0,x1,y1,label,score \(or end before\)'),
+    (
+        ['image;x0;y0;x1;y1'],
+        r'boxes\.csv, line 1: the header must be image,x0,y0,x1,y1,label,score \(the last two',
+    ),
     ([], 'line 1: the header must be'),
-    (['image,x0,y0,x1,y1,label'], 'names no image of'),
+    (['image,x0,y0,x1,y1,label'], 'lists no images of'),
     ([None, '0.jpg,1,2,3,4'], 'line 8: 5 fields; write image,x0,y0,x1,y1,label'),
-    ([None, '../0.jpg,1,2,3,4,disc'], r"line 8: '\.\./0\.jpg' is no path below"),
+    ([None, '../0.jpg,1,2,3,4,disc'], r"line 8: image '\.\./0\.jpg' is not a path below"),
     ([None, '0.jpg,1,2,3,,disc'], "line 8: '1,2,3,' are not four numbers"),
     ([None, '0.jpg,1,2,3,1e3,disc'], 'are not four numbers'),
     ([None, '0.jpg,9,2,3,4,disc'], r'line 8: box \(9, 2, 3, 4\) is inverted'),
-    ([None, '0.jpg,1,2,3,4,"di\nsc"'], r"line 9: label 'di\\nsc' has characters that do not print"),
+    ([None, '0.jpg,1,2,3,4,"di\nsc"'], r"line 9: label 'di\\nsc' has characters that cannot be printed"),
     ([None, 'new.jpg,1,2,3,4,'], r'new\.jpg has no label; add one, or remove the image'),
     ([None, f'0.jpg,1,2,3,4,{"x" * 200_000}'], r'is not CSV \(field larger than'),
 ]
@@ -154,7 +154,7 @@ def test_faulty_csv(flat, lines, message):
     refused(flat, flat.write_csv(lines), message)
 
 
-def test_csv_manners(flat):
+def test_csv_dialect(flat):
     """Quotes, byte order mark, line ends, blank lines, backslashes, fractions."""
     text = '\ufeff' + '\r\n'.join([*flat.csv(label=False), '', '"a,b.jpg", 1.4 ,1.5,9,9.0', 'sub\\c.jpg,1,1,2,2', ''])
     path = flat.root / 'boxes.csv'
@@ -167,13 +167,13 @@ def test_csv_manners(flat):
     refused(flat, path, 'is not UTF-8 text; save it as UTF-8')
 
 
-def test_the_error_counts_what_follows(flat):
+def test_the_error_counts_the_other_problems(flat):
     path = flat.write_csv([*flat.csv(), *['0.jpg,9,9,1,1,disc'] * 3])
     with pytest.raises(DatasetError, match=r'line 8: .*\(2 more; check_dataset lists all\)$'):
         open_dataset(flat.root, 'test', annotations=path)
 
 
-def test_check_lists_every_fault_at_once(flat):
+def test_check_lists_every_problem(flat):
     images = flat.root / 'images'
     (images / '0.jpg').unlink()
     (images / '1.jpg').write_bytes((images / '1.jpg').read_bytes()[:300])
@@ -186,8 +186,8 @@ def test_check_lists_every_fault_at_once(flat):
     ]
     problems = check_dataset(flat.root, ['test'], annotations=flat.write_coco(content), quiet=True)
     wanted = [
-        r'annotations\[6\] \(id 90\): image_id 999 is not among its images; remove it',
-        r'annotations\[7\] \(id 91\): the box .* of 3\.jpg is at annotations\[3\] \(id 3\) already; remove one',
+        r'annotations\[6\] \(id 90\): image_id 999 is not among its images; remove the annotation',
+        r'annotations\[7\] \(id 91\): the box .* of 3\.jpg is already at annotations\[3\] \(id 3\); remove one',
         r'0\.jpg: image is missing; restore it, or remove it from .*instances\.json',
         r'1\.jpg: cannot be read as an image',
         r'2\.jpg: 30x20 pixels, but .*instances\.json says 72x64',
@@ -223,13 +223,13 @@ def test_check_of_several_splits(tmp_path, capsys):
         Image.new('RGB', shapes.shapes[0].size, (9, len(split), ord(split[0]))).save(root / split / 'disc' / '0.jpg')
     problems = check_dataset(root, annotations=root / '{split}.csv')
     assert len(problems) == 3 * 5
-    assert all('remove it from one, or results are worthless' in p for p in problems)
+    assert all('remove it from one, or results will be invalid' in p for p in problems)
     assert 'shapes val' in capsys.readouterr().err
     dataset = open_dataset(root, 'val', annotations=f'{root}/{{split}}.csv')
     assert (len(dataset), dataset.images_root) == (6, root / 'val')
-    with pytest.raises(DatasetError, match=r'of which split \(train, val, test\) of .*write \{split\} in the path'):
+    with pytest.raises(DatasetError, match=r'has the splits train, val, test; give the split .*\{split\} in the path'):
         check_dataset(root, annotations=root / 'test.csv')
-    with pytest.raises(DatasetError, match='none for any split'):
+    with pytest.raises(DatasetError, match='does not exist for any split'):
         check_dataset(root, annotations=root / 'gone' / '{split}.csv')
     assert check_dataset(root, ['test'], annotations=root / 'test.csv', quiet=True) == []
     # Training needs no localization.
