@@ -1,4 +1,4 @@
-"""What `cams.extract` does inside other people's programs: hooks, modes, precision, memory, layouts."""
+"""`cams.extract` inside other programs: hooks, modes, precision, memory, layouts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize('method', GRADIENT_METHODS)
-def test_frozen_is_the_same(net, method):
+def test_frozen_parameters_no_grad_and_inference_mode(net, method):
     want = maps(net, images(), method)
     assert want.amax() == 1
     net.requires_grad_(False)
@@ -67,10 +67,10 @@ def test_frozen_is_the_same(net, method):
 
 
 @pytest.mark.parametrize('method', [m for m in GRADIENT_METHODS if m != 'smoothgradcampp'])
-def test_batch_is_the_loop_over_images(net, method):
+def test_batch_equals_loop(net, method):
     x, double = images(4).double(), net.double()
     try:
-        # Grad-CAM++ divides by what may be near 0, so the comparison is in float64.
+        # In float64, because the denominator of Grad-CAM++ may be near 0.
         batch = maps(double, x, method)
         labels = torch.arange(4)
         for i in range(4):
@@ -91,7 +91,7 @@ def test_channels_last(net, method):
     assert correlation(got, want) > 0.999
 
 
-# The other methods divide by sums that are near 0 in random networks, where rounding decides.
+# The other methods divide by sums that are near 0 in random networks, where rounding matters.
 @pytest.mark.parametrize('method', ['gradcam', 'layercam'])
 def test_bfloat16_autocast(net, method):
     want = maps(net, images(), method)
@@ -122,7 +122,7 @@ def test_cuda(net, method):
 
 
 class Failing(nn.Module):
-    """A classifier that breaks after its explained layer."""
+    """A classifier that fails after its explained layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,13 +130,13 @@ class Failing(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.conv(x)
-        raise RuntimeError('broken behind the layer')
+        raise RuntimeError('failed after the layer')
 
 
 @pytest.mark.parametrize('layer', ['conv', None])
-def test_nothing_outlives_an_exception(layer):
+def test_exception_leaves_no_side_effects(layer):
     net = Failing().train()
-    with pytest.raises(RuntimeError, match='broken behind the layer'):
+    with pytest.raises(RuntimeError, match='failed after the layer'):
         cams.extract(net, images(), layer=layer)
     assert hooks(net) == 0
     assert net.training
@@ -146,7 +146,7 @@ def test_nothing_outlives_an_exception(layer):
 
 
 @pytest.mark.parametrize('method', GRADIENT_METHODS)
-def test_nothing_outlives_a_call(net, method):
+def test_call_leaves_no_side_effects(net, method):
     net.train()
     statistics = {k: v.clone() for k, v in net.state_dict().items()}
     maps(net, images(), method)
@@ -158,19 +158,19 @@ def test_nothing_outlives_a_call(net, method):
 
 
 def test_no_graph_is_recorded_before_the_layer(net):
-    """Memory stays that of a forward pass: autograd sees the layer's output first, as a leaf."""
-    seen = []
+    """The layer's output is the first tensor that requires a gradient, so memory is that of a forward pass."""
+    flags = []
 
     def note(_module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        seen.append((inputs[0].requires_grad, output.requires_grad))
+        flags.append((inputs[0].requires_grad, output.requires_grad))
 
     handles = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, nn.Conv2d)]
     maps(net, images())
     for handle in handles:
         handle.remove()
-    assert seen[0] == (False, False)
-    flags = [output for _, output in seen]
-    assert flags == sorted(flags)
+    assert flags[0] == (False, False)
+    outputs = [output for _, output in flags]
+    assert outputs == sorted(outputs)
 
 
 def test_memory_does_not_grow():
@@ -183,13 +183,13 @@ def test_memory_does_not_grow():
 
     cams.extract(net, x, labels)
     before = live()
-    for _ in range(1000):
+    for _ in range(200):
         cams.extract(net, x, labels, layer='layer4')
     assert live() == before
 
 
-def test_code_that_needs_contiguous_maps():
-    """Such as flattening by `view`, which a channels-last map refuses."""
+def test_classifier_that_needs_contiguous_maps():
+    """`view` fails on channels-last maps."""
 
     class Viewing(nn.Module):
         def __init__(self) -> None:
@@ -247,7 +247,7 @@ def test_outputs_that_begin_with_logits(net):
 
 
 def test_tokens_are_maps():
-    """A vision transformer explained at a block is its patches' tokens laid out in rows, class token left out."""
+    """The map of a transformer block has the patch tokens row by row, without the class token."""
     torch.manual_seed(0)
     net = timm.create_model('test_vit', num_classes=5, dynamic_img_size=True).eval()
     x, labels = torch.randn(2, 3, 64, 96), torch.tensor([1, 4])
@@ -266,7 +266,7 @@ def test_tokens_are_maps():
     want = (tokens.grad.relu() * tokens)[:, 1:].sum(2).relu().detach().reshape(2, 4, 6)
     torch.testing.assert_close(got, want)
     assert got.amax() > 0
-    # By default the last place where patches still reach the class token.
+    # The default is the last layer from which patches reach the class token.
     default = cams.extract(net, x, labels, 'gradcam', size=None)
     assert torch.equal(default, cams.extract(net, x, labels, 'gradcam', net.blocks[-1].norm1, None))
     assert default.amax() == 1
@@ -301,12 +301,12 @@ def test_token_grid(count, size, grid):
 
 
 @pytest.mark.parametrize(('count', 'size'), [(197, (224, 224)), (13, (64, 64)), (0, (64, 64))])
-def test_tokens_that_make_no_grid(count, size):
+def test_tokens_that_do_not_form_a_grid(count, size):
     with pytest.raises(ValueError, match='do not form a grid with the aspect ratio of a'):
         cams.layout.token_grid(count, size)
 
 
-def test_linear_head_as_a_convolution():
+def test_cam_of_a_convolutional_head():
     torch.manual_seed(0)
     net = timm.create_model('resnetv2_50', num_classes=4, layers=(1, 1, 1, 1)).eval()
     assert isinstance(net.get_classifier(), nn.Conv2d)
@@ -325,7 +325,7 @@ def test_linear_head_as_a_convolution():
         ('test_convnext', {}, 'stages'),
     ],
 )
-def test_default_layer_of_timm_s_networks(name, kwargs, layer):
+def test_default_layer_of_timm_networks(name, kwargs, layer):
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=3, **kwargs).eval()
     x, labels = torch.randn(1, 3, 160, 160), torch.tensor([1])
@@ -333,9 +333,9 @@ def test_default_layer_of_timm_s_networks(name, kwargs, layer):
     assert torch.equal(got, cams.extract(net, x, labels, 'gradcam', layer, None))
 
 
-def test_default_layer_before_tokens_is_not_guessed():
+def test_default_layer_before_tokens_is_an_error():
     class Tokens(nn.Module):
-        """A convolution whose cells go on as tokens."""
+        """A convolution whose output becomes tokens."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""The CRF term against golden values, dense float64 evaluations and finite differences."""
+"""The CRF term compared with golden values, dense float64 evaluations and finite differences."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from loss_maps import close, gradient, picture, softmax_maps
+from tensors import close, gradient, random_images, softmax_maps
 
 from fcam_zoo import losses
 
 
 def dense_weights(image: torch.Tensor, sigma_rgb: float, sigma_xy: float) -> torch.Tensor:
-    """Kernel (N,N) of one image (3,H,W), entry by entry in float64."""
+    """Compute the kernel (N,N) of one image (3,H,W) in float64."""
     height, width = image.shape[1:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
     features = torch.cat([torch.stack([x, y]).double() / sigma_xy, image.double() / sigma_rgb]).flatten(1).T
@@ -47,7 +47,7 @@ def test_golden_crf(golden, k):
         close(one, arrays[f'dense_loss_per_image_{k}'][i])
 
 
-def test_golden_crf_of_three_classes_and_another_shape(golden):
+def test_golden_crf_of_three_classes(golden):
     arrays = golden('crf')
     images, probs = torch.tensor(arrays['images3']), torch.tensor(arrays['seg3']).requires_grad_()
     loss = losses.crf_loss(images, probs, 15, 100, 'exact')
@@ -55,7 +55,7 @@ def test_golden_crf_of_three_classes_and_another_shape(golden):
     close(gradient(loss, probs), arrays['dense3_grad'], 1e-4)
 
 
-def test_crf_points_where_the_lattice_of_the_published_code_does(golden):
+def test_crf_gradient_is_parallel_to_that_of_the_published_lattice(golden):
     arrays = golden('crf')
     images, probs = torch.tensor(arrays['images']), torch.tensor(arrays['seg']).requires_grad_()
     loss = losses.crf_loss(images, probs, kernel='exact')
@@ -66,8 +66,8 @@ def test_crf_points_where_the_lattice_of_the_published_code_does(golden):
 
 @pytest.mark.parametrize(('height', 'width', 'classes'), [(9, 13, 2), (12, 5, 3), (1, 7, 1)])
 @pytest.mark.parametrize(('sigma_rgb', 'sigma_xy'), [(15, 100), (60, 3), (6, 8)])
-def test_exact_crf_is_the_dense_sum(height, width, classes, sigma_rgb, sigma_xy):
-    images, probs = picture(2, height, width), softmax_maps(2, classes, height, width)
+def test_exact_crf_equals_dense_sum(height, width, classes, sigma_rgb, sigma_xy):
+    images, probs = random_images(2, height, width), softmax_maps(2, classes, height, width)
     loss = losses.crf_loss(images, probs, sigma_rgb, sigma_xy, 'exact')
     want = dense_energy(images, probs, sigma_rgb, sigma_xy)
     close(loss, want.detach().numpy(), 1e-4)
@@ -76,9 +76,9 @@ def test_exact_crf_is_the_dense_sum(height, width, classes, sigma_rgb, sigma_xy)
     assert loss.item() < 0
 
 
-def test_exact_crf_in_tiles_is_the_same(monkeypatch):
-    """Images whose kernel does not fit one tile, the last of which is not full."""
-    images, probs = picture(2, 11, 13), softmax_maps(2, 2, 11, 13)
+def test_exact_crf_in_tiles(monkeypatch):
+    """The kernel needs several tiles, and the last is not full."""
+    images, probs = random_images(2, 11, 13), softmax_maps(2, 2, 11, 13)
     whole = losses.crf_loss(images, probs, kernel='exact')
     want = gradient(whole, probs)
     monkeypatch.setattr('fcam_zoo.losses.crf.TILE_ENTRIES', 11 * 13 * 10)
@@ -88,9 +88,9 @@ def test_exact_crf_in_tiles_is_the_same(monkeypatch):
 
 
 @pytest.mark.parametrize('kernel', ['exact', 'fast'])
-def test_crf_gradient_is_the_slope(kernel):
+def test_crf_gradient_equals_finite_difference(kernel):
     """The energy is quadratic, so a central difference of any step is exact."""
-    images, probs = picture(2, 15, 22), softmax_maps(2, 2, 15, 22)
+    images, probs = random_images(2, 15, 22), softmax_maps(2, 2, 15, 22)
     g = gradient(losses.crf_loss(images, probs, kernel=kernel), probs)
     for seed in range(3):
         step = torch.randn(probs.shape, generator=torch.Generator().manual_seed(seed))
@@ -99,8 +99,8 @@ def test_crf_gradient_is_the_slope(kernel):
 
 
 @pytest.mark.parametrize('kernel', ['exact', 'fast'])
-def test_crf_batch_is_the_mean_of_its_images(kernel):
-    images, probs = picture(3, 16, 20), softmax_maps(3, 2, 16, 20)
+def test_crf_of_a_batch_is_the_mean(kernel):
+    images, probs = random_images(3, 16, 20), softmax_maps(3, 2, 16, 20)
     loss = losses.crf_loss(images, probs, kernel=kernel)
     one = [losses.crf_loss(images[i : i + 1], probs[i : i + 1], kernel=kernel) for i in range(3)]
     torch.testing.assert_close(loss, torch.stack(one).mean())
@@ -108,11 +108,11 @@ def test_crf_batch_is_the_mean_of_its_images(kernel):
 
 
 def test_crf_in_closed_form():
-    """On one flat colour with a wide kernel every pixel is every other's neighbour."""
+    """On a flat colour, a wide kernel is 1 for every pair of pixels."""
     probs = softmax_maps(1, 2, 14, 21)
     loss = losses.crf_loss(torch.full((1, 3, 14, 21), 200.0), probs, sigma_xy=1e6, kernel='exact')
     assert loss.item() == pytest.approx(-float(probs.detach().double().sum((2, 3)).square().sum()), rel=1e-5)
-    # With a narrow one it has no neighbour but itself.
+    # A narrow kernel is the identity.
     loss = losses.crf_loss(torch.full((1, 3, 14, 21), 200.0), probs, sigma_xy=0.05, kernel='exact')
     assert loss.item() == pytest.approx(-float(probs.detach().double().square().sum()), rel=1e-5)
 
@@ -121,7 +121,7 @@ def test_crf_in_closed_form():
 @pytest.mark.parametrize('sigmas', [(15, 100), (30, 20)])
 @pytest.mark.parametrize('kind', ['smooth', 'noisy', 'poster'])
 def test_fast_crf_is_close(size, sigmas, kind):
-    images = 100 + picture(3, *size) / 5
+    images = 100 + random_images(3, *size) / 5
     if kind == 'noisy':
         images = (images + 12 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 255)
     if kind == 'poster':
@@ -135,7 +135,7 @@ def test_fast_crf_is_close(size, sigmas, kind):
 
 
 def test_fast_crf_is_close_on_photographs():
-    data = pytest.importorskip('skimage.data', reason='the extra demo brings photographs')
+    data = pytest.importorskip('skimage.data', reason='photographs need the extra demo')
     for name in ('astronaut', 'coffee', 'chelsea'):
         photo = torch.tensor(getattr(data, name)()).permute(2, 0, 1)[None].float()
         photo = F.interpolate(photo, (96, 96), mode='area')
@@ -146,8 +146,8 @@ def test_fast_crf_is_close_on_photographs():
         assert torch.equal(losses.crf_loss(photo, probs), fast)
 
 
-def test_fast_crf_in_chunks_is_the_same(monkeypatch):
-    images, probs = picture(2, 31, 40), softmax_maps(2, 2, 31, 40)
+def test_fast_crf_in_chunks(monkeypatch):
+    images, probs = random_images(2, 31, 40), softmax_maps(2, 2, 31, 40)
     whole = losses.crf_loss(images, probs, 20, 9, kernel='fast')
     want = gradient(whole, probs)
     monkeypatch.setattr('fcam_zoo.losses._crf_fast.CHUNK_ENTRIES', 1)
@@ -156,14 +156,14 @@ def test_fast_crf_in_chunks_is_the_same(monkeypatch):
     torch.testing.assert_close(gradient(chunked, probs), want)
 
 
-def test_fast_crf_refuses_a_huge_grid_of_colours():
+def test_fast_crf_with_too_small_sigma_rgb():
     with pytest.raises(ValueError, match="sigma_rgb is too small for kernel 'fast'"):
-        losses.crf_loss(picture(1, 20, 20), softmax_maps(1, 2, 20, 20), sigma_rgb=0.5, kernel='fast')
+        losses.crf_loss(random_images(1, 20, 20), softmax_maps(1, 2, 20, 20), sigma_rgb=0.5, kernel='fast')
 
 
-def test_fused_crf_is_the_tiled_one():
-    """In Triton's interpreter, which must be chosen before Triton is imported: hence another process."""
-    pytest.importorskip('triton', reason='CPU builds of PyTorch come without Triton')
+def test_fused_crf_equals_tiled_crf():
+    """Runs in Triton's interpreter, which must be selected before Triton is imported: hence another process."""
+    pytest.importorskip('triton', reason='CPU builds of PyTorch do not include Triton')
     code = (
         'import torch; from fcam_zoo.losses import _crf_triton, crf\n'
         'torch.manual_seed(0)\n'
@@ -179,8 +179,8 @@ def test_fused_crf_is_the_tiled_one():
 
 
 @pytest.mark.parametrize('size', [(63, 63), (64, 64), (50, 71), (6, 90), (3, 3)])
-def test_fast_crf_counts_every_pixel_once(size):
-    """Also with sides that are no multiple of the cell, or smaller than it."""
+def test_fast_crf_of_a_flat_image(size):
+    """On a flat colour with a wide kernel, the energy is -sum_k area_k^2."""
     images, probs = torch.full((1, 3, *size), 90.0), softmax_maps(1, 2, *size)
     loss = losses.crf_loss(images, probs, sigma_xy=1e6, kernel='fast')
     areas = probs.detach().double().sum((2, 3))
@@ -188,8 +188,8 @@ def test_fast_crf_counts_every_pixel_once(size):
     close(gradient(loss, probs), (-2 * areas[:, :, None, None].expand(probs.shape)).numpy())
 
 
-def test_crf_leaves_images_alone():
-    images, probs = picture(1, 9, 9).requires_grad_(), softmax_maps(1, 2, 9, 9)
+def test_crf_gives_images_no_gradient():
+    images, probs = random_images(1, 9, 9).requires_grad_(), softmax_maps(1, 2, 9, 9)
     losses.crf_loss(images, probs, kernel='exact').backward()
     assert images.grad is None
     assert probs.grad.abs().sum() > 0
@@ -198,7 +198,7 @@ def test_crf_leaves_images_alone():
 
 
 def test_crf_under_autocast():
-    images, probs = picture(1, 14, 14), softmax_maps(1, 2, 14, 14)
+    images, probs = random_images(1, 14, 14), softmax_maps(1, 2, 14, 14)
     want = losses.crf_loss(images, probs, kernel='exact')
     with torch.autocast('cpu', torch.bfloat16):
         got = losses.crf_loss(images, probs, kernel='exact')

@@ -1,4 +1,4 @@
-"""Loss terms against golden values, values by hand and finite differences."""
+"""Loss terms compared with golden values, values by hand and finite differences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from loss_maps import close, gradient, picture
+from tensors import close, gradient, random_images
 
 from fcam_zoo import losses
 
@@ -55,8 +55,8 @@ def test_losses_of_half_precision_logits(dtype):
     logits = torch.randn(2, 2, 14, 14, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     seeds = torch.full((2, 14, 14), -255)
     seeds[:, 3, 3], seeds[:, 8, 9] = 0, 1
-    terms = losses.PixelAlignmentLoss()(logits, seeds, picture(2, 14, 14))
-    want = losses.PixelAlignmentLoss()(logits.detach().float(), seeds, picture(2, 14, 14))
+    terms = losses.PixelAlignmentLoss()(logits, seeds, random_images(2, 14, 14))
+    want = losses.PixelAlignmentLoss()(logits.detach().float(), seeds, random_images(2, 14, 14))
     for name in TERMS:
         assert terms[name].dtype == torch.float32
         torch.testing.assert_close(terms[name], want[name])
@@ -73,7 +73,7 @@ def test_partial_cross_entropy_by_hand():
     assert losses.partial_cross_entropy(logits, seeds, ignore_index=9).item() == pytest.approx(want)
 
 
-def test_no_seed_at_all_is_a_zero_without_gradient():
+def test_partial_cross_entropy_without_seeds_is_zero():
     logits = torch.randn(2, 2, 5, 6).requires_grad_()
     loss = losses.partial_cross_entropy(logits, torch.full((2, 5, 6), -255))
     assert loss.item() == 0
@@ -81,7 +81,7 @@ def test_no_seed_at_all_is_a_zero_without_gradient():
 
 
 @pytest.mark.parametrize('t', [1.0, 1.5, 10.0])
-def test_log_barrier_is_smooth_and_has_the_right_slope(t):
+def test_log_barrier_is_smooth(t):
     fx = torch.linspace(-3, 2, 41, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda f: losses.log_barrier(f, t), (fx,), atol=1e-6)
     join = -1 / t**2
@@ -97,7 +97,7 @@ def test_log_barrier_is_smooth_and_has_the_right_slope(t):
     assert losses.log_barrier(torch.tensor([3.0]), 2.0).item() == pytest.approx(6 + math.log(4) / 2 + 0.5)
 
 
-def test_size_gradient_is_the_slope():
+def test_size_gradient_equals_finite_difference():
     logits = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     area = logits.detach().double().softmax(1).sum((2, 3))
     assert losses.size_loss(logits, 1.0).item() == pytest.approx(-0.5 * area.log().mean(0).sum().item(), rel=1e-5)
@@ -108,13 +108,13 @@ def test_size_gradient_is_the_slope():
     assert slope.item() / 2e-2 == pytest.approx((g * step).sum().item(), rel=2e-3, abs=1e-5)
 
 
-def test_size_of_an_empty_class_pushes_with_slope_t():
+def test_size_of_an_empty_region():
     logits = torch.zeros(1, 2, 4, 4)
     logits[:, 0] = 40
     loss = losses.size_loss(logits.requires_grad_(), 5.0)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient(loss, logits)).all()
-    # The object is empty: t * 0 + (2 / t) ln t + 1 / t; the background has 16 pixels.
+    # Foreground of 0 pixels: t * 0 + (2 / t) ln t + 1 / t. Background of 16.
     assert loss.item() == pytest.approx(0.5 * ((2 * math.log(5) + 1) / 5 - math.log(16) / 5), rel=1e-5)
 
 
@@ -122,10 +122,10 @@ def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     logits = torch.randn(2, 2, 14, 15, generator=torch.Generator().manual_seed(0), requires_grad=True)
     seeds = torch.full((2, 14, 15), -255)
     seeds[:, 2:5, 2:5], seeds[:, 9:12, 9:12] = 0, 1
-    return logits, seeds, picture(2, 14, 15)
+    return logits, seeds, random_images(2, 14, 15)
 
 
-def test_terms_are_the_weighted_losses():
+def test_weighted_terms():
     logits, seeds, images = example()
     loss = losses.PixelAlignmentLoss(0.5, 3e-3, 0.2, t0=2.0, kernel='exact')
     terms = loss(logits, seeds, images)
@@ -141,18 +141,18 @@ def test_terms_are_the_weighted_losses():
 
 
 @pytest.mark.parametrize('name', TERMS)
-def test_term_of_weight_zero_is_left_out(name):
+def test_term_of_weight_zero_is_not_computed(name):
     weights = {'seed_weight': 1.0, 'crf_weight': 1.0, 'size_weight': 1.0, WEIGHTS[name]: 0.0}
     assert set(losses.PixelAlignmentLoss(**weights)(*example())) == set(TERMS) - {name}
 
 
-def test_default_weights_are_the_published_ones():
+def test_default_weights_are_those_of_the_paper():
     loss = losses.PixelAlignmentLoss()
     assert (loss.seed_weight, loss.crf_weight, loss.size_weight) == (1.0, 2e-9, 0.1)
     assert (loss.t, loss.t_factor, loss.t_max) == (1.0, 1.01, 10.0)
 
 
-def test_state_goes_on_where_it_was():
+def test_state_dict_restores_t():
     loss = losses.PixelAlignmentLoss(t0=3.0, t_factor=1.5, t_max=6.0)
     loss.step_epoch()
     resumed = losses.PixelAlignmentLoss(t0=1.0, t_factor=1.5, t_max=6.0)

@@ -1,16 +1,16 @@
-"""Class maps against pytorch-grad-cam and torch-cam on random timm nets (extra `peers`).
+"""Class maps compared with pytorch-grad-cam and torch-cam on random timm networks (extra `peers`).
 
-Maps are compared after min-max, at the layer's own size. Where a peer (grad-cam 1.5.7, torch-cam 0.5.0) has another
-formula than `variant='published'`, it is compared with the variant it agrees with:
+Maps are compared after min-max, at the size of the layer. Where a peer (grad-cam 1.5.7, torch-cam 0.5.0) has another
+formula than `variant='published'`, the comparison uses the variant with its formula:
 
-- Grad-CAM++ of grad-cam is Eq. 19 of the paper, which multiplies g^3 of a cell by sum(A): 'original'.
-- Grad-CAM++ of torch-cam divides a masked copy and throws it away; its weights are sum(g^2 relu(g)), which the F-CAM
-  authors' code inherited: 'reference'.
-- Smooth Grad-CAM++ of torch-cam takes relu(g) and the weighted activation from the last noisy pass: 'reference'.
-- Both keep the layer's output without a copy, so an in-place ReLU right behind it changes the activation that they
-  weigh (and, in torch-cam, the gradient): they are then run on a copy of the net whose ReLUs are not in place.
-- grad-cam does a second min-max after its resize.
-- Both add 1e-8 to 1e-6 to denominators where we leave out zeros: hence float64 and a head of large weights.
+- Grad-CAM++ of grad-cam is Eq. 19 of the paper, which multiplies g^3 of a position by sum(A): 'original'.
+- Grad-CAM++ of torch-cam divides a masked copy and discards it; its weights are sum(g^2 relu(g)), as in the F-CAM
+  authors' code: 'reference'.
+- Smooth Grad-CAM++ of torch-cam uses relu(g) and the activation of the last noisy pass: 'reference'.
+- Both keep the layer's output without a copy, so an in-place ReLU right after it changes the activation that they
+  weight (and, in torch-cam, the gradient). They run on a copy of the network without in-place ReLUs.
+- grad-cam applies a second min-max after its resize.
+- Both add 1e-8 to 1e-6 to denominators where we skip zeros: hence float64 and a head with large weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch.nn as nn
 
 from fcam_zoo import cams
 
-# Net: a layer whose gradient depends on the input, and the last one, whose gradient is the same at every cell.
+# Network: a layer whose gradient depends on the input, and the last one, whose gradient is constant in space.
 LAYERS = {
     'test_resnet': ('layer3', 'layer4'),
     'resnet18': ('layer2', 'layer4'),
@@ -48,7 +48,7 @@ SAME_FORMULA = ('gradcam', 'xgradcam', 'layercam')
 
 @functools.cache
 def random_net(name: str) -> nn.Module:
-    """timm net whose every branch is alive: timm's init turns residual branches off."""
+    """Create a timm network in which every branch is active: timm initialises residual branches with 0."""
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=5).eval()
     with torch.no_grad():
@@ -71,7 +71,7 @@ def images() -> torch.Tensor:
 
 @functools.cache
 def labels_of(name: str) -> torch.Tensor:
-    """Best class of even images, second best of odd ones: maps of unlikely classes tend to be all zero."""
+    """Return the best class of even images and the second best of odd ones; maps of other classes are often all 0."""
     with torch.no_grad():
         top = random_net(name)(images()).topk(2).indices
     return top[torch.arange(len(top)), torch.arange(len(top)) % 2]
@@ -80,7 +80,7 @@ def labels_of(name: str) -> torch.Tensor:
 def grad_cam_maps(
     method: str, net: nn.Module, layer: str, labels: torch.Tensor, size: tuple[int, int] | None = None
 ) -> torch.Tensor:
-    """Maps of pytorch-grad-cam, at its default size (the input's) or at another."""
+    """Compute maps with pytorch-grad-cam, by default at the size of the input."""
     peer = pytest.importorskip('pytorch_grad_cam')
     targets = [peer.utils.model_targets.ClassifierOutputTarget(label) for label in labels.tolist()]
     with getattr(peer, PEERS[method][0])(model=net, target_layers=[net.get_submodule(layer)]) as extractor:
@@ -90,9 +90,9 @@ def grad_cam_maps(
 
 
 def torch_cam_maps(cls: str, net: nn.Module, layer: str, labels: torch.Tensor) -> torch.Tensor:
-    """Maps of torch-cam at the layer's size."""
+    """Compute maps with torch-cam at the size of the layer."""
     peer = pytest.importorskip('torchcam.methods')
-    # It draws its noise in the default type.
+    # It draws its noise in the default dtype.
     torch.set_default_dtype(torch.float64)
     try:
         with getattr(peer, cls)(net, layer) as extractor:
@@ -103,7 +103,7 @@ def torch_cam_maps(cls: str, net: nn.Module, layer: str, labels: torch.Tensor) -
 
 
 def check(got: torch.Tensor, want: torch.Tensor) -> None:
-    """Equal within 1e-4, and worth comparing: no map is constant."""
+    """Equal within 1e-4, and no map is constant."""
     assert got.shape == want.shape
     assert (want.std((1, 2)) > 0.05).all()
     assert (got - want).abs().max() < 1e-4
@@ -124,7 +124,7 @@ def test_gradcampp_of_grad_cam(name, layer):
     got = cams.extract(net, images(), labels, 'gradcampp', layer, None, variant='original')
     check(got, grad_cam_maps('gradcampp', net, layer, labels, got.shape[1:]))
     if (name, layer) in LAST:
-        # Where the gradient is the same in every cell, both readings of the formula are one.
+        # Where the gradient is constant in space, both variants agree.
         published = cams.extract(net, images(), labels, 'gradcampp', layer, None)
         torch.testing.assert_close(published, got, rtol=0, atol=1e-6)
 
@@ -141,14 +141,14 @@ def test_smoothgradcampp_of_torch_cam(name, layer):
     net, labels = random_net(name), labels_of(name)
     generator = torch.Generator().manual_seed(SEED)
     got = cams.extract(net, images(), labels, 'smoothgradcampp', layer, None, variant='reference', generator=generator)
-    # The same numbers from the global generator, of which torch-cam draws.
+    # torch-cam draws the same numbers from the global generator.
     torch.manual_seed(SEED)
     check(got, torch_cam_maps('SmoothGradCAMpp', net, layer, labels))
 
 
 @pytest.mark.parametrize(('name', 'layer'), [pair for pair in LAST if pair[0] != 'test_convnext'])
 def test_cam_of_torch_cam(name, layer):
-    # ConvNeXt has a norm between pooling and the linear layer: CAM is not defined there.
+    # ConvNeXt has a norm between pooling and the linear layer, so CAM is not defined.
     net, labels = random_net(name), labels_of(name)
     got = cams.extract(net, images(), labels, 'cam', layer, None)
     check(got, torch_cam_maps('CAM', net, layer, labels))

@@ -1,4 +1,4 @@
-"""Otsu's threshold, candidate regions and seeds: golden values, plain NumPy, and what random draws must keep to."""
+"""Otsu's threshold, candidate regions and seeds: golden values, comparison with NumPy, properties of the draws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FRACTIONS = (0.1, 0.2, 0.4, 0.7)
 
 
 def random_maps(batch: int = 6, height: int = 23, width: int = 30, seed: int = 0) -> torch.Tensor:
-    """Smooth maps in [0,1], all with distinct values."""
+    """Smooth maps in [0,1] without equal values."""
     generator = torch.Generator().manual_seed(seed)
     low = torch.rand(batch, 1, 4, 5, generator=generator)
     maps = torch.nn.functional.interpolate(low, (height, width), mode='bicubic')[:, 0].double()
@@ -53,12 +53,12 @@ def test_golden_otsu(golden):
 def test_golden_foreground(golden, config):
     arrays = golden('seeds')
     kernel, iterations = arrays['fg_configs'][config].tolist()
-    # The golden set writes no erosion as an even kernel with no iteration.
+    # The golden values encode "no erosion" as an even kernel with 0 iterations.
     erosion = kernel if iterations else 1
     got = sampling.regions(torch.tensor(arrays['cams']), erosion=erosion, erosion_iterations=iterations)[0].numpy()
     want, counts = bits(arrays['fg_bits'][config]), arrays['fg_count'][config]
     np.testing.assert_array_equal(got[counts >= 0], want[counts >= 0])
-    # Where the reference raises, nothing is above the threshold.
+    # Where the published code fails, nothing is above the threshold.
     assert (counts < 0).tolist() == arrays['reference_raises'].tolist()
     assert not got[counts < 0].any()
 
@@ -76,19 +76,19 @@ def test_golden_background(golden, k):
             assert values[chosen].max() <= values[~chosen].min()
 
 
-def test_otsu_is_that_of_skimage():
+def test_otsu_equals_skimage():
     threshold_otsu = pytest.importorskip('skimage.filters').threshold_otsu
     rng = np.random.default_rng(0)
     grey = [rng.integers(low, high, (20, 25)) for low, high in ((0, 256), (3, 90), (200, 203), (10, 12), (0, 2))]
     grey += [rng.normal(80, 20, (20, 25)) + 90 * (rng.random((20, 25)) < share) for share in (0.05, 0.3, 0.5, 0.9)]
     grey = np.clip(np.stack(grey), 0, 255).astype(np.uint8)
     want = [threshold_otsu(image) for image in grey]
-    # The middle of a level's interval survives truncation.
+    # Truncation maps the middle of a level's interval to that level.
     got = sampling.otsu_threshold((torch.tensor(grey) + 0.5).clamp(max=255) / 255)
     assert got.tolist() == np.clip(want, 1, 254).tolist()
 
 
-def test_otsu_by_its_definition():
+def test_otsu_equals_its_definition():
     for image in (random_maps() * 255).byte().double():
         best, level = -1.0, 0
         for t in range(256):
@@ -100,7 +100,7 @@ def test_otsu_by_its_definition():
         assert sampling.otsu_threshold((image[None] + 0.5).clamp(max=255) / 255).item() == min(max(level, 1), 254)
 
 
-def test_otsu_levels_at_the_ends():
+def test_otsu_levels_are_clipped():
     binary = torch.zeros(1, 8, 8)
     binary[:, :2] = 1
     assert sampling.otsu_threshold(binary).item() == 1
@@ -130,7 +130,7 @@ def naive_erosion(mask: np.ndarray, kernel: int) -> np.ndarray:
 
 @pytest.mark.parametrize('iterations', [0, 1, 2, 9])
 @pytest.mark.parametrize('kernel', [1, 3, 5, 7, 11, 41])
-def test_erosion_is_that_of_a_loop(kernel, iterations):
+def test_erosion_equals_loop(kernel, iterations):
     maps = random_maps()
     got = sampling.regions(maps, erosion=kernel, erosion_iterations=iterations)[0].numpy()
     for i, image in enumerate(maps):
@@ -152,7 +152,7 @@ def test_border_does_not_erode():
 
 
 @pytest.mark.parametrize('fraction', [0, 0.001, 0.1, 0.5, 0.999, 1])
-def test_background_holds_the_lowest(fraction):
+def test_background_is_the_lowest_values(fraction):
     maps = random_maps()
     got = sampling.regions(maps, background_fraction=fraction)[1].flatten(1)
     count = int(fraction * 23 * 30)
@@ -161,7 +161,7 @@ def test_background_holds_the_lowest(fraction):
 
 
 @pytest.mark.parametrize('count', [1, 7, 50, 69, 70, 83, 100])
-def test_background_cuts_ties_in_raster_order(count):
+def test_background_takes_equal_values_in_raster_order(count):
     values = np.random.default_rng(count).integers(0, 4, (5, 10, 10)) / 4
     got = sampling.regions(torch.tensor(values), background_fraction=min(count / 100 + 1e-9, 1))[1].numpy()
     for i in range(5):
@@ -171,7 +171,7 @@ def test_background_cuts_ties_in_raster_order(count):
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_batch_is_the_loop_in_every_precision(dtype):
+def test_batch_equals_loop(dtype):
     maps = torch.cat([random_maps(), torch.zeros(1, 23, 30), torch.eye(30)[None, :23]]).to(dtype)
     batch = (*sampling.regions(maps, 0.3, 3, 2), sampling.otsu_threshold(maps))
     for i in range(len(maps)):
@@ -179,7 +179,7 @@ def test_batch_is_the_loop_in_every_precision(dtype):
         assert all(torch.equal(a[i : i + 1], b) for a, b in zip(batch, one))
 
 
-def test_maps_that_are_not_contiguous():
+def test_non_contiguous_maps():
     maps = random_maps().transpose(1, 2)
     for got, want in zip(sampling.regions(maps, 0.3, 3), sampling.regions(maps.contiguous(), 0.3, 3)):
         assert torch.equal(got, want)
@@ -203,7 +203,7 @@ def test_seed_counts(count):
         assert drawn.sum((1, 2)).tolist() == candidates.sum((1, 2)).clamp(max=count).tolist()
 
 
-def test_counts_of_the_classes_are_their_own():
+def test_separate_counts_per_class():
     foreground, background = masks(1, 12, 0.4), ~masks(1, 12, 0.4)
     labels = sampling.seeds(foreground, background, 3, 0, dilation=1)
     assert [(labels == k).sum().item() for k in (0, 1)] == [0, 3]
@@ -222,7 +222,7 @@ def test_dilation(dilation, place):
     assert torch.equal(sampling.seeds(NONE, centre(place=place), dilation=dilation), want)
 
 
-def test_overlap_is_ignored():
+def test_overlap_of_squares_is_ignored():
     labels = sampling.seeds(centre(place=(4, 3)), centre(place=(4, 5)), dilation=3)[0]
     want = torch.full((9, 9), -255)
     want[3:6, 2:4] = 1
@@ -231,7 +231,7 @@ def test_overlap_is_ignored():
     assert (sampling.seeds(centre(), centre()) == -255).all()
 
 
-def test_dilated_draws_of_many_pixels_overlap_as_masks_do():
+def test_dilation_of_many_seeds_equals_max_pooling():
     foreground, background = masks(5, 16, 0.05), masks(5, 16, 0.05, 1)
     foreground[0] = background[1] = False
     labels = sampling.seeds(foreground, background, 1000, 1000, dilation=3)
@@ -245,7 +245,7 @@ def test_dilated_draws_of_many_pixels_overlap_as_masks_do():
 
 @pytest.mark.parametrize('count', [1, 3])
 def test_draws_are_uniform(count):
-    """Each candidate is drawn equally often, whatever rows the candidates lie in."""
+    """Each candidate is drawn equally often, whichever row it is in."""
     mask = torch.zeros(1, 7, 11, dtype=torch.bool)
     places = [(0, 0), (0, 1), (0, 10), (3, 5), (5, 0), (5, 9), (6, 9), (6, 10)]
     mask[0, [y for y, _ in places], [x for _, x in places]] = True
@@ -257,7 +257,7 @@ def test_draws_are_uniform(count):
     hits = (labels == 1).sum(0)[mask[0]].double()
     assert hits.sum() == n * count
     share = count / len(places)
-    # Chi-square with 7 degrees of freedom, of draws without replacement; 99.99 % quantile.
+    # 99.99 % quantile of chi-square with 7 degrees of freedom, for draws without replacement.
     chi2 = ((hits - n * share) ** 2 / (n * share * (1 - share))).sum() * (len(places) - 1) / len(places)
     assert chi2 < 29.9
 
@@ -279,7 +279,7 @@ def test_generator_makes_draws_repeatable():
     assert torch.equal(first, sampling.seeds(foreground, background))
 
 
-def test_images_of_a_batch_draw_on_their_own():
+def test_draws_differ_between_images():
     mask = torch.ones(64, 20, 20, dtype=torch.bool)
     places = sampling.seeds(mask, torch.zeros_like(mask), dilation=1).flatten(1).argmax(1)
     assert len(places.unique()) > 40
@@ -301,48 +301,37 @@ def test_empty_batch():
 def test_values_out_of_range(function, value):
     maps = random_maps()
     maps[3, 4, 5] = value
-    with pytest.raises(ValueError, match=r'NaN or values outside \[0,1\]: normalise them first'):
+    with pytest.raises(ValueError, match=r'maps contain NaN or values outside \[0,1\]: normalise them first'):
         function(maps)
 
 
-@pytest.mark.parametrize('shape', [(8, 8), (1, 1, 8, 8)])
+@pytest.mark.parametrize('shape', [(8, 8), (1, 1, 8, 8), (2, 0, 5)])
 def test_shape_of_maps(shape):
     with pytest.raises(ValueError, match=r'maps have shape .*: expected \(B,H,W\)'):
         sampling.regions(torch.zeros(shape))
-    with pytest.raises(ValueError, match='there is no pixel'):
-        sampling.otsu_threshold(torch.zeros(2, 0, 5))
 
 
 @pytest.mark.parametrize(
-    ('options', 'message'),
+    ('function', 'options', 'message'),
     [
-        ({'background_fraction': -0.1}, 'background_fraction is -0.1'),
-        ({'background_fraction': 1.1}, 'background_fraction is 1.1'),
-        ({'background_fraction': math.nan}, 'background_fraction is nan'),
-        ({'erosion': 0}, 'erosion=0'),
-        ({'erosion': 4}, 'erosion=4'),
-        ({'erosion_iterations': -1}, 'erosion_iterations=-1'),
+        ('regions', {'background_fraction': -0.1}, 'background_fraction is -0.1'),
+        ('regions', {'background_fraction': 1.1}, 'background_fraction is 1.1'),
+        ('regions', {'background_fraction': math.nan}, 'background_fraction is nan'),
+        ('regions', {'erosion': 0}, 'erosion=0'),
+        ('regions', {'erosion': 4}, 'erosion=4'),
+        ('regions', {'erosion_iterations': -1}, 'erosion_iterations=-1'),
+        ('seeds', {'dilation': 0}, 'dilation=0'),
+        ('seeds', {'dilation': 2}, 'dilation=2'),
+        ('seeds', {'n_foreground': -1}, 'n_foreground=-1'),
+        ('seeds', {'n_background': -1}, 'n_background=-1'),
+        ('seeds', {'ignore_index': 1}, 'ignore_index is 1'),
+        ('seeds', {'ignore_index': 0}, 'ignore_index is 0'),
     ],
 )
-def test_arguments_of_regions(options, message):
+def test_arguments_out_of_range(function, options, message):
+    tensors = (random_maps(),) if function == 'regions' else (centre(), NONE)
     with pytest.raises(ValueError, match=message):
-        sampling.regions(random_maps(), **options)
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        ({'dilation': 0}, 'dilation=0'),
-        ({'dilation': 2}, 'dilation=2'),
-        ({'n_foreground': -1}, 'n_foreground=-1'),
-        ({'n_background': -1}, 'n_background=-1'),
-        ({'ignore_index': 1}, 'ignore_index is 1'),
-        ({'ignore_index': 0}, 'ignore_index is 0'),
-    ],
-)
-def test_arguments_of_seeds(options, message):
-    with pytest.raises(ValueError, match=message):
-        sampling.seeds(centre(), NONE, **options)
+        getattr(sampling, function)(*tensors, **options)
 
 
 def test_shapes_of_seeds():
@@ -353,7 +342,7 @@ def test_shapes_of_seeds():
 
 
 @pytest.mark.parametrize('count', [1, 3])
-def test_a_generator_for_each_image_frees_it_of_its_batch(count):
+def test_one_generator_per_image(count):
     masks = torch.rand(4, 2, 20, 30, generator=torch.Generator().manual_seed(0)) > 0.5
 
     def draw(images: slice) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Maps and pictures for the tests of losses, and how values are compared."""
+"""Random images and maps, gradients, and comparison relative to the largest value."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def gradient(value: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     return torch.autograd.grad(value, at)[0]
 
 
-def close(got: torch.Tensor, want: np.ndarray, tolerance: float = 1e-5) -> None:
-    """Within a tolerance relative to the largest value."""
-    want = torch.tensor(want, dtype=torch.float64)
+def close(got: torch.Tensor, want: np.ndarray | torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Compare relative to the largest value, because some maps have tiny values."""
+    want = (want.detach() if isinstance(want, torch.Tensor) else torch.tensor(want)).double()
     torch.testing.assert_close(got.detach().double(), want, rtol=0, atol=tolerance * float(want.abs().max()) + 1e-30)
 
 
-def picture(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+def random_images(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
     low = 255 * torch.rand(batch, 3, 4, 5, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(low, (height, width), mode='bilinear').round()
 
