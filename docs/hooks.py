@@ -1,4 +1,4 @@
-"""Tables of the site that are made from the package, so that no figure is typed twice."""
+"""Insert tables that are generated from the package into the pages of the site."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fcam_zoo.hub.card import readme_table
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in what pages leave open."""
+    """Replace the placeholders of a page."""
     names = '\n'.join(f'- `{name}`' for name in list_models() if name not in list_models(pretrained=True))
-    filled = {'{{ models }}': readme_table(), '{{ names without weights }}': names, '{{ tables }}': _tables()}
-    for gap, text in filled.items():
-        markdown = markdown.replace(gap, text)
+    values = {'{{ models }}': readme_table(), '{{ names without weights }}': names, '{{ tables }}': _tables()}
+    for placeholder, text in values.items():
+        markdown = markdown.replace(placeholder, text)
     return markdown
 
 

@@ -1,4 +1,4 @@
-"""The documentation: the site builds without a warning, its commands exist, its messages are those of the code."""
+"""The documentation: the site builds without warnings, its commands parse, the messages it explains exist."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_site_builds_strictly(tmp_path):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
-def test_commands_of_a_page_can_be_given(page):
+def test_commands_of_a_page_parse(page):
     text = page.read_text()
     for line in re.findall(r'^fcam-zoo .*$', '\n'.join(re.findall(r'```sh\n(.*?)```', text, re.DOTALL)), re.MULTILINE):
         build_parser().parse_args(shlex.split(line, comments=True)[1:])
@@ -46,7 +46,7 @@ def test_messages_of_the_troubleshooting_page_exist():
     source = re.sub(r"'\s*\n\s*f?'", '', source)
     for heading in re.findall(r'^## (`.*)$', (ROOT / 'docs' / 'troubleshooting.md').read_text(), re.MULTILINE):
         for message in re.findall(r'`(.*?)`', heading):
-            if message.startswith('DataLoader') or message == os.strerror(errno.ENOSPC):  # torch's own, the system's
+            if message.startswith('DataLoader') or message == os.strerror(errno.ENOSPC):  # From torch, from the system
                 continue
             for part in re.split(r'…|\'\w+\'', message):
                 assert part.strip() in source, message

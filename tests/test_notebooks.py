@@ -1,4 +1,4 @@
-"""The notebooks run from source, and are stored without outputs."""
+"""The notebooks run, and are stored without outputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / 'docs' / 'notebooks').glob('*.ipynb'))
 
 
-def test_all_are_there():
+def test_list_of_notebooks():
     names = {path.stem for path in NOTEBOOKS}
     assert names == {'localize_in_five_lines', 'fine_tune_on_a_folder', 'benchmark_your_cam', 'add_a_backbone'}
 
