@@ -41,6 +41,7 @@ _LINES = (
 _FIRST = {'cam': 0, 'layercam': 1, 'fcam': 2}
 _GREY, _INSIDE, _OUTSIDE = '#777777', '#0072b2', '#d55e00'
 _DPI = 120
+_COLUMNS = 4
 
 
 def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) -> Figure:
@@ -100,7 +101,7 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
     if bare:
         raise ValueError(f'report {bare[0]} has no activations: evaluate again')
     figure, panels = _panels(len(reports), (3.3, 3.1), share=True)
-    for axes, (name, report) in zip(panels, reports.items()):
+    for i, (axes, (name, report)) in enumerate(zip(panels, reports.items())):
         for key, color in (('outside', _OUTSIDE), ('inside', _INSIDE)):
             shares = np.reshape(report.activations[key], (bins, -1)).sum(1)
             label = f'{key} true {first.description.kind}'
@@ -109,7 +110,7 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
         axes.set_title(f'{map_title(name)}: overlap {overlap(report):.0f} %', fontsize=10)
         axes.set(xlabel='map value', yscale='log', xlim=(0, 1), ylim=(0.05, 100))
         axes.yaxis.set_major_formatter('{x:g}')
-        if axes.get_subplotspec().is_first_col():
+        if i % _COLUMNS == 0:
             axes.set_ylabel(f'pixels (% per bin of 1/{bins}), log scale', fontsize=9)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=9, loc='outside lower center', ncols=min(len(panels), 2))
@@ -213,12 +214,12 @@ def _drawn(image: Image.Image, score_map: np.ndarray, box: Sequence[int], height
 
 
 def _panels(count: int, size: tuple[float, float], share: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure with panels of a size in inches, four a row."""
+    """Create a figure with panels of a size in inches, four per row."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'fcam-zoo[viz]'") from error
-    columns = min(count, 4)
+    columns = min(count, _COLUMNS)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')
     panels = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).ravel()

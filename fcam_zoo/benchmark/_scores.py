@@ -78,23 +78,22 @@ class Scores:
         for name, values in other.lists.items():
             self.lists.setdefault(name, []).extend(values)
 
-    def kept(self, name: str) -> np.ndarray | None:
-        """Values over all images, or None where none were kept."""
-        return np.concatenate(self.lists[name]) if self.lists.get(name) else None
+    def kept(self, name: str) -> np.ndarray:
+        """Return what was kept by this name, over all images."""
+        return np.concatenate(self.lists[name])
 
     def rows(self, dataset: Any) -> list[dict[str, Any]]:
         """A row for each image, or none where none were kept."""
-        shares = self.kept('share')
-        if shares is None:
+        if 'share' not in self.lists:
             return []
         rows = [
             {'id': dataset.ids[i], 'label': int(dataset.labels[i]), 'object_share': 100 * share}
-            for i, share in enumerate(shares.tolist())
+            for i, share in enumerate(self.kept('share').tolist())
         ]
         self._fill_rows(rows, dataset)
         for key in ('top1', 'top5'):
-            if (hits := self.kept(key)) is not None:
-                for row, hit in zip(rows, hits.tolist()):
+            if key in self.lists:
+                for row, hit in zip(rows, self.kept(key).tolist()):
                     row[key] = hit
         return rows
 
@@ -103,8 +102,8 @@ class Scores:
         metrics, curves = self._results()
         if self.threshold is not None:
             metrics |= {'threshold': self.threshold, **self._fixed()}
-        if (top1 := self.kept('top1')) is not None:
-            metrics['cls'] = 100 * float(top1.mean())
+        if 'top1' in self.lists:
+            metrics['cls'] = 100 * float(self.kept('top1').mean())
         return metrics, curves
 
     def meta(self) -> dict[str, Any]:
@@ -171,7 +170,8 @@ class BoxScores(Scores):
         return {f'box_acc_{level}': float(value) for level, value in zip(self._levels(), accuracy)}
 
     def _fill_rows(self, rows: list[dict[str, Any]], dataset: Any) -> None:
-        each, fixed = self.kept('each'), self.kept('fixed')
+        each = self.kept('each')
+        fixed = self.kept('fixed') if 'fixed' in self.lists else None
         best = self.metric.compute()['num_correct'].argmax(1)
         for i, row in enumerate(rows):
             width, height = dataset.sizes[i]
@@ -233,8 +233,8 @@ class MaskScores(Scores):
 
     def _fill_rows(self, rows: list[dict[str, Any]], dataset: Any) -> None:
         for name, key in (('each', 'pxap'), ('fixed', 'f1_at_threshold')):
-            if (values := self.kept(name)) is not None:
-                for row, value in zip(rows, values.tolist()):
+            if name in self.lists:
+                for row, value in zip(rows, self.kept(name).tolist()):
                     row[key] = None if np.isnan(value) else value
 
     def meta(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def map_in_workers(
     """
     if workers < 1:
         for item, calls in items:
-            yield item, [lambda arguments=arguments: function(*arguments) for arguments in calls]
+            yield item, [partial(function, *arguments) for arguments in calls]
         return
     methods = multiprocessing.get_all_start_methods()
     # A plain fork would copy the locks of torch's and OpenCV's threads, but not the threads.

@@ -159,12 +159,13 @@ def _resample_boxes(report: Report, counts: np.ndarray, chosen: bool, labelled: 
 
 def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
     """Largest accuracy in percent over thresholds (S,I) of images counted (S,N)."""
+    samples = report.samples if chosen else None
     thresholds = report.meta['thresholds'] if chosen else 1
     levels = report.meta['iou']
 
     def hits(part: slice) -> np.ndarray:
-        if chosen:
-            return np.unpackbits(report.samples[part], axis=2, count=thresholds)
+        if samples is not None:
+            return np.unpackbits(samples[part], axis=2, count=thresholds)
         return np.array([[[row[f'hit_{level:g}']] for level in levels] for row in report.rows[part]])
 
     # Whole numbers below 2**24 are exact in float32.

@@ -235,7 +235,7 @@ def _describe_masks(name: str, _iou: Sequence[float]) -> MetricDescription:
                 'recall of object pixels (%)',
                 'precision (%)',
                 100,
-                lambda curves: tuple(100 * np.array(curves[key]) for key in ('recall', 'precision')),
+                lambda curves: (100 * np.array(curves['recall']), 100 * np.array(curves['precision'])),
                 'pxap',
             ),
             'f1': Curve(

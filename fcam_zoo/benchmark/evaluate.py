@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,13 +23,14 @@ from .report import Report, make_report
 from .sources import (
     Convention,
     Labels,
-    MapFolder,
     MapOptions,
+    Opened,
     Source,
     center_map,
     check_source,
     describe_maps,
     is_array,
+    open_source,
     score,
     scoring_mode,
 )
@@ -181,10 +181,9 @@ def _fixed_thresholds(
     return {name: float(value) for name, value in found.items()}
 
 
-def _score_share(source: Source, dataset: Any, options: Options) -> dict[str, Scores]:
+def _score_share(given: Source, dataset: Any, options: Options) -> dict[str, Scores]:
     """Score the images of this process."""
-    if isinstance(source, (str, os.PathLike)):
-        source = MapFolder(source, dataset.ids)
+    source = open_source(given, dataset)
     check_source(source, dataset, options.made, options.maps)
     _check(dataset, options)
     total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
@@ -249,14 +248,14 @@ def _check(dataset: Any, options: Options) -> None:
 
 
 def _batches(
-    source: Any, dataset: Any, mine: range, options: Options
+    source: Opened, dataset: Any, mine: range, options: Options
 ) -> Iterator[tuple[list[int], dict[str, Any], torch.Tensor | None]]:
     """Yield indices, maps and logits of batches. Images are read only if the maps depend on them."""
     made, batch_size = options.made, options.batch_size
     if not made or is_array(source):
         for start in range(mine.start, mine.stop, batch_size):
             index = list(range(start, min(start + batch_size, mine.stop)))
-            yield index, {made[0]: source[start : index[-1] + 1]} if made else {}, None
+            yield index, {made[0]: source[start : index[-1] + 1]} if made and is_array(source) else {}, None
         return
     items = _Caught(dataset, mine)
     loader = DataLoader(items, batch_size, num_workers=options.workers, collate_fn=_collate)

@@ -41,8 +41,8 @@ def read_reports(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> dict
         FileNotFoundError: When there is no such folder or file, or a report of a folder is missing.
         ValueError: When a folder or file holds no report, or two reports come to one name.
     """
-    paths = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
-    found = [(path, _read_folder(path) if path.is_dir() else _read_file(path)) for path in paths]
+    given = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+    found = [(path, _read_folder(path) if path.is_dir() else _read_file(path)) for path in given]
     names = [name for _, reports in found for name in reports]
     reports: dict[str, Report] = {}
     for path, those in found:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeGuard, get_args
 
 import cv2
 import numpy as np
@@ -118,12 +118,21 @@ class MapFolder:
         return self.folder / f'{image_id}.npy'
 
 
-def is_array(source: Source | MapFolder) -> bool:
+Maps: TypeAlias = np.ndarray | torch.Tensor | MapFolder
+Opened: TypeAlias = nn.Module | Callable[[torch.Tensor, torch.Tensor | None], Any] | Maps | None
+
+
+def open_source(source: Source, dataset: Any) -> Opened:
+    """Open a folder of maps; other sources stay as they are."""
+    return MapFolder(source, dataset.ids) if isinstance(source, (str, os.PathLike)) else source
+
+
+def is_array(source: Opened) -> TypeGuard[Maps]:
     """Whether the source is an array of maps, in memory or in files."""
     return isinstance(source, (np.ndarray, torch.Tensor, MapFolder))
 
 
-def check_source(source: Source | MapFolder, dataset: Any, made: Sequence[str], options: MapOptions) -> None:
+def check_source(source: Opened, dataset: Any, made: Sequence[str], options: MapOptions) -> None:
     """Check that a source can make some kinds of map for a data set.
 
     Raises:
@@ -180,7 +189,7 @@ def describe_maps(name: str, source: Source, options: MapOptions) -> str:
 
 
 def score(
-    source: Source, names: Sequence[str], images: torch.Tensor, labels: torch.Tensor, options: MapOptions
+    source: Opened, names: Sequence[str], images: torch.Tensor, labels: torch.Tensor, options: MapOptions
 ) -> Found:
     """Make maps of a batch.
 
@@ -221,7 +230,7 @@ def _score_model(
         maps = {name: _fcam(output.maps) if name == 'fcam' else model.cam(x, classes, method=name) for name in names}
         return maps, output.logits
     # A model in parts, like FCAM, runs its backbone once for all kinds of map.
-    size = tuple(x.shape[-2:])
+    size = (x.shape[-2], x.shape[-1])
     encoding = model.encode(x)
     logits = model.classify(encoding)
     classes = logits.argmax(1) if labels is None else labels.to(weight.device)
@@ -251,7 +260,7 @@ def _fcam(logits: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def scoring_mode(source: Source, device: str | torch.device | None) -> Iterator[None]:
+def scoring_mode(source: Opened, device: str | torch.device | None) -> Iterator[None]:
     """No gradients, and a model on the device and in eval mode; its modules return to their modes afterwards."""
     modes = {}
     if isinstance(source, nn.Module):
@@ -286,18 +295,17 @@ def maps_of(
         labels: As there.
         device: As there.
     """
-    if isinstance(source, (str, os.PathLike)):
-        source = MapFolder(source, dataset.ids)
+    opened = open_source(source, dataset)
     made = [name for name in maps if name != 'center']
     options = MapOptions(device, convention, labels)
 
     @lru_cache(maxsize=32)
     def find(index: int) -> dict[str, Any]:
-        if is_array(source):
-            return dict.fromkeys(made, source[index : index + 1][0])
+        if is_array(opened):
+            return dict.fromkeys(made, opened[index : index + 1][0])
         image, label, _ = dataset[index]
-        with scoring_mode(source, device):
-            found, _ = score(source, made, image[None], torch.tensor([label]), options)
+        with scoring_mode(opened, device):
+            found, _ = score(opened, made, image[None], torch.tensor([label]), options)
         return {name: as_array(batch)[0] for name, batch in found.items()}
 
     def get(name: str, index: int) -> np.ndarray:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from .. import figures
 from ..benchmark import Report, read_reports
@@ -12,6 +15,9 @@ from ..data import list_images, open_image
 from ..models import create_model
 from ._arguments import add_classifier_argument, threshold
 from .demo import load_photos
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -123,7 +129,7 @@ def chosen(args: argparse.Namespace) -> dict[str, Report]:
     return {name: reports[name] for name in names}
 
 
-def _save(figure: object, path: Path) -> int:
+def _save(figure: Figure | Image.Image, path: Path) -> int:
     figures.save(figure, path)
     print(f'figure: {path}')
     return 0

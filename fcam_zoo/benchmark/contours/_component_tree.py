@@ -1,10 +1,10 @@
 """Components of `grey > level` at every level of an image at once: their boxes, and the areas of their outlines.
 
-Steepest ascent takes each pixel to a local maximum, whose basin it belongs to. The way up never leaves `grey > level`,
-so the components at a level are the basins, joined where two of them touch above it: a graph of some basins instead of
-an image. As the level falls, basins join at their saddles; their extents and areas join with them.
+Steepest ascent takes each pixel to a local maximum; the pixels of one maximum form its basin. The ascent never leaves
+`grey > level`, so the components at a level are unions of basins that touch above it: a graph of a few basins instead
+of an image. As the level falls, basins join at their saddles, and their extents and areas are merged.
 
-Grey values are 1..256 (8 bits plus one) and levels 0..255: nothing is left out at level 0.
+Grey values are 1..256 (8 bits plus one) and levels 0..255: no pixel is excluded at level 0.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 class Tree(NamedTuple):
-    """Branch i is a component at the levels saddle[i] <= level < peak[i], and part of another one below them."""
+    """Branch i is a component at the levels saddle[i] <= level < peak[i], and part of another one at lower levels."""
 
     labels: np.ndarray  # (H,W) int32, basin of each pixel
     peak: np.ndarray  # (K)
-    saddle: np.ndarray  # (K) 0 for what is left at the lowest level
-    joins: list[tuple[int, int, int]]  # branch, the one it becomes part of, saddle; saddles falling
+    saddle: np.ndarray  # (K) 0 for what remains at the lowest level
+    joins: list[tuple[int, int, int]]  # branch, the one that it joins, saddle; by falling saddle
 
     def alive(self, levels: np.ndarray) -> np.ndarray:
         """Whether each branch is a component at each of the levels (n): (K,n)."""
@@ -34,9 +34,9 @@ class Tree(NamedTuple):
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
-    """Distinct float64 whole numbers in the order of the scores (H,W) in 0..255 and, within equal ones, of position.
+    """Return distinct float64 integers in the order of the scores (H,W) in 0..255; equal scores by position.
 
-    Their last bits are the position. Scores are told apart to 2**-29 in a map of 224 x 224, whole ones always.
+    Their last bits are the position. Scores are resolved to 2**-29 in a map of 224 x 224, integer scores always.
     """
     bits = _position_bits(scores.size)
     values = scores * 2.0 ** (45 - bits)
@@ -51,7 +51,7 @@ def _position_bits(size: int) -> int:
 
 
 def ascend(order: np.ndarray, corners: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Position of the highest neighbour (H*W) of each pixel, and positions that are their own: the local maxima.
+    """Find the position (H*W) of the highest neighbour of each pixel, and the local maxima, which are their own.
 
     Args:
         order: (H,W) from `ranks`, or its negative to descend.
@@ -64,7 +64,7 @@ def ascend(order: np.ndarray, corners: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def grow(grey: np.ndarray, up: np.ndarray, tops: np.ndarray, corners: bool, outside: bool = False) -> Tree:
-    """Tree of the components, given what `ascend` returns.
+    """Build the tree of the components from the results of `ascend`.
 
     Args:
         grey: (H,W) int16 in 1..256.
@@ -94,20 +94,20 @@ def grow(grey: np.ndarray, up: np.ndarray, tops: np.ndarray, corners: bool, outs
 
 
 def _contacts(labels: np.ndarray, grey: np.ndarray, corners: bool) -> Iterator[tuple[np.ndarray, ...]]:
-    """Basins of neighbouring pixels that differ, and the level below which these pixels connect them."""
+    """Yield the different basins of neighbouring pixels, and the level below which these pixels connect them."""
     width = labels.shape[1]
     labels, grey = labels.ravel(), grey.ravel()
     for dx, dy in ((1, 0), (0, 1), (1, 1), (-1, 1))[: 4 if corners else 2]:
         step = dy * width + dx
         here = np.flatnonzero(labels[: max(labels.size - step, 0)] != labels[step:])
         x = here % width + dx
-        here = here[(x >= 0) & (x < width)]  # the others run on into the next row
+        here = here[(x >= 0) & (x < width)]  # the others wrap into the next row
         there = here + step
         yield labels[here], labels[there], np.minimum(grey[here], grey[there])
 
 
 def _join(edges: list[tuple[np.ndarray, ...]], peak: list[int]) -> list[tuple[int, int, int]]:
-    """Joins of a maximum spanning forest; of two branches the lower one ends."""
+    """Return the joins of a maximum spanning forest; of two branches the lower one ends."""
     a, b, level = (np.concatenate(column).astype(np.int64) for column in zip(*edges))
     # One number holds pair and level, so that sorting puts the highest contact of each pair last among its own.
     codes = np.sort((np.minimum(a, b) * len(peak) + np.maximum(a, b)) * (LEVELS + 1) + level)
@@ -130,7 +130,7 @@ def _join(edges: list[tuple[np.ndarray, ...]], peak: list[int]) -> list[tuple[in
 
 
 def extents(tree: Tree, grey: np.ndarray) -> np.ndarray:
-    """Smallest x, smallest y, -largest x, -largest y of each branch at each level, int32 (K,4,256)."""
+    """Return smallest x, smallest y, -largest x, -largest y of each branch at each level, int32 (K,4,256)."""
     height, width = grey.shape
     table = np.full((len(tree.peak), 4, LEVELS), np.iinfo(np.int32).max, np.int32)
     if len(tree.peak) == 1:
@@ -144,7 +144,7 @@ def extents(tree: Tree, grey: np.ndarray) -> np.ndarray:
     rows, columns = rows.astype(np.intp).ravel(), cv2.transpose(rows).astype(np.intp).ravel()
     x = np.repeat(np.arange(width, dtype=np.int32), height)
     y = np.repeat(np.arange(height, dtype=np.int32), width)
-    # Where an index repeats the last value stays, so the order of assignment makes it an extreme.
+    # The last value of a repeated index stays, so that the order of assignment yields the extreme.
     flat = table.ravel()
     flat[columns[::-1]] = x[::-1]
     flat[LEVELS:][rows[::-1]] = y[::-1]
@@ -158,21 +158,21 @@ def extents(tree: Tree, grey: np.ndarray) -> np.ndarray:
 
 
 def areas(tree: Tree, image: np.ndarray) -> np.ndarray:
-    """Twice the area that each branch covers within its outline at each level, int64 (K,256).
+    """Return twice the area that each branch covers within its outline at each level, int64 (K,256).
 
-    The outline runs through the centres of the pixels at the rim. A square between four centres is covered when the
-    four pixels belong to the component, half covered when three do, and else not. Holes are left out.
+    The outline runs through the centres of the border pixels. A square between four centres is covered when all four
+    pixels belong to the component, half covered when three do, and otherwise not. Holes are excluded.
 
     Args:
         tree: Of the image, with 8 neighbours.
-        image: (H,W) uint8, the grey values less one.
+        image: (H,W) uint8, the grey values minus one.
     """
     a, b, c, d = image[:-1, :-1], image[:-1, 1:], image[1:, :-1], image[1:, 1:]
     low, high = np.minimum(a, d), np.maximum(a, d)
     other_low, other_high = np.minimum(b, c), np.maximum(b, c)
     fourth = np.minimum(low, other_low)
     third = np.minimum(np.maximum(low, other_low), np.minimum(high, other_high))
-    # Three pixels are at least as high as the third, so the higher one of a and d is: its basin is in the component.
+    # Three pixels are at least as high as the third, so the higher one of a and d is one of them: take its basin.
     at = tree.labels[1:, 1:].copy()
     np.copyto(at, tree.labels[:-1, :-1], where=a > d)
     at *= LEVELS
@@ -185,11 +185,11 @@ def areas(tree: Tree, image: np.ndarray) -> np.ndarray:
 
 
 def count_holes(tree: Tree, image: np.ndarray) -> np.ndarray:
-    """Number of holes at each level, int64 (256): components less Euler's pixels - edges + vertices.
+    """Count the holes at each level, int64 (256): components minus Euler's number, pixels - edges + vertices.
 
     Args:
         tree: Of the image, with 8 neighbours.
-        image: (H,W) uint8, the grey values less one.
+        image: (H,W) uint8, the grey values minus one.
     """
     padded = np.pad(image, 1)
     across = np.maximum(padded[:, 1:], padded[:, :-1])
@@ -203,5 +203,5 @@ def count_holes(tree: Tree, image: np.ndarray) -> np.ndarray:
 
 
 def histogram(image: np.ndarray) -> np.ndarray:
-    """Number of pixels of each value of a uint8 image, int64 (256)."""
+    """Count the pixels of each value of a uint8 image, int64 (256)."""
     return cv2.calcHist([image], [0], None, [LEVELS], [0, LEVELS]).ravel().astype(np.int64)

@@ -1,4 +1,4 @@
-"""Boxes of OpenCV's contours at many levels of one image, exact, by whichever way is fastest."""
+"""Boxes of OpenCV's contours at many levels of one image: exactly equal, found in the fastest way."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import cv2
 import numpy as np
 
 from ._component_tree import LEVELS, Tree, areas, ascend, count_holes, extents, grow, ranks
-from ._tracing import trace_boxes, trace_outlines
+from ._tracing import Box, trace_boxes, trace_largest
 
-# Up to so many levels are traced one by one.
+Boxes = tuple[np.ndarray, np.ndarray]  # (m,4), and the indices (m) of their levels
+
+# Up to this many levels are traced one by one.
 _FEW_LEVELS = 12
-# The component tree of noise would have too many branches.
+# An image with more local maxima, such as noise, is traced too.
 _MANY_BRANCHES = 4096
 
 
-def level_boxes(
-    scores: np.ndarray, image: np.ndarray, levels: np.ndarray, multi_contour: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes at each level.
+def level_boxes(scores: np.ndarray, image: np.ndarray, levels: np.ndarray, multi_contour: bool) -> Boxes:
+    """Find the boxes at each level.
 
     Args:
         scores: (H,W) float64 in 0..255.
         image: (H,W) uint8, their whole parts.
-        levels: (n) int64, ascending, distinct, at least -1; the last leaves pixels above it.
-        multi_contour: Boxes of all contours, also those around holes; otherwise of the one with the largest area.
+        levels: (n) int64, ascending, distinct, at least -1; some pixels are above the last one.
+        multi_contour: Boxes of all contours, including those around holes; otherwise only of the one with the largest
+            area.
 
     Returns:
         Boxes (m,4) int64, and the ascending indices (m) of their levels. Right and lower edges are one past the last
@@ -34,7 +35,7 @@ def level_boxes(
     """
     found = None
     if len(levels) > _FEW_LEVELS:
-        found = _follow(scores, image, levels, multi_contour)
+        found = _tree_boxes(scores, image, levels, multi_contour)
     if found is None:
         each = [trace_boxes(image, int(level), multi_contour) for level in levels]
         found = np.concatenate(each), np.repeat(np.arange(len(levels)), [len(b) for b in each])
@@ -43,11 +44,9 @@ def level_boxes(
     return np.minimum(boxes, (width, height, width - 1, height - 1)), owners
 
 
-def _follow(
-    scores: np.ndarray, image: np.ndarray, levels: np.ndarray, multi_contour: bool
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Boxes without tracing at each level, or None for an image that has too many components."""
-    # What is not above the lowest level lies outside of all boxes, or in a hole.
+def _tree_boxes(scores: np.ndarray, image: np.ndarray, levels: np.ndarray, multi_contour: bool) -> Boxes | None:
+    """Find the boxes from the component tree; None for an image with too many local maxima."""
+    # Pixels that are not above the lowest level are outside of all boxes, or in a hole.
     x, y, width, height = cv2.boundingRect(cv2.threshold(image, int(levels[0]), 255, cv2.THRESH_BINARY)[1])
     part = np.s_[y : y + height, x : x + width]
     scores, image = scores[part], np.ascontiguousarray(image[part])
@@ -74,12 +73,12 @@ def _follow(
 
 
 def _boxes(table: np.ndarray) -> np.ndarray:
-    """Extents (n,4) as left, upper, right, lower edge."""
+    """Convert extents (n,4) to left, upper, right, lower edges."""
     return table * np.array([1, 1, -1, -1]) + np.array([0, 0, 1, 1])
 
 
-def _hole_boxes(grey: np.ndarray, order: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Boxes around the holes at each level: components, without corners, of what is deep enough."""
+def _hole_boxes(grey: np.ndarray, order: np.ndarray, levels: np.ndarray) -> Boxes | None:
+    """Find the boxes around the holes at each level: components of low pixels, with 4 neighbours."""
     up, tops = ascend(-order, corners=False)
     if len(tops) > _MANY_BRANCHES:
         return None
@@ -98,11 +97,11 @@ def _largest(
     image: np.ndarray,
     levels: np.ndarray,
     has_holes: np.ndarray,
-    hole_boxes: Callable[[], tuple[np.ndarray, np.ndarray] | None],
+    hole_boxes: Callable[[], Boxes | None],
 ) -> np.ndarray:
-    """Box of the largest contour at each level, from bounds for the areas, and by tracing where these do not tell."""
+    """Find the box of the largest contour at each level from bounds of the areas; trace where they do not decide."""
     alive, spans = tree.alive(levels), table[:, :, levels]
-    # Within the outline of a component are what it covers and its holes, and all within its box.
+    # The outline of a component encloses at least what it covers, and at most its box if it has holes.
     least = np.where(alive, areas(tree, image)[:, levels], -1)
     most = np.where(alive & has_holes, 2 * (spans[:, 0] + spans[:, 2]) * (spans[:, 1] + spans[:, 3]), least)
     rivals = most >= least.max(0)
@@ -116,13 +115,11 @@ def _largest(
     return boxes
 
 
-def _largest_within(image: np.ndarray, level: int, candidates: np.ndarray) -> tuple[int, int, int, int]:
-    """Box of the largest contour at a level, given the boxes (n,4) of components one of which has it."""
-    parts = [*candidates.tolist(), [*candidates[:, :2].min(0), *candidates[:, 2:].max(0)]]
-    *single, joint = ((x0, y0, x1, y1) for x0, y0, x1, y1 in parts)
-    found = [trace_outlines(image[y0:y1, x0:x1], level, x0, y0) for x0, y0, x1, y1 in single]
-    largest = [f for f in found if max(f.areas) == max(max(f.areas) for f in found)]
+def _largest_within(image: np.ndarray, level: int, candidates: np.ndarray) -> Box:
+    """Find the box of the largest contour at a level, given the boxes (n,4) of the components that may have it."""
+    found = [trace_largest(image[y0:y1, x0:x1], level, x0, y0) for x0, y0, x1, y1 in candidates.tolist()]
+    largest = [box for area, box in found if area == max(area for area, _ in found)]
     if len(largest) == 1:
-        return largest[0].box
-    x0, y0, x1, y1 = joint
-    return trace_outlines(image[y0:y1, x0:x1], level, x0, y0).box  # OpenCV's order decides
+        return largest[0]
+    (x0, y0), (x1, y1) = candidates[:, :2].min(0).tolist(), candidates[:, 2:].max(0).tolist()
+    return trace_largest(image[y0:y1, x0:x1], level, x0, y0)[1]  # OpenCV's order decides

@@ -1,46 +1,46 @@
-"""Contours of one level of an image, by OpenCV."""
+"""Contours of an image at one level, by OpenCV."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-
-class Outlines(NamedTuple):
-    """Outer contours of a level, their areas, and the box of the largest."""
-
-    contours: list[np.ndarray]
-    areas: list[float]
-    box: tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 
-def trace_outlines(image: np.ndarray, level: int, x: int = 0, y: int = 0) -> Outlines:
-    """Outer contours around `image > level`, of which there must be one.
+def trace_largest(image: np.ndarray, level: int, x: int = 0, y: int = 0) -> tuple[float, Box]:
+    """Trace the outer contours around `image > level`, of which there must be at least one.
 
-    The largest contour is among them. Where that of a hole has the same area, it is the same polygon.
+    Contours of holes are not needed: one that is as large as the largest outer contour is the same polygon.
 
     Args:
         image: (H,W) uint8.
         level: At least -1.
-        x: Column of the image in a larger one whose coordinates are wanted.
+        x: Column of the image in a larger one, to whose coordinates the box is shifted.
         y: Row.
+
+    Returns:
+        Area and box of the largest contour, the first of equal ones in OpenCV's order.
     """
-    mask = cv2.threshold(image, level, 255, cv2.THRESH_BINARY)[1]
-    contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))[0]
-    areas = [cv2.contourArea(c) for c in contours]
-    return Outlines(contours, areas, _edges(contours[areas.index(max(areas))]))
+    contours = _find(image, level, cv2.RETR_EXTERNAL, (x, y))
+    areas = [cv2.contourArea(contour) for contour in contours]
+    return max(areas), _edges(contours[areas.index(max(areas))])
 
 
 def trace_boxes(image: np.ndarray, level: int, multi_contour: bool) -> np.ndarray:
-    """Boxes (n,4) of the contours around `image > level`, or of the one with the largest area."""
+    """Return the boxes (n,4) of all contours around `image > level`, or of the one with the largest area."""
     if not multi_contour:
-        return np.array([trace_outlines(image, level).box])
+        return np.array([trace_largest(image, level)[1]])
+    return np.array([_edges(contour) for contour in _find(image, level, cv2.RETR_TREE)])
+
+
+def _find(image: np.ndarray, level: int, mode: int, offset: tuple[int, int] = (0, 0)) -> Sequence[np.ndarray]:
     mask = cv2.threshold(image, level, 255, cv2.THRESH_BINARY)[1]
-    return np.array([_edges(c) for c in cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]])
+    return cv2.findContours(mask, mode, cv2.CHAIN_APPROX_SIMPLE, offset=offset)[0]
 
 
-def _edges(contour: np.ndarray) -> tuple[int, int, int, int]:
+def _edges(contour: np.ndarray) -> Box:
     x, y, width, height = cv2.boundingRect(contour)
     return x, y, x + width, y + height
