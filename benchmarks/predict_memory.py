@@ -1,8 +1,7 @@
-"""Peak memory of `label_images`: it does not grow with the number of images.
+"""Measure the peak memory of `label_images`: it does not grow with the number of images.
 
-Small pictures, beside which anything that is kept of each would show, are drawn into a temporary folder and labelled in
-every format by a small network with random weights; each number of images has a process of its own. Its peak and that
-of its largest reading process are printed:
+Draws small images, so that any data kept per image would show, and labels them in all formats with a small untrained
+network, in one process per number of images. Prints the peak of the process and of its largest worker:
 
     python benchmarks/predict_memory.py --images 500 3000 -o benchmarks/results/predict_memory.md
 """
@@ -26,7 +25,7 @@ import fcam_zoo
 
 FORMATS = ('coco', 'voc', 'yolo', 'csv', 'masks', 'overlays')
 SIZES = ((96, 72), (72, 96), (80, 80), (120, 60))
-UNIT = 1024 if sys.platform == 'darwin' else 1  # There ru_maxrss counts bytes, elsewhere KiB.
+UNIT = 1024 if sys.platform == 'darwin' else 1  # ru_maxrss is in bytes on macOS, otherwise in KiB.
 
 
 def main() -> None:
@@ -53,14 +52,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--images', type=int, nargs='+', default=[500, 3000])
     parser.add_argument('--workers', type=int, default=1)
-    parser.add_argument('--scratch', type=Path, help='folder for the pictures and annotations')
+    parser.add_argument('--scratch', type=Path, help='folder for the images and annotations')
     parser.add_argument('-o', '--output', type=Path, help='Markdown file to which the table is appended')
     parser.add_argument('--measure', type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def draw(folder: Path, images: int) -> None:
-    """Noise with a bright box, so that regions are ragged and their run lengths long."""
+    """Draw noise with a bright box, so that regions have ragged outlines and long run lengths."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for i in range(images):
@@ -72,19 +71,18 @@ def draw(folder: Path, images: int) -> None:
 
 
 def measure(folder: Path, workers: int) -> tuple[float, float, float]:
-    """MiB before the run, at its peak, and at the peak of the largest worker."""
+    """Return MiB before the run, at its peak, and at the peak of the largest worker."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
     before = peak(resource.RUSAGE_SELF)
-    fcam_zoo.label_images(
-        model, folder / 'in', folder / 'out', FORMATS, multi=True, min_area=0, sizes=(64,), workers=workers
-    )
+    options = fcam_zoo.LabelOptions(FORMATS, multi=True, min_area=0, sizes=(64,), workers=workers)
+    fcam_zoo.label_images(model, folder / 'in', folder / 'out', options)
     return before, peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)
 
 
 def peak(who: int) -> float:
-    """Largest resident memory so far, in MiB."""
+    """Return the largest resident memory so far, in MiB."""
     return resource.getrusage(who).ru_maxrss / UNIT / 1024
 
 

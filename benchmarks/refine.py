@@ -1,12 +1,12 @@
-"""What refinements of inference bring: mirrored images, several sizes, larger images, tiles.
+"""Measure refinements of inference: mirrored images, several sizes, larger images, tiles.
 
-Scores a released model on the split `val` of its data, with boxes (MaxBoxAcc at IoU 30, 50, 70 and their mean) or masks
-(PxAP), maps resized to 224x224 as in the protocol, with the cost of each way: the pixels that the network sees,
-relative to one pass. A Markdown table is printed:
+Scores a released model on the split `val` of its data set, with boxes (MaxBoxAcc at IoU 30, 50, 70 and their mean) or
+masks (PxAP), on maps resized to 224x224 as in the protocol. The cost is the number of pixels that the network
+processes, relative to one pass. Prints a Markdown table:
 
     python benchmarks/refine.py CUB/ --model fcam_mobilenetv1_075.layercam_cub50 -o benchmarks/results/refine.md
 
-Tiles are crops of an enlarged image, half a crop apart; maps are averaged where they overlap.
+Tiles are crops of an enlarged image that overlap by half; overlapping maps are averaged.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import fcam_zoo
 from fcam_zoo import FCAM
 from fcam_zoo.benchmark import BoxMetric, PixelAP, resize_boxes
 from fcam_zoo.data import WSOLDataset, open_image
-from fcam_zoo.inference import Passes
+from fcam_zoo.inference import InferenceOptions
 
 SIDE = 224
 
-Way = Callable[[FCAM, list[Image.Image]], tuple[torch.Tensor, torch.Tensor]]
+Refinement = Callable[[FCAM, list[Image.Image]], tuple[torch.Tensor, torch.Tensor]]
 """Model and images -> maps (B,s,s), class probabilities (B,K)."""
 
 
@@ -45,8 +45,8 @@ def main() -> None:
         f'| refinement | {"MaxBoxAcc 30 / 50 / 70, mean | top-1 loc. 50" if boxes else "PxAP"} | class. | cost |',
         '|---|---|---|---|' + ('---|' if boxes else ''),
     )
-    for name, (way, cost) in WAYS.items():
-        table.add(f'| {name} | {score(model, dataset, way, args.batch_size)} | {cost:.1f} |')
+    for name, (refinement, cost) in REFINEMENTS.items():
+        table.add(f'| {name} | {score(model, dataset, refinement, args.batch_size)} | {cost:.1f} |')
     table.append_to(args.output)
 
 
@@ -61,61 +61,61 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def passes(*sizes: int, flip: bool = False) -> tuple[Way, float]:
-    """Whole images at these sizes."""
+def whole(*sizes: int, flip: bool = False) -> tuple[Refinement, float]:
+    """Process whole images at these sizes."""
+    inference = InferenceOptions(sizes, flip)
 
-    def way(model: FCAM, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
-        how = Passes(sizes, flip)
-        return how.run(model, [how.prepare(image) for image in images])
+    def run(model: FCAM, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        return inference.run(model, [inference.prepare(image) for image in images])
 
-    return way, (2 if flip else 1) * sum(size**2 for size in sizes) / SIDE**2
+    return run, (2 if flip else 1) * sum(size**2 for size in sizes) / SIDE**2
 
 
-def tiles(side: int) -> tuple[Way, float]:
-    """Crops of 224 pixels of images of side x side."""
-
+def tiles(side: int) -> tuple[Refinement, float]:
+    """Process crops of 224 pixels of images of side x side."""
     corners = range(0, side - SIDE + 1, SIDE // 2)
+    crop, enlarged = InferenceOptions((SIDE,)), InferenceOptions((side,))
 
-    def way(model: FCAM, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
-        whole, probs = Passes((SIDE,)).run(model, [Passes((SIDE,)).prepare(image) for image in images])
+    def run(model: FCAM, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        context, probs = crop.run(model, [crop.prepare(image) for image in images])
         total, count = torch.zeros(len(images), side, side), torch.zeros(side, side)
-        large = [Passes((side,)).prepare(image)[0] for image in images]
+        large = [enlarged.prepare(image)[0] for image in images]
         for y in corners:
             for x in corners:
                 crops = [(image[:, y : y + SIDE, x : x + SIDE],) for image in large]
-                total[:, y : y + SIDE, x : x + SIDE] += Passes((SIDE,)).run(model, crops)[0]
+                total[:, y : y + SIDE, x : x + SIDE] += crop.run(model, crops)[0]
                 count[y : y + SIDE, x : x + SIDE] += 1
-        # A tile inside the object has no context, the whole image has: their mean.
-        whole = F.interpolate(whole[:, None], (side, side), mode='bilinear')[:, 0]
-        return (total / count + whole) / 2, probs
+        # Tiles inside an object lack context, so they are averaged with the map of the whole image.
+        context = F.interpolate(context[:, None], (side, side), mode='bilinear')[:, 0]
+        return (total / count + context) / 2, probs
 
-    return way, 1.0 + len(corners) ** 2
+    return run, 1.0 + len(corners) ** 2
 
 
-WAYS: dict[str, tuple[Way, float]] = {
-    'none': passes(224),
-    'flip': passes(224, flip=True),
-    'sizes 192, 224, 256': passes(192, 224, 256),
-    'sizes 224, 288': passes(224, 288),
-    'sizes 192, 224, 256, flip': passes(192, 224, 256, flip=True),
-    'size 192': passes(192),
-    'size 256': passes(256),
-    'size 288': passes(288),
-    'size 320': passes(320),
-    'size 448': passes(448),
+REFINEMENTS: dict[str, tuple[Refinement, float]] = {
+    'none': whole(224),
+    'flip': whole(224, flip=True),
+    'sizes 192, 224, 256': whole(192, 224, 256),
+    'sizes 224, 288': whole(224, 288),
+    'sizes 192, 224, 256, flip': whole(192, 224, 256, flip=True),
+    'size 192': whole(192),
+    'size 256': whole(256),
+    'size 288': whole(288),
+    'size 320': whole(320),
+    'size 448': whole(448),
     'tiles of 336': tiles(336),
     'tiles of 448': tiles(448),
 }
 
 
-def score(model: FCAM, dataset: WSOLDataset, way: Way, batch_size: int) -> str:
-    """Figures of a way as cells of the table."""
+def score(model: FCAM, dataset: WSOLDataset, refine: Refinement, batch_size: int) -> str:
+    """Return the metrics of a refinement as cells of the table."""
     metric = BoxMetric() if dataset.boxes is not None else PixelAP()
     right = 0
     for start in range(0, len(dataset), batch_size):
         index = range(start, min(start + batch_size, len(dataset)))
         images = [open_image(dataset.path(i), exif=False) for i in index]
-        maps, probs = way(model, images)
+        maps, probs = refine(model, images)
         maps = F.interpolate(maps[:, None], (SIDE, SIDE), mode='bilinear', antialias=True)[:, 0].clamp(0, 1)
         labels = torch.as_tensor(dataset.labels[start : start + len(index)])
         right += int((probs.argmax(1) == labels).sum())

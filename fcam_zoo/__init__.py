@@ -8,6 +8,7 @@ from . import losses as losses
 from . import sampling as sampling
 from ._version import __version__ as __version__
 from .errors import FcamZooError as FcamZooError
+from .labelling import LabelOptions as LabelOptions
 from .labelling import label_images as label_images
 from .localization import Localization as Localization
 from .localization import localize as localize

@@ -1,6 +1,6 @@
-"""The viewer: an image in, CAM beside F-CAM, boxes, mask and annotation out. Needs the extra `app`.
+"""The viewer: a page that shows CAM and F-CAM, boxes, mask and annotation of an image. Needs the extra `app`.
 
-`fcam-zoo app` starts it on this machine. As the `app.py` of a Hugging Face Space this file starts it for everybody.
+`fcam-zoo app` starts it locally. This file also works unchanged as the `app.py` of a Hugging Face Space.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from PIL import Image
 from fcam_zoo import FCAM, _index, cams, create_model, label_images, list_models, localize, viz
 from fcam_zoo.data import EvalTransform, normalize, open_image
 from fcam_zoo.errors import FcamZooError
+from fcam_zoo.labelling import LabelOptions
 from fcam_zoo.localization import MIN_AREA, Localization
+from fcam_zoo.objects import Threshold
 
-# Gradio reads this as it is imported.
+# Gradio reads this when it is imported.
 os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
 try:
     import gradio as gr
@@ -37,59 +39,60 @@ KEEP_SECONDS = 3600
 """Uploads and results older than this are deleted."""
 
 HELP = (
-    'Drop a photograph. **CAM** is what the classifier alone shows, drawn by the chosen method; **F-CAM** is the '
-    "decoder's map in full resolution, with boxes around what lies above the threshold."
+    'Drop a photograph. **CAM** is the class activation map of the classifier, by the chosen method. **F-CAM** is the '
+    "decoder's map in full resolution, with boxes around the regions above the threshold."
 )
 
 
 @lru_cache(maxsize=4)
 def load(name: str) -> FCAM:
-    """A model, kept for later requests."""
+    """Load a model and keep it for later requests."""
     return create_model(name, pretrained=True)
 
 
 def show(path: str | None, name: str, method: str, threshold: float, otsu: bool, multi: bool) -> tuple[Any, ...]:
-    """What the page shows of an uploaded image.
+    """Compute what the page shows for an uploaded image.
 
     Args:
-        path: The image file; None before there is one.
+        path: The image file; None before an upload.
         name: Name of the model.
-        method: CAM method, the teacher.
+        method: CAM method.
         threshold: tau in [0,1).
-        otsu: Take Otsu's threshold instead.
-        multi: Several objects.
+        otsu: Use Otsu's threshold instead.
+        multi: Return several objects.
 
     Returns:
-        CAM and F-CAM over the image, mask uint8 (H,W), rows (class, confidence, box), and the path of a COCO file.
+        CAM and F-CAM drawn over the image, mask uint8 (H,W), rows (class, confidence, box), path of a COCO file.
     """
     if path is None:
         return None, None, None, [], None
-    model, cut = load(name), 'otsu' if otsu else threshold
+    model = load(name)
+    tau: Threshold = 'otsu' if otsu else threshold
     try:
         image = open_image(path, max_pixels=MAX_PIXELS)
-        (found,) = localize(model, image, cut, multi=multi)
-        folder = result_folder()
-        label_images(model, path, folder, ['coco'], threshold=cut, multi=multi, name=name)
+        (found,) = localize(model, image, tau, multi=multi)
+        options = LabelOptions(['coco'], threshold=tau, multi=multi, model_name=name)
+        (annotation,) = label_images(model, path, result_folder(), options).files
     except (FcamZooError, OSError) as e:
-        # Visitors need not know where the server keeps their file.
+        # Do not show visitors the path on the server.
         raise gr.Error(str(e).replace(str(path), Path(path).name)) from e
     picture = viz.blend(image, found.map)
     for region in found.objects:
         picture = viz.draw_box(picture, region.box, f'{found.label} {found.score * region.strength:.2f}')
     cam = viz.blend(image, class_map(model, image, method))
-    return cam, picture, found.object_mask().astype(np.uint8) * 255, rows_of(found), str(folder / 'coco.json')
+    return cam, picture, found.object_mask().astype(np.uint8) * 255, rows_of(found), str(annotation)
 
 
 @torch.inference_mode()
 def class_map(model: FCAM, image: Image.Image, method: str) -> np.ndarray:
-    """CAM (s,s) in [0,1] of the predicted class of an image."""
+    """Compute the CAM (s,s) in [0,1] of the predicted class of an image."""
     cfg = model.pretrained_cfg
     x = normalize(EvalTransform(cfg['input_size'][-1])(image)[None], cfg['mean'], cfg['std'])
     return model.cam(x, method=method)[0].numpy()
 
 
 def rows_of(found: Localization) -> list[list[Any]]:
-    """A row an object: class, confidence, box."""
+    """One row per object: class, confidence, box."""
     return [[found.label, round(found.score * region.strength, 3), *region.box] for region in found.objects]
 
 
@@ -101,7 +104,7 @@ def _results() -> Path:
 
 
 def result_folder() -> Path:
-    """A new folder for the file of one answer; old ones are deleted."""
+    """Create a folder for the results of one request, and delete old ones."""
     for old in _results().iterdir():
         if old.stat().st_mtime < time.time() - KEEP_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
@@ -109,10 +112,10 @@ def result_folder() -> Path:
 
 
 def build(names: Sequence[str] | None = None) -> gr.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
-        names: Models to choose from; default: all that are released, but decoders alone.
+        names: Models to choose from. Default: all released models that include their backbone.
     """
     names = list(names or (n for n in list_models(pretrained=True) if _index.released(n).holds_backbone))
     first = load(names[0])
@@ -122,9 +125,9 @@ def build(names: Sequence[str] | None = None) -> gr.Blocks:
             with gr.Column():
                 path = gr.Image(label='Image', type='filepath', image_mode=None, sources=['upload'], height=320)
                 name = gr.Dropdown(names, value=names[0], label='Model')
-                method = gr.Dropdown(list(cams.METHODS), value='layercam', label='CAM method (teacher)')
+                method = gr.Dropdown(list(cams.METHODS), value='layercam', label='CAM method')
                 threshold = gr.Slider(0, 0.99, value=first.threshold, step=0.01, label='Threshold')
-                otsu = gr.Checkbox(label="Otsu's threshold of each map instead")
+                otsu = gr.Checkbox(label="Otsu's threshold instead")
                 multi = gr.Checkbox(label=f'Several objects (each at least {MIN_AREA:.0%} of the image)')
             with gr.Column():
                 with gr.Row():
@@ -134,16 +137,16 @@ def build(names: Sequence[str] | None = None) -> gr.Blocks:
                 headers = ['class', 'confidence', 'x0', 'y0', 'x1', 'y1']
                 rows = gr.Dataframe(headers=headers, label='Objects (pixels, ends exclusive)', interactive=False)
                 annotation = gr.DownloadButton('Download the annotation (COCO)')
-        asked, answer = [path, name, method, threshold, otsu, multi], [cam, fcam, mask, rows, annotation]
+        inputs, results = [path, name, method, threshold, otsu, multi], [cam, fcam, mask, rows, annotation]
         for event in (path.change, method.change, threshold.release, otsu.change, multi.change):
-            event(show, asked, answer, api_visibility='private', show_progress='minimal')
+            event(show, inputs, results, api_visibility='private', show_progress='minimal')
         chosen = name.change(lambda name: load(name).threshold, name, threshold, api_visibility='private')
-        chosen.then(show, asked, answer, api_visibility='private')
+        chosen.then(show, inputs, results, api_visibility='private')
     return page
 
 
 def _picture(label: str, elem_id: str, **options: Any) -> gr.Image:
-    buttons = ['download', 'fullscreen']
+    buttons: Any = ['download', 'fullscreen']
     return gr.Image(label=label, elem_id=elem_id, format='png', interactive=False, buttons=buttons, **options)
 
 
@@ -152,12 +155,12 @@ def launch(names: Sequence[str] | None = None, host: str = '127.0.0.1', port: in
 
     Args:
         names: As in `build`.
-        host: Address to listen at; the loopback is reached from this machine alone.
-        port: Port; None takes the first free one from 7860 on.
+        host: Address to listen on. The default is reachable only from this machine.
+        port: Port; None uses the first free one from 7860.
         options: Further arguments of Gradio's `launch`.
     """
     page = build(names).queue(max_size=16, default_concurrency_limit=1)
-    # Fonts of the system: the page loads nothing from elsewhere.
+    # System fonts, so that the page loads nothing from other servers.
     theme = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace'])
     return page.launch(
         server_name=host,

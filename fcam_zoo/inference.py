@@ -1,4 +1,4 @@
-"""One pass, or several that are averaged, of an F-CAM over images of any size."""
+"""Run an F-CAM over images of any size, with optional test-time augmentation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .models import FCAM
 
 
 @dataclass(frozen=True)
-class Passes:
-    """How an F-CAM looks at an image.
+class InferenceOptions:
+    """Test-time augmentation: input sizes and mirroring.
 
     Attributes:
-        sizes: Sides in pixels to which images are resized; maps of several are averaged at the largest.
+        sizes: Sides in pixels to which images are resized; the maps of several sizes are averaged at the largest.
         flip: Average with the map of the mirrored image.
     """
 
@@ -27,19 +27,19 @@ class Passes:
     flip: bool = False
 
     @classmethod
-    def of(cls, model: FCAM, sizes: Sequence[int] | None = None, flip: bool = False) -> Passes:
-        """Passes for a model; `sizes` None is its own input size.
+    def for_model(cls, model: FCAM, sizes: Sequence[int] | None = None, flip: bool = False) -> InferenceOptions:
+        """Validate the options; `sizes` None is the input size of the model.
 
         Raises:
-            ValueError: For no size at all, or one below 32 pixels.
+            ValueError: When `sizes` is empty or holds a size below 32 pixels.
         """
         sizes = (model.pretrained_cfg['input_size'][-1],) if sizes is None else tuple(sizes)
         if not sizes or min(sizes) < 32:
-            raise ValueError(f'sizes is {list(sizes)}: give one or several sides of at least 32 pixels')
+            raise ValueError(f'sizes is {list(sizes)}: give one or more sizes of at least 32 pixels')
         return cls(sizes, flip)
 
     def prepare(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
-        """An RGB image of any size -> uint8 (3,s,s) for each size."""
+        """Resize an RGB image to each size: uint8 (3,s,s) per size."""
         return tuple(EvalTransform(size)(image) for size in self.sizes)
 
     @torch.inference_mode()
@@ -47,11 +47,11 @@ class Passes:
         """Classify and localize a batch.
 
         Args:
-            model: Runs where it is, in eval mode (its mode is restored).
-            batch: What `prepare` gave for each image.
+            model: Runs on its own device in eval mode; its mode is restored.
+            batch: The result of `prepare` for each image.
 
         Returns:
-            F-CAMs (B,s,s) in [0,1], s the largest size, and class probabilities (B,K): float32, on the CPU.
+            F-CAMs (B,s,s) in [0,1], where s is the largest size, and class probabilities (B,K); float32 on the CPU.
         """
         device, cfg = next(model.parameters()).device, model.pretrained_cfg
         side = max(self.sizes)

@@ -20,8 +20,8 @@ class Region:
     """A connected region of an image.
 
     Attributes:
-        box: x0, y0, x1, y1 in pixels; x1 and y1 are one past the last pixel.
-        mask: bool (y1 - y0, x1 - x0), which pixels of the box belong to it.
+        box: x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
+        mask: bool (y1 - y0, x1 - x0), the pixels of the box that belong to the region.
         strength: Mean of the map over these pixels, in [0,1].
     """
 
@@ -31,29 +31,29 @@ class Region:
 
     @property
     def area(self) -> int:
-        """Number of its pixels."""
+        """Number of pixels."""
         return int(self.mask.sum())
 
 
 def check_threshold(threshold: Threshold) -> None:
-    """Raises ValueError for what is neither 'otsu' nor a number in [0,1)."""
+    """Raise ValueError unless the threshold is 'otsu' or a number in [0,1)."""
     if threshold != 'otsu' and (isinstance(threshold, str) or not 0 <= threshold < 1):
         raise ValueError(f"threshold is {threshold!r}: choose a value in [0,1), or 'otsu'")
 
 
 def check_min_area(min_area: float) -> None:
-    """Raises ValueError for a share of an image outside [0,1)."""
+    """Raise ValueError unless the share of the image is in [0,1)."""
     if not 0 <= min_area < 1:
         raise ValueError(f'min_area is {min_area}: choose a share of the image in [0,1)')
 
 
 def foreground(score_map: np.ndarray, threshold: Threshold) -> np.ndarray:
-    """What a threshold leaves of a map.
+    """Threshold a map in 8-bit grey levels.
 
     Args:
         score_map: float32 (H,W) in [0,1].
-        threshold: tau in [0,1): grey levels above int(tau * largest level) are left. 'otsu': those above Otsu's
-            threshold of the map.
+        threshold: tau in [0,1): foreground is every grey level above int(tau * largest level). 'otsu': every level
+            above Otsu's threshold of the map.
 
     Returns:
         bool (H,W).
@@ -65,16 +65,16 @@ def foreground(score_map: np.ndarray, threshold: Threshold) -> np.ndarray:
 
 
 def find_regions(mask: np.ndarray, score_map: np.ndarray, multi: bool, min_area: float) -> tuple[Region, ...]:
-    """Connected regions (8 neighbours) of a mask, by the area that their outline encloses, largest first.
+    """Find the connected regions (8 neighbours) of a mask, sorted by the area inside their outline, largest first.
 
     Args:
         mask: bool (H,W).
         score_map: float32 (H,W) in [0,1].
-        multi: All regions; otherwise the largest alone.
-        min_area: Smallest share of the image's pixels that further regions have; the largest is always kept.
+        multi: Return all regions; otherwise only the largest.
+        min_area: Smallest area of a further region as a share of the image; the largest region is always returned.
 
     Returns:
-        None, one or several regions.
+        The regions; none when the mask is empty.
     """
     outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not outlines:

@@ -10,8 +10,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
+from scenes import make_photos
 from shapes import Shapes, make
 from synthetic import make_wsol
+
+import fcam_zoo
 
 SHARED = Path(__file__).parents[2] / 'shared'
 
@@ -65,6 +68,20 @@ def flat(tmp_path) -> Shapes:
 def nested(tmp_path) -> Shapes:
     """The same in one folder a class."""
     return make(tmp_path / 'shapes', folders=True)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """The images of `scenes` as files, in class folders."""
+    return make_photos(tmp_path / 'photos')
+
+
+@pytest.fixture(scope='session')
+def model_dir(tmp_path_factory) -> Path:
+    """Folder of a small untrained model with the classes square and disc."""
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, output_stride=8)
+    model.pretrained_cfg['label_names'] = ['square', 'disc']
+    return fcam_zoo.hub.save_pretrained(model, tmp_path_factory.mktemp('model') / 'm')
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A stand-in for an F-CAM whose map is the brightness of the image, so that objects are where pixels are bright."""
+"""A stand-in for an F-CAM whose map is the brightness of the image, so that bright pixels are objects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fcam_zoo import FCAMOutput
 
 
 class Glow(nn.Module):
-    """Class 1 where the image is brighter than half on average, else class 0."""
+    """Predicts class 1 for images with a mean brightness above one half, otherwise class 0."""
 
     threshold = 0.5
     num_classes = 2

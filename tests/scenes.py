@@ -1,4 +1,4 @@
-"""Pictures with objects at known places, and what labelling makes of them."""
+"""Images with objects at known places, and helpers that label them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import numpy as np
 from glow import Glow
 from PIL import Image
 
-from fcam_zoo.labelling import Summary, label_images
+from fcam_zoo.labelling import FORMATS, LabelOptions, Summary, label_images
 
-ALL = ['coco', 'voc', 'yolo', 'csv', 'masks']
-
-# name: size and boxes of an image; the network sees 224 pixels, so sizes that divide it keep boxes exact.
+# Name: size and boxes of an image. The input size is 224 pixels, so sizes that divide it keep boxes exact.
 SCENES = {
     'dim/a.png': ((112, 224), [(0, 0, 56, 64)]),
     'dim/b c.jpg': ((224, 112), [(168, 32, 224, 112)]),
@@ -31,15 +29,16 @@ def draw(path: Path, size: tuple[int, int], boxes: list[tuple[int, int, int, int
 
 
 def make_photos(folder: Path) -> Path:
-    """The scenes as files."""
+    """Save the scenes as files."""
     for name, (size, boxes) in SCENES.items():
         draw(folder / name, size, boxes, **({'quality': 95} if name.endswith('jpg') else {}))
     return folder
 
 
-def label(images, output, formats=ALL, **options) -> Summary:
-    return label_images(Glow(), images, output, formats, multi=True, **options)
+def label(images, output, formats=tuple(FORMATS), **options) -> Summary:
+    return label_images(Glow(), images, output, LabelOptions(formats, multi=True, **options))
 
 
 def tree(folder: Path) -> dict[str, bytes]:
+    """Content of all files by relative path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}

@@ -1,4 +1,4 @@
-"""The viewer: its answers, and the page in a real browser."""
+"""The viewer: its results, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def photo(tmp_path) -> Path:
     return path
 
 
-def test_answer_is_that_of_localize(photo):
+def test_results_equal_localize(photo):
     cam, fcam, mask, rows, annotation = app.show(str(photo), MODEL, 'layercam', 0.5, False, True)
     (found,) = fcam_zoo.localize(fcam_zoo.create_model(MODEL, pretrained=True), photo, 0.5, multi=True)
     assert cam.size == fcam.size == found.size
@@ -42,7 +42,7 @@ def test_answer_is_that_of_localize(photo):
     assert app.show(None, MODEL, 'cam', 0.5, False, False) == (None, None, None, [], None)
 
 
-def test_refusals_name_the_file_but_not_its_place(photo, tmp_path, monkeypatch):
+def test_errors_name_the_file_but_not_its_folder(photo, tmp_path, monkeypatch):
     (tmp_path / 'cut.png').write_bytes(photo.read_bytes()[:500])
     with pytest.raises(gr.Error, match=r'cut\.png: cannot be read') as caught:
         app.show(str(tmp_path / 'cut.png'), MODEL, 'cam', 0.5, False, False)
@@ -52,7 +52,7 @@ def test_refusals_name_the_file_but_not_its_place(photo, tmp_path, monkeypatch):
         app.show(str(photo), MODEL, 'cam', 0.5, False, False)
 
 
-def test_results_do_not_pile_up(monkeypatch):
+def test_old_results_are_deleted(monkeypatch):
     old = app.result_folder()
     monkeypatch.setattr(app, 'KEEP_SECONDS', -1)
     new = app.result_folder()
@@ -60,13 +60,13 @@ def test_results_do_not_pile_up(monkeypatch):
     assert not old.exists()
 
 
-def test_command_listens_at_the_loopback(monkeypatch):
-    asked = {}
-    monkeypatch.setattr(gr.Blocks, 'launch', lambda page, **options: asked.update(options))
+def test_command_listens_on_localhost(monkeypatch):
+    passed = {}
+    monkeypatch.setattr(gr.Blocks, 'launch', lambda page, **options: passed.update(options))
     assert main(['app', '--port', '7999']) == 0
-    assert asked['server_name'] == '127.0.0.1'
-    assert asked['share'] is False
-    assert asked['max_file_size'] == app.MAX_UPLOAD
+    assert passed['server_name'] == '127.0.0.1'
+    assert passed['share'] is False
+    assert passed['max_file_size'] == app.MAX_UPLOAD
 
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
@@ -89,12 +89,12 @@ def served():
 @pytest.mark.timeout(600)
 def test_page_in_a_browser(photo, served, tmp_path):
     playwright = pytest.importorskip('playwright.sync_api')
-    elsewhere = []
+    foreign = []
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={'width': 1400, 'height': 1100})
         page.set_default_timeout(120_000)
-        page.on('request', lambda r: elsewhere.append(r.url) if not r.url.startswith(OWN) else None)
+        page.on('request', lambda r: foreign.append(r.url) if not r.url.startswith(OWN) else None)
         page.goto(served)
         page.set_input_files('input[type=file]', photo)
         masks = page.locator('#mask img')
@@ -112,4 +112,4 @@ def test_page_in_a_browser(photo, served, tmp_path):
         page.wait_for_function("before => document.querySelector('#mask img').src !== before", arg=before)
         page.screenshot(path=tmp_path / 'page.png', full_page=True)
         browser.close()
-    assert elsewhere == []
+    assert foreign == []

@@ -9,28 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 from synthetic import make_wsol, shape_image
 
 import fcam_zoo
 from fcam_zoo.cli import main
-
-
-@pytest.fixture(scope='module')
-def model_dir(tmp_path_factory):
-    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, output_stride=8)
-    model.pretrained_cfg['label_names'] = ['square', 'disc']
-    return fcam_zoo.hub.save_pretrained(model, tmp_path_factory.mktemp('model') / 'm')
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / 'photos'
-    (folder / 'more').mkdir(parents=True)
-    for i, path in enumerate(('a.png', 'b.jpg', 'more/a.png')):
-        image, _ = shape_image(i % 2, i)
-        image.resize((90 + 30 * i, 60)).save(folder / path)
-    return folder
 
 
 def test_module_runs_and_helps():
@@ -59,67 +41,9 @@ def test_weights_verify(capsys):
     assert main(['weights', 'verify', 'fcam_resnet50.cam_cub']) == 1
 
 
-def test_predict_writes_pictures_and_boxes(photos, model_dir, tmp_path, capsys):
-    out = tmp_path / 'out'
-    assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(out), '--quiet']) == 0
-    predictions = json.loads((out / 'predictions.json').read_text())['predictions']
-    assert [p['overlay'] for p in predictions] == ['a.png', 'b.png', 'a_2.png']
-    for p in predictions:
-        width, height = Image.open(p['image']).size
-        assert p['size'] == [width, height]
-        x0, y0, x1, y1 = p['box']
-        assert 0 <= x0 < x1 <= width
-        assert 0 <= y0 < y1 <= height
-        assert p['label'] in ('square', 'disc')
-        assert Image.open(out / p['overlay']).size == (width, height)
-    assert '3 of 3' in capsys.readouterr().out
-
-
-def test_predict_finishes_the_others_when_one_is_bad(photos, model_dir, tmp_path, capsys):
-    (photos / 'broken.jpg').write_bytes((photos / 'b.jpg').read_bytes()[:300])
-    out = tmp_path / 'out'
-    assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(out), '--quiet']) == 1
-    assert len(json.loads((out / 'predictions.json').read_text())['predictions']) == 3
-    assert 'broken.jpg' in capsys.readouterr().err
-    assert [path.name for path in out.glob('.*')] == ['.fcam_zoo']
-    assert not (out / '.fcam_zoo' / 'unfinished').exists()
-
-
-def test_predict_reports_a_missing_path_and_goes_on(photos, model_dir, tmp_path, capsys):
-    out = tmp_path / 'out'
-    arguments = ['predict', str(tmp_path / 'none.jpg'), str(photos), '--model', f'local-dir:{model_dir}']
-    assert main([*arguments, '-o', str(out), '--quiet']) == 1
-    assert len(json.loads((out / 'predictions.json').read_text())['predictions']) == 3
-    captured = capsys.readouterr()
-    assert 'none.jpg' in captured.err
-    assert '3 of 4' in captured.out
-
-
-def test_predict_exports(photos, model_dir, tmp_path, capsys):
-    out = tmp_path / 'out'
-    arguments = ['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(out), '--quiet', '--multi']
-    assert main([*arguments, '--export', 'coco', 'csv', '--threshold', 'otsu', '--flip', '--sizes', '64', '96']) == 0
-    assert sorted(p.name for p in out.iterdir()) == ['.fcam_zoo', 'boxes.csv', 'coco.json']
-    assert len(json.loads((out / 'coco.json').read_text())['images']) == 3
-    assert '3 of 3 images localized' in capsys.readouterr().out
-
-
-def test_predict_never_overwrites_its_input(photos, model_dir, capsys):
-    before = (photos / 'a.png').read_bytes()
-    assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', str(photos), '--quiet']) == 1
-    assert 'would be overwritten' in capsys.readouterr().err
-    assert (photos / 'a.png').read_bytes() == before
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['predict', 'missing.jpg', '--model', '{m}', '-o', 'out'], 'missing.jpg'),
-        (['predict', '{p}', '--model', '{m}', '-o', 'out', '--threshold', '1.5'], 'choose a value in [0,1)'),
-        (['predict', '{p}', '--model', 'local-dir:none', '-o', 'out'], 'none does not exist'),
-        (['predict', '{p}', '--model', '{m}', '-o', 'out', '--batch-size', '-1'], 'at least one image'),
-        (['predict', '{p}', '--model', '{m}', '-o', 'out', '--device', 'warp'], "device 'warp' cannot be used"),
-        (['predict', '{p}', '--model', '{m}', '-o', 'out', '--labels', 'folder'], 'lies in no class folder'),
         (['benchmark', 'missing', '--model', '{m}'], 'missing'),
         (['train', 'missing', '-o', 'run', '--device', 'warp'], "device 'warp' cannot be used"),
         (['train', 'missing', '-o', 'run'], 'missing'),
@@ -127,9 +51,9 @@ def test_predict_never_overwrites_its_input(photos, model_dir, capsys):
         (['train', 'missing', '-o', 'run', '--set', 'nonsense'], 'write KEY=VALUE'),
     ],
 )
-def test_errors_are_one_line(arguments, message, photos, model_dir, tmp_path, capsys, monkeypatch):
+def test_errors_are_one_line(arguments, message, model_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main([a.format(m=f'local-dir:{model_dir}', p=photos) for a in arguments]) == 1
+    assert main([a.format(m=f'local-dir:{model_dir}') for a in arguments]) == 1
     error = capsys.readouterr().err
     assert message in error
     assert 'Traceback' not in error
@@ -247,35 +171,3 @@ def test_benchmark_of_annotations(tmp_path, model_dir, capsys):
     wsol = capsys.readouterr().out.splitlines()[2].split()[1:3]
     assert main([*arguments, '--annotations', str(tmp_path / 'boxes.csv')]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[1:3] == wsol
-
-
-def test_demo_picture(tmp_path, model_dir, capsys):
-    pytest.importorskip('skimage')
-    assert main(['demo', '-o', str(tmp_path / 'demo'), '--model', f'local-dir:{model_dir}']) == 0
-    assert 'cat' in capsys.readouterr().out
-    assert Image.open(tmp_path / 'demo' / 'demo.png').width > 400
-
-
-def test_demo_runs_every_model_that_needs_nothing_else(tmp_path, capsys):
-    pytest.importorskip('skimage')
-    assert main(['demo', '-o', str(tmp_path / 'demo')]) == 0
-    table = capsys.readouterr().out
-    for name in fcam_zoo.list_models(pretrained=True):
-        assert (name in table) is fcam_zoo.hub.index()[name].holds_backbone
-
-
-def test_localize_any_input():
-    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
-    image, _ = shape_image(0, 1)
-    grey, rgba = image.convert('L'), image.convert('RGBA')
-    found = fcam_zoo.localize(model, [image, np.asarray(image), np.asarray(grey), np.asarray(rgba)], batch_size=3)
-    assert len(found) == 4
-    assert np.array_equal(found[0].map, found[1].map)
-    assert found[0].mask.shape == found[0].map.shape == (72, 72)
-    with pytest.raises(TypeError, match='float64'):
-        fcam_zoo.localize(model, np.zeros((4, 4, 3)))
-    with pytest.raises(TypeError, match='no image'):
-        fcam_zoo.localize(model, [3])
-    with pytest.raises(ValueError, match='class names'):
-        fcam_zoo.localize(model, image, class_names=['a'])
-    assert fcam_zoo.localize(model, []) == []

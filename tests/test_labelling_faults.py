@@ -1,4 +1,4 @@
-"""What goes wrong while a folder is labelled: images that vanish, odd names, full disks, signals, lost workers."""
+"""Failures while a folder is labelled: images that disappear, unusual names, full disks, signals, dead workers."""
 
 from __future__ import annotations
 
@@ -14,27 +14,18 @@ from pathlib import Path
 
 import pytest
 from glow import Glow
-from PIL import Image
-from scenes import ALL, draw, label, make_photos, tree
+from scenes import draw, label, tree
 
 from fcam_zoo import FcamZooError
-from fcam_zoo.cli.predict import _terminable
+from fcam_zoo.cli.predict import _sigterm_as_interrupt
 from fcam_zoo.cli.predict import add_parser as add_predict
+from fcam_zoo.labelling import LabelOptions, label_images
 from fcam_zoo.labelling import inputs as inputs_module
-from fcam_zoo.labelling import label_images
 from fcam_zoo.labelling import run as run_module
-from fcam_zoo.labelling.formats import flat_names
-from fcam_zoo.labelling.pictures import dead_workers_told
-
-EVERY = [*ALL, 'overlays']
+from fcam_zoo.labelling.loading import explain_worker_death
 
 
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    return make_photos(tmp_path / 'photos')
-
-
-def test_image_that_vanishes_after_it_was_listed(photos, tmp_path, monkeypatch):
+def test_image_removed_after_listing(photos, tmp_path, monkeypatch):
     real = inputs_module.list_images
 
     def listed(argument):
@@ -43,52 +34,51 @@ def test_image_that_vanishes_after_it_was_listed(photos, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(inputs_module, 'list_images', listed)
-    done = label(photos, tmp_path / 'out', EVERY)
+    done = label(photos, tmp_path / 'out')
     assert done.labelled == 4
     assert len(done.errors) == 1
     assert 'a.png' in done.errors[0]
 
 
-def test_image_that_vanishes_before_it_is_read(photos, tmp_path, monkeypatch):
-    real = run_module.batches
+def test_image_removed_before_reading(photos, tmp_path, monkeypatch):
+    real = run_module.load_batches
 
     def late(*arguments):
         (photos / 'dim' / 'a.png').unlink()
         return real(*arguments)
 
-    monkeypatch.setattr(run_module, 'batches', late)
-    done = label(photos, tmp_path / 'out', EVERY)
+    monkeypatch.setattr(run_module, 'load_batches', late)
+    done = label(photos, tmp_path / 'out')
     assert (done.labelled, len(done.errors)) == (4, 1)
     assert 'no such image file' in done.errors[0]
 
 
-@pytest.mark.parametrize('how', ['gone', 'spoilt', 'another'])
-def test_image_that_changes_before_it_is_drawn(photos, tmp_path, monkeypatch, how):
-    """No format has it then."""
+@pytest.mark.parametrize('how', ['removed', 'damaged', 'replaced'])
+def test_image_that_changes_before_drawing_is_in_no_format(photos, tmp_path, monkeypatch, how):
     victim = photos / 'dim' / 'a.png'
-    real = run_module._Labeller.shot
+    real = run_module.Labeller.label
 
-    def shot(self, picture, score_map, probs):
-        if self.inputs.paths[picture.index] == str(victim):
+    def changed(self, loaded, score_map, probs):
+        if self.inputs.paths[loaded.index] == str(victim):
             victim.unlink()
-            if how == 'spoilt':
+            if how == 'damaged':
                 victim.write_bytes(b'\x89PNG')
-            elif how == 'another':
+            elif how == 'replaced':
                 draw(victim, (56, 56), [])
-        return real(self, picture, score_map, probs)
+        return real(self, loaded, score_map, probs)
 
-    monkeypatch.setattr(run_module._Labeller, 'shot', shot)
-    done = label(photos, tmp_path / 'out', EVERY)
+    monkeypatch.setattr(run_module.Labeller, 'label', changed)
+    done = label(photos, tmp_path / 'out')
     assert (done.labelled, len(done.errors)) == (4, 1)
     assert 'a.png' in done.errors[0]
     assert not [name for name in tree(tmp_path / 'out') if Path(name).stem == 'a']
-    assert len(json.loads((tmp_path / 'out' / 'coco.json').read_text())['images']) == 4
+    assert len(json.loads((tmp_path / 'out/coco/annotations.json').read_text())['images']) == 4
 
 
-def test_names_too_long_for_another_suffix_are_reported(photos, tmp_path):
+def test_names_too_long_for_another_suffix_are_skipped(photos, tmp_path):
     long = tmp_path / ('n' * 255)
     long.write_bytes((photos / 'dim' / 'a.png').read_bytes())
-    done = label([photos, long], tmp_path / 'out', EVERY)
+    done = label([photos, long], tmp_path / 'out')
     assert (done.labelled, len(done.errors)) == (5, 1)
     assert 'cannot hold this name' in done.errors[0]
 
@@ -98,14 +88,12 @@ def test_long_names_of_several_folders(tmp_path):
     for folder in 'abc':
         for name in names:
             draw(tmp_path / 'in' / folder / name, (56, 56), [])
-    assert label(tmp_path / 'in', tmp_path / 'out', EVERY).labelled == 6
-    flat = flat_names(f'{folder}/{name}' for folder in 'abc' for name in names).values()
-    assert len(set(flat)) == 6
-    assert max(len(name.encode()) for name in flat) == 255
+    done = label(tmp_path / 'in', tmp_path / 'out')
+    assert (done.labelled, done.errors) == (6, ())
 
 
 def test_name_that_ends_in_a_space_before_its_suffix(photos, tmp_path):
-    """VOC lists stems, and its readers strip lines."""
+    """VOC lists names without suffix, and its readers strip lines."""
     (photos / 'dim' / 'a.png').rename(photos / 'dim' / 'a .png')
     done = label(photos, tmp_path / 'out')
     assert (done.labelled, len(done.errors)) == (4, 1)
@@ -126,13 +114,13 @@ def test_folder_that_cannot_be_read(photos, tmp_path, monkeypatch):
     assert done.errors == (f'{photos / "dim"}: the folder cannot be read (Permission denied); its images are left out',)
 
 
-def test_image_that_is_given_twice_is_labelled_once(photos, tmp_path, monkeypatch):
+def test_image_given_twice_is_labelled_once(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert label(['photos', photos, photos / 'dim' / '..' / 'dim'], tmp_path / 'out').labelled == 5
 
 
 @pytest.mark.parametrize('name', ['file', 'file/below', 'loop', 'loop/below'])
-def test_output_that_is_no_folder(photos, tmp_path, name):
+def test_output_that_is_not_a_folder(photos, tmp_path, name):
     (tmp_path / 'file').write_text('mine')
     (tmp_path / 'loop').symlink_to('loop')
     with pytest.raises((ValueError, OSError), match=name):
@@ -140,72 +128,66 @@ def test_output_that_is_no_folder(photos, tmp_path, name):
     assert (tmp_path / 'file').read_text() == 'mine'
 
 
-@pytest.mark.parametrize('where', ['masks', 'journal', 'list'])
-def test_full_disk_names_the_file_and_the_run_goes_on(photos, tmp_path, monkeypatch, where):
-    def full(*arguments, **options):
-        raise OSError(errno.ENOSPC, 'No space left on device')
+@pytest.mark.skipif(not Path('/proc/self/fd').exists(), reason='no /proc')
+@pytest.mark.parametrize('name', ['none.png', 'none.xml', 'journal.jsonl', 'annotations.json'])
+def test_full_disk_names_the_file_and_the_run_resumes(photos, tmp_path, monkeypatch, name):
+    real = os.fsync
+
+    def fsync(descriptor):
+        file = Path(f'/proc/self/fd/{descriptor}').readlink()
+        if file.name == name and file.stat().st_size > 1000 * (name == 'journal.jsonl'):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        real(descriptor)
 
     with monkeypatch.context() as patch:
-        if where == 'masks':
-            patch.setattr(Image.Image, 'save', full)
-        else:
-            real = os.fsync
-            name = {'journal': 'journal.jsonl', 'list': 'files.txt'}[where]
-
-            def fsync(descriptor):
-                if Path(f'/proc/self/fd/{descriptor}').readlink().name == name:
-                    full()
-                real(descriptor)
-
-            if not Path('/proc/self/fd').exists():
-                pytest.skip('no /proc')
-            patch.setattr(os, 'fsync', fsync)
+        patch.setattr(os, 'fsync', fsync)
         with pytest.raises(OSError, match='No space left') as caught:
-            label(photos, tmp_path / 'out', batch_size=2)
-    assert {'masks': 'masks', 'journal': 'journal.jsonl', 'list': 'files.txt'}[where] in caught.value.filename
-    assert label(photos, tmp_path / 'out', batch_size=2).labelled == 5
-    label(photos, tmp_path / 'new', batch_size=2)
+            label(photos, tmp_path / 'out', batch_size=1)
+    assert Path(caught.value.filename).name == name
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.fcam_zoo']
+    assert label(photos, tmp_path / 'out', batch_size=1, resume=True).labelled == 5
+    label(photos, tmp_path / 'new', batch_size=1)
     assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
 
 
-def test_worker_that_dies_is_told():
-    with pytest.raises(FcamZooError, match='fewer workers'), dead_workers_told():
+def test_dead_worker_is_reported():
+    with pytest.raises(FcamZooError, match='fewer workers'), explain_worker_death():
         raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
-    with pytest.raises(RuntimeError, match='another'), dead_workers_told():
+    with pytest.raises(RuntimeError, match='another'), explain_worker_death():
         raise RuntimeError('another')
 
 
-def test_workers_leave_when_the_main_process_is_killed(tmp_path):
-    """Also with more in their queue than a pipe holds."""
+def test_workers_exit_when_the_main_process_is_killed(tmp_path):
+    """Also when their queue holds more than a pipe buffers."""
     for i in range(64):
         draw(tmp_path / 'in' / f'{i}.png', (56, 56), [])
     code = (
         f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n'
         'import time\n'
         'from glow import Glow\n'
-        'from fcam_zoo.labelling import label_images, run\n'
+        'from fcam_zoo.labelling import LabelOptions, label_images, run\n'
         'def add(self, batch):\n'
         '    time.sleep(1)\n'
         '    print(flush=True)\n'
         '    time.sleep(60)\n'
         'run.Journal.add = add\n'
-        'label_images(Glow(), sys.argv[1], sys.argv[2], ["csv"], workers=2)\n'
+        'label_images(Glow(), sys.argv[1], sys.argv[2], LabelOptions(["csv"], workers=2))\n'
     )
     arguments = [sys.executable, '-c', code, str(tmp_path / 'in'), str(tmp_path / 'out')]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
     process.stdout.readline()
     process.kill()
     began = time.monotonic()
-    process.stdout.read()  # Ends when the last process that holds it has.
+    process.stdout.read()  # Ends when the last process that holds the pipe exits.
     assert time.monotonic() - began < 40
     process.stdout.close()
     process.wait()
-    assert label_images(Glow(), tmp_path / 'in', tmp_path / 'out', ['csv'], workers=0).labelled == 64
+    assert label_images(Glow(), tmp_path / 'in', tmp_path / 'out', LabelOptions(['csv'])).labelled == 64
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does():
+def test_sigterm_ends_a_command_like_ctrl_c():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), _terminable():
+    with pytest.raises(KeyboardInterrupt), _sigterm_as_interrupt():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -224,10 +206,11 @@ def test_export_may_be_given_several_times():
     ('arguments', 'message'),
     [
         (['-o', ''], 'the name is empty'),
+        (['-o', 'out', '--overwrite', '--resume'], 'not allowed with argument'),
         (['-o', 'out', '--threshold', 'high'], "'high' is neither a number in [0,1) nor otsu"),
     ],
 )
-def test_arguments_that_are_refused(arguments, message, capsys):
+def test_invalid_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit):
         parse(*arguments)
     assert message in capsys.readouterr().err

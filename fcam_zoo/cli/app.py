@@ -8,17 +8,17 @@ import argparse
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'app',
-        help='look at images in the browser',
-        description='A page on which images are dropped: CAM beside F-CAM, boxes, mask, threshold, annotation to '
-        'download. It loads nothing from elsewhere. Needs the extra `app`.',
+        help='view CAM, F-CAM and boxes of images in the browser',
+        description='Serve a page that localizes dropped images: CAM and F-CAM, boxes, mask, and the annotation to '
+        'download. The page loads nothing from other servers. Needs the extra `app`.',
     )
-    parser.add_argument('--models', nargs='+', help='names or local-dir:RUN/best (default: every released model)')
+    parser.add_argument('--models', nargs='+', help='names or local-dir:RUN/best (default: all released models)')
     parser.add_argument(
         '--host',
         default='127.0.0.1',
-        help='address to listen at; the default is reached from this machine alone, and there is no password',
+        help='address to listen on (default: 127.0.0.1, reachable only from this machine); there is no password',
     )
-    parser.add_argument('--port', type=int, help='default: the first free one from 7860 on')
+    parser.add_argument('--port', type=int, help='default: the first free port from 7860')
     parser.set_defaults(run=run)
 
 

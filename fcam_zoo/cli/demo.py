@@ -15,19 +15,19 @@ from ..data import EvalTransform, normalize
 from ..localization import localize
 from ..models import FCAM, create_model, list_models
 
-# Photographs that scikit-image ships, all public domain or CC0.
+# Photographs in scikit-image, all public domain or CC0.
 PHOTOS = {'chelsea': 'cat', 'rocket': 'rocket', 'coffee': 'cup', 'astronaut': 'astronaut'}
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'demo',
-        help='localize real photographs with the released weights',
-        description='Localize CC0 photographs that scikit-image ships (a cat, and things that no released model was '
-        'trained on), print a table and write a picture: photograph, CAM, F-CAM with its box. Needs no network.',
+        help='localize photographs with the released weights',
+        description='Localize four CC0 photographs from scikit-image (a cat, and objects that no released model was '
+        'trained on), print a table and save a picture of photograph, CAM, and F-CAM with its box. Works offline.',
     )
     parser.add_argument('-o', '--output', type=Path, default=Path('fcam-zoo-demo'), help='default: fcam-zoo-demo')
-    parser.add_argument('--model', help='default: every released model but decoders alone')
+    parser.add_argument('--model', help='default: all released models that include their backbone')
     parser.set_defaults(run=run)
 
 
@@ -53,13 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def short(name: str) -> str:
-    """A model's name as far as it fits a caption: network and data set."""
+    """Shorten a model name for a caption: network and data set."""
     architecture, _, tag = Path(name).name.partition('.')
     return f'{architecture.removeprefix("fcam_mobilenetv1_")} {tag.rpartition("_")[2]}'.strip()
 
 
 def load_photos() -> dict[str, Image.Image]:
-    """The photographs by title.
+    """Load the photographs by title.
 
     Raises:
         ImportError: Without scikit-image (extra `demo`).
@@ -73,7 +73,7 @@ def load_photos() -> dict[str, Image.Image]:
 
 @torch.inference_mode()
 def cams(model: FCAM, photos: dict[str, Image.Image]) -> np.ndarray:
-    """The plain CAM of the predicted class, for comparison."""
+    """Compute the CAM of the predicted class for comparison."""
     cfg = model.pretrained_cfg
     images = torch.stack([EvalTransform(cfg['input_size'][-1])(image) for image in photos.values()])
     return model.cam(normalize(images, cfg['mean'], cfg['std'])).numpy()

@@ -11,70 +11,69 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..labelling import FORMATS, Summary, label_images
+from ..labelling import FORMATS, LabelOptions, label_images
 from ..localization import MIN_AREA
 from ..models import create_model
 from ._arguments import add_classifier_argument, threshold
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
+    workers = min(2, os.cpu_count() or 1)
     parser = commands.add_parser(
         'predict',
         help='boxes and masks for images',
-        description='Localize the objects of images. By default OUT/<image>.png (heat map, box, label) and '
-        'OUT/predictions.json (box x0,y0,x1,y1 in pixels, ends exclusive) are written; --export chooses annotation '
-        'formats instead. An unreadable image is reported and left out; the others are finished, and the exit status '
-        'is 1. After a kill the same command goes on where it was. In the folder of a finished run all images are '
-        'labelled anew, and files of images that are gone since are removed; formats that are not named, and files of '
-        'others, stay as they are. A second run in the same folder at the same time is refused.',
+        description='Localize objects in images. By default writes OUT/overlays/<image>.png (heat map, box, label) and '
+        'OUT/overlays/predictions.json; --export chooses other formats, each in a folder of its own. An unreadable '
+        'image is reported and skipped, and the exit status is then 1.',
     )
     parser.add_argument('images', nargs='+', help='image files and folders')
     parser.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
     add_classifier_argument(parser)
-    parser.add_argument('-o', '--output', required=True, type=_folder, help='output folder, made if needed')
+    parser.add_argument('-o', '--output', required=True, type=_folder, help='output folder, created if needed')
     parser.add_argument(
         '--export',
         nargs='+',
         action='extend',
         choices=FORMATS,
         metavar='FORMAT',
-        help=f'one or several of {", ".join(FORMATS)} (default: overlays)',
+        help=f'one or more of {", ".join(FORMATS)} (default: overlays)',
     )
     parser.add_argument(
         '--threshold',
         type=threshold,
-        help="tau in [0,1), or otsu for Otsu's threshold of each map; default: the model's, chosen on val",
+        help="tau in [0,1), or otsu for Otsu's threshold per map (default: the threshold of the model)",
     )
-    parser.add_argument('--multi', action='store_true', help='several objects an image: all regions large enough')
+    parser.add_argument('--multi', action='store_true', help='several objects per image: all regions large enough')
     parser.add_argument(
         '--min-area',
         type=float,
         default=MIN_AREA,
-        help=f'with --multi, smallest share of the image that a further object has (default: {MIN_AREA})',
+        help=f'with --multi, smallest area of a further object as a share of the image (default: {MIN_AREA})',
     )
     parser.add_argument(
         '--labels',
         choices=('predicted', 'folder'),
         default='predicted',
-        help='class of the objects: predicted (default), or the class folder that holds the image',
+        help='class of the objects: the predicted class (default), or the class folder of the image',
     )
-    parser.add_argument('--flip', action='store_true', help='average with the mirrored image: better, half the speed')
+    parser.add_argument('--flip', action='store_true', help='average with the mirrored image; takes twice the time')
     parser.add_argument(
         '--sizes',
         type=int,
         nargs='+',
         metavar='PIXELS',
-        help="sides that the network sees; maps of several are averaged (default: the model's own)",
+        help='input sizes of the network; the maps of several are averaged (default: the size of the model)',
     )
-    parser.add_argument('--batch-size', type=int, default=8, help='images a forward pass (default: 8)')
-    workers = min(2, os.cpu_count() or 1)
-    parser.add_argument('--workers', type=int, default=workers, help=f'reading processes (default: {workers})')
+    parser.add_argument('--batch-size', type=int, default=8, help='images per forward pass (default: 8)')
+    parser.add_argument('--workers', type=int, default=workers, help=f'processes that read images (default: {workers})')
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda, cuda:1, ...')
-    parser.add_argument(
-        '--restart', action='store_true', help='give up an unfinished run in OUT, whatever its settings; begin anew'
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument(
+        '--overwrite', action='store_true', help='replace earlier results of these formats; discard an unfinished run'
     )
+    existing.add_argument('--resume', action='store_true', help='continue an unfinished run')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
-    parser.set_defaults(run=run, go_on='with the same command')
+    parser.set_defaults(run=run)
 
 
 def _folder(text: str) -> Path:
@@ -84,8 +83,8 @@ def _folder(text: str) -> Path:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM inside the block."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -101,28 +100,8 @@ def _terminable() -> Iterator[None]:
 
 
 def run(args: argparse.Namespace) -> int:
-    with _terminable():
-        done = _label(args)
-    total = done.labelled + len(done.errors)
-    for error in done.errors:
-        print(f'fcam-zoo: skipped: {error}', file=sys.stderr)
-    print(f'{done.labelled} of {total} images localized, {done.objects} objects: {", ".join(map(str, done.files))}')
-    if done.removed:
-        print(f'{done.removed} files of images that are gone were removed from {args.output}')
-    return 1 if done.errors else 0
-
-
-def _label(args: argparse.Namespace) -> Summary:
-    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as e:  # Of torch, for a device that is unknown or not there.
-        raise ValueError(f'device {args.device!r} cannot be used ({str(e).splitlines()[0]}): try cpu') from e
-    return label_images(
-        model,
-        args.images,
-        args.output,
-        args.export or ['overlays'],
+    options = LabelOptions(
+        formats=args.export or ['overlays'],
         threshold=args.threshold,
         labels=args.labels,
         multi=args.multi,
@@ -131,7 +110,20 @@ def _label(args: argparse.Namespace) -> Summary:
         flip=args.flip,
         batch_size=args.batch_size,
         workers=args.workers,
-        name=args.model,
+        model_name=args.model,
         progress=not args.quiet,
-        restart=args.restart,
+        overwrite=args.overwrite,
+        resume=args.resume,
     )
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
+    try:
+        model.to(args.device)
+    except (RuntimeError, AssertionError) as e:  # torch raises both for unknown and missing devices.
+        raise ValueError(f'device {args.device!r} cannot be used ({str(e).splitlines()[0]}): try cpu') from e
+    with _sigterm_as_interrupt():
+        done = label_images(model, args.images, args.output, options)
+    for error in done.errors:
+        print(f'fcam-zoo: skipped: {error}', file=sys.stderr)
+    total = done.labelled + len(done.errors)
+    print(f'{done.labelled} of {total} images localized, {done.objects} objects: {", ".join(map(str, done.files))}')
+    return 1 if done.errors else 0

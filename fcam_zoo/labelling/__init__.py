@@ -1,7 +1,8 @@
 """Labels, boxes and masks for folders of images, in the formats that detectors and segmenters train from."""
 
 from .formats import FORMATS as FORMATS
+from .options import LabelOptions as LabelOptions
 from .run import Summary as Summary
 from .run import label_images as label_images
 
-__all__ = ['label_images', 'Summary', 'FORMATS']
+__all__ = ['label_images', 'LabelOptions', 'Summary', 'FORMATS']

@@ -1,13 +1,15 @@
-"""Annotation formats: what each writes for an image, and at the end of a run."""
+"""Annotation formats: the files of each image, and those that describe the whole run."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,172 +17,154 @@ import yaml
 from PIL import Image
 
 from .. import viz
-from .._io import atomic_path
 from .._version import __version__
 from ..data.box_csv import HEADER
 from ..localization import Localization
-from .inputs import MAX_STEM, Inputs
-from .record import Record
-from .state import STATE, UNFINISHED
+from .inputs import Inputs
+from .output import MARKER, sync_file
+from .record import ImageRecord
 
 NOTE = f'made by a model (fcam_zoo {__version__}), not by people'
 
 
 @dataclass(frozen=True)
-class Shot:
-    """An image as it is labelled.
+class LabelledImage:
+    """An image with its labels.
 
     Attributes:
-        path: Its file.
-        record: What is kept of it.
-        stored: What was found, in stored pixels.
-        upright: The same in the pixels of the picture turned upright by its EXIF orientation.
-        picture: That picture, where a format draws it.
+        path: The image file.
+        record: What the journal keeps.
+        stored: The localization in stored pixels.
+        upright: The localization in pixels of the image rotated by its EXIF orientation.
+        image: The rotated image, for formats that draw it.
     """
 
     path: Path
-    record: Record
+    record: ImageRecord
     stored: Localization
     upright: Localization
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
 
 
 class Format:
     """Base of all formats.
 
     Args:
-        output: Folder of the run; nothing is written outside it.
-        classes: Names of the run's classes.
-        model: Name of the model.
+        folder: Folder of the format; all files are written below it.
+        classes: Class names of the run.
+        model_name: Name of the model.
         inputs: All images.
 
     Attributes:
-        summaries: Paths, below `output`, of the files that describe the whole run.
-        draws: Whether `write` needs the picture.
+        main_file: Path of the main file below `folder`; empty when it is the folder itself.
+        image_file: Pattern of the path of an image's file; empty when the format has no file per image.
+        needs_image: Whether `write` draws the image.
     """
 
-    summaries: tuple[str, ...] = ()
-    draws = False
+    main_file = ''
+    image_file = ''
+    needs_image = False
 
-    def __init__(self, output: Path, classes: tuple[str, ...], model: str, inputs: Inputs) -> None:
-        self.output, self.classes, self.model = output, classes, model
+    def __init__(self, folder: Path, classes: tuple[str, ...], model_name: str, inputs: Inputs) -> None:
+        self.folder, self.classes, self.model_name, self.inputs = folder, classes, model_name, inputs
 
-    def file(self, image_id: str) -> str | None:
-        """Path, below `output`, of the file of an image; None where the format has none."""
-        return None
-
-    def files(self, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Each image that has a file, with its path."""
-        return ((image_id, file) for image_id in ids if (file := self.file(image_id)))
-
-    def write(self, shot: Shot) -> None:
-        """Write the file of an image, where the format has one."""
-
-    def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        """Write what describes the whole run, and return the main file or folder; each call of `records` reads anew."""
-        raise NotImplementedError
+    def file_of(self, image_id: str) -> str:
+        """Path of the file of an image below `folder`; empty when the format has none."""
+        return self.image_file.format(PurePosixPath(image_id).with_suffix(''))
 
     @contextmanager
-    def whole(self, path: str) -> Iterator[Path]:
-        """A temporary file that becomes the file `path` below `output` when the block succeeds.
+    def create(self, path: str, mode: str = 'w') -> Iterator[IO]:
+        """Open a file below `folder` for writing, UTF-8 unless binary; it is on disk when the block ends."""
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        encoding, newline = (None, None) if 'b' in mode else ('utf-8', '\n')
+        with file.open(mode, encoding=encoding, newline=newline) as f, sync_file(f):
+            yield f
 
-        Raises:
-                OSError: When it cannot be written.
-            ValueError: When a symbolic link in the output folder leads out of it.
-        """
-        target = self.output / path
-        if not target.parent.resolve().is_relative_to(self.output.resolve()):
-            raise ValueError(f'{target.parent} leads out of {self.output} by a symbolic link: remove the link')
-        try:
-            with atomic_path(target, self.output / STATE / UNFINISHED) as temporary:
-                yield temporary
-        except OSError as e:
-            if e.filename is not None:
-                raise
-            raise type(e)(e.errno, e.strerror or str(e), str(target)) from e
+    def start(self) -> None:
+        """Create the folder, marked as written by this package."""
+        with self.create(MARKER) as f:
+            f.write(f'Annotations {NOTE}. fcam-zoo predict --overwrite replaces this folder.\n')
 
-    def write_text(self, path: str, text: str) -> None:
-        """Write a file below `output` in UTF-8."""
-        with self.whole(path) as temporary:
-            temporary.write_text(text, encoding='utf-8')
+    def write(self, labelled: LabelledImage) -> None:
+        """Write the file of an image, if the format has one."""
+
+    def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
+        """Write the files that describe the whole run; each call of `records` reads all records."""
 
 
 class Coco(Format):
-    """`coco.json`: instances with boxes, masks (run lengths) and scores, in stored pixels."""
+    """`annotations.json`: boxes, masks (run lengths) and scores, in stored pixels."""
 
-    summaries = ('coco.json',)
+    main_file = 'annotations.json'
 
-    def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
+    def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
+        info = {'description': NOTE, 'model': self.model_name}
         categories = [{'id': i, 'name': name} for i, name in enumerate(self.classes, 1)]
-        with self.whole('coco.json') as temporary, temporary.open('w', encoding='utf-8') as f:
-            f.write(f'{{"info": {json.dumps({"description": NOTE, "model": self.model})},\n')
-            f.write(f'"categories": {json.dumps(categories)},\n')
-            f.write('"images": [\n')
-            _write_list(f.write, _coco_images(records()))
+        with self.create(self.main_file) as f:
+            f.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"images": [\n')
+            _write_list(f, _coco_images(records()))
             f.write('\n],\n"annotations": [\n')
-            _write_list(f.write, _coco_annotations(records()))
+            _write_list(f, _coco_annotations(records()))
             f.write('\n]}\n')
-        return self.output / 'coco.json'
 
 
-def _write_list(write: Callable[[str], object], entries: Iterable[dict]) -> None:
+def _write_list(file: IO, entries: Iterable[dict]) -> None:
     for number, entry in enumerate(entries):
-        write((',\n' if number else '') + json.dumps(entry))
+        file.write((',\n' if number else '') + json.dumps(entry))
 
 
-def _coco_images(records: Iterator[Record]) -> Iterator[dict]:
+def _coco_images(records: Iterator[ImageRecord]) -> Iterator[dict]:
     for number, record in enumerate(records, 1):
         width, height = record.size
         yield {'id': number, 'file_name': record.image, 'width': width, 'height': height}
 
 
-def _coco_annotations(records: Iterator[Record]) -> Iterator[dict]:
+def _coco_annotations(records: Iterator[ImageRecord]) -> Iterator[dict]:
     annotation = 0
     for number, record in enumerate(records, 1):
-        for item in record.items:
+        for found in record.objects:
             annotation += 1
-            x0, y0, x1, y1 = item.box
+            x0, y0, x1, y1 = found.box
             yield {
                 'id': annotation,
                 'image_id': number,
                 'category_id': record.label + 1,
                 'bbox': [x0, y0, x1 - x0, y1 - y0],
-                'area': item.area,
+                'area': found.area,
                 'iscrowd': 0,
-                'score': item.score,
-                'segmentation': {'size': [record.size[1], record.size[0]], 'counts': item.counts},
+                'score': found.score,
+                'segmentation': {'size': [record.size[1], record.size[0]], 'counts': found.counts},
             }
 
 
 class Voc(Format):
-    """`voc/Annotations/<image>.xml` and `voc/ImageSets/Main/train.txt`, in stored pixels that count from 1."""
+    """`Annotations/<image>.xml` and `ImageSets/Main/train.txt`, in stored pixels that count from 1."""
 
-    summaries = ('voc/ImageSets/Main/train.txt',)
+    image_file = 'Annotations/{}.xml'
 
-    def file(self, image_id: str) -> str:
-        return f'voc/Annotations/{PurePosixPath(image_id).with_suffix(".xml")}'
-
-    def write(self, shot: Shot) -> None:
-        record = shot.record
+    def write(self, labelled: LabelledImage) -> None:
+        record = labelled.record
+        width, height = record.size
         root = ElementTree.Element('annotation')
         _add(root, filename=PurePosixPath(record.image).name)
-        _add(ElementTree.SubElement(root, 'source'), database=NOTE, annotation=self.model)
-        _add(ElementTree.SubElement(root, 'size'), width=record.size[0], height=record.size[1], depth=3)
+        _add(ElementTree.SubElement(root, 'source'), database=NOTE, annotation=self.model_name)
+        _add(ElementTree.SubElement(root, 'size'), width=width, height=height, depth=3)
         _add(root, segmented=0)
-        for item in record.items:
-            x0, y0, x1, y1 = item.box
-            cut = x0 == 0 or y0 == 0 or x1 == record.size[0] or y1 == record.size[1]
-            found = ElementTree.SubElement(root, 'object')
-            _add(found, name=self.classes[record.label], pose='Unspecified', truncated=int(cut), difficult=0)
-            _add(found, confidence=item.score)
-            _add(ElementTree.SubElement(found, 'bndbox'), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
+        for found in record.objects:
+            x0, y0, x1, y1 = found.box
+            truncated = int(x0 == 0 or y0 == 0 or x1 == width or y1 == height)
+            element = ElementTree.SubElement(root, 'object')
+            _add(element, name=self.classes[record.label], pose='Unspecified', truncated=truncated, difficult=0)
+            _add(element, confidence=found.score)
+            _add(ElementTree.SubElement(element, 'bndbox'), xmin=x0 + 1, ymin=y0 + 1, xmax=x1, ymax=y1)
         ElementTree.indent(root)
-        self.write_text(self.file(record.image), ElementTree.tostring(root, encoding='unicode') + '\n')
+        with self.create(self.file_of(record.image)) as f:
+            f.write(ElementTree.tostring(root, encoding='unicode') + '\n')
 
-    def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        with self.whole('voc/ImageSets/Main/train.txt') as temporary, temporary.open('w', encoding='utf-8') as f:
+    def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
+        with self.create('ImageSets/Main/train.txt') as f:
             f.writelines(f'{PurePosixPath(record.image).with_suffix("")}\n' for record in records())
-        return self.output / 'voc'
 
 
 def _add(parent: ElementTree.Element, **children: object) -> None:
@@ -189,124 +173,96 @@ def _add(parent: ElementTree.Element, **children: object) -> None:
 
 
 class Yolo(Format):
-    """`yolo/labels/<image>.txt` and `yolo/data.yaml`, in shares of the upright picture, which its readers see."""
+    """`labels/<image>.txt` and `data.yaml`, in fractions of the upright image, which YOLO's readers use."""
 
-    summaries = ('yolo/data.yaml',)
+    image_file = 'labels/{}.txt'
 
-    def file(self, image_id: str) -> str:
-        return f'yolo/labels/{PurePosixPath(image_id).with_suffix(".txt")}'
+    def write(self, labelled: LabelledImage) -> None:
+        record = labelled.record
+        width, height = record.upright_size
+        with self.create(self.file_of(record.image)) as f:
+            for found in record.upright_objects:
+                x0, y0, x1, y1 = found.box
+                values = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
+                f.write(' '.join([str(record.label), *(f'{value:.8f}' for value in values)]) + '\n')
 
-    def write(self, shot: Shot) -> None:
-        width, height = shot.record.upright_size
-        lines = []
-        for item in shot.record.upright_items:
-            x0, y0, x1, y1 = item.box
-            shares = ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height)
-            lines.append(' '.join([str(shot.record.label), *(f'{share:.8f}' for share in shares)]) + '\n')
-        self.write_text(self.file(shot.record.image), ''.join(lines))
-
-    def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        about = {'train': 'images', 'val': 'images', 'names': dict(enumerate(self.classes))}
-        self.write_text('yolo/data.yaml', yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
-        return self.output / 'yolo'
+    def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
+        content = {'train': 'images', 'val': 'images', 'names': dict(enumerate(self.classes))}
+        with self.create('data.yaml') as f:
+            yaml.safe_dump(content, f, sort_keys=False, allow_unicode=True)
 
 
 class Csv(Format):
     """`boxes.csv`, as `CsvDataset` reads it, in stored pixels, the last pixel inside."""
 
-    summaries = ('boxes.csv',)
+    main_file = 'boxes.csv'
 
-    def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        with self.whole('boxes.csv') as temporary, temporary.open('w', encoding='utf-8', newline='') as f:
-            lines = csv.writer(f, lineterminator='\n')
-            lines.writerow(HEADER)
+    def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
+        with self.create(self.main_file) as f:
+            rows = csv.writer(f, lineterminator='\n')
+            rows.writerow(HEADER)
             for record in records():
-                lines.writerows(self._lines(record))
-        return self.output / 'boxes.csv'
-
-    def _lines(self, record: Record) -> Iterator[list]:
-        name = self.classes[record.label]
-        for item in record.items:
-            x0, y0, x1, y1 = item.box
-            yield [record.image, x0, y0, x1 - 1, y1 - 1, name, item.score]
-        if not record.items:
-            yield [record.image, '', '', '', '', name, '']
+                name = self.classes[record.label]
+                for found in record.objects:
+                    x0, y0, x1, y1 = found.box
+                    rows.writerow([record.image, x0, y0, x1 - 1, y1 - 1, name, found.score])
+                if not record.objects:
+                    rows.writerow([record.image, '', '', '', '', name, ''])
 
 
 class Masks(Format):
-    """`masks/<image>.png`: 255 in the objects and 0 elsewhere, of the size of the stored picture."""
+    """`<image>.png`: 255 inside the objects and 0 elsewhere, in stored pixels."""
 
-    def file(self, image_id: str) -> str:
-        return f'masks/{PurePosixPath(image_id).with_suffix(".png")}'
+    image_file = '{}.png'
 
-    def write(self, shot: Shot) -> None:
-        mask = shot.stored.object_mask().astype(np.uint8) * 255
-        with self.whole(self.file(shot.record.image)) as temporary:
-            Image.fromarray(mask).save(temporary, compress_level=1)
-
-    def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        return self.output / 'masks'
+    def write(self, labelled: LabelledImage) -> None:
+        mask = labelled.stored.object_mask().astype(np.uint8) * 255
+        with self.create(self.file_of(labelled.record.image), 'wb') as f:
+            Image.fromarray(mask).save(f, 'PNG', compress_level=1)
 
 
 class Overlays(Format):
-    """`<image>.png`: heat map, box and label over the upright picture; and `predictions.json`."""
+    """`<image>.png`: heat map, box and label over the upright image; and `predictions.json`."""
 
-    summaries = ('predictions.json',)
-    draws = True
+    main_file = 'predictions.json'
+    image_file = '{}.png'
+    needs_image = True
 
-    def __init__(self, output: Path, classes: tuple[str, ...], model: str, inputs: Inputs) -> None:
-        super().__init__(output, classes, model, inputs)
-        self.names = flat_names(inputs.ids)
-        self.paths = dict(zip(inputs.ids, inputs.paths))
+    def __init__(self, folder: Path, classes: tuple[str, ...], model_name: str, inputs: Inputs) -> None:
+        super().__init__(folder, classes, model_name, inputs)
+        self._shared: set[str] = set()
+        users = Counter(self.file_of(image_id).casefold() for image_id in inputs.ids)
+        self._shared = {file for file, count in users.items() if count > 1}
 
-    def file(self, image_id: str) -> str:
-        return self.names[image_id]
+    def file_of(self, image_id: str) -> str:
+        """The old suffix is kept for images that differ only in it: `a.jpg.png`."""
+        file = super().file_of(image_id)
+        return f'{image_id}.png' if file.casefold() in self._shared else file
 
-    def write(self, shot: Shot) -> None:
-        picture = viz.overlay(shot.picture, shot.upright)
-        with self.whole(self.file(shot.record.image)) as temporary:
-            picture.save(temporary)
+    def write(self, labelled: LabelledImage) -> None:
+        assert labelled.image is not None
+        with self.create(self.file_of(labelled.record.image), 'wb') as f:
+            viz.overlay(labelled.image, labelled.upright).save(f, 'PNG')
 
-    def finish(self, records: Callable[[], Iterator[Record]]) -> Path:
-        with self.whole('predictions.json') as temporary, temporary.open('w', encoding='utf-8') as f:
-            f.write(f'{{"model": {json.dumps(self.model)},\n"predictions": [\n')
-            _write_list(f.write, map(self._prediction, records()))
+    def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
+        paths = dict(zip(self.inputs.ids, self.inputs.paths))
+        with self.create(self.main_file) as f:
+            f.write(f'{{"model": {json.dumps(self.model_name)},\n"predictions": [\n')
+            _write_list(f, (self._prediction(record, paths[record.image]) for record in records()))
             f.write('\n]}\n')
-        return self.output / 'predictions.json'
 
-    def _prediction(self, record: Record) -> dict:
-        items = record.upright_items
+    def _prediction(self, record: ImageRecord, path: str) -> dict:
+        objects = record.upright_objects
         return {
-            'image': self.paths[record.image],
+            'image': path,
             'label': record.predicted,
             'class_index': record.predicted_index,
             'score': record.probability,
-            'box': items[0].box if items else [0, 0, 0, 0],
-            'objects': [{'box': item.box, 'score': item.score} for item in items],
+            'box': objects[0].box if objects else [0, 0, 0, 0],
+            'objects': [{'box': found.box, 'score': found.score} for found in objects],
             'size': record.upright_size,
-            'overlay': self.names[record.image],
+            'overlay': self.file_of(record.image),
         }
-
-
-def flat_names(ids: Iterable[str]) -> dict[str, str]:
-    """A PNG name for each image, unique even where images of different folders share a name."""
-    names: dict[str, str] = {}
-    used: set[str] = set()
-    last: dict[str, int] = {}
-    for image_id in ids:
-        stem = PurePosixPath(image_id).stem
-        name, n = f'{stem}.png', last.get(stem, 1)
-        while name.casefold() in used:
-            n += 1
-            name = f'{_shortened(stem, MAX_STEM - len(str(n)) - 1)}_{n}.png'
-        last[stem] = n
-        used.add(name.casefold())
-        names[image_id] = name
-    return names
-
-
-def _shortened(stem: str, size: int) -> str:
-    return stem.encode()[:size].decode(errors='ignore')
 
 
 FORMATS: dict[str, type[Format]] = {
@@ -317,3 +273,4 @@ FORMATS: dict[str, type[Format]] = {
     'csv': Csv,
     'masks': Masks,
 }
+"""Formats by name, which is also the name of their folder."""

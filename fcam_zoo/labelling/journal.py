@@ -1,132 +1,106 @@
-"""The unfinished part of a run, on disk: batches that are done, so that a killed run goes on after the last of them."""
+"""Journal of an unfinished run: the batches that are done, so that a killed run resumes after the last of them."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from .record import Record
-from .state import STATE, UNFINISHED, append
+from .output import sync_file
+from .record import ImageRecord
 
-HASHES = {
-    'images': 'images: some were added, removed or changed since',
-    'weights': 'weights: those of the model are others',
+HASHED_SETTINGS = {
+    'images': 'images were added, removed or changed',
+    'weights': 'the model has other weights',
 }
-"""Settings that are kept as a hash, and what is said when they differ."""
+"""Settings stored as a hash, and how the error describes a difference."""
 
 
 class Journal:
-    """Lines of JSON: the settings, then of each batch its records or errors, and a mark that it is whole.
+    """Lines of JSON: the settings, then a list per batch with the record or the error of each image.
+
+    Creating the object reads the file; `open` prepares it for further batches.
 
     Args:
-        output: Folder of the run, locked.
-        settings: What decides the result; a run with others is not gone on with.
-        intact: Whether the files of an image are still there; the run goes on before the first batch of which some are
-            lost.
-        restart: Begin anew where an unfinished run is found.
+        path: The file; it may be missing.
 
     Attributes:
-        done: Images of whole batches.
+        done: Images in complete batches.
         failed: Those of them that could not be read.
-
-    Raises:
-        ValueError: When the folder holds an unfinished run with other settings.
     """
 
-    def __init__(
-        self,
-        output: Path,
-        settings: dict[str, Any],
-        intact: Callable[[Record], bool] = lambda record: True,
-        restart: bool = False,
-    ) -> None:
-        self.output, self.folder, self.intact = output, output / STATE / UNFINISHED, intact
-        self.path = self.folder / 'journal.jsonl'
-        self.done = self.failed = 0
-        if self.folder.is_symlink() or self.path.is_symlink():
-            raise ValueError(f'{self.folder} holds or is a symbolic link: remove it')
-        if restart:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        keep = self._whole(json.loads(json.dumps(settings)))
-        for file in self.folder.iterdir():  # What a killed run was writing.
-            if file != self.path:
-                file.unlink()
-        self._file = self.path.open('r+b' if keep else 'wb')
-        self._file.truncate(keep)
-        self._file.seek(keep)
-        if not keep:
-            self._append([{'settings': settings}])
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings: dict[str, Any] = {}
+        self.done = self.failed = self._end = 0
+        for line in self._lines() if path.exists() else ():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith(b'\n'):  # The process was killed while it wrote this line.
+                break
+            self._end += len(line)
+            if isinstance(entry, dict):
+                self.settings = entry
+            else:
+                self._count(entry)
 
-    def _whole(self, settings: dict[str, Any]) -> int:
-        """Bytes up to the end of the last whole batch; 0 where there is nothing to go on with."""
-        if not self.path.exists():
-            return 0
-        keep = position = failed = 0
-        with self.path.open('rb') as lines:
-            for number, line in enumerate(lines):
-                position += len(line)
-                try:
-                    entry = json.loads(line)
-                except ValueError:  # The process was killed as it wrote.
-                    break
-                if number == 0:
-                    self._compare(entry.get('settings', {}), settings)
-                    keep = position
-                if 'items' in entry and not self.intact(Record.from_json(entry)):
-                    break
-                failed += 'error' in entry
-                if 'done' in entry:
-                    keep, self.done, self.failed = position, entry['done'], failed
-        return keep
-
-    def _compare(self, there: dict[str, Any], now: dict[str, Any]) -> None:
-        for key in now:
-            if there.get(key) != now[key]:
-                difference = f'{key}: {_short(there.get(key))} there, {_short(now[key])} now'
-                if key in HASHES:
-                    difference = HASHES[key]
-                raise ValueError(
-                    f'{self.output} holds an unfinished run with other settings ({difference}): '
-                    'start it again as it was, or begin anew with --restart (in Python restart=True)'
-                )
-
-    def add(self, batch: list[Record | dict[str, str]]) -> None:
-        """Append a batch, in the order of its images: a record, or {'image', 'error'}."""
+    def _count(self, batch: Sequence[Any]) -> None:
         self.done += len(batch)
-        self.failed += sum(isinstance(entry, dict) for entry in batch)
-        entries = [entry.to_json() if isinstance(entry, Record) else entry for entry in batch]
-        self._append([*entries, {'done': self.done}])
+        self.failed += sum(isinstance(result, str) for result in batch)
 
-    def _append(self, entries: list[dict[str, Any]]) -> None:
-        append(self._file, ''.join(json.dumps(entry, separators=(',', ':')) + '\n' for entry in entries))
+    def difference(self, settings: dict[str, Any]) -> str:
+        """Describe the first setting that differs from those of the run; empty when all are the same."""
+        for key, value in json.loads(json.dumps(settings)).items():
+            if self.settings.get(key) != value:
+                change = f'{key} was {_short(self.settings.get(key))} and is now {_short(value)}'
+                return HASHED_SETTINGS.get(key, change)
+        return ''
 
-    def _entries(self) -> Iterator[dict[str, Any]]:
+    def open(self, settings: dict[str, Any]) -> None:
+        """Continue after the last complete batch; without one, start a new journal."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open('r+b' if self.done else 'wb')
+        if self.done:
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+        else:
+            self._append(settings)
+
+    def add(self, batch: Sequence[ImageRecord | str]) -> None:
+        """Append a batch: for each image its record, or the error when it could not be read."""
+        self._append([result if isinstance(result, str) else asdict(result) for result in batch])
+        self._count(batch)
+
+    def _append(self, entry: Any) -> None:
+        with sync_file(self._file):
+            self._file.write(json.dumps(entry, separators=(',', ':')).encode() + b'\n')
+
+    def _lines(self) -> Iterator[bytes]:
         with self.path.open('rb') as lines:
-            yield from map(json.loads, lines)
+            yield from lines
 
-    def records(self) -> Iterator[Record]:
-        """Records so far, read one by one from the file."""
-        return (Record.from_json(entry) for entry in self._entries() if 'items' in entry)
+    def _results(self) -> Iterator[Any]:
+        batches = islice(map(json.loads, self._lines()), 1, None)
+        return chain.from_iterable(batches)
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Read the records from the file, one batch at a time."""
+        return (ImageRecord.from_json(result) for result in self._results() if not isinstance(result, str))
 
     def errors(self) -> Iterator[str]:
-        """What was wrong with images that could not be read."""
-        return (entry['error'] for entry in self._entries() if 'error' in entry)
+        """Read the errors of the images that could not be read."""
+        return (result for result in self._results() if isinstance(result, str))
 
     def close(self) -> None:
-        """Leave the file for a later run."""
-        with suppress(OSError):  # Of a write that failed before.
+        """Close the file."""
+        with suppress(OSError):  # Raised again after a failed write.
             self._file.close()
-
-    def remove(self) -> None:
-        """The run is finished."""
-        self.close()
-        self.path.unlink()
-        self.folder.rmdir()
 
 
 def _short(value: Any) -> str:
