@@ -1,13 +1,14 @@
-"""What class maps cost: the closed form beside a plain forward, `cams.extract` and F-CAM beside two peers.
+"""Time and memory of class maps: closed form compared with a forward pass, `cams.extract` and F-CAM with two peers.
 
-Peers are pytorch-grad-cam and torch-cam (pip install -e '.[peers]'), each in its documented use on a whole batch:
-grad-cam with one target an image, torch-cam with a list of classes and its maps resized to the image.
-All run on the same net of random weights, images, labels and threads, in turn (A, B, C, A, B, C, ...), so that drift of
-the machine hits all alike; medians are compared. Maps are asserted to be equal where the formulas are.
+The peers are pytorch-grad-cam and torch-cam (pip install -e '.[peers]'), each used on a whole batch as documented:
+grad-cam with one target per image, torch-cam with a list of classes and its maps resized to the image. All run on the
+same network with random weights, and the same images, labels and threads. They run in turn (A, B, C, A, B, C, ...), so
+that drift of the machine affects all equally; the tables have medians. Maps with the same formula are checked for
+equality.
 
-Peak memory of a call on the CPU is the peak of the resident set of a fresh process (ru_maxrss) less its resident set
-right before the call; a call on one small image goes before, so that code pages and thread pools do not count. On CUDA
-it is what the allocator handed out at most, less what was handed out before.
+Peak memory of a call on the CPU is the peak resident set of a fresh process (ru_maxrss) minus its resident set before
+the call. A call on one small image comes first, so that code pages and thread pools do not count. On CUDA it is the
+peak of allocated memory minus that before the call.
 
     python benchmarks/cams.py -o results/cams.md
 """
@@ -52,15 +53,15 @@ METHODS = {
     'layercam': ('LayerCAM', 'LayerCAM'),
     'xgradcam': ('XGradCAM', 'XGradCAM'),
 }
-# Each peer has a Grad-CAM++ of its own; its cost is comparable, its map is not.
+# The peers have other variants of Grad-CAM++: their cost is comparable, their maps are not.
 SAME_FORMULA = ('gradcam', 'layercam', 'xgradcam')
 LAYERS = ('layer4', 'layer3')
-# The paper's net, and the smallest of the zoo, beside whose forward a class map weighs most.
+# The paper's network, and the smallest of the zoo, where the map is the largest share of the time.
 CLOSED_FORM = ('fcam_resnet50', 'fcam_mobilenetv1_025')
 
 
 class Options(NamedTuple):
-    """What the command line asks for."""
+    """Options of the command line."""
 
     threads: int
     batch: int
@@ -70,21 +71,21 @@ class Options(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One call to measure; `frozen` freezes all parameters but the layer's by hand, which spares peers work."""
+    """One call to measure. `frozen` freezes all parameters except those of the layer, which saves the peers work."""
 
-    contestant: str
+    library: str
     method: str
     layer: str
     frozen: bool = False
 
 
 def by_fcam_zoo(net: nn.Module, case: Case, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Maps (B,H,W) of `cams.extract`."""
+    """Compute maps (B,H,W) with `cams.extract`."""
     return cams.extract(net, x, labels, case.method, case.layer)
 
 
 def by_grad_cam(net: nn.Module, case: Case, x: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-    """Maps (B,H,W) of pytorch-grad-cam."""
+    """Compute maps (B,H,W) with pytorch-grad-cam."""
     targets = None if labels is None else [ClassifierOutputTarget(label) for label in labels.tolist()]
     cls = getattr(pytorch_grad_cam, METHODS[case.method][0])
     with cls(model=net, target_layers=[net.get_submodule(case.layer)]) as extractor:
@@ -92,24 +93,24 @@ def by_grad_cam(net: nn.Module, case: Case, x: torch.Tensor, labels: torch.Tenso
 
 
 def by_torch_cam(net: nn.Module, case: Case, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Maps (B,H,W) of torch-cam."""
+    """Compute maps (B,H,W) with torch-cam."""
     with getattr(torchcam.methods, METHODS[case.method][1])(net, case.layer) as extractor:
         (maps,) = extractor(labels.tolist(), net(x))
     return F.interpolate(maps[:, None], x.shape[-2:], mode='bilinear')[:, 0]
 
 
 @torch.no_grad()
-def forward_alone(net: nn.Module, _case: Case, x: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
-    """Logits: what any map costs at least."""
+def forward_only(net: nn.Module, _case: Case, x: torch.Tensor, _labels: torch.Tensor) -> torch.Tensor:
+    """Compute the logits, the least that any map costs."""
     return net(x)
 
 
-CONTESTANTS = {'fcam_zoo': by_fcam_zoo, 'grad-cam': by_grad_cam, 'torch-cam': by_torch_cam}
-FUNCTIONS = {'forward': forward_alone, **CONTESTANTS}
+LIBRARIES = {'fcam_zoo': by_fcam_zoo, 'grad-cam': by_grad_cam, 'torch-cam': by_torch_cam}
+FUNCTIONS = {'forward': forward_only, **LIBRARIES}
 
 
 def make_inputs(options: Options, side: int = SIDE, batch: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and a class for each."""
+    """Return images and one label per image."""
     generator = torch.Generator().manual_seed(0)
     batch = batch or options.batch
     x = torch.randn(batch, 3, side, side, generator=generator)
@@ -117,24 +118,24 @@ def make_inputs(options: Options, side: int = SIDE, batch: int | None = None) ->
 
 
 def make_net(options: Options) -> nn.Module:
-    """resnet50 of random weights, its residual branches alive."""
+    """Create a resnet50 with random weights and active residual branches."""
     torch.manual_seed(0)
     return timm.create_model('resnet50', zero_init_last=False).eval().to(options.device)
 
 
 def call(net: nn.Module, case: Case, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Run a case."""
-    return FUNCTIONS[case.contestant](net, case, x, labels)
+    return FUNCTIONS[case.library](net, case, x, labels)
 
 
 def freeze(net: nn.Module, case: Case) -> None:
-    """Set which parameters the case finds trainable."""
+    """Set which parameters are trainable in a case."""
     net.requires_grad_(not case.frozen)
     net.get_submodule(case.layer).requires_grad_(True)
 
 
 def seconds(function: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Time of a call, and its result."""
+    """Return the time of a call, and its result."""
     _synchronize(device)
     start = time.perf_counter()
     result = function()
@@ -148,7 +149,7 @@ def _synchronize(device: str) -> None:
 
 
 def peak_memory(job: tuple[Case, Options]) -> float:
-    """Bytes by which a call raises the peak; runs in a fresh process."""
+    """Return the peak memory of a call in bytes; run it in a fresh process."""
     case, options = job
     torch.set_num_threads(options.threads)
     net, (x, labels) = make_net(options), make_inputs(options)
@@ -167,7 +168,7 @@ def peak_memory(job: tuple[Case, Options]) -> float:
 
 
 def peak_memories(cases: Sequence[Case], options: Options) -> dict[Case, float]:
-    """Peak of each case, each in a process of its own that finds the libraries loaded."""
+    """Measure the peak of each case in its own process, with the libraries loaded before."""
     context = multiprocessing.get_context('forkserver' if options.device == 'cpu' else 'spawn')
     if options.device == 'cpu':
         context.set_forkserver_preload(['fcam_zoo', 'pytorch_grad_cam', 'torchcam.methods'])
@@ -176,21 +177,21 @@ def peak_memories(cases: Sequence[Case], options: Options) -> dict[Case, float]:
 
 
 def check_maps(maps: dict[Case, torch.Tensor]) -> None:
-    """Stop when peers disagree on a map whose formula they share."""
+    """Exit if a peer with the same formula gives another map."""
     for case, got in maps.items():
-        want = maps[case._replace(contestant='fcam_zoo', frozen=False)]
-        # The second min-max is grad-cam's, after its resize.
+        want = maps[case._replace(library='fcam_zoo', frozen=False)]
+        # grad-cam applies a second min-max after its resize.
         off = float((cams.normalize(got.cpu()) - cams.normalize(want.cpu())).abs().max())
         if case.method in SAME_FORMULA and off > 1e-3:
-            raise SystemExit(f'{case.contestant}, {case.method}, {case.layer}: the maps differ by {off:.2g}')
+            raise SystemExit(f'{case.library}, {case.method}, {case.layer}: the maps differ by {off:.2g}')
 
 
 def measure_extract(layer: str, options: Options) -> tuple[dict[Case, float], dict[Case, float]]:
-    """Median times and peaks of all cases at a layer."""
+    """Return the median times and the peaks of all cases at a layer."""
     methods = list(METHODS)[:1] if options.quick else list(METHODS)
     cases = [Case('forward', '', layer)]
-    cases += [Case(contestant, method, layer) for method in methods for contestant in CONTESTANTS]
-    cases += [Case(contestant, 'gradcam', layer, True) for contestant in CONTESTANTS if contestant != 'fcam_zoo']
+    cases += [Case(library, method, layer) for method in methods for library in LIBRARIES]
+    cases += [Case(library, 'gradcam', layer, True) for library in LIBRARIES if library != 'fcam_zoo']
     net, (x, labels) = make_net(options), make_inputs(options)
     call(net, cases[0], x, labels)
     times: dict[Case, list[float]] = {case: [] for case in cases}
@@ -201,7 +202,7 @@ def measure_extract(layer: str, options: Options) -> tuple[dict[Case, float], di
             gc.collect()
             spent, result = seconds(lambda case=case: call(net, case, x, labels), options.device)
             times[case].append(spent)
-            if case.contestant != 'forward':
+            if case.library != 'forward':
                 maps[case] = result
             net.zero_grad()
         if turn == 0:
@@ -210,20 +211,20 @@ def measure_extract(layer: str, options: Options) -> tuple[dict[Case, float], di
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown table."""
+    """Format a Markdown table."""
     lines = [header, ['---'] * len(header), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def extract_table(layer: str, options: Options) -> str:
-    """`cams.extract` against the peers at a layer of resnet50."""
+    """Compare `cams.extract` with the peers at a layer of resnet50."""
     times, peaks = measure_extract(layer, options)
     forward = Case('forward', '', layer)
     rows = []
-    for case in [case for case in times if case.contestant == 'grad-cam']:
-        own, other = case._replace(contestant='fcam_zoo', frozen=False), case._replace(contestant='torch-cam')
-        ratios = [f'{figures[c] / figures[own]:.2f}' for figures in (times, peaks) for c in (case, other)]
-        name = f'{case.method}, peers frozen by hand' if case.frozen else case.method
+    for case in [case for case in times if case.library == 'grad-cam']:
+        own, other = case._replace(library='fcam_zoo', frozen=False), case._replace(library='torch-cam')
+        ratios = [f'{values[c] / values[own]:.2f}' for values in (times, peaks) for c in (case, other)]
+        name = f'{case.method}, peers frozen' if case.frozen else case.method
         absolute = [' / '.join(f'{times[c]:.2f}' for c in (own, case, other))]
         absolute.append(' / '.join(f'{peaks[c] / MIB:.0f}' for c in (own, case, other)))
         rows.append([name, *ratios, f'{times[own] / times[forward]:.2f}', *absolute])
@@ -232,15 +233,15 @@ def extract_table(layer: str, options: Options) -> str:
     header += ['time, ours : forward', 's, ours / grad-cam / torch-cam', 'MiB, ours / grad-cam / torch-cam']
     return (
         f'## cams.extract, resnet50, {layer}, {options.batch} images of {SIDE} px\n\n{table(header, rows)}\n\n'
-        f'Forward alone without a graph: {times[forward]:.2f} s, {peaks[forward] / MIB:.0f} MiB.'
+        f'Forward pass without a graph: {times[forward]:.2f} s, {peaks[forward] / MIB:.0f} MiB.'
     )
 
 
 def closed_form_table(options: Options) -> str:
-    """Forward and class map relative to the forward alone.
+    """Measure the time of a class map relative to the forward pass.
 
-    The map is timed by itself, right behind the forward whose features it takes: the few per cent that it adds would
-    drown in the spread of two forwards.
+    The map is timed separately, right after the forward pass whose features it uses, because its share is smaller than
+    the spread of two forward passes.
     """
     added: dict[str, list[str]] = {method: [] for method in cams.METHODS}
     x, _ = make_inputs(options)
@@ -255,14 +256,14 @@ def closed_form_table(options: Options) -> str:
 
         with torch.no_grad():
             for turn in range(options.repeats + 1):
-                alone, (encoding, logits) = seconds(forward, options.device)
+                base, (encoding, logits) = seconds(forward, options.device)
                 for method, spread in ratios.items():
                     spent, _ = seconds(
                         lambda: model.class_map(encoding, logits.argmax(1), method),  # noqa: B023
                         options.device,
                     )
-                    # The first turn warms up.
-                    spread += [spent / alone] if turn else []
+                    # The first turn is a warm-up.
+                    spread += [spent / base] if turn else []
         for method, spread in ratios.items():
             added[method].append(f'+{100 * statistics.median(spread):.2f} %')
     rows = [[method, *cells] for method, cells in added.items()]
@@ -271,9 +272,9 @@ def closed_form_table(options: Options) -> str:
 
 
 def fcam_table(options: Options) -> str:
-    """F-CAM inference against Grad-CAM++ of grad-cam on the same backbone."""
+    """Compare F-CAM inference with Grad-CAM++ of grad-cam on the same backbone."""
     torch.manual_seed(0)
-    # Trainable, since grad-cam takes its gradient by way of the parameters; F-CAM runs without a graph all the same.
+    # Trainable, because grad-cam needs a gradient of the parameters. F-CAM runs without a graph in any case.
     model = fcam_zoo.create_model('fcam_resnet50', num_classes=200).unfreeze().eval().to(options.device)
     x, _ = make_inputs(options)
 
@@ -286,7 +287,7 @@ def fcam_table(options: Options) -> str:
         return model.backbone(x)
 
     functions = {
-        'classifier alone': forward,
+        'classifier only': forward,
         'F-CAM': fcam,
         'Grad-CAM++ of grad-cam': lambda: by_grad_cam(model.backbone, Case('grad-cam', 'gradcampp', 'layer4'), x, None),
     }
@@ -303,7 +304,7 @@ def fcam_table(options: Options) -> str:
 
 
 def environment(options: Options) -> str:
-    """Command, versions and kind of machine."""
+    """Describe the command, versions and machine."""
     command = f'python benchmarks/cams.py --threads {options.threads} --batch {options.batch}'
     command += f' --repeats {options.repeats} --device {options.device}' + (' --quick' if options.quick else '')
     versions = {
@@ -327,10 +328,10 @@ def environment(options: Options) -> str:
 
 
 NOTES = """\
-What drives the peaks: the activations that autograd keeps for the backward pass, from the first trainable parameter on
-(those near the image are the largest), and in grad-cam the gradients of all parameters on top. What drives the times:
-each contestant pays one forward; grad-cam's backward goes through the whole net and its parameters, torch-cam's ends at
-the layer. "Frozen by hand": the peers' user has set `requires_grad_(False)` on all parameters but the layer's."""
+Memory: autograd keeps activations for the backward pass from the first trainable parameter on (those near the image are
+the largest); grad-cam also computes the gradients of all parameters. Time: each library runs one forward pass; the
+backward pass of grad-cam goes through the whole network and its parameters, that of torch-cam ends at the layer. "Peers
+frozen": the user of the peer has called `requires_grad_(False)` on all parameters except those of the layer."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -338,9 +339,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--threads', type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument('--batch', type=int, help='images (default: 16; 2 with --quick)')
-    parser.add_argument('--repeats', type=int, help='turns of each contestant (default: 5; 1 with --quick)')
+    parser.add_argument('--repeats', type=int, help='turns per library (default: 5; 1 with --quick)')
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    parser.add_argument('--quick', action='store_true', help='a look within a minute: small batch, one method')
+    parser.add_argument('--quick', action='store_true', help='smaller batch, one method, one turn: about a minute')
     parser.add_argument('-o', '--output', type=Path, help='Markdown file to write')
     args = parser.parse_args(argv)
     batch = args.batch or (2 if args.quick else 16)
