@@ -101,9 +101,9 @@ def gather(make: Callable[[], T]) -> list[T]:
         failure = picklable(error)
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, (result, failure))
-    for _, error in gathered:
-        if error is not None:
-            raise error
+    for _, failed in gathered:
+        if failed is not None:
+            raise failed
     return [result for result, _ in gathered]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -13,11 +14,13 @@ from synthetic import make_wsol, shape_image
 from synthetic import train_config as config
 
 import fcam_zoo
+from fcam_zoo import sampling, viz
 from fcam_zoo.data import WSOLDataset
 from fcam_zoo.errors import DatasetError, ImageError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, checkpoint, train
-from fcam_zoo.train.loading import batches
+from fcam_zoo.train.loading import StepLayout, batches
 from fcam_zoo.train.loop import StageRun
+from fcam_zoo.train.monitor import Monitor
 from fcam_zoo.train.stages import ClassifierStage, DecoderStage, lr_factor
 
 
@@ -33,7 +36,7 @@ def test_trained_folder_is_a_model(data, tmp_path):
     assert list(model.pretrained_cfg['label_names']) == ['square', 'disc']
     (found,) = fcam_zoo.localize(model, shape_image(0, 5)[0])
     assert found.label in ('square', 'disc')
-    with pytest.raises(TrainingError, match='holds a training already'):
+    with pytest.raises(TrainingError, match='already holds a training'):
         train(config(data), tmp_path / 'run', quiet=True)
     with pytest.raises(TrainingError, match='differs in teacher'):
         train(config(data, teacher='cam'), tmp_path / 'run', resume=True, quiet=True)
@@ -64,7 +67,7 @@ def test_decoder_learns_the_object(data, tmp_path):
         'decoder': DecoderConfig(epochs=6, batch_size=4, background_fraction=0.5, erosion=3),
     }
     summary = train(config(data, **stages), tmp_path / 'run', quiet=True)
-    assert summary['classifier']['best']['val']['cls'] >= 75
+    assert summary['classifier'].best.val['cls'] >= 75
     model = fcam_zoo.create_model(f'local-dir:{tmp_path / "run" / "best"}')
     test = WSOLDataset(data, 'test', fcam_zoo.data.EvalTransform(64))
     reports = fcam_zoo.benchmark.evaluate_many(model, test, ('fcam', 'center'), quiet=True)
@@ -76,7 +79,7 @@ def test_masks_select_by_pxap(tmp_path):
     data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4}, kind='masks')
     stages = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
     summary = train(config(data, **stages), tmp_path / 'run', quiet=True)
-    assert 0 <= summary['decoder']['best']['val']['pxap'] <= 100
+    assert 0 <= summary['decoder'].best.val['pxap'] <= 100
 
 
 @pytest.mark.parametrize('splits', [('train',), ('train', 'val')])
@@ -90,11 +93,11 @@ def test_without_boxes_the_classifier_chooses_the_decoder(tmp_path, caplog, spli
     summary = train(config(tmp_path / 'photos', keep_epochs=True, **stages), tmp_path / 'run', quiet=True)
     rows = [json.loads(line) for line in (tmp_path / 'run' / 'decoder' / 'metrics.jsonl').open()]
     kept = [row['val']['kept'] for row in rows]
-    assert summary['decoder']['best_epoch'] == 1 + kept.index(max(kept))
+    assert summary['decoder'].best_epoch == 1 + kept.index(max(kept))
     if 'val' in splits:
-        assert summary['classifier']['best']['val'].keys() == {'cls'}
+        assert summary['classifier'].best.val.keys() == {'cls'}
     else:
-        assert summary['classifier']['best_epoch'] == 2
+        assert summary['classifier'].best_epoch == 2
         assert 'the last epoch of the classifier' in caplog.text
     assert fcam_zoo.create_model(f'local-dir:{tmp_path / "run" / "best"}').threshold == 0.5
     # By hand, for the best epoch.
@@ -122,7 +125,7 @@ def test_non_finite_loss_names_the_images(data, tmp_path):
 def test_fewer_images_than_a_batch_still_train(data, tmp_path):
     stages = {'classifier': ClassifierConfig(epochs=1, batch_size=64), 'decoder': DecoderConfig(epochs=0)}
     summary = train(config(data, **stages), tmp_path / 'run', quiet=True)
-    assert summary['classifier']['last']['ce'] > 0
+    assert summary['classifier'].last.terms['ce'] > 0
 
 
 def test_a_failed_start_leaves_the_folder_free(data, tmp_path):
@@ -138,12 +141,12 @@ def test_damaged_state_is_refused(data, tmp_path):
     train(config(data), tmp_path / 'run', quiet=True)
     state = tmp_path / 'run' / 'decoder' / 'state.safetensors'
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match='is not the state of this training'):
+    with pytest.raises(TrainingError, match='is not a state of this training'):
         train(config(data), tmp_path / 'run', resume=True, quiet=True)
 
 
 def test_a_run_leaves_what_people_need(data, tmp_path):
-    settings = config(data, decoder=DecoderConfig(epochs=2, batch_size=8, size=0.1))
+    settings = config(data, decoder=DecoderConfig(epochs=2, batch_size=8, size_weight=0.1))
     train(settings, tmp_path / 'run', quiet=True)
     assert TrainConfig.from_file(tmp_path / 'run' / 'config.json') == settings
     assert json.loads((tmp_path / 'run' / 'versions.json').read_text())['torch'] == torch.__version__
@@ -155,6 +158,23 @@ def test_a_run_leaves_what_people_need(data, tmp_path):
         # Four images with their maps, each 160 pixels high.
         assert sheet.size == (160 * (1 + maps) + 6 * maps, 160 * 4 + 6 * 3)
     assert {'partial_ce', 'crf', 'size', 'val'} <= rows[0].keys()
+
+
+def test_samples_show_the_shifted_map_that_training_uses(data, tmp_path, monkeypatch):
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+    stage = DecoderStage(model, DecoderConfig(shift=[8.0, -4.0], variant='reference'), 'gradcampp')
+    samples = WSOLDataset(data, 'val', fcam_zoo.data.EvalTransform(64))
+    drawn, used = [], []
+    blend = viz.blend
+    monkeypatch.setattr(viz, 'blend', lambda picture, score_map: drawn.append(score_map) or blend(picture, score_map))
+    regions = sampling.regions
+    monkeypatch.setattr(sampling, 'regions', lambda maps, *args: used.append(maps) or regions(maps, *args))
+    items = [samples[i] for i in range(2)]
+    Monitor(tmp_path, samples, quiet=True, active=True).sheet(stage, items)
+    model.eval()
+    images, labels = torch.stack([item[0] for item in items]), torch.tensor([item[1] for item in items])
+    stage.regions(stage.encode(images), labels, (64, 64))
+    torch.testing.assert_close(torch.tensor(np.stack(drawn[::2])), used[0])
 
 
 def test_training_goes_on_from_an_fcam(data, tmp_path):
@@ -191,20 +211,20 @@ def test_a_corrupt_image_stops_or_is_left_out(tmp_path, caplog):
             train(config(data, workers=workers, **stages), tmp_path / f'stopped{workers}', quiet=True)
         assert 'Traceback' not in str(raised.value)
         summary = train(config(data, workers=workers, skip_bad=True, **stages), tmp_path / f'run{workers}', quiet=True)
-        assert summary['classifier']['bad'] == ['square/train_2.png']
-    assert sum('is left out' in r.message for r in caplog.records) == 2
+        assert summary['classifier'].bad == ['square/train_2.png']
+    assert sum('is skipped' in r.message for r in caplog.records) == 2
     for path in (data / 'images').rglob('train_*.png'):
         path.write_bytes(b'')
-    with pytest.raises(TrainingError, match='not one image can be read'):
+    with pytest.raises(TrainingError, match='no image can be read'):
         train(config(data, skip_bad=True, **stages), tmp_path / 'none', quiet=True)
 
 
 @pytest.mark.parametrize('settings', [{'amp': 'bfloat16'}, {'amp': 'float16'}, {'compile': True}])
 def test_other_ways_to_compute_come_to_a_similar_loss(data, tmp_path, settings):
-    decoder = DecoderConfig(epochs=1, batch_size=8, size=0.1, schedule='constant')
+    decoder = DecoderConfig(epochs=1, batch_size=8, size_weight=0.1, schedule='constant')
     stages = {'classifier': ClassifierConfig(epochs=0), 'decoder': decoder}
-    want = train(config(data, **stages), tmp_path / 'plain', quiet=True)['decoder']['last']
-    found = train(config(data, **settings, **stages), tmp_path / 'other', quiet=True)['decoder']['last']
+    want = train(config(data, **stages), tmp_path / 'plain', quiet=True)['decoder'].last.terms
+    found = train(config(data, **settings, **stages), tmp_path / 'other', quiet=True)['decoder'].last.terms
     for term in ('partial_ce', 'crf', 'size'):
         # In half precision a random network's class maps, and with them the seeds, differ a little.
         assert found[term] == pytest.approx(want[term], rel=0.2)
@@ -224,8 +244,8 @@ def test_accumulated_steps_are_steps_of_the_whole_batch(data):
         one = config(data, classifier=settings)
         dataset = WSOLDataset(data, 'train', fcam_zoo.data.EvalTransform(64))
         stage_run = StageRun(ClassifierStage(model, settings, 'layercam'), one, dataset, None, None, None)
-        parts = list(batches(stage_run.dataset, 1, 0, 8, accumulate, (0, 1), 0, set()))[:accumulate]
-        terms, _ = stage_run.step(1, parts, [])
+        parts = list(batches(stage_run.dataset, StepLayout(8, accumulate), epoch=1))[:accumulate]
+        terms, _ = stage_run.step(1, parts)
         weights.append((terms['ce'], model.get_classifier().weight.detach().clone()))
     assert weights[0][0] == pytest.approx(weights[1][0], rel=1e-5)
     torch.testing.assert_close(weights[0][1], weights[1][1])
@@ -321,14 +341,14 @@ def test_coco_boxes_of_val_choose_the_epoch(data, tmp_path):
     stages = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
     settings = config(photos, annotations=str(tmp_path / 'val.json'), **stages)
     summary = train(settings, tmp_path / 'run', quiet=True)
-    assert 0 <= summary['decoder']['best']['val']['max_box_acc_50'] <= 100
+    assert 0 <= summary['decoder'].best.val['max_box_acc_50'] <= 100
 
 
 @pytest.mark.parametrize('low', [torch.zeros(2, 4, 4), torch.tensor([0.0, 1.5 / 255]).repeat(2, 4, 2)])
 def test_maps_without_an_object_give_a_zero_loss(monkeypatch, low):
     """Constant ones, and those of grey levels 0 and 1."""
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
-    stage = DecoderStage(model, DecoderConfig(crf=0.0, size=0.0), 'layercam')
+    stage = DecoderStage(model, DecoderConfig(crf_weight=0.0, size_weight=0.0), 'layercam')
     monkeypatch.setattr(model, 'class_map', lambda *args: low)
     images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
     loss = stage(images, torch.tensor([0, 1]), [torch.Generator(), torch.Generator()])['partial_ce']

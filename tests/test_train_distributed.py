@@ -38,7 +38,7 @@ def data(tmp_path_factory) -> Path:
 def recipe_of(data: Path, folder: Path, **kwargs) -> tuple:
     stages = {
         'classifier': ClassifierConfig(epochs=1, batch_size=8),
-        'decoder': DecoderConfig(epochs=2, batch_size=8, accumulate=kwargs.pop('accumulate', 1), size=0.1),
+        'decoder': DecoderConfig(epochs=2, batch_size=8, accumulate=kwargs.pop('accumulate', 1), size_weight=0.1),
     }
     config = train_config(data, **stages, **kwargs)
     path = folder / 'recipe.json'
@@ -61,7 +61,7 @@ def test_two_processes_train_the_model_of_one(data, tmp_path):
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4, msg=key)
     # Resuming in one process what two began changes nothing: it is finished.
-    assert train(config, tmp_path / 'two', resume=True, quiet=True)['decoder']['last']['epoch'] == 2
+    assert train(config, tmp_path / 'two', resume=True, quiet=True)['decoder'].last.epoch == 2
 
 
 def test_a_failing_process_stops_all(data, tmp_path):
@@ -89,7 +89,7 @@ def test_bad_images_of_all_processes_are_reported(tmp_path):
     done = torchrun(2, [*arguments, str(tmp_path / 'run')])
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
-    assert sorted(summary['decoder']['bad']) == sorted(bad)
+    assert sorted(summary['decoder'].bad) == sorted(bad)
 
 
 def test_batch_norm_over_one_process_is_batch_norm():

@@ -13,7 +13,7 @@ from fcam_zoo.errors import ImageError, TrainingError
 from fcam_zoo.hub import save_pretrained
 from fcam_zoo.models import create_model
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
-from fcam_zoo.train.run import build_model, open_data
+from fcam_zoo.train.setup import build_model, open_data
 
 SHORT = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
 
@@ -33,7 +33,7 @@ def test_a_bad_image_among_the_samples_is_left_out(tmp_path):
     first = data / 'train' / 'disc' / '1.png'
     first.write_bytes(b'no image')
     summary = train(train_config(data, skip_bad=True, **SHORT), tmp_path / 'run', quiet=True)
-    assert summary['classifier']['bad'] == ['disc/1.png']
+    assert summary['classifier'].bad == ['disc/1.png']
     assert (tmp_path / 'run' / 'decoder' / 'samples' / 'epoch_001.png').is_file()
 
 
@@ -43,7 +43,7 @@ def test_skip_bad_may_be_given_when_going_on(tmp_path):
     with pytest.raises(ImageError, match='--skip-bad'):
         train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
     summary = train(train_config(data, skip_bad=True, **SHORT), tmp_path / 'run', resume=True, quiet=True)
-    assert summary['classifier']['bad'] == ['disc/3.png']
+    assert summary['classifier'].bad == ['disc/3.png']
 
 
 def test_runs_of_other_versions_go_on_or_are_refused(tmp_path):
@@ -58,12 +58,14 @@ def test_runs_of_other_versions_go_on_or_are_refused(tmp_path):
 
     # One that did not know a setting yet had what is its default now.
     resume({k: v for k, v in values.items() if k != 'keep_epochs'})
-    assert resume(values | {'classifier': {'epochs': 1, 'batch_size': 4}})['decoder']['last']['epoch'] == 1
+    assert resume(values | {'classifier': {'epochs': 1, 'batch_size': 4}})['decoder'].last.epoch == 1
     with pytest.raises(TrainingError, match=r'differs in decoder\.lr \(there 0\.01, now 0\.5\)'):
         resume(values, decoder=DecoderConfig(epochs=1, batch_size=4, lr=0.5))
     for settings in (values | {'sharpness': 1}, [], {'decoder': 3}):
         with pytest.raises(TrainingError, match='damaged or of another version'):
             resume(settings)
+    with pytest.raises(TrainingError, match=r'config\.json .*decoder\.alpha .*rename it to decoder\.seed_weight'):
+        resume(values | {'decoder': {'alpha': 1.0}})
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_a_full_disk_leaves_the_folder_free(tmp_path, monkeypatch):
         full.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
         with pytest.raises(TrainingError, match='make room'):
             train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
-    assert train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)['decoder']['best_epoch'] == 1
+    assert train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)['decoder'].best_epoch == 1
 
 
 def test_the_bar_counts_the_images_there_are(tmp_path, capfd):
@@ -105,4 +107,4 @@ def test_a_head_that_nobody_trains_is_warned_of(tmp_path, caplog):
     settings = train_config(data, init=f'local-dir:{tmp_path / "model"}', classifier=ClassifierConfig(epochs=0))
     _, keep_head = build_model(settings, open_data(settings)[0])
     assert not keep_head
-    assert 'the new head stays random' in caplog.text
+    assert 'so the head is random' in caplog.text

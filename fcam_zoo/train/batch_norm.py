@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes of one training."""
+"""Batch norm over the images of all processes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,11 @@ from torch.overrides import TorchFunctionMode
 from .._distributed import all_reduce, world_size
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over the processes, whose gradient is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx, value: torch.Tensor) -> torch.Tensor:
-        return all_reduce(value)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        return all_reduce(grad.contiguous())
-
-
 class GlobalBatchNorm(TorchFunctionMode):
-    """Within it, batch norm in training normalises by the statistics of all processes' images.
+    """Context in which training-mode batch norm uses the statistics of all processes' images.
 
-    torch's SyncBatchNorm does so on GPUs alone and replaces the layers; this reaches those of any network, and the
-    state dict stays the same. Every process must hold as many images.
+    Unlike torch's SyncBatchNorm it works on the CPU, and layers and state dict stay unchanged. All processes must have
+    the same number of images.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -35,6 +23,18 @@ class GlobalBatchNorm(TorchFunctionMode):
         if func is F.batch_norm:
             return _batch_norm(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes; its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return all_reduce(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return all_reduce(grad.contiguous())
 
 
 def _batch_norm(
@@ -47,15 +47,16 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> torch.Tensor:
+    """Replace `F.batch_norm`, with its arguments."""
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     dims = [0, *range(2, x.ndim)]
-    wide = x.float()
+    x32 = x.float()
     world = world_size()
-    # Two passes, mean first: a difference of squares would cancel.
-    mean = _Sum.apply(wide.mean(dims)) / world
+    # Two passes: mean of squares minus squared mean would lose precision.
+    mean = _Sum.apply(x32.mean(dims)) / world
     shape = (1, -1, *[1] * (x.ndim - 2))
-    variance = _Sum.apply((wide - mean.view(shape)).square().mean(dims)) / world
+    variance = _Sum.apply((x32 - mean.view(shape)).square().mean(dims)) / world
     if running_mean is not None and running_var is not None:
         n = world * x.numel() // x.shape[1]
         with torch.no_grad():
@@ -65,4 +66,4 @@ def _batch_norm(
     scale = scale if weight is None else scale * weight
     shift = -mean * scale
     shift = shift if bias is None else shift + bias
-    return (wide * scale.view(shape) + shift.view(shape)).to(x.dtype)
+    return (x32 * scale.view(shape) + shift.view(shape)).to(x.dtype)

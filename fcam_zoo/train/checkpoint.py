@@ -1,4 +1,4 @@
-"""Training state as one safetensors file: weights, momentum, and the progress as JSON in its header."""
+"""Training state in one safetensors file: weights, momentum, and the progress as JSON in its header."""
 
 from __future__ import annotations
 
@@ -15,11 +15,21 @@ from safetensors.torch import save_file
 from .._io import atomic_path
 from ..errors import TrainingError
 from ..models import FCAM
+from .records import EpochMetrics
 
 
 @dataclass
 class Progress:
-    """Where a stage stands: `epoch` epochs are finished, and `step` steps of the next one with these sums of terms."""
+    """How far a stage is: finished epochs, then steps of the next epoch with the sums of its loss terms.
+
+    Attributes:
+        epoch: Finished epochs.
+        step: Finished steps of the next epoch; sums and seconds belong to them.
+        history: Metrics of the finished epochs.
+        bad: Indices of unreadable images.
+        stage: State of the stage beside the weights.
+        scaler: State of the gradient scaler.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -27,55 +37,66 @@ class Progress:
     seconds: float = 0.0
     best_epoch: int = 0
     best_score: float = -math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochMetrics] = field(default_factory=list)
     bad: list[int] = field(default_factory=list)
     stage: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> str:
+        """Return the progress as JSON."""
+        return json.dumps(asdict(self) | {'history': [metrics.to_row() for metrics in self.history]})
+
+    @classmethod
+    def from_json(cls, text: str) -> Progress:
+        """Read what `to_json` returned."""
+        values = json.loads(text)
+        values['history'] = [EpochMetrics.from_row(row) for row in values['history']]
+        return cls(**values)
+
 
 def save_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write the state of a stage, whole or not at all.
+    """Write the state of a stage atomically.
 
     Raises:
-        TrainingError: When it cannot be written; the state before is kept.
+        TrainingError: When it cannot be written; the previous state is kept.
     """
-    tensors = weights_of(model)
-    tensors = {f'model.{k}': v for k, v in tensors.items()}
+    tensors = {f'model.{k}': v for k, v in weights_of(model).items()}
     for i, parameter in enumerate(_parameters(optimizer)):
         momentum = optimizer.state[parameter].get('momentum_buffer')
         if momentum is not None:
             tensors[f'momentum.{i}'] = momentum.contiguous()
-    save_tensors(path, tensors, {'progress': json.dumps(asdict(progress))})
+    save_tensors(path, tensors, {'progress': progress.to_json()})
 
 
 def load_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer) -> Progress:
     """Restore what `save_state` wrote.
 
     Raises:
-        TrainingError: When the file is damaged.
+        TrainingError: When the file is damaged or belongs to another model.
     """
     try:
         with safe_open(path, 'pt', device=str(next(model.parameters()).device)) as f:
-            progress = Progress(**json.loads(f.metadata()['progress']))
-            model.load_state_dict({k[6:]: f.get_tensor(k) for k in f.keys() if k.startswith('model.')})  # noqa: SIM118
+            keys = list(f.keys())
+            progress = Progress.from_json(f.metadata()['progress'])
+            model.load_state_dict({k.removeprefix('model.'): f.get_tensor(k) for k in keys if k.startswith('model.')})
             for i, parameter in enumerate(_parameters(optimizer)):
-                if f'momentum.{i}' in f.keys():  # noqa: SIM118 (safe_open is no mapping)
+                if f'momentum.{i}' in keys:
                     buffer = torch.empty_like(parameter).copy_(f.get_tensor(f'momentum.{i}'))
                     optimizer.state[parameter]['momentum_buffer'] = buffer
     except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as e:
         raise TrainingError(
-            f'{path} is not the state of this training ({e}): delete it or train into another folder'
+            f'{path} is not a state of this training ({e}): delete it or choose another output folder'
         ) from e
     return progress
 
 
 def weights_of(model: FCAM) -> dict[str, torch.Tensor]:
-    """State dict in the layout that safetensors takes."""
+    """Return the state dict in the contiguous layout that safetensors needs."""
     return {k: v.contiguous() for k, v in model.state_dict().items()}
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file atomically.
 
     Raises:
         TrainingError: When it cannot be written.
@@ -84,7 +105,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
     except (OSError, SafetensorError) as e:
-        raise TrainingError(f'{path} cannot be written ({e}): make room, then go on with --resume') from e
+        raise TrainingError(f'{path} cannot be written ({e}): free disk space, then use --resume') from e
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Batches that depend on the seed alone: not on workers, processes, or where a run was interrupted."""
+"""Batches that depend only on the seed: not on workers, processes, or where a run was interrupted."""
 
 from __future__ import annotations
 
@@ -7,37 +7,82 @@ import hashlib
 import logging
 import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .._distributed import rank, world_size
 from ..data import EvalTransform
 from ..data.base import ImageDataset
 from ..errors import ImageError, TrainingError
+from .config import StageConfig
 
 logger = logging.getLogger(__name__)
 
 
 def derived_seed(*parts: int | str) -> int:
-    """A seed of 63 bits from parts, unrelated for different parts."""
+    """Hash the parts to a 63-bit seed; different parts give unrelated seeds."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'big') >> 1
 
 
 class Batch(NamedTuple):
-    """Images uint8 (B,3,H,W), labels (B,), positions in the data set (B,), and those whose file was bad."""
+    """Images uint8 (B,3,H,W), labels (B,), their indices in the data set, and indices of unreadable images."""
 
     images: torch.Tensor
     labels: torch.Tensor
-    index: list[int]
+    indices: list[int]
     bad: list[int]
 
 
-class SeededDataset(Dataset):
-    """Items by (epoch, index), augmented from a seed of their own.
+@dataclass(frozen=True)
+class StepLayout:
+    """How the images of one optimizer step are divided over processes and backward passes.
 
-    A bad image raises, or with `skip_bad` the next good one stands in for it, so that batches keep their size.
+    Attributes:
+        batch_size: Images of a step, over all processes and backward passes.
+        accumulate: Backward passes per step.
+        rank: Of this process.
+        world_size: Number of processes.
+    """
+
+    batch_size: int
+    accumulate: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def create(cls, settings: StageConfig, n_images: int) -> StepLayout:
+        """Lay out the steps of a stage in this process; small data sets get smaller batches.
+
+        Raises:
+            TrainingError: When the batch or the data set cannot be divided into equal parts.
+        """
+        parts = settings.accumulate * world_size()
+        if settings.batch_size % parts:
+            raise TrainingError(
+                f'batch_size={settings.batch_size} is not a multiple of {parts} (processes x accumulate)'
+            )
+        size = min(settings.batch_size, n_images // parts * parts)
+        if size < 1:
+            raise TrainingError(f'{n_images} images are fewer than {parts} parts of a step (processes x accumulate)')
+        return cls(size, settings.accumulate, rank(), world_size())
+
+    def parts(self, order: list[int], step: int) -> Iterator[list[int]]:
+        """Yield this process's share of a step of an epoch's order, one list per backward pass."""
+        size = self.batch_size // (self.world_size * self.accumulate)
+        for i in range(self.accumulate):
+            start = step * self.batch_size + (i * self.world_size + self.rank) * size
+            yield order[start : start + size]
+
+
+class SeededDataset(Dataset):
+    """Items by (epoch, index), each augmented with its own seed.
+
+    An unreadable image is returned as its error or, with `skip_bad`, replaced by the next readable image, so that
+    batches keep their size.
     """
 
     def __init__(self, dataset: ImageDataset, seed: int, skip_bad: bool) -> None:
@@ -56,26 +101,26 @@ class SeededDataset(Dataset):
                 image, label, _ = self.dataset[index]
             except (ImageError, OSError) as error:
                 if not self.skip_bad:
-                    # Raised by the main process, which says what a person needs and no worker's traceback.
+                    # The main process raises it, without a worker's traceback in the message.
                     return error
                 bad.append(index)
             else:
                 return image, label, index, bad
-        return TrainingError(f'{self.dataset.name}: not one image can be read')
+        return TrainingError(f'{self.dataset.name}: no image can be read')
 
 
-def plain(dataset: ImageDataset, size: int) -> ImageDataset:
-    """The data set without augmentation."""
+def without_augmentation(dataset: ImageDataset, size: int) -> ImageDataset:
+    """Return a copy of the data set with images resized to size x size."""
     dataset = copy.copy(dataset)
     dataset.transform = EvalTransform(size)
     return dataset
 
 
 def items_of(dataset: ImageDataset, index: Iterable[int], skip_bad: bool) -> list[tuple[Any, int, int]]:
-    """Items at these positions; with `skip_bad` without those whose image cannot be read.
+    """Return the items at these indices; with `skip_bad`, leave out unreadable images.
 
     Raises:
-        ImageError, OSError: For an image that cannot be read, otherwise.
+        ImageError, OSError: For an unreadable image without `skip_bad`.
     """
     items = []
     for i in index:
@@ -87,8 +132,51 @@ def items_of(dataset: ImageDataset, index: Iterable[int], skip_bad: bool) -> lis
     return items
 
 
+def batches(
+    dataset: SeededDataset,
+    layout: StepLayout,
+    epoch: int,
+    first_step: int = 0,
+    workers: int = 0,
+    reported: set[int] | None = None,
+) -> Iterator[Batch]:
+    """Iterate over the batches of an epoch in this process; `layout.accumulate` of them make a step.
+
+    Args:
+        dataset: The training images.
+        layout: How a step is divided.
+        epoch: Number of the epoch; with the seed it determines order and augmentation.
+        first_step: Where an interrupted epoch continues.
+        workers: Processes that load images; 0 loads in this process.
+        reported: Indices of unreadable images that were logged before; new ones are logged and added.
+
+    Raises:
+        ImageError, OSError: For an unreadable image, unless the data set skips them.
+        TrainingError: When no image can be read.
+    """
+    reported = set() if reported is None else reported
+    generator = torch.Generator().manual_seed(derived_seed(dataset.seed, 'order', epoch))
+    order = torch.randperm(len(dataset), generator=generator).tolist()
+    steps = range(first_step, len(dataset) // layout.batch_size)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=([(epoch, i) for i in part] for step in steps for part in layout.parts(order, step)),
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_init_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise type(batch)(f'{batch}; fix or remove the file, or skip unreadable images with --skip-bad')
+        for index in set(batch.bad) - reported:
+            reported.add(index)
+            logger.warning('%s cannot be read and is skipped', dataset.dataset.path(index))
+        yield batch
+
+
 def _init_worker(number: int) -> None:
-    # Ctrl-C reaches every process of a terminal; the main one finishes its step, for which it needs its workers.
+    # Ctrl-C reaches every process of a terminal; the main process needs its workers to finish the step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -99,66 +187,3 @@ def _collate(items: list[Any]) -> Batch | Exception:
             return item
     images, labels, index, bad = zip(*items)
     return Batch(torch.stack(images), torch.tensor(labels), list(index), sorted({i for found in bad for i in found}))
-
-
-class _Batches:
-    """Lists of (epoch, index): this process's consecutive share of each step, cut into `accumulate` parts."""
-
-    def __init__(
-        self, dataset: SeededDataset, epoch: int, first_step: int, batch_size: int, parts: int, share: tuple[int, int]
-    ) -> None:
-        generator = torch.Generator().manual_seed(derived_seed(dataset.seed, 'order', epoch))
-        self.order = torch.randperm(len(dataset), generator=generator).tolist()
-        self.epoch, self.first_step = epoch, first_step
-        self.batch_size, self.accumulate, self.share = batch_size, parts, share
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rank, world = self.share
-        part = self.batch_size // (world * self.accumulate)
-        for step in range(self.first_step, len(self.order) // self.batch_size):
-            for i in range(self.accumulate):
-                start = step * self.batch_size + (i * world + rank) * part
-                yield [(self.epoch, index) for index in self.order[start : start + part]]
-
-
-def batches(
-    dataset: SeededDataset,
-    epoch: int,
-    first_step: int,
-    batch_size: int,
-    accumulate: int,
-    share: tuple[int, int],
-    workers: int,
-    reported: set[int],
-) -> Iterator[Batch]:
-    """Batches of an epoch from a step on; `accumulate` of them make a step.
-
-    Args:
-        dataset: The training images.
-        epoch: Number that, with the seed, decides order and augmentation.
-        first_step: Step at which an interrupted epoch goes on.
-        batch_size: Images of a step over all processes.
-        accumulate: Backward passes of a step.
-        share: Rank and number of processes.
-        workers: Processes that load images; 0 loads here.
-        reported: Bad images of which a warning was given already; more are added.
-
-    Raises:
-        ImageError, OSError: For an image that cannot be read.
-    """
-    plan = _Batches(dataset, epoch, first_step, batch_size, accumulate, share)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=plan,  # type: ignore[arg-type]
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=_init_worker,
-        pin_memory=torch.cuda.is_available(),
-    )
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise type(batch)(f'{batch}; mend or remove the file, or leave bad images out with --skip-bad')
-        for index in set(batch.bad) - reported:
-            reported.add(index)
-            logger.warning('%s cannot be read and is left out', dataset.dataset.path(index))
-        yield batch

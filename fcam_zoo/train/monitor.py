@@ -1,4 +1,4 @@
-"""What people see of a training: progress bar, a line an epoch, curves, sample maps, a table at the end."""
+"""Output for people: progress bar, log lines, TensorBoard curves, sample maps."""
 
 from __future__ import annotations
 
@@ -20,45 +20,47 @@ from .._io import atomic_path, write_text
 from .._modes import eval_mode
 from ..data.base import ImageDataset
 from .loading import items_of
-from .stages import Stage
+from .records import MAIN_METRICS, EpochMetrics
+from .stages import Stage, image_size
 
 logger = logging.getLogger(__name__)
 SAMPLES = 4
 
 
 class Bar:
-    """Progress of an epoch: mean of each term so far, images a second, and the time left."""
+    """Progress of an epoch: mean loss terms, images per second, remaining time."""
 
     def __init__(self, bar: tqdm) -> None:
         self.bar = bar
 
-    def update(self, sums: dict[str, float], step: int, images: int) -> None:
-        self.bar.set_postfix({name: f'{value / step:.3f}' for name, value in sums.items()}, refresh=False)
+    def update(self, terms: dict[str, float], images: int) -> None:
+        """Show the mean terms so far, and count the images of a step."""
+        self.bar.set_postfix({name: f'{value:.3f}' for name, value in terms.items()}, refresh=False)
         self.bar.update(images)
 
 
 class Monitor:
-    """The outputs of a run that are for people; in other processes than the first it does nothing.
+    """Shows and writes the progress of a run.
 
     Args:
         run_dir: Folder of the run.
-        samples: Where sample pictures come from.
+        samples: Data set of the sample pictures, not augmented.
         quiet: No progress bar.
-        active: Whether this is the process that writes.
+        active: Whether this process writes; True in the first process only.
     """
 
     def __init__(self, run_dir: Path, samples: ImageDataset, quiet: bool, active: bool) -> None:
-        self.run_dir, self.quiet, self.active = run_dir, quiet or not active, active
-        # Spread over the data set, which is sorted by class as a rule.
+        self.run_dir, self.quiet = run_dir, quiet or not active
+        # Spread over the data set, which is usually sorted by class.
         self.sample_index = np.linspace(0, len(samples) - 1, min(SAMPLES, len(samples))).round().astype(int).tolist()
         self.samples = samples
 
     @contextlib.contextmanager
-    def bar(self, stage: Stage, epoch: int, steps: int, done: int, images: int) -> Iterator[Bar]:
-        """Progress bar of an epoch, in images, of which each step has as many."""
+    def bar(self, stage: Stage, epoch: int, images: tuple[int, int]) -> Iterator[Bar]:
+        """Show a progress bar for an epoch; `images` are those done before and the total."""
         with tqdm(
-            total=steps * images,
-            initial=done * images,
+            total=images[1],
+            initial=images[0],
             desc=f'{stage.name} {epoch}/{stage.config.epochs}',
             unit='image',
             disable=self.quiet,
@@ -66,77 +68,56 @@ class Monitor:
         ) as bar:
             yield Bar(bar)
 
-    def epoch(self, stage: Stage, row: dict[str, Any], history: list[dict[str, Any]], folder: Path) -> None:
-        """A line of log, metrics.jsonl, TensorBoard's curves where it is installed, and sample maps."""
-        logger.info('%s', epoch_line(stage, row))
-        write_text(folder / 'metrics.jsonl', ''.join(json.dumps(r) + '\n' for r in history))
+    def epoch(self, stage: Stage, history: list[EpochMetrics], folder: Path) -> None:
+        """Log the last epoch of the history; write metrics.jsonl, TensorBoard curves and sample maps."""
+        metrics = history[-1]
+        logger.info('%s', epoch_line(stage, metrics))
+        write_text(folder / 'metrics.jsonl', ''.join(json.dumps(m.to_row()) + '\n' for m in history))
         if find_spec('tensorboard') is not None:
-            self._curves(stage, row)
-        items = self._sample_items()
+            self._write_curves(stage, metrics)
+        # Unreadable sample images are left out; training itself decides whether they stop the run.
+        items = items_of(self.samples, self.sample_index, skip_bad=True)
         if items:
-            with atomic_path(folder / 'samples' / f'epoch_{row["epoch"]:03d}.png') as temporary:
+            with atomic_path(folder / 'samples' / f'epoch_{metrics.epoch:03d}.png') as temporary:
                 self.sheet(stage, items).save(temporary)
 
-    def _curves(self, stage: Stage, row: dict[str, Any]) -> None:
+    def _write_curves(self, stage: Stage, metrics: EpochMetrics) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(self.run_dir / 'tensorboard' / stage.name), purge_step=row['epoch']) as writer:
-            for name, value in {**row, **{f'val/{k}': v for k, v in row.get('val', {}).items()}}.items():
-                if isinstance(value, (int, float)) and name != 'epoch':
-                    writer.add_scalar(name, value, row['epoch'])
-
-    def _sample_items(self) -> list[tuple[Any, int, int]]:
-        """The sample images that can be read: whether a bad one stops the run is not for pictures to say."""
-        return items_of(self.samples, self.sample_index, skip_bad=True)
+        values = {**metrics.terms, 'seconds': metrics.seconds, 'images_per_second': metrics.images_per_second}
+        values.update({f'val/{name}': value for name, value in metrics.val.items()})
+        with SummaryWriter(str(self.run_dir / 'tensorboard' / stage.name), purge_step=metrics.epoch) as writer:
+            for name, value in values.items():
+                writer.add_scalar(name, value, metrics.epoch)
 
     @torch.no_grad()
     def sheet(self, stage: Stage, items: list[tuple[Any, int, int]]) -> Image.Image:
-        """Images beside the maps that the stage is about: the teacher's, and the F-CAM.
+        """Draw images beside the teacher's map as training uses it and, in the decoder stage, the F-CAM.
 
         Args:
             stage: Model and teacher.
-            items: Images uint8 (3,H,W), their labels and positions.
+            items: Images uint8 (3,H,W), their labels and indices.
         """
         model, device = stage.model, next(stage.model.parameters()).device
         images = torch.stack([image for image, *_ in items]).to(device)
         labels = torch.tensor([label for _, label, _ in items], device=device)
+        size = image_size(images)
         with eval_mode(model):
             encoding = stage.encode(images)
-            size = tuple(images.shape[-2:])
-            with torch.enable_grad():
-                low = model.class_map(encoding, labels, stage.teacher)
-            kinds = {stage.teacher: torch.nn.functional.interpolate(low[:, None], size, mode='bilinear')[:, 0]}
+            maps = {stage.teacher: stage.teacher_map(encoding, labels, size)}
             if stage.name == 'decoder':
-                kinds['F-CAM'] = model.decoder(encoding.levels, size).softmax(1)[:, 1]
+                maps['F-CAM'] = model.decoder(encoding.levels, size).softmax(1)[:, 1]
         rows = []
         for i, image in enumerate(images.cpu()):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-            maps = [(viz.blend(picture, found[i].float().cpu().numpy()), name) for name, found in kinds.items()]
-            rows.append([(picture, ''), *maps])
+            blends = [(viz.blend(picture, found[i].float().cpu().numpy()), name) for name, found in maps.items()]
+            rows.append([(picture, ''), *blends])
         return viz.grid(rows, height=160)
 
 
-def epoch_line(stage: Stage, row: dict[str, Any]) -> str:
-    """An epoch in words."""
-    skipped = ('epoch', 'seconds', 'images_per_second', 'val')
-    terms = ', '.join(f'{k} {v:.3f}' for k, v in row.items() if k not in skipped)
-    val = ', '.join(f'{k} {v:.1f}' for k, v in row.get('val', {}).items() if k in MAIN_METRICS)
-    speed = f'{row["seconds"]:.0f} s, {row["images_per_second"]:.1f} images/s'
-    return f'{stage.name} {row["epoch"]}/{stage.config.epochs}: {terms}; {f"val: {val}; " if val else ""}{speed}'
-
-
-# Of all the figures of a validation, those that a line has room for.
-MAIN_METRICS = ('max_box_acc_50', 'mean', 'top1_50', 'pxap', 'cls', 'kept')
-
-
-def summary_table(summary: dict[str, Any]) -> str:
-    """The best and the last epoch of each stage as a table."""
-    rows = [('stage', 'epoch', *MAIN_METRICS)]
-    for name, stage in summary.items():
-        for which in ('best', 'last'):
-            row, metrics = stage[which], stage[which].get('val', {})
-            figures = (f'{metrics[m]:.1f}' if m in metrics else '' for m in MAIN_METRICS)
-            rows.append((f'{name}, {which}', str(row['epoch']), *figures))
-    used = [i for i in range(len(rows[0])) if i < 2 or any(row[i] for row in rows[1:])]
-    widths = {i: max(len(row[i]) for row in rows) for i in used}
-    return '\n'.join('  '.join(row[i].ljust(widths[i]) for i in used).rstrip() for row in rows)
+def epoch_line(stage: Stage, metrics: EpochMetrics) -> str:
+    """Format the metrics of an epoch as a log line."""
+    terms = ', '.join(f'{name} {value:.3f}' for name, value in metrics.terms.items())
+    val = ', '.join(f'{name} {value:.1f}' for name, value in metrics.val.items() if name in MAIN_METRICS)
+    speed = f'{metrics.seconds:.0f} s, {metrics.images_per_second:.1f} images/s'
+    return f'{stage.name} {metrics.epoch}/{stage.config.epochs}: {terms}; {f"val: {val}; " if val else ""}{speed}'

@@ -1,103 +1,118 @@
-"""What a training would take, by measuring a few of its steps; nothing is written."""
+"""Estimate a training: check data and settings, and time a few steps. Nothing is written."""
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from .._distributed import process_group
-from ..data.base import ImageDataset
 from .config import TrainConfig
 from .loading import batches
 from .loop import StageRun
 from .monitor import Monitor
-from .run import build_model, check_claim, open_data, resolve_device, stages_of, train_transform
+from .run_folder import check_folder
+from .setup import prepare, training_device
 from .validation import selection_of
 
 STEPS = 4
 
 
-def plan(config: TrainConfig, run_dir: Path) -> dict[str, Any]:
-    """Check the data and the settings, and run the first steps of each stage on a model that is thrown away.
+@dataclass(frozen=True)
+class StagePlan:
+    """Cost of a stage, with loading and without validation."""
 
-    Returns:
-        'classes' (name -> images of train), 'images' (split -> images), 'selection' (how the best epoch is chosen),
-        'parameters', 'device', 'stages' (name -> 'epochs', 'steps_an_epoch', 'batch_size', 'seconds_a_step' and the
-        'hours' of all its steps, loading included and validation not), 'memory_gib' (largest, of the process or, on
-        CUDA, of its tensors).
+    epochs: int
+    steps_per_epoch: int
+    batch_size: int
+    seconds_per_step: float
+
+    @property
+    def hours(self) -> float:
+        """Return the time of all steps."""
+        return self.seconds_per_step * self.steps_per_epoch * self.epochs / 3600
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Cost of a training; `str()` formats it.
+
+    Attributes:
+        classes: Class name -> number of train images.
+        val_images: Number of val images, 0 without a val split.
+        selection: How the best epoch of the decoder is selected.
+        parameters: Number of parameters of the model.
+        device: Where the steps were timed.
+        stages: Stage name -> its cost.
+        memory: Peak memory in bytes, on CUDA of the tensors, otherwise of the process; NaN on Windows.
+    """
+
+    classes: dict[str, int]
+    val_images: int
+    selection: str
+    parameters: int
+    device: str
+    stages: dict[str, StagePlan]
+    memory: float
+
+    def __str__(self) -> str:
+        rarest = min(self.classes, key=self.classes.__getitem__)
+        lines = [
+            f'train: {sum(self.classes.values())} images of {len(self.classes)} classes',
+            f'images per class: {self.classes[rarest]} ({rarest}) to {max(self.classes.values())}',
+            f'val: {self.val_images} images; best epoch: {self.selection}',
+            f'model: {self.parameters:,} parameters, on {self.device}',
+        ]
+        for name, stage in self.stages.items():
+            lines.append(
+                f'{name}: {stage.epochs} epochs of {stage.steps_per_epoch} steps of {stage.batch_size} images, '
+                f'{stage.seconds_per_step:.3f} s per step: {stage.hours:.2f} h plus validation'
+            )
+        return '\n'.join([*lines, f'memory: {self.memory / 2**30:.2f} GiB'])
+
+
+def plan(config: TrainConfig, run_dir: Path) -> TrainPlan:
+    """Check data and settings as `train` does, and time the first steps of each stage on a temporary model.
 
     Raises:
         DatasetError, TrainingError: As `train`.
     """
-    check_claim(run_dir, config, resume=False)
-    with process_group(config.device) as name:
-        device = resolve_device(name)
-        train_set, val_set = open_data(config)
-        model, keep_head = build_model(config, train_set)
-        model.to(device, memory_format=torch.channels_last)
+    check_folder(run_dir, config, resume=False)
+    with training_device(config.device) as device:
+        setup = prepare(config, device)
+        train_set = setup.train_set
         monitor = Monitor(run_dir, train_set, quiet=True, active=False)
         stages = {}
-        for stage_name, make, settings in stages_of(config, model, keep_head):
-            train_set.transform = train_transform(config.image_size, settings)
-            run = StageRun(make(), config, train_set, lambda stage: None, run_dir / stage_name, monitor)
-            seconds = _seconds_a_step(run)
-            stages[stage_name] = {
-                'epochs': settings.epochs,
-                'steps_an_epoch': run.steps,
-                'batch_size': run.batch_size,
-                'seconds_a_step': round(seconds, 3),
-                'hours': round(seconds * run.steps * settings.epochs / 3600, 2),
-            }
-        return {
-            'classes': _class_counts(train_set),
-            'images': {'train': len(train_set), 'val': 0 if val_set is None else len(val_set)},
-            'selection': selection_of(val_set),
-            'parameters': sum(p.numel() for p in model.parameters()),
-            'device': str(device),
-            'stages': stages,
-            'memory_gib': round(_peak_memory(device) / 2**30, 2),
-        }
-
-
-def plan_text(found: dict[str, Any]) -> str:
-    """The plan for people."""
-    counts = list(found['classes'].values())
-    rarest = min(found['classes'], key=found['classes'].__getitem__)
-    lines = [
-        f'train: {found["images"]["train"]} images of {len(counts)} classes',
-        f'images a class: {min(counts)} ({rarest}) to {max(counts)}',
-        f'val: {found["images"]["val"]} images; best epoch: {found["selection"]}',
-        f'model: {found["parameters"]:,} parameters, on {found["device"]}',
-    ]
-    for name, stage in found['stages'].items():
-        lines.append(
-            f'{name}: {stage["epochs"]} epochs of {stage["steps_an_epoch"]} steps of {stage["batch_size"]} images, '
-            f'{stage["seconds_a_step"]} s a step: {stage["hours"]} h and validation'
+        for spec in setup.stages:
+            train_set.transform = spec.transform
+            run = StageRun(spec.create(), config, train_set, lambda stage: {}, run_dir / spec.name, monitor)
+            stages[spec.name] = StagePlan(spec.settings.epochs, run.steps, run.layout.batch_size, _time_step(run))
+        labels = train_set.labels.tolist()
+        return TrainPlan(
+            classes={name: labels.count(label) for label, name in sorted(train_set.class_names.items())},
+            val_images=0 if setup.val_set is None else len(setup.val_set),
+            selection=selection_of(setup.val_set),
+            parameters=sum(p.numel() for p in setup.model.parameters()),
+            device=str(device),
+            stages=stages,
+            memory=_peak_memory(device),
         )
-    return '\n'.join([*lines, f'memory: {found["memory_gib"]} GiB'])
 
 
-def _seconds_a_step(run: StageRun) -> float:
-    """Mean time of the steps after the first, which warms up; of that one where there is no other."""
+def _time_step(run: StageRun) -> float:
+    """Return the mean time of a step in seconds. The first step warms up and is left out if there are others."""
     run.stage.train()
-    loader = batches(run.dataset, 1, 0, run.batch_size, run.settings.accumulate, (run.rank, run.world), 0, set())
+    loader = batches(run.dataset, run.layout, epoch=1)
     times = []
     for _ in range(min(STEPS, run.steps)):
         started = time.perf_counter()
-        run.step(1, list(islice(loader, run.settings.accumulate)), [])
+        run.step(1, list(islice(loader, run.layout.accumulate)))
         times.append(time.perf_counter() - started)
     later = times[1:] or times
     return sum(later) / len(later)
-
-
-def _class_counts(dataset: ImageDataset) -> dict[str, int]:
-    labels = dataset.labels.tolist()
-    return {name: labels.count(label) for label, name in sorted(dataset.class_names.items())}
 
 
 def _peak_memory(device: torch.device) -> float:
@@ -105,7 +120,7 @@ def _peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == 'win32':
         return float('nan')
-    # Imported here, since Windows has no such module.
+    # Windows does not have this module.
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""What differs between the two stages: the parameters that learn, and the loss of a batch."""
+"""The two stages of training: which parameters are trained, and the loss of a batch."""
 
 from __future__ import annotations
 
@@ -23,53 +23,62 @@ SMALLEST_LR = 1e-7
 
 
 class Stage(nn.Module):
-    """The loss of a batch as a module, which DDP can wrap.
+    """The loss of a batch as a module, so that DistributedDataParallel can wrap it.
 
     Args:
         model: The F-CAM, on its device.
         config: Settings of the stage.
-        teacher: CAM method.
-        seed: From which all random draws of the stage derive.
+        teacher: CAM method of the teacher.
+
+    Attributes:
+        name: 'classifier' or 'decoder'.
+        val_maps: Kind of maps that validation scores (see `benchmark.evaluate`).
     """
 
     name: str
     val_maps: str
+    config: StageConfig
 
-    def __init__(self, model: FCAM, config: StageConfig, teacher: str) -> None:
+    def __init__(self, model: FCAM, teacher: str) -> None:
         super().__init__()
-        self.model, self.config, self.teacher = model, config, teacher
+        self.model, self.teacher = model, teacher
 
     def forward(
         self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, torch.Tensor]:
-        """Weighted terms by name, whose sum is the loss.
+        """Compute the weighted terms of the loss by name; their sum is the loss.
 
         Args:
             images: uint8 (B,3,H,W).
             labels: Class of each image (B,).
-            generators: One an image, for what is drawn of it.
+            generators: Source of the random draws of each image.
         """
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters that learn, each group with its learning rate."""
+        """Return the trained parameters in groups, each with its learning rate."""
         raise NotImplementedError
 
     def score(self, metrics: dict[str, float]) -> float:
-        """The figure by which the best epoch is chosen."""
+        """Return the metric that selects the best epoch."""
         return localization_score(metrics)
 
     def encode(self, images: torch.Tensor) -> Encoding:
+        """Normalise images uint8 (B,3,H,W) and run the backbone."""
         cfg = self.model.pretrained_cfg
         # Convolutions are about twice as fast on channels-last data.
         x = normalize(images, cfg['mean'], cfg['std']).contiguous(memory_format=torch.channels_last)
         return self.model.encode(x)
 
+    def teacher_map(self, encoding: Encoding, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Compute the teacher's map (B,H,W) in [0,1] of the labels (B,), resized to `size`."""
+        return cams.resize(self.model.class_map(encoding, labels, self.teacher), size)
+
     def end_epoch(self) -> None:
-        """After the last step of an epoch."""
+        """Update the stage after the last step of an epoch."""
 
     def progress(self) -> dict[str, Any]:
-        """What a resumed run must know beside the weights, as JSON values."""
+        """Return the state beside the weights that a resumed run needs, as JSON values."""
         return {}
 
     def load_progress(self, progress: dict[str, Any]) -> None:
@@ -77,27 +86,28 @@ class Stage(nn.Module):
 
 
 class ClassifierStage(Stage):
-    """Cross-entropy on image labels; the decoder is not touched.
+    """Cross-entropy on image labels; the decoder is not trained.
 
-    The head is learnt anew, from zero, so that no noise of it reaches the pretrained body at first; with `keep_head` it
-    goes on from where it is.
+    The head starts from zero, so that random weights do not disturb the pretrained backbone at first; with `keep_head`
+    it starts from its own weights.
     """
 
     name = 'classifier'
+    config: ClassifierConfig
 
     def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str, keep_head: bool = False) -> None:
-        super().__init__(model.unfreeze(), config, teacher)
-        self.val_maps = teacher
+        super().__init__(model.unfreeze(), teacher)
+        self.config, self.val_maps = config, teacher
         if not keep_head:
             for parameter in model.get_classifier().parameters():
                 nn.init.zeros_(parameter)
         model.decoder.requires_grad_(False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The body, and what learns faster: the head and `head_layers`.
+        """Return the backbone at `lr`, and the head with `head_layers` at `head_lr`.
 
         Raises:
-            TrainingError: For a layer that the backbone does not have.
+            TrainingError: When the backbone lacks one of head_layers.
         """
         modules = dict(self.model.backbone.named_modules())
         missing = [name for name in self.config.head_layers if name not in modules]
@@ -115,20 +125,23 @@ class ClassifierStage(Stage):
         return {'ce': F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
 
     def score(self, metrics: dict[str, float]) -> float:
-        alone = metrics.keys() == {'cls'}
-        return metrics['cls'] if alone or self.config.select == 'accuracy' else super().score(metrics)
+        labels_only = metrics.keys() == {'cls'}
+        return metrics['cls'] if labels_only or self.config.select == 'accuracy' else super().score(metrics)
 
 
 class DecoderStage(Stage):
-    """Pixel alignment with seeds from the frozen classifier's class map: one pass of the backbone serves both."""
+    """Pixel-alignment loss on seeds from the frozen classifier's class map; both use one pass of the backbone."""
 
     name = 'decoder'
     val_maps = 'fcam'
+    config: DecoderConfig
 
     def __init__(self, model: FCAM, config: DecoderConfig, teacher: str) -> None:
-        super().__init__(model.freeze(), config, teacher)
+        super().__init__(model.freeze(), teacher)
+        self.config = config
         model.decoder.requires_grad_(True)
-        self.criterion = PixelAlignmentLoss(config.alpha, config.crf, config.size, kernel=config.crf_kernel)
+        weights = (config.seed_weight, config.crf_weight, config.size_weight)
+        self.criterion = PixelAlignmentLoss(*weights, kernel=config.crf_kernel)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{'params': list(self.model.decoder.parameters()), 'lr': self.config.lr}]
@@ -136,32 +149,35 @@ class DecoderStage(Stage):
     def forward(
         self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, torch.Tensor]:
-        encoding, size = self.encode(images), tuple(images.shape[-2:])
-        config = self.config
+        config, encoding, size = self.config, self.encode(images), image_size(images)
         foreground, background = self.regions(encoding, labels, size)
         seeds = sampling.seeds(
-            foreground, background, config.seeds, config.seeds, config.dilation, generator=generators
+            foreground, background, config.n_seeds, config.n_seeds, config.dilation, generator=generators
         )
         terms = self.criterion(self.model.decoder(encoding.levels, size), seeds, images)
         if 'partial_ce' in terms:
-            # Averaged over the labelled pixels of all processes, as one process would.
+            # Average over the labelled pixels of all processes, as one process would.
             count = (seeds >= 0).sum()
             share = count * world_size() / all_reduce(count).clamp(min=1)
             terms['partial_ce'] = terms['partial_ce'] * share
         return terms
 
     @torch.no_grad()
+    def teacher_map(self, encoding: Encoding, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Compute the teacher's map (B,H,W) in [0,1] of the labels (B,), resized to `size` and moved by `shift`."""
+        # In float32: regions depend on small differences between grey levels.
+        with torch.autocast(encoding.features.device.type, enabled=False):
+            low = self.model.class_map(_as_float(encoding), labels, self.teacher, self.config.variant)
+        down, right = self.config.shift
+        return cams.resize(low, size, (down, right)).clamp(0, 1)
+
     def regions(
         self, encoding: Encoding, labels: torch.Tensor, size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Foreground and background candidates bool (B,H,W) of a batch."""
-        config = self.config
-        # They hang on small differences between grey levels, which half precision would blur.
-        with torch.autocast(encoding.features.device.type, enabled=False):
-            low = self.model.class_map(_in_float(encoding), labels, self.teacher, config.variant)
-        maps = cams.resize(low, size, tuple(config.cell_shift)).clamp(0, 1)
-        foreground, background = sampling.regions(maps, config.background_fraction, config.erosion)
-        # A map without an object candidate (constant, or of grey levels 0 and 1) teaches nothing.
+        """Compute foreground and background candidates, bool (B,H,W) each."""
+        maps = self.teacher_map(encoding, labels, size)
+        foreground, background = sampling.regions(maps, self.config.background_fraction, self.config.erosion)
+        # A map without foreground candidates (constant, or of grey levels 0 and 1) gives no seeds.
         return foreground, background & foreground.flatten(1).any(1)[:, None, None]
 
     def end_epoch(self) -> None:
@@ -174,13 +190,18 @@ class DecoderStage(Stage):
         self.criterion.set_extra_state(progress)
 
 
+def image_size(images: torch.Tensor) -> tuple[int, int]:
+    """Return height and width of a batch (B,C,H,W)."""
+    return images.shape[-2], images.shape[-1]
+
+
 def localization_score(metrics: dict[str, float]) -> float:
-    """MaxBoxAcc averaged over the IoU levels, or PxAP, or what stands for them where val has no boxes or masks."""
+    """Return MaxBoxAcc averaged over the IoU levels, or PxAP, or 'kept' (see `label_free`) without ground truth."""
     return next(metrics[name] for name in ('mean', 'pxap', 'kept') if name in metrics)
 
 
 def lr_factor(config: StageConfig, epoch: int, step: int, steps: int) -> float:
-    """What the learning rates are multiplied by at a step (from 0) of an epoch (from 1) of `steps` steps."""
+    """Return the factor of the learning rates at a step (from 0) of an epoch (from 1) with `steps` steps."""
     if config.schedule == 'cosine':
         return 0.5 * (1 + math.cos(math.pi * ((epoch - 1) * steps + step) / (config.epochs * steps)))
     if config.schedule == 'step':
@@ -188,6 +209,6 @@ def lr_factor(config: StageConfig, epoch: int, step: int, steps: int) -> float:
     return 1.0
 
 
-def _in_float(encoding: Encoding) -> Encoding:
+def _as_float(encoding: Encoding) -> Encoding:
     prefix = None if encoding.prefix is None else encoding.prefix.float()
     return encoding._replace(features=encoding.features.float(), prefix=prefix)

@@ -1,4 +1,4 @@
-"""The same training with several values of one setting, chosen on val."""
+"""Train with several values of one setting and select the best on val."""
 
 from __future__ import annotations
 
@@ -6,23 +6,46 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .._distributed import barrier, process_group, rank
+from .._distributed import barrier, rank
 from .._io import write_json
 from ..errors import TrainingError
 from .config import TrainConfig, set_value
-from .run import open_data, train
+from .run import train
+from .setup import open_data, training_device
 from .stages import localization_score
+from .validation import has_ground_truth
 
 logger = logging.getLogger(__name__)
-# Where the paper says what it searches (F-CAM, Sec. 4.1).
+# Values that the paper searches (F-CAM, Sec. 4.1).
 PAPER_VALUES: dict[str, list[Any]] = {'decoder.background_fraction': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
 
 
+@dataclass(frozen=True)
+class SweepRun:
+    """One value: its run folder (relative to the sweep), its score, and its metrics on val."""
+
+    value: Any
+    folder: str
+    score: float
+    val: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep; `best` and `folder` are those of the best run. sweep.json holds its fields."""
+
+    setting: str
+    best: Any
+    folder: str
+    rows: list[SweepRun]
+
+
 def parse_sweep(text: str) -> tuple[str, list[Any]]:
-    """`KEY=V1,V2,...` (JSON values), or a KEY whose values the paper gives; keys of the decoder need no prefix.
+    """Parse `KEY=V1,V2,...` (JSON values), or a KEY whose values the paper gives.
 
     Raises:
         ValueError: When values are missing.
@@ -33,7 +56,7 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
     if not sign:
         if place not in PAPER_VALUES:
             raise ValueError(
-                f'--sweep {text}: write KEY=V1,V2,...; only {", ".join(PAPER_VALUES)} has values of its own'
+                f'--sweep {text}: write KEY=V1,V2,...; only {", ".join(PAPER_VALUES)} can be given without values'
             )
         return place, PAPER_VALUES[place]
     try:
@@ -52,25 +75,22 @@ def sweep(
     values: list[Any],
     resume: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
-    """Train with each value in `run_dir/<setting>=<value>`; those of the decoder share one classifier.
+) -> SweepResult:
+    """Train once per value in `run_dir/<setting>=<value>`, and write sweep.json.
 
-    sweep.json holds a row a value, and `best` the value with the best localization on val (the first on ties); the
-    finished models are those of the folder named there.
+    The best value has the best localization on val (the first on ties). Values of a decoder setting share one
+    classifier.
 
     Args:
         config: All other settings.
         run_dir: Output folder.
-        place: Dotted setting.
+        place: Dotted place of the setting.
         values: Its values.
-        resume: Go on with an interrupted sweep.
+        resume: Continue an interrupted sweep.
         quiet: No progress bars.
 
-    Returns:
-        What sweep.json holds.
-
     Raises:
-        TrainingError: When there is no val split with boxes or masks to choose by; further those of `train`.
+        TrainingError: When val has no boxes or masks; otherwise as `train`.
     """
     run_dir = Path(run_dir)
     configs = []
@@ -78,39 +98,34 @@ def sweep(
         settings = config.to_dict()
         set_value(settings, place, value)
         configs.append(TrainConfig.from_dict(settings))
-    with process_group(config.device):
-        return _sweep(configs, run_dir, place, values, resume, quiet)
+    with training_device(config.device):
+        _check_val(config)
+        rows: list[SweepRun] = []
+        shared: Path | None = None
+        for value, one in zip(values, configs):
+            folder = run_dir / f'{place}={value}'
+            if shared is not None and place.startswith('decoder.'):
+                _copy(shared / 'classifier', folder / 'classifier')
+            logger.info('%s = %s', place, value)
+            final = list(train(one, folder, resume=resume, quiet=quiet).values())[-1]
+            rows.append(SweepRun(value, folder.name, localization_score(final.best.val), final.best.val))
+            if one.classifier.epochs:
+                shared = folder
+        best = max(rows, key=lambda row: row.score)
+        result = SweepResult(place, best.value, best.folder, rows)
+        if rank() == 0:
+            write_json(run_dir / 'sweep.json', asdict(result))
+        return result
 
 
-def _sweep(
-    configs: list[TrainConfig], run_dir: Path, place: str, values: list[Any], resume: bool, quiet: bool
-) -> dict[str, Any]:
-    _, val_set = open_data(configs[0])
-    if val_set is None or (val_set.boxes is None and val_set.masks is None):
-        raise TrainingError(
-            f'--sweep chooses by localization on val, and {configs[0].data} has no boxes or masks there'
-        )
-    rows: list[dict[str, Any]] = []
-    shared: Path | None = None
-    for value, one in zip(values, configs):
-        folder = run_dir / f'{place}={value}'
-        if shared is not None and place.startswith('decoder.'):
-            _copy(shared / 'classifier', folder / 'classifier')
-        logger.info('%s = %s', place, value)
-        summary = train(one, folder, resume=resume, quiet=quiet)
-        metrics = summary[next(reversed(summary))]['best']['val']
-        rows.append({'value': value, 'folder': folder.name, 'score': localization_score(metrics), 'val': metrics})
-        if one.classifier.epochs:
-            shared = folder
-    best = max(rows, key=lambda row: row['score'])
-    result = {'setting': place, 'best': best['value'], 'folder': best['folder'], 'rows': rows}
-    if rank() == 0:
-        write_json(run_dir / 'sweep.json', result)
-    return result
+def _check_val(config: TrainConfig) -> None:
+    _, val_set = open_data(config)
+    if val_set is None or not has_ground_truth(val_set):
+        raise TrainingError(f'--sweep selects by localization on val, but val of {config.data} has no boxes or masks')
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder, whole or not at all, unless it is there already; the first process does it for all."""
+    """Copy a folder atomically, unless the target exists; the first process does it for all."""
     if rank() == 0 and not target.exists():
         part = target.with_name(f'.{target.name}')
         try:
@@ -118,5 +133,5 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copytree(source, part)
             part.replace(target)
         except OSError as e:
-            raise TrainingError(f'{target} cannot be written ({e}): make room, then go on with --resume') from e
+            raise TrainingError(f'{target} cannot be written ({e}): free disk space, then use --resume') from e
     barrier()

@@ -1,0 +1,67 @@
+"""Results of a training: the metrics of an epoch, and the summary of a stage."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# The metrics that a log line or the summary table has room for.
+MAIN_METRICS = ('max_box_acc_50', 'mean', 'top1_50', 'pxap', 'cls', 'kept')
+
+
+@dataclass
+class EpochMetrics:
+    """One epoch of a stage, and one line of metrics.jsonl.
+
+    Attributes:
+        epoch: Number, from 1.
+        terms: Mean of each weighted term of the loss.
+        seconds: Training time, without validation.
+        images_per_second: Training speed.
+        val: Metrics on val by name; empty when nothing was measured.
+    """
+
+    epoch: int
+    terms: dict[str, float]
+    seconds: float
+    images_per_second: float
+    val: dict[str, float] = field(default_factory=dict)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the JSON object of metrics.jsonl: terms beside the other values, no 'val' when it is empty."""
+        row = {'epoch': self.epoch, **self.terms}
+        row.update(seconds=self.seconds, images_per_second=self.images_per_second)
+        return row | ({'val': self.val} if self.val else {})
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> EpochMetrics:
+        """Read what `to_row` returned."""
+        names = ('epoch', 'seconds', 'images_per_second', 'val')
+        terms = {name: value for name, value in row.items() if name not in names}
+        return cls(row['epoch'], terms, row['seconds'], row['images_per_second'], row.get('val', {}))
+
+
+@dataclass
+class StageSummary:
+    """A finished stage: its best and last epoch, and the ids of the images that could not be read."""
+
+    best_epoch: int
+    best: EpochMetrics
+    last: EpochMetrics
+    bad: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, with epochs as in metrics.jsonl."""
+        return asdict(self) | {'best': self.best.to_row(), 'last': self.last.to_row()}
+
+
+def summary_table(summary: dict[str, StageSummary]) -> str:
+    """Format the best and the last epoch of each stage as a text table."""
+    rows = [['stage', 'epoch', *MAIN_METRICS]]
+    for name, stage in summary.items():
+        for which, metrics in (('best', stage.best), ('last', stage.last)):
+            values = [f'{metrics.val[m]:.1f}' if m in metrics.val else '' for m in MAIN_METRICS]
+            rows.append([f'{name}, {which}', str(metrics.epoch), *values])
+    columns = [column for i, column in enumerate(zip(*rows)) if i < 2 or any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    return '\n'.join('  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in zip(*columns))
