@@ -89,7 +89,7 @@ def test_bad_images_of_all_processes_are_reported(tmp_path):
     done = torchrun(2, [*arguments, str(tmp_path / 'run')])
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
-    assert sorted(summary['decoder'].bad) == sorted(bad)
+    assert sorted(summary['decoder']['bad']) == sorted(bad)
 
 
 def test_batch_norm_over_one_process_is_batch_norm():
