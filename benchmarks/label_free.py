@@ -1,7 +1,7 @@
-"""Which criterion without boxes chooses the epoch that boxes would choose?
+"""Compare criteria that select an epoch without boxes with selection by boxes.
 
-Trains nothing: takes runs whose decoder epochs were all kept (`--set keep_epochs=true`) and measures every epoch on
-val, by its boxes and by criteria that see images and labels alone. Usage:
+Takes finished runs with all decoder epochs (`--set keep_epochs=true`) and measures every epoch on val, by its boxes and
+by criteria that need images and labels only. Usage:
 
     python benchmarks/label_free.py DATA RUN [RUN ...] > benchmarks/results/label_free.md
 """
@@ -18,47 +18,48 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from fcam_zoo import create_model, losses
-from fcam_zoo.data import EvalTransform, open_dataset
-from fcam_zoo.train import DecoderConfig, TrainConfig
-from fcam_zoo.train.label_free import probability, shown
-from fcam_zoo.train.stages import DecoderStage, localization_score
+from fcam_zoo.data import EvalTransform, ImageDataset, open_dataset
+from fcam_zoo.train import TrainConfig
+from fcam_zoo.train.label_free import label_probability, remove_background
+from fcam_zoo.train.stages import DecoderStage, image_size, localization_score
 
 CRITERIA = {
-    'last epoch': 'the later the better',
+    'last epoch': 'number of the epoch',
     'seed loss': 'minus the partial cross-entropy on the whole seed regions',
     'total loss': 'minus the training loss on val',
     'agreement': "mean of the map on the teacher's foreground minus that on its background",
     'mirror': 'overlap (soft IoU) of the map with that of the mirrored image, mirrored back',
-    'kept': 'probability of the label where the background is painted over',
-    'removed': 'minus the probability of the label where the object is painted over',
+    'kept': 'probability of the label with the background removed',
+    'removed': 'minus the probability of the label with the object removed',
     'kept - removed': 'sum of the two',
-    'kept - removed - area': 'minus the area of the object, too',
+    'kept - removed - area': 'the same minus the area of the object',
     'certainty': 'mean of abs(2p - 1)',
-    'edges': 'minus the CRF energy by pixel',
+    'edges': 'minus the CRF energy per pixel',
 }
 
 
 @torch.no_grad()
-def measure(stage: DecoderStage, dataset, images: int, batch_size: int = 25) -> dict[str, float]:
-    """Mean of each criterion over images that are spread over a data set."""
+def measure(stage: DecoderStage, dataset: ImageDataset, images: int, batch_size: int = 25) -> dict[str, float]:
+    """Compute the mean of each criterion over images spread over a data set."""
     sums: dict[str, float] = {}
-    model = stage.model.eval()
+    stage.model.eval()
     index = np.linspace(0, len(dataset) - 1, min(images, len(dataset))).round().astype(int).tolist()
     for start in range(0, len(index), batch_size):
         items = [dataset[i] for i in index[start : start + batch_size]]
-        images, labels = torch.stack([item[0] for item in items]), torch.tensor([item[1] for item in items])
-        for name, value in _criteria(stage, model, images, labels).items():
+        batch, labels = torch.stack([item[0] for item in items]), torch.tensor([item[1] for item in items])
+        for name, value in criteria(stage, batch, labels).items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(items)
     return {name: value / len(index) for name, value in sums.items()}
 
 
-def _criteria(stage, model, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    size = tuple(images.shape[-2:])
+def criteria(stage: DecoderStage, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Compute the criteria of a batch; higher is better."""
+    model, size = stage.model, image_size(images)
     encoding = stage.encode(images)
     logits = model.decoder(encoding.levels, size)
     maps = logits.softmax(1)[:, 1]
     foreground, background = stage.regions(encoding, labels, size)
-    # The regions themselves as labels, equally weighted, in place of random pixels of them.
+    # The whole regions as labels, equally weighted, instead of random seeds.
     log_p = logits.log_softmax(1)
     fg_loss = -(log_p[:, 1] * foreground).sum((1, 2)) / foreground.sum((1, 2)).clamp(min=1)
     bg_loss = -(log_p[:, 0] * background).sum((1, 2)) / background.sum((1, 2)).clamp(min=1)
@@ -70,11 +71,11 @@ def _criteria(stage, model, images: torch.Tensor, labels: torch.Tensor) -> dict[
     bg_mean = (maps * background).sum((1, 2)) / background.sum((1, 2)).clamp(min=1)
     mirrored = model.decoder(stage.encode(images.flip(3)).levels, size).softmax(1)[:, 1].flip(2)
     overlap = torch.minimum(maps, mirrored).sum((1, 2)) / torch.maximum(maps, mirrored).sum((1, 2)).clamp(min=1e-6)
-    kept = probability(stage, shown(images, maps), labels)
-    removed = probability(stage, shown(images, 1 - maps), labels)
+    kept = label_probability(stage, remove_background(images, maps), labels)
+    removed = label_probability(stage, remove_background(images, 1 - maps), labels)
     return {
         'seed loss': -seed_loss,
-        'total loss': -(config.alpha * seed_loss + config.crf * crf + config.size * size_term),
+        'total loss': -(config.seed_weight * seed_loss + config.crf_weight * crf + config.size_weight * size_term),
         'agreement': (fg_mean - bg_mean).mean(),
         'mirror': overlap.mean(),
         'kept': kept.mean(),
@@ -87,7 +88,7 @@ def _criteria(stage, model, images: torch.Tensor, labels: torch.Tensor) -> dict[
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
-    """Spearman's; 0 where one is constant."""
+    """Compute Spearman's rank correlation; 0 if one input is constant."""
     ranks = [np.argsort(np.argsort(x)).astype(float) for x in (a, b)]
     if any(np.ptp(x) == 0 for x in (a, b)):
         return 0.0
@@ -98,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data')
     parser.add_argument('runs', nargs='+', type=Path)
-    parser.add_argument('--images', type=int, default=100, help='on which the criteria are measured')
+    parser.add_argument('--images', type=int, default=100, help='number of val images for the criteria')
     args = parser.parse_args()
     table: dict[str, list[tuple[float, float]]] = {name: [] for name in CRITERIA}
     pooled: dict[str, list[float]] = {name: [] for name in CRITERIA}
@@ -108,7 +109,7 @@ def main() -> None:
         config = TrainConfig.from_file(run / 'config.json')
         dataset = open_dataset(args.data, 'val', EvalTransform(config.image_size))
         model = create_model(f'local-dir:{run / "best"}')
-        stage = DecoderStage(model, DecoderConfig(**config.to_dict()['decoder']), config.teacher)
+        stage = DecoderStage(model, config.decoder, config.teacher)
         rows = [json.loads(line) for line in (run / 'decoder' / 'metrics.jsonl').open()]
         boxes = [localization_score(row['val']) for row in rows]
         found: dict[str, list[float]] = {'last epoch': [float(row['epoch']) for row in rows]}
@@ -125,10 +126,10 @@ def main() -> None:
             table[name].append((rank_correlation(values, boxes), regret))
     print('# Choosing an epoch without boxes\n')
     print(
-        f'Made by `python benchmarks/label_free.py`: {len(args.runs)} runs of {n_epochs} decoder epochs in all, boxes '
-        f'of val of {Path(args.data).name}, criteria on {args.images} images of it. Regret: points of the mean of '
-        'MaxBoxAcc (or of PxAP) that are lost against the choice by boxes, of an epoch of each run and of all runs; a '
-        f'random epoch of a run loses {np.mean(chance):.2f}.\n'
+        f'Made by `python benchmarks/label_free.py`: {len(args.runs)} runs with {n_epochs} decoder epochs, boxes of '
+        f'val of {Path(args.data).name}, criteria on {args.images} of its images. Regret: points of the mean of MaxBoxAcc '
+        '(or of PxAP) lost against selection by boxes, within each run and over all runs. A random epoch of a run '
+        f'loses {np.mean(chance):.2f}.\n'
     )
     print('| criterion | what it is | rank correlation | mean regret | largest regret | regret over all runs |')
     print('|---|---|---|---|---|---|')

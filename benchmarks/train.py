@@ -1,8 +1,8 @@
-"""What a training step costs, and how far the fast CRF kernel is from the exact one. One idle run prints Markdown:
+"""Time the parts of a training step, and compare the fast CRF kernel with the exact one. Prints Markdown:
 
     python benchmarks/train.py --photos FOLDER > benchmarks/results/train.md
 
-FOLDER holds photographs (JPEG), for the CRF and for the loading of images; none of them is kept.
+FOLDER holds photographs (JPEG), for the CRF and for the loading of images. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIDE = 224
 
 
 def smooth_maps(count: int, seed: int = 0) -> torch.Tensor:
-    """Maps (B,224,224) in [0,1] of 14x14 random cells, as class maps are."""
+    """Make maps (B,224,224) in [0,1] from 14x14 random cells, like class maps."""
     cells = torch.rand(count, 1, 14, 14, generator=torch.Generator().manual_seed(seed))
     maps = F.interpolate(cells, (SIDE, SIDE), mode='bilinear')[:, 0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
@@ -39,7 +39,7 @@ def smooth_maps(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def median_time(function: Callable[[], object], repeats: int = 5) -> float:
-    """Seconds, after one call that warms up."""
+    """Return the median time of a call in seconds, after one warm-up call."""
     function()
     times = []
     for _ in range(repeats):
@@ -50,7 +50,7 @@ def median_time(function: Callable[[], object], repeats: int = 5) -> float:
 
 
 def seeds_by_loop(maps: np.ndarray, rng: np.random.Generator) -> None:
-    """The same seeds image by image with skimage and SciPy: the baseline."""
+    """Baseline: sample the same seeds image by image with skimage and SciPy."""
     for image in maps:
         grey = (image * 255).astype(np.uint8)
         if grey.min() == grey.max():
@@ -66,6 +66,7 @@ def seeds_by_loop(maps: np.ndarray, rng: np.random.Generator) -> None:
 
 
 def report_seeds() -> None:
+    """Time the seeds against the baseline."""
     maps = smooth_maps(32)
     rng = np.random.default_rng(0)
     ours = median_time(lambda: sampling.seeds(*sampling.regions(maps)))
@@ -77,6 +78,7 @@ def report_seeds() -> None:
 
 
 def report_crf(photos: list[Path]) -> None:
+    """Compare energy, gradient and time of both CRF kernels on photographs."""
     print('\n## The fast CRF kernel against the exact one, 224x224, one thread\n')
     print(
         '| photograph | energy, fast / exact - 1 | cosine of gradients | fast, ms | exact, ms |\n|---|---|---|---|---|'
@@ -90,7 +92,6 @@ def report_crf(photos: list[Path]) -> None:
         found = {}
         for kernel in ('fast', 'exact'):
             x = probs.clone().requires_grad_()
-
             both = partial(energy_and_gradient, image, x, kernel)
             started = time.perf_counter()
             loss = both()
@@ -101,6 +102,7 @@ def report_crf(photos: list[Path]) -> None:
 
 
 def energy_and_gradient(image: torch.Tensor, x: torch.Tensor, kernel: str) -> torch.Tensor:
+    """Compute the CRF energy of probabilities x; its gradient is x.grad."""
     x.grad = None
     loss = losses.crf_loss(image, x, kernel=kernel)
     loss.backward()
@@ -108,14 +110,14 @@ def energy_and_gradient(image: torch.Tensor, x: torch.Tensor, kernel: str) -> to
 
 
 def report_step(title: str, model: fcam_zoo.FCAM, amp: bool, repeats: int) -> None:
-    """Where the time of a decoder step goes, 224 pixels and batches of 8."""
+    """Time a decoder step and its parts, for 224 pixels and batches of 8."""
     model = model.to(memory_format=torch.channels_last)
     stage = DecoderStage(model, DecoderConfig(), 'layercam')
     stage.train()
     optimizer = torch.optim.SGD(stage.parameter_groups(), lr=1e-6, momentum=0.9, nesterov=True)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-    # Colours of photographs vary little from pixel to pixel; noise would be the worst case of the CRF's memory access.
+    # Smooth, like photographs: noise would be the worst case for the memory access of the CRF.
     images = F.avg_pool2d(images.float(), 9, 1, 4).to(torch.uint8)
     labels = torch.zeros(8, dtype=torch.int64)
     context = torch.autocast('cpu', torch.bfloat16, enabled=amp)
@@ -149,6 +151,7 @@ def report_step(title: str, model: fcam_zoo.FCAM, amp: bool, repeats: int) -> No
 
 
 def report_loading(photos: list[Path]) -> None:
+    """Time decoding and augmentation."""
     transform = TrainTransform(SIDE)
     photos = (photos * 200)[:200]
     seconds = median_time(lambda: [transform(open_image(path)) for path in photos], 3)
@@ -156,7 +159,7 @@ def report_loading(photos: list[Path]) -> None:
     width, height = (int(np.mean(side)) for side in zip(*sizes))
     print('\n## Loading\n')
     print(
-        f'Decode (JPEG of about {width}x{height}), resize to 256, crop, flip: {len(photos) / seconds:.0f} images/s a '
+        f'Decode (JPEG of about {width}x{height}), resize to 256, crop, flip: {len(photos) / seconds:.0f} images/s per '
         'worker process.'
     )
 
@@ -168,9 +171,9 @@ def main() -> None:
     args = parser.parse_args()
     photos = sorted(args.photos.rglob('*.jpg'))
     photos = photos[:: max(1, len(photos) // 6)][:6]
-    print('# Training, measured\n')
+    print('# Training: time and accuracy\n')
     print(
-        f'Made by `python benchmarks/train.py`: {platform.machine()}, {args.threads} threads unless said, torch '
+        f'Made by `python benchmarks/train.py`: {platform.machine()}, {args.threads} threads unless stated, torch '
         f'{torch.__version__.split("+")[0]}, fcam_zoo {fcam_zoo.__version__}.'
     )
     torch.set_num_threads(1)
