@@ -127,9 +127,9 @@ def main() -> None:
     print('# Choosing an epoch without boxes\n')
     print(
         f'Made by `python benchmarks/label_free.py`: {len(args.runs)} runs with {n_epochs} decoder epochs, boxes of '
-        f'val of {Path(args.data).name}, criteria on {args.images} of its images. Regret: points of the mean of MaxBoxAcc '
-        '(or of PxAP) lost against selection by boxes, within each run and over all runs. A random epoch of a run '
-        f'loses {np.mean(chance):.2f}.\n'
+        f'val of {Path(args.data).name}, criteria on {args.images} of its images. Regret: points of the mean of '
+        'MaxBoxAcc (or of PxAP) lost against selection by boxes, within each run and over all runs. A random epoch '
+        f'of a run loses {np.mean(chance):.2f}.\n'
     )
     print('| criterion | what it is | rank correlation | mean regret | largest regret | regret over all runs |')
     print('|---|---|---|---|---|---|')

@@ -54,6 +54,16 @@ def make_wsol(root: Path, counts: dict[str, int], kind: str = 'boxes') -> Path:
     return root
 
 
+def make_folder(root: Path, counts: dict[str, int]) -> Path:
+    """Make class folders `split/square` and `split/disc`; `counts` gives the number of images per split."""
+    for number, (split, count) in enumerate(counts.items()):
+        for i in range(count):
+            path = root / split / ('square', 'disc')[i % 2] / f'{i}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shape_image(i % 2, 1000 * number + i)[0].save(path)
+    return root
+
+
 def train_config(data: Path, **kwargs) -> TrainConfig:
     """Return the config of a short training of a tiny network on such a data set."""
     values = {

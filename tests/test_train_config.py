@@ -1,4 +1,4 @@
-"""Settings and recipes: typed, checked, and complete for the paper's grid."""
+"""Settings and recipes: types, ranges, and the grid of the paper."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def test_wrong_settings_are_refused(values, message):
         TrainConfig.from_dict(values)
 
 
-def test_stages_are_given_as_such():
+def test_stages_must_be_configs():
     with pytest.raises(ValueError, match=r"classifier is {'epochs': 1}: give a ClassifierConfig"):
         TrainConfig(classifier={'epochs': 1})
 
 
-def test_recipes_are_files_or_names(tmp_path):
+def test_recipe_from_file_or_name(tmp_path):
     path = tmp_path / 'recipe.yaml'
     path.write_text('teacher: cam\ndecoder:\n  lr: 1.0e-3\n  shift: [1, 2]\n')
     config = TrainConfig.from_file(path)
     assert (config.teacher, config.decoder.lr, config.decoder.shift) == ('cam', 1e-3, [1, 2])
-    path.write_text('decoder:\n  lr: 1e-3\n')  # Which YAML 1.1 reads as text.
+    path.write_text('decoder:\n  lr: 1e-3\n')  # YAML 1.1 reads this as text.
     with pytest.raises(ValueError, match=r"decoder\.lr is '1e-3': give a number such as 0.001"):
         TrainConfig.from_file(path)
     for text, message in (
@@ -74,18 +74,18 @@ def test_recipes_are_files_or_names(tmp_path):
         TrainConfig.from_file(tmp_path / 'none.yaml')
 
 
-def test_settings_survive_json():
+def test_settings_round_trip_through_json():
     config = TrainConfig(decoder=DecoderConfig(crf_weight=0.0), classifier=ClassifierConfig(crop_scale=[0.4, 1.0]))
     assert TrainConfig.from_dict(config.to_dict()) == config
 
 
-def test_the_papers_grid_has_recipes():
+def test_grid_of_the_paper_has_recipes():
     grid = {f'fcam_{b}_{d}' for b in ('vgg16', 'inception_v3', 'resnet50') for d in ('cub', 'openimages')}
     assert grid <= set(recipe_names())
 
 
 @pytest.mark.parametrize('name', recipe_names())
-def test_recipes_say_what_the_paper_does(name):
+def test_recipes_have_the_values_of_the_paper(name):
     config = TrainConfig.from_file(name)
     stages = (config.classifier, config.decoder)
     assert [s.batch_size for s in stages] == [32, 32]
@@ -97,7 +97,7 @@ def test_recipes_say_what_the_paper_does(name):
     assert (config.classifier.schedule, config.classifier.select) == ('step', 'localization')
     assert config.classifier.head_lr == pytest.approx(10 * config.classifier.lr)
     assert config.classifier.head_layers
-    # Every value stands with its source.
+    # Every value has its source in a comment.
     text = (RECIPES / f'{name}.yaml').read_text()
     for line in text.splitlines():
         if ':' in line and not line.startswith('#') and not line.rstrip().endswith(':'):
@@ -105,7 +105,7 @@ def test_recipes_say_what_the_paper_does(name):
     assert yaml.safe_load(text)['backbone'] == config.backbone
 
 
-def test_what_cannot_be_trained_is_refused(tmp_path):
+def test_unsuitable_data_and_folders_are_refused(tmp_path):
     data = make_wsol(tmp_path / 'shapes', {'train': 8})
     with pytest.raises(DatasetError, match='num_classes=1'):
         train(train_config(data, num_classes=1), tmp_path / 'a', quiet=True)

@@ -1,4 +1,4 @@
-"""Two processes train what one does."""
+"""Two processes train the same model as one."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def recipe_of(data: Path, folder: Path, **kwargs) -> tuple:
     return config, ['-m', 'fcam_zoo', 'train', str(data), '--recipe', str(path), '--quiet', '-o']
 
 
-def test_two_processes_train_the_model_of_one(data, tmp_path):
+def test_two_processes_train_the_same_model_as_one(data, tmp_path):
     config, arguments = recipe_of(data, tmp_path)
     done = torchrun(2, [*arguments, str(tmp_path / 'two')])
     assert done.returncode == 0, done.stderr[-3000:]
     train(config, tmp_path / 'one', quiet=True)
-    # The last bits differ, since sums are cut elsewhere, and training lets that grow.
+    # Sums are ordered differently; training amplifies the differences of the last bits.
     for stage, terms, tolerance in (('classifier', ['ce'], 1e-4), ('decoder', ['partial_ce', 'crf', 'size'], 1e-2)):
         one, two = ((tmp_path / n / stage / 'metrics.jsonl').read_text().splitlines() for n in ('one', 'two'))
         for a, b in zip(map(json.loads, one), map(json.loads, two), strict=True):
@@ -60,21 +60,21 @@ def test_two_processes_train_the_model_of_one(data, tmp_path):
     one, two = (load_file(tmp_path / n / 'classifier' / 'best.safetensors') for n in ('one', 'two'))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4, msg=key)
-    # Resuming in one process what two began changes nothing: it is finished.
+    # Resuming the finished run in one process changes nothing.
     assert train(config, tmp_path / 'two', resume=True, quiet=True)['decoder'].last.epoch == 2
 
 
-def test_a_failing_process_stops_all(data, tmp_path):
+def test_failing_process_stops_all(data, tmp_path):
     for path in (data / 'images').rglob('train_3.png'):
         (tmp_path / 'kept').write_bytes(path.read_bytes())
-        path.write_bytes(b'no image')
+        path.write_bytes(b'not an image')
         _, arguments = recipe_of(data, tmp_path)
         done = torchrun(2, [*arguments, str(tmp_path / 'run')])
         path.write_bytes((tmp_path / 'kept').read_bytes())
     assert done.returncode != 0
     assert 'train_3.png' in done.stderr
     assert '--skip-bad' in done.stderr
-    # The other one says in a line that it cannot go on.
+    # The other process prints one line instead of a traceback.
     assert 'another process ended early' in done.stderr
     assert '[rank0]: Traceback' not in done.stderr
     assert '[rank1]: Traceback' not in done.stderr
@@ -84,7 +84,7 @@ def test_bad_images_of_all_processes_are_reported(tmp_path):
     data = make_wsol(tmp_path / 'shapes', {'train': 8})
     bad = ['square/train_4.png', 'disc/train_5.png', 'disc/train_7.png']
     for image_id in bad:
-        (data / 'images' / image_id).write_bytes(b'no image')
+        (data / 'images' / image_id).write_bytes(b'not an image')
     _, arguments = recipe_of(data, tmp_path, skip_bad=True)
     done = torchrun(2, [*arguments, str(tmp_path / 'run')])
     assert done.returncode == 0, done.stderr[-3000:]
@@ -92,7 +92,7 @@ def test_bad_images_of_all_processes_are_reported(tmp_path):
     assert sorted(summary['decoder']['bad']) == sorted(bad)
 
 
-def test_batch_norm_over_one_process_is_batch_norm():
+def test_global_batch_norm_in_one_process_is_batch_norm():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 3, 5, 6, generator=generator, requires_grad=True)
     norms = [torch.nn.BatchNorm2d(3) for _ in range(2)]

@@ -1,13 +1,12 @@
-"""What goes wrong on people's own data and machines, and how a training takes it."""
+"""Failures of training: unreadable images, changed or unsuitable settings, a full disk."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from synthetic import shape_image, train_config
+from synthetic import make_folder, train_config
 
 from fcam_zoo.errors import ImageError, TrainingError
 from fcam_zoo.hub import save_pretrained
@@ -18,35 +17,25 @@ from fcam_zoo.train.setup import build_model, open_data
 SHORT = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
 
 
-def make_folder(root: Path, counts: dict[str, int]) -> Path:
-    """A data set of class folders; `counts` gives the images of each split."""
-    for number, (split, count) in enumerate(counts.items()):
-        for i in range(count):
-            path = root / split / ('square', 'disc')[i % 2] / f'{i}.png'
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shape_image(i % 2, 1000 * number + i)[0].save(path)
-    return root
-
-
-def test_a_bad_image_among_the_samples_is_left_out(tmp_path):
+def test_unreadable_sample_image_is_skipped(tmp_path):
     data = make_folder(tmp_path / 'photos', {'train': 8})
     first = data / 'train' / 'disc' / '1.png'
-    first.write_bytes(b'no image')
+    first.write_bytes(b'not an image')
     summary = train(train_config(data, skip_bad=True, **SHORT), tmp_path / 'run', quiet=True)
     assert summary['classifier'].bad == ['disc/1.png']
     assert (tmp_path / 'run' / 'decoder' / 'samples' / 'epoch_001.png').is_file()
 
 
-def test_skip_bad_may_be_given_when_going_on(tmp_path):
+def test_skip_bad_may_change_on_resume(tmp_path):
     data = make_folder(tmp_path / 'photos', {'train': 8})
-    (data / 'train' / 'disc' / '3.png').write_bytes(b'no image')
+    (data / 'train' / 'disc' / '3.png').write_bytes(b'not an image')
     with pytest.raises(ImageError, match='--skip-bad'):
         train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
     summary = train(train_config(data, skip_bad=True, **SHORT), tmp_path / 'run', resume=True, quiet=True)
     assert summary['classifier'].bad == ['disc/3.png']
 
 
-def test_runs_of_other_versions_go_on_or_are_refused(tmp_path):
+def test_runs_of_other_versions_are_resumed_or_refused(tmp_path):
     data = make_folder(tmp_path / 'photos', {'train': 8})
     train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)
     path = tmp_path / 'run' / 'config.json'
@@ -56,7 +45,7 @@ def test_runs_of_other_versions_go_on_or_are_refused(tmp_path):
         path.write_text(json.dumps(settings))
         return train(train_config(data, **{**SHORT, **kwargs}), tmp_path / 'run', resume=True, quiet=True)
 
-    # One that did not know a setting yet had what is its default now.
+    # Settings that are missing in the saved config have their defaults.
     resume({k: v for k, v in values.items() if k != 'keep_epochs'})
     assert resume(values | {'classifier': {'epochs': 1, 'batch_size': 4}})['decoder'].last.epoch == 1
     with pytest.raises(TrainingError, match=r'differs in decoder\.lr \(there 0\.01, now 0\.5\)'):
@@ -83,7 +72,7 @@ def test_settings_that_do_not_fit_leave_the_folder_free(tmp_path, stages, messag
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_full_disk_leaves_the_folder_free(tmp_path, monkeypatch):
+def test_full_disk_leaves_the_folder_free(tmp_path, monkeypatch):
     data = make_folder(tmp_path / 'photos', {'train': 8})
     with monkeypatch.context() as full:
         full.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=1000))
@@ -92,14 +81,14 @@ def test_a_full_disk_leaves_the_folder_free(tmp_path, monkeypatch):
     assert train(train_config(data, **SHORT), tmp_path / 'run', quiet=True)['decoder'].best_epoch == 1
 
 
-def test_the_bar_counts_the_images_there_are(tmp_path, capfd):
+def test_bar_counts_images(tmp_path, capfd):
     data = make_folder(tmp_path / 'photos', {'train': 8})
     stages = {'classifier': ClassifierConfig(epochs=1, batch_size=32), 'decoder': DecoderConfig(epochs=0)}
     train(train_config(data, **stages), tmp_path / 'run')
     assert '/8 [' in capfd.readouterr().err
 
 
-def test_a_head_that_nobody_trains_is_warned_of(tmp_path, caplog):
+def test_warning_about_an_untrained_head(tmp_path, caplog):
     model = create_model('fcam', backbone='test_resnet', num_classes=2)
     model.pretrained_cfg['label_names'] = ['cat', 'dog']
     save_pretrained(model, tmp_path / 'model')

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends with the bits of one that was not."""
+"""A run that is killed at any moment and resumed gives the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synthetic import make_wsol, train_config
 
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, train
 
-# Sends itself a signal in the middle of a step or of writing a file, after a number of calls.
+# Runs the command and, after a number of calls, sends itself a signal during a step or while writing a file.
 KILLED = """
 import os, sys
 from fcam_zoo.cli import main
@@ -45,7 +45,7 @@ sys.exit(main(['train', data, '-o', folder, '--recipe', recipe]))
 def run_killed(recipe: Path, folder: Path, place: str, calls: int, number: int) -> subprocess.CompletedProcess:
     data = json.loads(recipe.read_text())['data']
     arguments = [data, str(recipe), str(folder), place, str(calls), str(int(number))]
-    # Sums are cut by the number of threads: the same here as in the tests' own process.
+    # The same number of threads as in this process, since it changes the order of sums.
     env = {**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())}
     return subprocess.run([sys.executable, '-c', KILLED, *arguments], capture_output=True, text=True, env=env)
 
@@ -56,7 +56,7 @@ def recipe(tmp_path_factory) -> Path:
     data = make_wsol(folder / 'shapes', {'train': 24, 'val': 4})
     config = train_config(
         data,
-        # A state after every step, so that steps are resumed and not only epochs.
+        # Save a state after every step, to resume within an epoch too.
         checkpoint_minutes=1e-9,
         backbone_kwargs={'drop_rate': 0.1},
         classifier=ClassifierConfig(epochs=1, batch_size=8),
@@ -106,7 +106,7 @@ def test_interrupted_and_resumed_is_bit_identical(recipe, whole, tmp_path, numbe
     assert_same(whole, tmp_path / 'run')
 
 
-def test_a_finished_run_is_finished_again(recipe, whole):
+def test_resuming_a_finished_run_changes_nothing(recipe, whole):
     before = (whole / 'decoder' / 'state.safetensors').stat().st_mtime_ns
     summary = train(TrainConfig.from_file(recipe), whole, resume=True, quiet=True)
     assert summary['decoder'].last.epoch == 2

@@ -1,4 +1,4 @@
-"""Sweeps: one training a value, in one process or several, killed or not."""
+"""Sweeps: one training per value, in one process or several, also after a kill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file
-from synthetic import make_wsol, shape_image, train_config
+from synthetic import make_folder, make_wsol, train_config
 from test_train_distributed import torchrun
 
 from fcam_zoo.errors import TrainingError
@@ -21,17 +21,14 @@ def data(tmp_path_factory):
     return make_wsol(tmp_path_factory.mktemp('data') / 'shapes', {'train': 8, 'val': 4})
 
 
-def test_a_sweep_without_boxes_is_refused_before_training(tmp_path):
-    for i in range(8):
-        path = tmp_path / 'photos' / 'train' / ('square', 'disc')[i % 2] / f'{i}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shape_image(i % 2, i)[0].save(path)
+def test_sweep_without_boxes_is_refused_before_training(tmp_path):
+    data = make_folder(tmp_path / 'photos', {'train': 8})
     with pytest.raises(TrainingError, match='no boxes or masks'):
-        sweep(train_config(tmp_path / 'photos', **SHORT), tmp_path / 'run', 'decoder.lr', [0.01, 0.1], quiet=True)
+        sweep(train_config(data, **SHORT), tmp_path / 'run', 'decoder.lr', [0.01, 0.1], quiet=True)
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_sweep_killed_while_it_copies_goes_on(data, tmp_path, monkeypatch):
+def test_sweep_killed_while_copying_is_resumed(data, tmp_path, monkeypatch):
     config, place, values = train_config(data, **SHORT), 'decoder.erosion', [3, 11]
     want = sweep(config, tmp_path / 'whole', place, values, quiet=True)
 
@@ -51,7 +48,7 @@ def test_a_sweep_killed_while_it_copies_goes_on(data, tmp_path, monkeypatch):
     assert all((a[k] == b[k]).all() for k in a)
 
 
-def test_several_processes_sweep_together(data, tmp_path):
+def test_sweep_in_two_processes(data, tmp_path):
     recipe = tmp_path / 'recipe.json'
     recipe.write_text(json.dumps(train_config(data, **SHORT).to_dict()))
     arguments = ['-m', 'fcam_zoo', 'train', str(data), '--recipe', str(recipe), '--quiet', '-o', str(tmp_path / 'run')]
@@ -59,5 +56,5 @@ def test_several_processes_sweep_together(data, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / 'run' / 'sweep.json').read_text())
     assert [row['value'] for row in found['rows']] == [3, 11]
-    # One of the processes speaks.
+    # Only the first process prints.
     assert done.stdout.count('best on val') == 1
