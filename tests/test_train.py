@@ -231,7 +231,7 @@ def test_amp_and_compile_give_a_similar_loss(data, tmp_path, settings):
         assert found[term] == pytest.approx(want[term], rel=0.2)
 
 
-def test_accumulated_step_is_the_step_of_the_whole_batch(data):
+def test_accumulated_step_is_the_step_of_the_whole_batch(data, tmp_path):
     """Without batch norm in training mode, the gradients of the parts sum to that of the batch."""
     weights = []
     for accumulate in (1, 4):
@@ -244,7 +244,7 @@ def test_accumulated_step_is_the_step_of_the_whole_batch(data):
         settings = ClassifierConfig(epochs=1, batch_size=8, accumulate=accumulate)
         one = config(data, classifier=settings)
         dataset = WSOLDataset(data, 'train', fcam_zoo.data.EvalTransform(64))
-        stage_run = StageRun(ClassifierStage(model, settings, 'layercam'), one, dataset, None, None, None)
+        stage_run = StageRun(ClassifierStage(model, settings, 'layercam'), one, dataset, None, tmp_path, None)
         parts = list(batches(stage_run.dataset, StepLayout(8, accumulate), epoch=1))[:accumulate]
         terms, _ = stage_run.step(1, parts)
         weights.append((terms['ce'], model.get_classifier().weight.detach().clone()))

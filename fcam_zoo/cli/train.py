@@ -11,7 +11,7 @@ from typing import Any
 from ..cams import METHODS
 from ..train import TrainConfig, plan, recipe_names, summary_table, sweep, train
 from ..train.config import flatten, set_value
-from ..train.sweep import parse_sweep
+from ..train.sweep import best_run, parse_sweep
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -84,9 +84,10 @@ def run(args: argparse.Namespace) -> int:
         if searched:
             lines.append(f'once for each of {len(searched[1])} values of {searched[0]}')
     elif searched:
-        found = sweep(config, args.output, *searched, resume=args.resume, quiet=args.quiet)
-        lines = [f'{found.setting}={row.value}: {row.score:.2f}' for row in found.rows]
-        lines.append(f'best on val: {found.best}; models: {args.output / found.folder / "best"}')
+        runs = sweep(config, args.output, *searched, resume=args.resume, quiet=args.quiet)
+        best = best_run(runs)
+        lines = [f'{searched[0]}={run.value}: {run.score:.2f}' for run in runs]
+        lines.append(f'best on val: {best.value}; models: {args.output / best.folder / "best"}')
     else:
         summary = train(config, args.output, resume=args.resume, quiet=args.quiet)
         lines = [summary_table(summary), f'models: {args.output / "best"}, {args.output / "last"}']

@@ -56,6 +56,7 @@ class StageRun:
     ) -> None:
         self.stage, self.config, self.settings = stage, config, stage.config
         self.validate, self.folder, self.monitor = validate, folder, monitor
+        self.state_path = folder / 'state.safetensors'
         self.device = next(stage.model.parameters()).device
         self.seed = derived_seed(config.seed, stage.name)
         self.dataset = SeededDataset(train_set, self.seed, config.skip_bad)
@@ -76,11 +77,6 @@ class StageRun:
         if self.distributed:
             devices = [self.device] if self.device.type == 'cuda' else None
             self.module = DistributedDataParallel(stage, device_ids=devices, broadcast_buffers=False)
-
-    @property
-    def state_path(self) -> Path:
-        """File of the training state."""
-        return self.folder / 'state.safetensors'
 
     def run(self) -> StageSummary:
         """Train to the end, continuing from the saved state if there is one.
@@ -147,7 +143,7 @@ class StageRun:
         reported = set(progress.bad)
         loader = batches(self.dataset, self.layout, epoch, progress.step, self.config.workers, reported)
         images, saved = self.layout.batch_size, time.monotonic()
-        with self.monitor.bar(self.stage, epoch, (progress.step * images, self.steps * images)) as bar:
+        with self.monitor.bar(self.stage, epoch, progress.step * images, self.steps * images) as bar:
             while progress.step < self.steps:
                 started = time.perf_counter()
                 terms, stop = self.step(epoch, list(islice(loader, self.layout.accumulate)))
@@ -156,7 +152,9 @@ class StageRun:
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
                 progress.bad = sorted(reported)
-                bar.update({name: value / progress.step for name, value in progress.sums.items()}, images)
+                means = {name: f'{value / progress.step:.3f}' for name, value in progress.sums.items()}
+                bar.set_postfix(means, refresh=False)
+                bar.update(images)
                 if stop:
                     self._save()
                     raise KeyboardInterrupt

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,18 +25,6 @@ logger = logging.getLogger(__name__)
 SAMPLES = 4
 
 
-class Bar:
-    """Progress of an epoch: mean loss terms, images per second, remaining time."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self.bar = bar
-
-    def update(self, terms: dict[str, float], images: int) -> None:
-        """Show the mean terms so far, and count the images of a step."""
-        self.bar.set_postfix({name: f'{value:.3f}' for name, value in terms.items()}, refresh=False)
-        self.bar.update(images)
-
-
 class Monitor:
     """Shows and writes the progress of a run.
 
@@ -55,18 +41,10 @@ class Monitor:
         self.sample_index = np.linspace(0, len(samples) - 1, min(SAMPLES, len(samples))).round().astype(int).tolist()
         self.samples = samples
 
-    @contextlib.contextmanager
-    def bar(self, stage: Stage, epoch: int, images: tuple[int, int]) -> Iterator[Bar]:
-        """Show a progress bar for an epoch; `images` are those done before and the total."""
-        with tqdm(
-            total=images[1],
-            initial=images[0],
-            desc=f'{stage.name} {epoch}/{stage.config.epochs}',
-            unit='image',
-            disable=self.quiet,
-            leave=False,
-        ) as bar:
-            yield Bar(bar)
+    def bar(self, stage: Stage, epoch: int, done: int, total: int) -> tqdm:
+        """Show a progress bar that counts the images of an epoch; `done` of them are finished."""
+        title = f'{stage.name} {epoch}/{stage.config.epochs}'
+        return tqdm(total=total, initial=done, desc=title, unit='image', disable=self.quiet, leave=False)
 
     def epoch(self, stage: Stage, history: list[EpochMetrics], folder: Path) -> None:
         """Log the last epoch of the history; write metrics.jsonl, TensorBoard curves and sample maps."""

@@ -87,9 +87,10 @@ def plan(config: TrainConfig, run_dir: Path) -> TrainPlan:
         monitor = Monitor(run_dir, train_set, quiet=True, active=False)
         stages = {}
         for spec in setup.stages:
-            train_set.transform = spec.transform
-            run = StageRun(spec.create(), config, train_set, lambda stage: {}, run_dir / spec.name, monitor)
-            stages[spec.name] = StagePlan(spec.settings.epochs, run.steps, run.layout.batch_size, _time_step(run))
+            train_set.transform = spec.transform(config.image_size)
+            stage = spec.create()
+            run = StageRun(stage, config, train_set, lambda stage: {}, run_dir / stage.name, monitor)
+            stages[stage.name] = StagePlan(spec.settings.epochs, run.steps, run.layout.batch_size, _time_step(run))
         labels = train_set.labels.tolist()
         return TrainPlan(
             classes={name: labels.count(label) for label, name in sorted(train_set.class_names.items())},

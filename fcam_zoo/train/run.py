@@ -61,12 +61,12 @@ def _run_stages(setup: Setup, run_dir: Path, quiet: bool) -> dict[str, StageSumm
     monitor = Monitor(run_dir, samples, quiet, rank() == 0)
     summary: dict[str, StageSummary] = {}
     for spec in setup.stages:
-        train_set.transform = spec.transform
+        train_set.transform = spec.transform(config.image_size)
         stage = spec.create()
         if config.compile:
             setup.model.decoder.compile()
         validate = validator(stage, setup, quiet)
-        summary[spec.name] = StageRun(stage, config, train_set, validate, run_dir / spec.name, monitor).run()
+        summary[stage.name] = StageRun(stage, config, train_set, validate, run_dir / stage.name, monitor).run()
         barrier()
-        load_weights(setup.model, run_dir / spec.name, 'best')
+        load_weights(setup.model, run_dir / stage.name, 'best')
     return summary

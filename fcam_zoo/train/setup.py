@@ -26,12 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageSpec:
-    """A stage to run: its name, settings and augmentation, and a function that creates it."""
+    """A stage to run: its settings, and a function that creates it."""
 
-    name: str
     settings: StageConfig
-    transform: TrainTransform
     create: Callable[[], Stage]
+
+    def transform(self, size: int) -> TrainTransform:
+        """Return the augmentation that makes images of size x size."""
+        scale = self.settings.crop_scale
+        return TrainTransform(size) if scale is None else ScaleTransform(size, scale)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     stages = _stages(config, model, keep_head)
     for spec in stages:
         spec.create().parameter_groups()
+        spec.transform(config.image_size)
         StepLayout.create(spec.settings, len(train_set))
     model.to(device).to(memory_format=torch.channels_last)
     return Setup(config, train_set, val_set, model, stages)
@@ -167,17 +171,8 @@ def _class_names(config: TrainConfig, train_set: ImageDataset, num_classes: int)
 
 def _stages(config: TrainConfig, model: FCAM, keep_head: bool) -> list[StageSpec]:
     """Describe the stages that have epochs."""
-    create: dict[str, Callable[[], Stage]] = {
-        'classifier': partial(ClassifierStage, model, config.classifier, config.teacher, keep_head),
-        'decoder': partial(DecoderStage, model, config.decoder, config.teacher),
-    }
-    settings: dict[str, StageConfig] = {'classifier': config.classifier, 'decoder': config.decoder}
-    return [
-        StageSpec(name, settings[name], _train_transform(config.image_size, settings[name]), make)
-        for name, make in create.items()
-        if settings[name].epochs
+    stages: list[tuple[StageConfig, Callable[[], Stage]]] = [
+        (config.classifier, partial(ClassifierStage, model, config.classifier, config.teacher, keep_head)),
+        (config.decoder, partial(DecoderStage, model, config.decoder, config.teacher)),
     ]
-
-
-def _train_transform(size: int, settings: StageConfig) -> TrainTransform:
-    return TrainTransform(size) if settings.crop_scale is None else ScaleTransform(size, settings.crop_scale)
+    return [StageSpec(settings, create) for settings, create in stages if settings.epochs]

@@ -34,16 +34,6 @@ class SweepRun:
     val: dict[str, float]
 
 
-@dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep; `best` and `folder` are those of the best run. sweep.json holds its fields."""
-
-    setting: str
-    best: Any
-    folder: str
-    rows: list[SweepRun]
-
-
 def parse_sweep(text: str) -> tuple[str, list[Any]]:
     """Parse `KEY=V1,V2,...` (JSON values), or a KEY whose values the paper gives.
 
@@ -75,11 +65,10 @@ def sweep(
     values: list[Any],
     resume: bool = False,
     quiet: bool = False,
-) -> SweepResult:
-    """Train once per value in `run_dir/<setting>=<value>`, and write sweep.json.
+) -> list[SweepRun]:
+    """Train once per value in `run_dir/<setting>=<value>`, and write sweep.json, which names the best run.
 
-    The best value has the best localization on val (the first on ties). Values of a decoder setting share one
-    classifier.
+    Values of a decoder setting share one classifier.
 
     Args:
         config: All other settings.
@@ -88,6 +77,9 @@ def sweep(
         values: Its values.
         resume: Continue an interrupted sweep.
         quiet: No progress bars.
+
+    Returns:
+        The runs in the order of the values; `best_run` selects one.
 
     Raises:
         TrainingError: When val has no boxes or masks; otherwise as `train`.
@@ -99,7 +91,9 @@ def sweep(
         set_value(settings, place, value)
         configs.append(TrainConfig.from_dict(settings))
     with training_device(config.device):
-        _check_val(config)
+        _, val_set = open_data(config)
+        if val_set is None or not has_ground_truth(val_set):
+            raise TrainingError(f'a sweep selects by localization, but val of {config.data} has no boxes or masks')
         rows: list[SweepRun] = []
         shared: Path | None = None
         for value, one in zip(values, configs):
@@ -111,17 +105,16 @@ def sweep(
             rows.append(SweepRun(value, folder.name, localization_score(final.best.val), final.best.val))
             if one.classifier.epochs:
                 shared = folder
-        best = max(rows, key=lambda row: row.score)
-        result = SweepResult(place, best.value, best.folder, rows)
+        best = best_run(rows)
         if rank() == 0:
-            write_json(run_dir / 'sweep.json', asdict(result))
-        return result
+            result = {'setting': place, 'best': best.value, 'folder': best.folder}
+            write_json(run_dir / 'sweep.json', {**result, 'rows': [asdict(row) for row in rows]})
+        return rows
 
 
-def _check_val(config: TrainConfig) -> None:
-    _, val_set = open_data(config)
-    if val_set is None or not has_ground_truth(val_set):
-        raise TrainingError(f'--sweep selects by localization on val, but val of {config.data} has no boxes or masks')
+def best_run(rows: list[SweepRun]) -> SweepRun:
+    """Return the run with the best localization on val, the first on ties."""
+    return max(rows, key=lambda row: row.score)
 
 
 def _copy(source: Path, target: Path) -> None:
