@@ -27,7 +27,7 @@ def resize(maps: torch.Tensor, size: tuple[int, int], shift: tuple[float, float]
         maps: (B,h,w).
         size: Output (H,W).
         shift: Pixels of the output (down, right) by which the maps are moved; the border is repeated. Asymmetric
-            padding and kernels can put a cell up to half its size beside the place where a plain resize draws it.
+            padding and kernels can put a cell up to half its size away from where a plain resize draws it.
 
     Returns:
         (B,H,W).
