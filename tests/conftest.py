@@ -23,19 +23,19 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope='session')
 def shared() -> Path:
-    """Folder beside the checkout with golden values and data; it may be missing."""
+    """Folder beside the checkout with golden values and data; it may not exist."""
     return SHARED
 
 
 @pytest.fixture(scope='session')
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
-    """Arrays of a golden file by its name without suffix; the test is skipped where the file is missing."""
+    """Load the arrays of a golden file by its name without suffix; skip the test if the file does not exist."""
     loaded: dict[str, dict[str, np.ndarray]] = {}
 
     def load(name: str) -> dict[str, np.ndarray]:
         path = SHARED / 'golden' / f'{name}.npz'
         if not path.is_file():
-            pytest.skip(f'golden/{path.name} is not there')
+            pytest.skip(f'golden/{path.name} does not exist')
         if name not in loaded:
             with np.load(path, allow_pickle=False) as arrays:
                 loaded[name] = dict(arrays)
@@ -54,19 +54,19 @@ def boxes_root(tmp_path) -> Path:
 
 @pytest.fixture
 def masks_root(tmp_path) -> Path:
-    """The same with masks."""
+    """The same data set with masks."""
     return make_wsol(tmp_path / 'shapes_masks', {'train': 8, 'val': 6, 'test': 6}, kind='masks')
 
 
 @pytest.fixture
 def flat(tmp_path) -> Shapes:
-    """Images of two shapes side by side, without annotations yet."""
+    """Images of two shapes in one folder, without annotations."""
     return make(tmp_path / 'shapes', folders=False)
 
 
 @pytest.fixture
 def nested(tmp_path) -> Shapes:
-    """The same in one folder a class."""
+    """The same images in one folder per class."""
     return make(tmp_path / 'shapes', folders=True)
 
 
@@ -86,7 +86,7 @@ def model_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def loopback(tmp_path, monkeypatch) -> Iterator[LoopbackHub]:
-    """A Hub on the loopback which the real client talks to, with an empty cache of its own."""
+    """Run a Hub on the loopback interface that the real client connects to, with an empty cache."""
     hub = LoopbackHub()
     monkeypatch.setattr(constants, 'ENDPOINT', hub.endpoint)
     monkeypatch.setattr(

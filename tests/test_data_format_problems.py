@@ -25,7 +25,7 @@ def drop(key: str, index: int, name: str):
     return lambda content: content[key][index].pop(name)
 
 
-COCO_FAULTS = [
+COCO_PROBLEMS = [
     (edited(1, 'images', file_name='../x.jpg'), r"images\[1\] \(id 7\): file_name '\.\./x\.jpg' is not a path below"),
     (edited(1, 'images', file_name='/etc/passwd'), "'/etc/passwd' is not a path below"),
     (edited(1, 'images', file_name='C:\\x.jpg'), 'is not a path below'),
@@ -59,8 +59,8 @@ COCO_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(('edit', 'message'), COCO_FAULTS)
-def test_faulty_coco(flat, edit, message):
+@pytest.mark.parametrize(('edit', 'message'), COCO_PROBLEMS)
+def test_invalid_coco(flat, edit, message):
     content = flat.coco()
     edit(content)
     refused(flat, flat.write_coco(content), message)
@@ -77,14 +77,14 @@ def test_faulty_coco(flat, edit, message):
         ('{"images": {}, "annotations": [], "categories": []}', 'must be an object with the lists'),
     ],
 )
-def test_faulty_json(flat, text, message):
+def test_invalid_json(flat, text, message):
     refused(flat, flat.write('x.json', text), message)
     (flat.root / 'x.json').write_bytes(b'{"\xe9"')
     refused(flat, flat.root / 'x.json', 'is not JSON in UTF-8')
 
 
 BOX = '<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>8</ymax></bndbox>'
-VOC_FAULTS = [
+VOC_PROBLEMS = [
     ({'filename': '<filename>../../x.jpg</filename>'}, r"0\.xml: filename '\.\./\.\./x\.jpg' is not a path below"),
     ({'filename': '<filename>/etc/passwd</filename>'}, 'is not a path below'),
     ({'filename': '<filename>a&#10;b.jpg</filename>'}, r'a\\nb\.jpg'),
@@ -101,8 +101,8 @@ VOC_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(('replaced', 'message'), VOC_FAULTS)
-def test_faulty_voc(flat, replaced, message):
+@pytest.mark.parametrize(('replaced', 'message'), VOC_PROBLEMS)
+def test_invalid_voc(flat, replaced, message):
     refused(flat, flat.write_voc(**replaced), message)
 
 
@@ -130,7 +130,7 @@ def test_hostile_xml(flat, content, message):
     refused(flat, path, message)
 
 
-CSV_FAULTS = [
+CSV_PROBLEMS = [
     (
         ['image;x0;y0;x1;y1'],
         r'boxes\.csv, line 1: the header must be image,x0,y0,x1,y1,label,score \(the last two',
@@ -148,8 +148,8 @@ CSV_FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(('lines', 'message'), CSV_FAULTS)
-def test_faulty_csv(flat, lines, message):
+@pytest.mark.parametrize(('lines', 'message'), CSV_PROBLEMS)
+def test_invalid_csv(flat, lines, message):
     lines = flat.csv() + lines[1:] if lines[:1] == [None] else lines
     refused(flat, flat.write_csv(lines), message)
 

@@ -20,7 +20,7 @@ IDS = ('1.Ant/a.png', '1.Ant/b.png', '2.Bee/c.png')
 SIZES = ((60, 40), (50, 70), (64, 64))
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+def random_image(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
 
 
@@ -56,7 +56,7 @@ MASKS = ['1.Ant/a.png,a0.png,a_ign.png', '1.Ant/a.png,a1.png,', '1.Ant/b.png,sub
 def boxes(tmp_path) -> Path:
     root = tmp_path / 'bugs'
     for k, (image_id, size) in enumerate(zip(IDS, SIZES)):
-        save_image(root / 'images' / image_id, picture(*size, seed=k))
+        save_image(root / 'images' / image_id, random_image(*size, seed=k))
     write_metadata(root, 'test', BOXES)
     return root
 
@@ -91,7 +91,7 @@ def test_attributes_and_items(boxes):
     image, label, index = dataset[2]
     assert (label, index) == (1, 2)
     assert isinstance(label, int)
-    assert torch.equal(image, EvalTransform()(picture(*SIZES[2], seed=2)))
+    assert torch.equal(image, EvalTransform()(random_image(*SIZES[2], seed=2)))
     assert dataset[-1][2] == 2
     with pytest.raises(IndexError):
         dataset[3]
@@ -113,7 +113,7 @@ def test_batches_and_pickling(boxes):
 def test_images_keep_their_stored_orientation(boxes):
     exif = Image.Exif()
     exif[0x0112] = 6
-    save_image(boxes / 'images' / IDS[0], picture(*SIZES[0]), exif=exif)
+    save_image(boxes / 'images' / IDS[0], random_image(*SIZES[0]), exif=exif)
     assert WSOLDataset(boxes, 'test', lambda image: image.size)[0][0] == SIZES[0]
     assert check_dataset(boxes, quiet=True) == []
 
@@ -152,7 +152,7 @@ def test_sizes_that_metadata_lack_come_from_the_images(boxes):
 
 
 def test_class_names_are_folders_that_match_labels(boxes):
-    save_image(boxes / 'images' / 'train' / 'x' / 'a.png', picture(8, 8))
+    save_image(boxes / 'images' / 'train' / 'x' / 'a.png', random_image(8, 8))
     ids = ['train/x/a.png', 'train/y/b.png', 'z/c.png', 'z/d.png', 'e.png']
     labels = [f'{i},{label}' for i, label in zip(ids, (4, 5, 0, 1, 2))]
     write_metadata(boxes, 'train', None, image_ids=ids, class_labels=labels, image_sizes=[])
@@ -201,7 +201,7 @@ def test_mask_geometry(masks):
 
 def test_mask_file_errors(masks):
     dataset = WSOLDataset(masks, 'test')
-    (masks / 'masks' / 'c.png').write_bytes(b'no picture')
+    (masks / 'masks' / 'c.png').write_bytes(b'not an image')
     with pytest.raises(ImageError, match=r'c\.png: not an image'):
         dataset.mask(2, (8, 8))
     (masks / 'masks' / 'c.png').unlink()
@@ -210,7 +210,7 @@ def test_mask_file_errors(masks):
 
 
 LINE = ',0,0,5,5'
-FAULTS = [
+PROBLEMS = [
     ({'image_ids': None}, r'image_ids\.txt: cannot be read \(No such file'),
     ({'image_ids': []}, r'image_ids\.txt: lists no images'),
     ({'image_ids': [*IDS, IDS[0]]}, r'image_ids\.txt, line 4: 1\.Ant/a\.png is listed twice; remove'),
@@ -255,8 +255,8 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(('files', 'message'), FAULTS)
-def test_faulty_metadata(masks, files, message):
+@pytest.mark.parametrize(('files', 'message'), PROBLEMS)
+def test_invalid_metadata(masks, files, message):
     write_metadata(masks, 'test', BOXES, **{k: v for k, v in files.items() if k != 'localization'})
     if 'localization' in files:
         write_metadata(masks, 'test', files['localization'])
@@ -282,7 +282,7 @@ def test_check_lists_every_problem(masks):
     images, folder = masks / 'images', masks / 'masks'
     (images / IDS[0]).unlink()
     (images / IDS[1]).write_bytes((images / IDS[1]).read_bytes()[:2000])
-    save_image(images / IDS[2], picture(32, 64))
+    save_image(images / IDS[2], random_image(32, 64))
     (folder / 'a1.png').unlink()
     (folder / 'a_ign.png').write_bytes(b'junk')
     save_image(folder / 'c.png', Image.new('L', (5, 5)))
@@ -322,12 +322,12 @@ def test_check_of_missing_and_empty_folders(tmp_path, boxes, capsys):
 
 def test_an_invalid_line_hides_no_other_problem(boxes):
     write_metadata(boxes, 'test', [BOXES[0], f'{IDS[1]},5,6'], class_labels=[f'{IDS[0]},x', f'{IDS[1]},0'])
-    faults = check_dataset(boxes, quiet=True)
+    problems = check_dataset(boxes, quiet=True)
     for message in (
         r'class_labels.txt, line 1: x are not whole numbers',
         rf'class_labels.txt: {IDS[2]} has no label',
         r'localization.txt, line 2: 3 fields',
         rf'localization.txt: {IDS[2]} has no box or mask',
     ):
-        assert sum(message in fault for fault in faults) == 1
-    assert len(faults) == 4
+        assert sum(message in problem for problem in problems) == 1
+    assert len(problems) == 4
