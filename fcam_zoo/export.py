@@ -1,4 +1,4 @@
-"""Models for other runtimes: one graph for any batch and image size, as a torch program or as a verified ONNX file."""
+"""Export of models: a torch.export program, or an ONNX file that is compared with the model before it is kept."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, int, int, int]
 
-# The exporter's own opset: the oldest that it writes, so that the most runtimes read it.
+# The oldest opset that torch's exporter writes, which most runtimes support.
 OPSET = 18
 INPUT, OUTPUTS = 'images', ('logits', 'fcam')
-# Smallest side of an image that every F-CAM takes; some networks need more.
+# Smallest side of an image in pixels; some networks need more.
 MIN_SIDE = 32
-# Dynamic graphs are traced at this side at least: networks that treat small maps apart do it below.
+# Dynamic graphs are traced at this side or larger: some networks handle smaller maps in a separate branch.
 TRACED_SIDE = 224
-# A protobuf holds 2 GiB; the graph needs a little of it.
+# The limit of protobuf is 2 GiB, and the graph needs some of it.
 MAX_BYTES = 2_000_000_000
 DESCRIPTION = (
-    'F-CAM, a weakly-supervised localizer. images (B,C,H,W): RGB in [0,1], resized to input_size without cropping, '
-    'then (x - mean) / std. logits (B,K): class scores before softmax. fcam (B,H,W): how far each pixel belongs to the '
-    'object, in [0,1]; with grey = floor(255 * fcam), the object is where grey > floor(threshold * max(grey)).'
+    'F-CAM, a weakly supervised localizer. images (B,C,H,W): RGB in [0,1], resized to input_size without cropping, '
+    'then (x - mean) / std. logits (B,K): class scores before softmax. fcam (B,H,W): foreground probability per pixel, '
+    'in [0,1]; with grey = floor(255 * fcam), the object is where grey > floor(threshold * max(grey)).'
 )
 
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """A file that was written and verified.
+    """A verified ONNX file.
 
     Attributes:
         path: The file.
-        size: Its bytes.
+        size: Its size in bytes.
         difference: Largest absolute difference from the torch model over all outputs.
-        shapes: Of the inputs that were compared, (B,C,H,W) each.
+        shapes: Input shapes (B,C,H,W) at which file and model were compared.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class OnnxExport:
 
 
 class _Deployed(nn.Module):
-    """What a deployment wants of a model: class logits and the map that is cut by the threshold."""
+    """A model with the outputs of the exported graph: class logits (B,K) and F-CAM (B,H,W) in [0,1]."""
 
     def __init__(self, model: FCAM) -> None:
         super().__init__()
@@ -79,16 +79,16 @@ def to_program(
     """Export with torch.export: images (B,C,H,W), normalised -> logits (B,K) and F-CAM (B,H,W) in [0,1].
 
     Args:
-        model: Is left as it is; its copy is exported in eval mode, in float32 and on the CPU.
+        model: The model, which stays unchanged: a copy is exported in eval mode, in float32 and on the CPU.
         size: Side or (H,W) in pixels; default: the model's input size.
-        dynamic: Take any batch of images of any size, from 32 x 32 pixels up or what the network needs; sizes that the
-            graph does not serve raise when it runs. Otherwise one image of `size`.
+        dynamic: Accept any batch size and any image size of at least 32 x 32 pixels (or the network's own minimum); the
+            program raises for sizes that it does not support. Otherwise it accepts one image of `size`.
 
     Raises:
-        TypeError: When the model is no FCAM.
-        ValueError: For a size below 32 pixels.
-        ImportError: With a torch that is too old.
-        ExportError: When the network has no such graph.
+        TypeError: If the model is not an FCAM.
+        ValueError: If the size is below 32 pixels.
+        ImportError: If torch is older than 2.9.
+        ExportError: If the network cannot be exported.
     """
     _check_torch()
     size = _image_size(model, size)
@@ -104,33 +104,33 @@ def to_onnx(
     opset: int = OPSET,
     tolerance: float = 1e-4,
 ) -> OnnxExport:
-    """Write one ONNX file, after onnxruntime gave the same results with it as the model.
+    """Write one ONNX file, and compare its outputs in onnxruntime with those of the model.
 
-    Input `images` (B,C,H,W), normalised; outputs `logits` (B,K) and `fcam` (B,H,W) in [0,1], as `FCAM.fcam` gives it.
-    The file's metadata say how to use it: name, mean, std, input_size, min_size, interpolation, threshold, class_names
-    (where the model has them), license; lists are JSON. A dynamic file is compared at three batch and image sizes,
-    among them an odd one that is not square and the smallest.
+    Input `images` (B,C,H,W), normalised; outputs `logits` (B,K) and `fcam` (B,H,W) in [0,1], as from `FCAM.fcam`.
+    Metadata of the file: name, mean, std, input_size, min_size, interpolation, threshold, class_names (if the model has
+    them) and license; lists are JSON. A dynamic file is compared at three batch and image sizes: `size`, one that is
+    odd and not square, and the smallest.
 
     Args:
-        model: Is left as it is; weights are written in float32.
-        path: Appears whole and verified or not at all; an older file is replaced.
-        size: Side or (H,W) in pixels: that of a static file, the recommended one of a dynamic file. Default: the
-            model's input size.
-        dynamic: Take any batch of images of any size, from 32 x 32 pixels up or what the network needs. Otherwise one
-            image of `size`.
+        model: The model, which stays unchanged; weights are written in float32.
+        path: Output file. It is only created or replaced once the comparison succeeded.
+        size: Side or (H,W) in pixels: the only size of a static file, the recommended size of a dynamic file. Default:
+            the model's input size.
+        dynamic: Accept any batch size and any image size of at least 32 x 32 pixels (or the network's own minimum).
+            Otherwise the file accepts one image of `size`.
         opset: ONNX opset, 18 or later.
-        tolerance: Largest absolute difference from the model that is accepted, beside float32's own rounding of large
-            values (1e-5 of the largest).
+        tolerance: Largest accepted absolute difference from the model; 1e-5 of the largest output value is added for
+            the rounding of float32.
 
     Raises:
-        TypeError: When the model is no FCAM.
-        ValueError: For a size below 32 pixels, or an opset that cannot be written.
-        ImportError: Without the extra `export`.
-        OSError: When the file cannot be written.
-        ExportError: When the network cannot be exported, is too large for one file, or the file disagrees with it.
+        TypeError: If the model is not an FCAM.
+        ValueError: If the size is below 32 pixels, or the opset is not supported.
+        ImportError: If the extra `export` is not installed.
+        OSError: If the file cannot be written.
+        ExportError: If the network cannot be exported, is too large for one file, or differs from the written file.
     """
     _check_torch()
-    onnx, *_ = map(_import, ('onnx', 'onnxruntime', 'onnxscript'))
+    onnx, onnxruntime, _ = (_import(package) for package in ('onnx', 'onnxruntime', 'onnxscript'))
     path = Path(path)
     _check_output(path)
     newest = onnx.defs.onnx_opset_version()
@@ -141,7 +141,7 @@ def to_onnx(
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     if weights > MAX_BYTES:
         raise ExportError(
-            f'the model has {weights / 1e9:.1f} GB of weights and one ONNX file holds {MAX_BYTES / 1e9:.0f} GB: choose '
+            f'the model has {weights / 1e9:.1f} GB of weights, one ONNX file can have {MAX_BYTES / 1e9:.0f} GB: choose '
             'a smaller backbone, or use fcam_zoo.export.to_program'
         )
     with atomic_path(path) as temporary:
@@ -151,9 +151,8 @@ def to_onnx(
         _describe(proto, model, size, smallest)
         temporary.write_bytes(proto.SerializeToString())
         shapes = _shapes(model.in_chans, size, smallest, dynamic)
-        difference = _compare(temporary, net, shapes, tolerance, _mend(dynamic))
-        written = temporary.stat().st_size
-    return OnnxExport(path, written, difference, shapes)
+        difference = _compare(onnxruntime, temporary, net, shapes, tolerance, _hint(dynamic))
+    return OnnxExport(path, path.stat().st_size, difference, shapes)
 
 
 def _check_torch() -> None:
@@ -169,37 +168,41 @@ def _import(package: str) -> Any:
 
 
 def _check_output(path: Path) -> None:
-    """Find out before the work, not after it, that the result cannot be written."""
+    """Fail before the export, not after it, if the file cannot be written."""
     if path.is_dir():
         raise IsADirectoryError(f'{path} is a folder: name a file, such as {path / "model.onnx"}')
     folder = next(p for p in path.absolute().parents if p.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        reason = 'may not be written to' if folder.is_dir() else 'is no folder'
-        raise OSError(f'{path} cannot be written, {folder} {reason}: choose another output')
+        reason = 'is not writable' if folder.is_dir() else 'is not a folder'
+        raise OSError(f'{path} cannot be written: {folder} {reason}. Choose another output')
 
 
 def _image_size(model: FCAM, size: int | Sequence[int] | None) -> tuple[int, int]:
     if not isinstance(model, FCAM):
-        raise TypeError(f'{type(model).__name__} is no FCAM: fcam_zoo.wrap(classifier) makes one')
+        raise TypeError(f'{type(model).__name__} is not an FCAM: create one with fcam_zoo.wrap(classifier)')
     if size is None:
         size = model.pretrained_cfg['input_size'][-2:]
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    if len(size) != 2 or min(size) < MIN_SIDE:
-        raise ValueError(f'size is {size}: give a side or (height, width), at least {MIN_SIDE} pixels each')
-    return size
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or min(sides) < MIN_SIDE:
+        raise ValueError(f'size is {sides}: give a side or (height, width), each at least {MIN_SIDE} pixels')
+    return sides
 
 
 def _deployed(model: FCAM, size: tuple[int, int] | None = None) -> _Deployed:
-    """A copy to export; of a static graph's size a vision transformer gets its position embedding here, not there."""
+    """Copy a model for the export; `size` is that of a static graph.
+
+    A vision transformer then resizes its position embedding here instead of in the graph.
+    """
     net = _Deployed(copy.deepcopy(model)).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    module: Any
     for module in net.modules():
-        # Same values, but each in-place layer is rewritten at length when a graph is made functional.
+        # The values stay the same; functionalization of in-place layers makes the graph much longer.
         if getattr(module, 'inplace', False):
             module.inplace = False
-    backbone = net.model.backbone
+    backbone: Any = net.model.backbone
     if size is not None and getattr(backbone, 'dynamic_img_size', False) and hasattr(backbone, 'set_input_size'):
-        seen = net.model.pyramid.fit(torch.zeros(1, model.in_chans, *size))
-        backbone.set_input_size(img_size=tuple(seen.shape[-2:]))
+        fitted = net.model.pyramid.fit(torch.zeros(1, model.in_chans, *size))
+        backbone.set_input_size(img_size=tuple(fitted.shape[-2:]))
     return net
 
 
@@ -211,10 +214,10 @@ def _trace(net: _Deployed, size: tuple[int, int], dynamic: bool) -> torch.export
     if dynamic:
         if model.pyramid.multiple > 1:
             raise ExportError(
-                f'{_name(model)} sees images resized to multiples of {model.pyramid.multiple} pixels, which a graph '
-                f'for every size cannot do: {_mend(dynamic)}'
+                f'{_name(model)} needs images resized to multiples of {model.pyramid.multiple} pixels, which a dynamic '
+                f'graph does not support: {_hint(dynamic)}'
             )
-        # Batch and sides of which nothing special is true; torch finds the smallest sides that the graph serves.
+        # Torch specializes on 1, on equal and on even sizes: avoid them. It infers the smallest supported sides.
         height, width = (max(side, TRACED_SIDE) for side in size)
         images = torch.zeros(2, model.in_chans, height | 1, (width + 34) | 1)
         axes = {0: torch.export.Dim('batch', min=1), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
@@ -225,39 +228,39 @@ def _trace(net: _Deployed, size: tuple[int, int], dynamic: bool) -> torch.export
                 (images,),
                 dynamic_shapes={INPUT: axes},
                 strict=False,
-                # Layers state facts that are true at every size and that the solver of symbolic shapes cannot prove.
+                # The solver of symbolic shapes cannot prove some conditions that are true at every size.
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
         smallest = _smallest(program)
-    except Exception as e:  # whatever a network does that has no graph
-        raise ExportError(f'torch.export cannot follow {_name(model)} ({_first_line(e)}): {_mend(dynamic)}') from e
-    if min(a - b for a, b in zip(size, smallest)) < 0:
-        raise ExportError(f'size is {size}, the graph of {_name(model)} takes {smallest} at least: give a larger size')
+    except Exception as e:  # torch.export raises errors of many types
+        raise ExportError(f'torch.export fails for {_name(model)} ({_first_line(e)}): {_hint(dynamic)}') from e
+    if any(side < least for side, least in zip(size, smallest)):
+        raise ExportError(f'size is {size}, but {_name(model)} needs at least {smallest}: give a larger size')
     try:
-        # What was assumed at the traced size may not hold at others; it is asserted in the graph, but not in ONNX.
+        # The program asserts conditions of the traced size, which may be false at other sizes; ONNX would ignore them.
         program.module()(torch.zeros(1, model.in_chans, *size))
     except Exception as e:
-        raise ExportError(f'{_name(model)} branches on the size of images ({_first_line(e)}): {_mend(dynamic)}') from e
+        raise ExportError(f'{_name(model)} branches on the image size ({_first_line(e)}): {_hint(dynamic)}') from e
     return program
 
 
 def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
-    """Smallest (H,W) of images that a program takes."""
+    """Smallest image (H,W) that a program supports."""
     images = next(n for n in program.graph.nodes if n.op == 'placeholder' and n.name == INPUT).meta['val']
     sides = []
     for side in images.shape[-2:]:
         if isinstance(side, int):
             sides.append(side)
             continue
-        served = program.range_constraints[side.node.expr]
-        if served.upper < 2**31:
-            raise ValueError(f'its graph ends at sides of {served.upper} pixels')
-        sides.append(max(MIN_SIDE, int(served.lower)))
+        supported = program.range_constraints[side.node.expr]
+        if supported.upper < 2**31:
+            raise ValueError(f'its graph supports sides up to {supported.upper} pixels only')
+        sides.append(max(MIN_SIDE, int(supported.lower)))
     return sides[0], sides[1]
 
 
 def _shapes(channels: int, size: tuple[int, int], smallest: tuple[int, int], dynamic: bool) -> tuple[Shape, ...]:
-    """Batches to compare: one image of `size`; of a dynamic file also two of odd sides, and three of the smallest."""
+    """Shapes to compare: one image of `size`; for a dynamic file also two with odd sides, and three of the smallest."""
     if not dynamic:
         return ((1, channels, *size),)
     odd = (size[0] * 5 // 4) | 1, max(smallest[1], size[1] * 3 // 4) | 1
@@ -266,7 +269,7 @@ def _shapes(channels: int, size: tuple[int, int], smallest: tuple[int, int], dyn
 
 @contextlib.contextmanager
 def _integer_padding() -> Iterator[None]:
-    """Let timm compute its TensorFlow-like 'same' padding by `_same_padding` for a while."""
+    """Replace timm's computation of TensorFlow's 'same' padding by `_same_padding` inside the context."""
     original = timm.layers.padding.get_same_padding
     timm.layers.padding.get_same_padding = _same_padding
     try:
@@ -275,43 +278,44 @@ def _integer_padding() -> Iterator[None]:
         timm.layers.padding.get_same_padding = original
 
 
-def _same_padding(side: int, kernel_size: int, stride: int, dilation: int) -> int:
-    """Pixels of 'same' padding along one side, in whole numbers.
+def _same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> Any:
+    """Pixels of 'same' padding along one side of x pixels, in integer arithmetic.
 
-    timm divides, rounds up and cuts at zero. The solver of symbolic shapes cannot simplify that: its terms multiply
+    timm divides, rounds up and clamps at zero, which the solver of symbolic shapes cannot simplify: the terms multiply
     with every layer, and a dynamic export takes minutes or fails. These terms cancel down to the side of the output.
     """
     extent = (kernel_size - 1) * dilation + 1
-    total = ((side + stride - 1) // stride - 1) * stride + extent - side
+    total = ((x + stride - 1) // stride - 1) * stride + extent - x
     return total if extent >= stride else torch.sym_max(total, 0)
 
 
 def _convert(program: torch.export.ExportedProgram, opset: int, dynamic: bool) -> onnx.ModelProto:
     try:
         with warnings.catch_warnings():
-            # Of the exporter's internals; the file itself is compared with the model.
+            # Warnings about the exporter's internals; the file itself is compared with the model.
             warnings.simplefilter('ignore')
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
-                # Gives the axes of the program their names.
+                # Names of the axes.
                 dynamic_shapes={INPUT: {0: 'batch', 2: 'height', 3: 'width'}} if dynamic else None,
                 opset_version=opset,
                 verbose=False,
             )
     except Exception as e:  # the exporter raises errors of several libraries
-        raise ExportError(f'no ONNX graph of opset {opset} ({_first_line(e)}): {_mend(dynamic)}') from e
+        raise ExportError(f'the ONNX export at opset {opset} fails ({_first_line(e)}): {_hint(dynamic)}') from e
+    assert exported is not None  # torch returns a program when dynamo=True
     proto = exported.model_proto
     got = next(o.version for o in proto.opset_import if not o.domain)
     if got != opset:
-        raise ExportError(f'the exporter wrote opset {got} where {opset} was asked for: choose {got}')
+        raise ExportError(f'the exporter wrote opset {got} instead of {opset}: choose opset {got}')
     return proto
 
 
 def _describe(proto: onnx.ModelProto, model: FCAM, size: tuple[int, int], smallest: tuple[int, int]) -> None:
-    """Put into the file what a deployment needs, and take out the stack traces of this machine."""
+    """Add the metadata for deployment, and remove the exporter's stack traces, which have paths of this machine."""
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         del part.metadata_props[:]
     del proto.graph.metadata_props[:], proto.metadata_props[:]
@@ -336,18 +340,20 @@ def _describe(proto: onnx.ModelProto, model: FCAM, size: tuple[int, int], smalle
 
 
 @torch.no_grad()
-def _compare(path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: float, mend: str) -> float:
-    """Largest difference between the file in onnxruntime and the model, over noise of each shape.
+def _compare(
+    onnxruntime: Any, path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: float, hint: str
+) -> float:
+    """Largest difference between the file in onnxruntime and the model, on noise images of each shape.
 
     Raises:
-        ExportError: When onnxruntime cannot run the file, or the difference is beyond the tolerance; it ends in `mend`.
+        ExportError: If onnxruntime cannot run the file, or the difference exceeds the tolerance. It ends with `hint`.
     """
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(shape, generator=generator) for shape in shapes]
     try:
-        session = _import('onnxruntime').InferenceSession(os.fspath(path), providers=['CPUExecutionProvider'])
+        session = onnxruntime.InferenceSession(os.fspath(path), providers=['CPUExecutionProvider'])
         results = [session.run(list(OUTPUTS), {INPUT: images.numpy()}) for images in batches]
-    except Exception as e:  # onnxruntime has no common class of errors
+    except Exception as e:  # onnxruntime's errors have no common base class
         raise ExportError(f'onnxruntime cannot run the file ({_first_line(e)}): try opset={OPSET} (--opset)') from e
     worst = 0.0
     for images, found in zip(batches, results):
@@ -355,8 +361,9 @@ def _compare(path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: flo
             difference = float(np.abs(a - b.numpy()).max()) if a.shape == b.shape else float('inf')
             if not difference <= tolerance + 1e-5 * float(b.abs().max()):
                 raise ExportError(
-                    f'{name} of the ONNX file is {difference:.1e} off the model for images {tuple(images.shape)}, '
-                    f'beyond tolerance {tolerance:.0e}; nothing was written: {mend}, or give a tolerance'
+                    f'{name} of the ONNX file differs from the model by {difference:.1e} for images '
+                    f'{tuple(images.shape)}, more than the tolerance {tolerance:.0e}; no file was written: {hint}, or '
+                    'raise the tolerance'
                 )
             worst = max(worst, difference)
     return worst
@@ -368,7 +375,7 @@ def _name(model: FCAM) -> str:
     return f'{name}.{cfg["tag"]}' if cfg.get('tag') else name
 
 
-def _mend(dynamic: bool) -> str:
+def _hint(dynamic: bool) -> str:
     return 'try dynamic=False (--static)' if dynamic else 'choose another backbone'
 
 

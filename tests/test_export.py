@@ -1,4 +1,4 @@
-"""Compiled and exported models: one graph, any batch and size, same results; files appear verified or not at all."""
+"""Compiled and exported models: one graph for any batch and image size, equal results, only verified files are kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcam_zoo.cli import main
 from fcam_zoo.errors import ExportError
 
 BACKBONES = ('test_resnet', 'mobilenetv1_025', 'test_convnext', 'test_efficientnet')
-# Batches and sizes, odd ones too, none of which a graph is traced at.
+# Batch and image sizes, some odd; graphs are traced at other sizes.
 SHAPES = ((1, 3, 64, 64), (2, 3, 97, 131), (3, 3, 224, 160))
 
 
@@ -55,7 +55,7 @@ needs_export = pytest.mark.skipif(
 
 @needs_export
 @pytest.mark.parametrize('backbone', BACKBONES)
-def test_program_serves_every_size(backbone):
+def test_program_supports_every_size(backbone):
     model = build(backbone)
     module = export.to_program(model).module()
     for shape in SHAPES:
@@ -93,7 +93,7 @@ def test_onnx_of_any_batch_and_size(onnx, backbone, tmp_path):
 
 @needs_export
 @pytest.mark.parametrize('backbone', ['test_vit', 'maxvit_rmlp_pico_rw_256'])
-def test_networks_of_certain_sizes_export_at_one(onnx, backbone, tmp_path):
+def test_networks_without_dynamic_sizes_export_at_one_size(onnx, backbone, tmp_path):
     model = build(
         backbone, output_stride=None, backbone_kwargs={'depths': (1, 1, 1, 1)} if 'maxvit' in backbone else {}
     )
@@ -108,7 +108,7 @@ def test_networks_of_certain_sizes_export_at_one(onnx, backbone, tmp_path):
 
 
 @needs_export
-def test_metadata_say_how_to_use_the_file(onnx, tmp_path):
+def test_metadata_describe_preprocessing_and_threshold(onnx, tmp_path):
     model = build('mobilenetv1_025')
     model.threshold = 0.25
     model.pretrained_cfg['label_names'] = ['a', 'b', 'c', 'd', 'ø']
@@ -120,7 +120,7 @@ def test_metadata_say_how_to_use_the_file(onnx, tmp_path):
     assert json.loads(properties['input_size']) == [3, 96, 128]
     assert json.loads(properties['threshold']) == 0.25
     assert json.loads(properties['class_names']) == ['a', 'b', 'c', 'd', 'ø']
-    # No trace of where it was made.
+    # No path of this machine.
     assert str(Path(fcam_zoo.__file__).parent).encode() not in (tmp_path / 'model.onnx').read_bytes()
 
 
@@ -135,10 +135,10 @@ def test_command_exports_a_released_model(onnx, tmp_path, capsys):
 
 
 @needs_export
-def test_a_file_that_disagrees_does_not_appear(onnx, tmp_path):
+def test_a_file_that_differs_is_not_written(onnx, tmp_path):
     path = tmp_path / 'model.onnx'
     path.write_bytes(b'older')
-    with pytest.raises(ExportError, match=r'off the model .* nothing was written'):
+    with pytest.raises(ExportError, match=r'differs from the model .* no file was written'):
         export.to_onnx(build(), path, size=64, dynamic=False, tolerance=-1)
     assert path.read_bytes() == b'older'
     assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
@@ -147,16 +147,16 @@ def test_a_file_that_disagrees_does_not_appear(onnx, tmp_path):
 @needs_export
 def test_argument_errors(onnx, tmp_path, monkeypatch, capsys):
     model = build()
-    with pytest.raises(TypeError, match='ResNet is no FCAM'):
+    with pytest.raises(TypeError, match='ResNet is not an FCAM'):
         export.to_program(model.backbone)
-    with pytest.raises(ValueError, match='at least 32 pixels'):
+    with pytest.raises(ValueError, match='each at least 32 pixels'):
         export.to_program(model, size=16)
     with pytest.raises(ValueError, match='opset is 3: choose 18 to'):
         export.to_onnx(model, tmp_path / 'a.onnx', opset=3)
     with pytest.raises(IsADirectoryError, match='is a folder: name a file'):
         export.to_onnx(model, tmp_path)
     (tmp_path / 'file').touch()
-    with pytest.raises(OSError, match='is no folder: choose another output'):
+    with pytest.raises(OSError, match=r'is not a folder\. Choose another output'):
         export.to_onnx(model, tmp_path / 'file' / 'a.onnx')
     assert main(['export', '--model', 'fcam_nothing', '-o', str(tmp_path / 'b.onnx')]) == 1
     assert "unknown model 'fcam_nothing'" in capsys.readouterr().err

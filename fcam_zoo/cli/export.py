@@ -13,21 +13,21 @@ from ._arguments import add_classifier_argument
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'export',
-        help='a verified ONNX file of a model',
-        description='Write a model as one ONNX file for images (B,C,H,W) of any batch and size, normalised; it gives '
-        'class logits (B,K) and the F-CAM (B,H,W) in [0,1]. Mean, std, input size, class names and threshold are in '
-        'its metadata. It is compared with the model in onnxruntime before it appears.',
+        help='export a model to ONNX',
+        description='Export a model to one ONNX file for normalised images (B,C,H,W) of any batch and image size. The '
+        'outputs are class logits (B,K) and the F-CAM (B,H,W) in [0,1]; the metadata have mean, std, input size, class '
+        'names and threshold. The file is compared with the model in onnxruntime before it is kept.',
         epilog='Example: fcam-zoo export --model fcam_mobilenetv1_075_cub50 -o cub50.onnx',
     )
     parser.add_argument('--model', required=True, help='a released name, or local-dir:RUN/best')
     add_classifier_argument(parser)
     parser.add_argument('-o', '--output', required=True, type=Path, metavar='FILE.onnx', help='file to write')
     parser.add_argument(
-        '--size', type=int, nargs='+', metavar='PIXELS', help="side, or height and width (default: the model's)"
+        '--size', type=int, nargs='+', metavar='PIXELS', help="side, or height and width (default: the model's size)"
     )
-    parser.add_argument('--static', action='store_true', help='one image of this size only')
+    parser.add_argument('--static', action='store_true', help='accept one image of this size only')
     parser.add_argument('--opset', type=int, default=OPSET, help=f'ONNX opset (default: {OPSET})')
-    parser.add_argument('--quiet', action='store_true', help='print nothing but errors')
+    parser.add_argument('--quiet', action='store_true', help='print errors only')
     parser.set_defaults(run=run)
 
 
@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> int:
     done = to_onnx(model, args.output, size=size, dynamic=not args.static, opset=args.opset)
     if not args.quiet:
         shapes = ', '.join('x'.join(map(str, shape)) for shape in done.shapes)
-        print(f'verified with onnxruntime at {shapes}: at most {done.difference:.1e} off the model')
+        print(f'verified with onnxruntime at {shapes}: largest difference from the model {done.difference:.1e}')
         print(f'{done.path}: {done.size / 2**20:.1f} MB')
     return 0
