@@ -1,4 +1,4 @@
-"""Files of Hugging Face Hub repositories, by the Hub's own client: its cache, tokens, endpoint, resuming and bars."""
+"""Downloads from the Hugging Face Hub with its own client, which provides cache, tokens, endpoint, resuming and bars."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ _COMMIT = re.compile(r'[0-9a-f]{40}')
 
 
 def split_id(repo: str) -> tuple[str, str | None]:
-    """'org/name@revision' -> ('org/name', 'revision'); without @ the revision is None, the main branch."""
+    """'org/name@revision' -> ('org/name', 'revision'); without @ the revision is None (the main branch)."""
     repo_id, _, revision = repo.partition('@')
     return repo_id, revision or None
 
 
 def fetch(repo: str, file: str, *, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> Path:
-    """Path of a repository's file in the cache, downloaded if needed.
+    """Return the path of a file in the cache, and download it first if needed.
 
     Args:
         repo: 'org/name' or 'org/name@<branch, tag or commit>'.
-        file: Its name in the repository.
-        cache_dir: Folder of downloads; default: that of the Hub's client.
-        local_files_only: Take it from the cache or fail.
+        file: Name of the file in the repository.
+        cache_dir: Download folder; default: that of the Hub's client.
+        local_files_only: Use the cache only.
 
     Raises:
-        HubError: When it cannot be had; the message says why.
+        HubError: If the file is not available; the message says why.
     """
     repo_id, revision = split_id(repo)
     try:
@@ -60,7 +60,7 @@ def fetch(repo: str, file: str, *, cache_dir: str | os.PathLike | None = None, l
         )
     except (HTTPError, OSError, EntryNotFoundError, HFValidationError) as e:
         if isinstance(e, HTTPError) and not isinstance(e, HfHubHTTPError):
-            # The connection broke before an answer, for which the client does not look into its cache.
+            # The connection failed before a response; the client does not use its cache in this case.
             cached = try_to_load_from_cache(repo_id, file, cache_dir, revision)
             if isinstance(cached, str):
                 return Path(cached)
@@ -69,45 +69,45 @@ def fetch(repo: str, file: str, *, cache_dir: str | os.PathLike | None = None, l
 
 
 def fetch_folder(repo: str, *, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> Path:
-    """Folder in the cache with config.json and model.safetensors of one commit; no other file is ever fetched.
+    """Return the cache folder with config.json and model.safetensors of one commit; no other file is downloaded.
 
     Raises:
-        HubError: When they cannot be had.
+        HubError: If a file is not available.
     """
     config = fetch(repo, CONFIG, cache_dir=cache_dir, local_files_only=local_files_only)
-    # Both files come from one commit, whatever is pushed meanwhile.
+    # Pin the commit: another one may be pushed between the two downloads.
     pinned = f'{split_id(repo)[0]}@{commit_of(config.parent)}'
     fetch(pinned, WEIGHTS, cache_dir=cache_dir, local_files_only=local_files_only)
     return config.parent
 
 
 def commit_of(folder: Path) -> str | None:
-    """Commit of a folder in the Hub's cache; None for any other folder."""
+    """Commit of a snapshot folder in the Hub's cache; None for any other folder."""
     cached = [p.name.split('--')[0] for p in folder.parents[:2]] == ['snapshots', 'models']
     return folder.name if cached and _COMMIT.fullmatch(folder.name) else None
 
 
 def repo_of(folder: Path) -> str:
-    """Repository, `org/name`, of a folder in the Hub's cache."""
+    """Repository, `org/name`, of a snapshot folder in the Hub's cache."""
     return folder.parents[1].name.removeprefix('models--').replace('--', '/')
 
 
 def verify_download(path: Path, size: int, sha256: str) -> Path:
-    """Check a file; where it is a damaged download it leaves the cache, so that the next try fetches it anew.
+    """Check size and SHA-256 of a file; a damaged download is removed from the cache.
 
     Raises:
-        WeightsError: When it is missing or differs.
+        WeightsError: If the file is missing or differs.
     """
     try:
         return verify_file(path, size, sha256)
     except WeightsError as e:
         if commit_of(path.parent) and _discard(path):
-            raise WeightsError(f'{e}. It was removed from the cache: the next try downloads it anew') from e
+            raise WeightsError(f'{e}. It was removed from the cache: try again to download it again') from e
         raise
 
 
 def _discard(path: Path) -> bool:
-    """Remove a file from the Hub's cache, link and content; content outside the repository's folder stays."""
+    """Remove a file from the Hub's cache: the link, and its content if that is in the repository's folder."""
     content, repository = path.resolve(), path.parents[2].resolve()
     try:
         if content.is_relative_to(repository):
@@ -119,36 +119,36 @@ def _discard(path: Path) -> bool:
 
 
 def _explain(error: Exception, repo: str, file: str, local_files_only: bool) -> str:
-    """What went wrong with a file of a repository, and the mend."""
+    """Describe a failed download and how to fix it."""
     endpoint = constants.ENDPOINT
     if isinstance(error, HFValidationError):
-        mend = 'write org/name or org/name@revision, or the path of a folder that exists'
-        return f'{repo!r} is no repository id: {mend} ({error})'
+        hint = 'write org/name or org/name@revision, or the path of an existing folder'
+        return f'{repo!r} is not a repository id: {hint} ({error})'
     if isinstance(error, GatedRepoError):
-        return f'{repo} is gated: ask for access on {endpoint}/{split_id(repo)[0]}, then {LOGIN}'
+        return f'{repo} is gated: request access on {endpoint}/{split_id(repo)[0]}, then {LOGIN}'
     if isinstance(error, RepositoryNotFoundError):
         return f'{repo} does not exist on {endpoint}, or is private: check the name, or {LOGIN}'
     if isinstance(error, RevisionNotFoundError):
-        return f'{repo}: there is no such revision on {endpoint}: give a branch, tag or commit that exists'
+        return f'{repo}: the revision does not exist on {endpoint}: give an existing branch, tag or commit'
     if isinstance(error, LocalEntryNotFoundError):
         cause = error.__cause__
         if local_files_only or isinstance(cause, OfflineModeIsEnabled):
-            return f'{file} of {repo} is not in the cache, and the network is switched off: download it once online'
+            return f'{file} of {repo} is not in the cache, and offline mode is on: download it once while online'
         if isinstance(cause, HfHubHTTPError):
             return _explain(cause, repo, file, local_files_only)
         reason = _brief(cause or error)
-        return f'{file} of {repo} is not in the cache, and {endpoint} cannot be reached ({reason}): check the network'
+        return f'{file} of {repo} is not in the cache, and {endpoint} is unreachable ({reason}): check the network'
     if isinstance(error, EntryNotFoundError):
-        only = ': pickles are never loaded' if file == WEIGHTS else ''
-        return f'{repo} has no {file}{only}. An F-CAM repository holds {CONFIG} and {WEIGHTS}'
+        only = ', and pickles are never loaded' if file == WEIGHTS else ''
+        return f'{repo} has no {file}{only}. An F-CAM repository contains {CONFIG} and {WEIGHTS}'
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        mend = f'{LOGIN}' if status in (401, 403) else 'try again later'
-        return f'{endpoint} answered {status} for {file} of {repo}: {mend}'
+        hint = LOGIN if status in (401, 403) else 'try again later'
+        return f'{endpoint} returned HTTP status {status} for {file} of {repo}: {hint}'
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f'the disk is too full for {file} of {repo} ({error}): make room, or give another cache_dir'
+        return f'the disk is too full for {file} of {repo} ({error}): free space, or choose another cache_dir'
     if isinstance(error, OSError) and error.errno is not None:
-        return f'the cache cannot take {file} of {repo} ({error}): give a writable cache_dir, or set HF_HOME'
+        return f'the cache cannot store {file} of {repo} ({error}): choose a writable cache_dir, or set HF_HOME'
     return f'the download of {file} of {repo} failed ({_brief(error)}): try again'
 
 

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub in this process, on the loopback: what the real client asks for, and faults on demand."""
+"""A Hugging Face Hub in this process, on the loopback interface, which can simulate faults."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class LoopbackHub:
     """Repositories in memory.
 
     Attributes:
-        endpoint: For HF_ENDPOINT.
+        endpoint: URL for HF_ENDPOINT.
         repos: Commits by repository, each (commit, files by name), the newest last.
-        requests: (method, path, headers) of what was asked.
-        status: Answer every request so, with `error_code` in the Hub's own header.
-        cuts: Bytes after which the next downloads of a file lose their connection, one entry each.
-        altered: What is sent instead of the content, by file name; its size and ETag stay as announced.
-        stall: Seconds before an answer, or until the hub stops.
+        requests: (method, path, headers) of all requests.
+        status: HTTP status of every response, with `error_code` in the Hub's own header.
+        cuts: Number of bytes after which the connection of a download is closed, one entry per download.
+        altered: Content to send instead of a file, by file name; size and ETag stay those of the file.
+        stall: Seconds before a response, or until the hub stops.
         token: Refuse requests without this token.
-        card_fault: What the Hub has against every model card.
+        card_fault: Error message for every model card.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class LoopbackHub:
         self.server.server_close()
 
     def add(self, repo: str, files: dict[str, bytes]) -> str:
-        """A commit with just these files; returns its hash."""
+        """Add a commit that consists of these files, and return its hash."""
         commits = self.repos.setdefault(repo, [])
         commit = hashlib.sha1(f'{repo}{len(commits)}'.encode()).hexdigest()
         commits.append((commit, files))
@@ -58,7 +58,7 @@ class LoopbackHub:
         return self.repos[repo][-1][1]
 
     def asked(self, method: str, ending: str) -> list[dict[str, str]]:
-        """Headers of the requests whose path ends so."""
+        """Headers of the requests of a method whose path has this ending."""
         return [headers for m, path, headers in self.requests if m == method and path.endswith(ending)]
 
 
@@ -80,13 +80,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def begin(self) -> str | None:
-        """The path asked for; None where a fault has been answered."""
+        """Path of the request; None if a fault was simulated."""
         path = unquote(urlsplit(self.path).path)
         length = int(self.headers.get('Content-Length') or 0)
         self.body = self.rfile.read(length)
         self.hub.requests.append((self.command, path, dict(self.headers)))
         if self.hub.stopped.wait(self.hub.stall):
-            # A connection that was kept alive ends with the hub.
             self.close_connection = True
             return None
         if self.hub.token and self.headers.get('Authorization') != f'Bearer {self.hub.token}':

@@ -1,4 +1,4 @@
-"""What can go wrong between the Hub and a model: each ends in one clear error, and nothing is loaded or left behind."""
+"""Failures between the Hub and a model: each gives one clear error, and nothing is loaded or left in the cache."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def good(tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The client waits between its tries; here it does not."""
+    """The Hub's client without its waiting time between tries."""
     monkeypatch.setattr(time, 'sleep', lambda _seconds: None)
     for what in ('HF_HUB_ETAG_TIMEOUT', 'HF_HUB_DOWNLOAD_TIMEOUT'):
         monkeypatch.setattr(constants, what, 1)
@@ -54,7 +54,7 @@ def load(name: str = 'org/tiny', **kwargs) -> fcam_zoo.FCAM:
 
 
 def cached() -> list[str]:
-    """Names of the files in the cache, but for locks and marks."""
+    """Names of the files in the cache, without locks and blobs."""
     root = Path(constants.HF_HUB_CACHE)
     return sorted(p.name for p in root.rglob('*') if p.is_file() and '.locks' not in p.parts and 'blobs' not in p.parts)
 
@@ -75,22 +75,22 @@ def locked(hub: LoopbackHub) -> None:
 
 
 def slow(hub: LoopbackHub) -> None:
-    # One second is waited for the first try; the client's own next tries take longer.
+    # The timeout of the first try is one second; later tries of the client take longer.
     hub.stall = 30.0
 
 
 @pytest.mark.parametrize(
     ('fault', 'message'),
     [
-        (down, r'cannot be reached \('),
-        (answering(500), 'answered 500 for config.json .*try again later'),
-        (answering(503), 'answered 503 for config.json .*try again later'),
-        (answering(403), 'answered 403 for config.json .*HF_TOKEN'),
-        (answering(403, 'GatedRepo'), 'org/tiny is gated: ask for access'),
-        (locked, 'answered 401 for config.json .*HF_TOKEN'),
+        (down, r'is unreachable \('),
+        (answering(500), 'returned HTTP status 500 for config.json .*try again later'),
+        (answering(503), 'returned HTTP status 503 for config.json .*try again later'),
+        (answering(403), 'returned HTTP status 403 for config.json .*HF_TOKEN'),
+        (answering(403, 'GatedRepo'), 'org/tiny is gated: request access'),
+        (locked, 'returned HTTP status 401 for config.json .*HF_TOKEN'),
     ],
 )
-def test_a_hub_in_trouble_is_named(tiny, fault, message):
+def test_server_errors_are_explained(tiny, fault, message):
     fault(tiny)
     with pytest.raises(HubError, match=message) as caught:
         load()
@@ -99,17 +99,17 @@ def test_a_hub_in_trouble_is_named(tiny, fault, message):
     assert not any(name.endswith('.safetensors') for name in cached())
 
 
-def test_a_slow_hub_is_given_up(tiny, monkeypatch):
+def test_a_slow_server_times_out(tiny, monkeypatch):
     monkeypatch.setattr('huggingface_hub.file_download._ETAG_RETRY_TIMEOUT', 0.2, raising=False)
     slow(tiny)
     began = time.monotonic()
-    with pytest.raises(HubError, match='cannot be reached'):
+    with pytest.raises(HubError, match='is unreachable'):
         load()
     assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize('fault', [down, answering(500), locked])
-def test_a_cached_model_survives_trouble(tiny, fault):
+def test_a_cached_model_loads_despite_server_errors(tiny, fault):
     load()
     fault(tiny)
     load()
@@ -119,20 +119,20 @@ def test_a_cached_model_survives_trouble(tiny, fault):
     ('name', 'message'),
     [
         ('org/none', 'org/none does not exist'),
-        ('org/tiny@none', 'no such revision'),
-        ('org/tiny@' + '0' * 40, 'no such revision'),
-        ('a/b/c', 'no repository id'),
-        ('../../etc', 'no repository id'),
+        ('org/tiny@none', 'the revision does not exist'),
+        ('org/tiny@' + '0' * 40, 'the revision does not exist'),
+        ('a/b/c', 'is not a repository id'),
+        ('../../etc', 'is not a repository id'),
     ],
 )
-def test_what_is_not_there_is_named(tiny, name, message):
+def test_missing_repositories_and_revisions_are_named(tiny, name, message):
     with pytest.raises(HubError, match=message):
         load(name)
     assert cached() == []
 
 
 def test_a_cut_download_is_resumed(tiny, good, monkeypatch):
-    # The client keeps whole chunks of what arrived.
+    # The client keeps only complete chunks.
     monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 1000)
     tiny.cuts = [1_000_500, 1_000_500]
     load()
@@ -140,7 +140,7 @@ def test_a_cut_download_is_resumed(tiny, good, monkeypatch):
     assert [h.get('range') for h in headers] == [None, 'bytes=1000000-', 'bytes=2000000-']
 
 
-def test_a_download_cut_for_good_leaves_nothing(tiny):
+def test_an_aborted_download_leaves_nothing(tiny):
     tiny.cuts = [0] * 50
     with pytest.raises(HubError, match=r'download of model\.safetensors of org/tiny'):
         load()
@@ -162,7 +162,7 @@ def flipped(content: bytes) -> bytes:
         (lambda content: b'<html>Please log in</html>', HubError, 'download of model.safetensors'),
     ],
 )
-def test_wrong_content_is_refused_and_fetched_anew(tiny, good, alter, error, message):
+def test_wrong_content_is_refused_and_downloaded_again(tiny, good, alter, error, message):
     tiny.altered['model.safetensors'] = alter(good['model.safetensors'])
     for route in (load, lambda: timm.create_model('hf-hub:org/tiny', pretrained=True)):
         with pytest.raises(error, match=message):
@@ -172,7 +172,7 @@ def test_wrong_content_is_refused_and_fetched_anew(tiny, good, alter, error, mes
     load()
 
 
-def test_a_damaged_cache_is_mended(tiny):
+def test_a_damaged_cache_is_repaired(tiny):
     load()
     (path,) = Path(constants.HF_HUB_CACHE).rglob('model.safetensors')
     path.write_bytes(flipped(path.read_bytes()))
@@ -181,7 +181,7 @@ def test_a_damaged_cache_is_mended(tiny):
     load()
 
 
-def test_a_full_disk_is_named(tiny):
+def test_a_full_disk_is_reported(tiny):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
     try:
@@ -193,9 +193,9 @@ def test_a_full_disk_is_named(tiny):
     load()
 
 
-def test_a_cache_that_cannot_be_written_is_named(tiny, tmp_path):
+def test_an_unwritable_cache_is_reported(tiny, tmp_path):
     (tmp_path / 'file').write_text('in the way')
-    with pytest.raises(HubError, match=r'the cache cannot take config\.json.*writable cache_dir'):
+    with pytest.raises(HubError, match=r'the cache cannot store config\.json.*writable cache_dir'):
         load(cache_dir=tmp_path / 'file' / 'cache')
 
 
@@ -264,7 +264,7 @@ def model_args(**changes) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
 @pytest.mark.parametrize(
     ('build', 'message'),
     [
-        (pickle_only, r'no model\.safetensors: pickles are never loaded'),
+        (pickle_only, r'no model\.safetensors, and pickles are never loaded'),
         (pickle_in_disguise, r'header claims .*Pickles .* are never read'),
         (huge_header, 'header claims 4,611,686,018,427,387,904 bytes'),
         (header_beyond_the_file, 'truncated or damaged'),
@@ -284,9 +284,9 @@ def model_args(**changes) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
         (model_args(backbone='hf-hub:evil/net'), 'timm has no backbone'),
     ],
 )
-def test_a_hostile_repository_gets_nowhere(loopback, good, quick, build, message, tmp_path, monkeypatch):
+def test_a_hostile_repository_is_refused(loopback, good, quick, build, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Names that climb out of the cache are never asked for.
+    # Names that lead out of the cache are never requested.
     loopback.add('org/evil', {**build(good), '../../escaped': b'', 'run.py': b''})
     with pytest.raises(fcam_zoo.FcamZooError, match=message):
         load('org/evil')
@@ -297,14 +297,14 @@ def test_a_hostile_repository_gets_nowhere(loopback, good, quick, build, message
     assert not list(tmp_path.rglob('escaped'))
 
 
-def test_timm_gets_no_hostile_argument_either(loopback, good, quick):
+def test_timm_gets_no_hostile_argument(loopback, good, quick):
     loopback.add('org/evil', model_args(backbone_checkpoint='/etc/passwd')(good))
     with pytest.raises(WeightsError, match='which no F-CAM takes from a config'):
         timm.create_model('hf-hub:org/evil')
 
 
-def test_a_config_without_arguments_is_that_of_the_architecture(loopback, good, quick):
-    """As timm's own push writes it for models that were made by name alone."""
+def test_a_config_without_arguments_uses_those_of_the_architecture(loopback, good, quick):
+    """timm's own push writes such a config for models that were created by name only."""
     config = json.loads(good['config.json'])
     del config['model_args']
     loopback.add('org/bare', {**good, 'config.json': json.dumps(config).encode()})
@@ -312,7 +312,7 @@ def test_a_config_without_arguments_is_that_of_the_architecture(loopback, good, 
         load('org/bare')
 
 
-def test_a_link_out_of_the_cache_is_not_followed_when_removing(tiny, tmp_path):
+def test_removing_a_file_does_not_follow_links_out_of_the_cache(tiny, tmp_path):
     load()
     outside = tmp_path / 'precious.safetensors'
     outside.write_bytes(b'precious')
@@ -324,7 +324,7 @@ def test_a_link_out_of_the_cache_is_not_followed_when_removing(tiny, tmp_path):
     assert outside.read_bytes() == b'precious'
 
 
-def test_push_to_a_hub_in_trouble(loopback, quick, good):
+def test_push_explains_server_errors(loopback, quick, good):
     torch.manual_seed(0)
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=3)
     loopback.token = 'another'
@@ -336,7 +336,7 @@ def test_push_to_a_hub_in_trouble(loopback, quick, good):
         hub.push_to_hub(model, 'org/new')
 
 
-def test_keys_that_differ_are_listed_at_once(tmp_path):
+def test_all_differing_keys_are_listed(tmp_path):
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=3)
     state = model.state_dict()
     missing, misshaped = 'decoder.head.bias', 'backbone.fc.bias'
@@ -356,7 +356,7 @@ def test_keys_that_differ_are_listed_at_once(tmp_path):
         assert word in str(caught.value)
 
 
-def test_another_number_of_classes_only_on_request(tiny):
+def test_another_number_of_classes_needs_reset_head(tiny):
     with pytest.raises(WeightsError, match=r'num_classes=5.*reset_head=True'):
         load(num_classes=5)
     model = load(num_classes=5, reset_head=True)
@@ -365,8 +365,8 @@ def test_another_number_of_classes_only_on_request(tiny):
     assert model.decoder.head.weight.equal(load().decoder.head.weight)
 
 
-def test_names_of_other_classes_are_forgotten(good, tmp_path):
-    """`localize` would say the first names of the weights' classes of whatever a fresh head tells apart."""
+def test_label_names_are_dropped_with_a_new_head(good, tmp_path):
+    """Otherwise `localize` would return names of the old classes for a new head."""
     config = {**json.loads(good['config.json']), 'label_names': ['a', 'b', 'c']}
     (tmp_path / 'config.json').write_text(json.dumps(config))
     (tmp_path / 'model.safetensors').write_bytes(good['model.safetensors'])

@@ -1,4 +1,4 @@
-"""What may be published: ids, facts and cards that cannot be are refused in one line before anything is sent."""
+"""Publishing: invalid ids, facts and cards give a one-line error before anything is sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tiny() -> fcam_zoo.FCAM:
 
 
 @pytest.mark.parametrize('repo_id', ['name', 'a/b/c', 'org/na me', 'org/name@main', ''])
-def test_only_org_and_name_make_an_id(loopback, tiny, tmp_path, repo_id):
+def test_invalid_repository_ids_are_refused(loopback, tiny, tmp_path, repo_id):
     for publish in (
         lambda: hub.push_to_hub(tiny, repo_id),
         lambda: hub.write_repository(tiny, tmp_path / 'preview', repo_id),
@@ -45,13 +45,13 @@ def test_only_org_and_name_make_an_id(loopback, tiny, tmp_path, repo_id):
         ({'metrics': {'test': {'fcam': {'cls': float('nan')}}}}, 'metrics must be numbers by split'),
     ],
 )
-def test_facts_that_cannot_be_told_are_refused(tiny, tmp_path, facts, message):
+def test_invalid_facts_are_refused(tiny, tmp_path, facts, message):
     with pytest.raises(ValueError, match=message):
         hub.write_repository(tiny, tmp_path / 'preview', 'org/name', **facts)
     assert not (tmp_path / 'preview').exists()
 
 
-def test_facts_need_not_be_complete(tiny, tmp_path):
+def test_incomplete_facts_are_enough(tiny, tmp_path):
     facts = {'dataset': {'title': 'My birds'}, 'metrics': {'test': {'cam': {'max_box_acc_50': 58.3}}}}
     text = (hub.write_repository(tiny, tmp_path, 'org/name', **facts) / 'README.md').read_text()
     assert 'My birds: unknown' in text
@@ -59,19 +59,21 @@ def test_facts_need_not_be_complete(tiny, tmp_path):
 
 
 def test_only_an_fcam_is_saved(tiny, tmp_path):
-    with pytest.raises(TypeError, match=r'ResNet is no F-CAM: fcam_zoo\.wrap'):
+    with pytest.raises(TypeError, match=r'ResNet is not an FCAM: create one with fcam_zoo\.wrap'):
         hub.save_pretrained(timm.create_model('test_resnet'), tmp_path)
 
 
-def test_a_card_that_the_hub_refuses_is_explained(loopback, tiny):
+def test_a_card_that_the_hub_refuses_gives_a_one_line_error(loopback, tiny):
     loopback.card_fault = '"license" must be one of [apache-2.0, mit, ...]'
-    with pytest.raises(HubError, match=r'not published .*"license" must be one of.*give license=') as caught:
+    with pytest.raises(
+        HubError, match=r'not published .*"license" must be one of.*give a license identifier'
+    ) as caught:
         hub.push_to_hub(tiny, 'org/name', license='my own')
     assert '\n' not in str(caught.value)
 
 
 @pytest.mark.skipif(not RELEASED, reason='nothing released')
-def test_a_release_is_published_as_it_is_stored(tmp_path):
+def test_a_release_is_published_unchanged(tmp_path):
     name = RELEASED[0]
     assert main(['push', name, 'org/name', '--preview', str(tmp_path)]) == 0
     config, entry = json.loads((tmp_path / 'config.json').read_text()), hub.index()[name]
@@ -79,8 +81,8 @@ def test_a_release_is_published_as_it_is_stored(tmp_path):
         assert config['weights']['sha256'] == entry.sha256
 
 
-def test_push_of_nothing_says_what_there_is(tmp_path, capsys):
+def test_push_without_a_model_lists_the_released_models(tmp_path, capsys):
     assert main(['push', 'nosuch', 'org/name']) == 1
-    assert 'neither the folder of a training nor a released name' in capsys.readouterr().err
+    assert 'neither the folder of a training nor a released model' in capsys.readouterr().err
     assert main(['push', str(tmp_path), 'org/name']) == 1
     assert f"No such file or directory: '{tmp_path / 'config.json'}'" in capsys.readouterr().err

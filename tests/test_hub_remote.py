@@ -1,4 +1,4 @@
-"""The Hugging Face Hub by its real client, against a Hub on the loopback: publish, load by every route, pin, prune."""
+"""The real client of the Hugging Face Hub against a Hub on the loopback interface: publish, load, pin, prune."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_published_model_loads_by_every_route(loopback, tmp_path):
         torch.testing.assert_close(maps(again), maps(model), rtol=0, atol=0)
         assert again.threshold == 0.4
     assert fcam_zoo.create_model('hf-hub:org/tiny').pretrained_cfg['hf_hub_id'] == pinned
-    assert not maps(timm.create_model('hf-hub:org/tiny')).equal(maps(model))  # without pretrained=True, as in timm
+    assert not maps(timm.create_model('hf-hub:org/tiny')).equal(maps(model))  # timm needs pretrained=True
 
 
-def test_what_timm_publishes_loads(loopback):
+def test_a_model_published_by_timm_loads(loopback):
     model = tiny(output_stride=8)
     timm.models.push_to_hf_hub(model, 'org/by-timm', safe_serialization=True)
     assert 'weights' not in json.loads(loopback.files('org/by-timm')['config.json'])
@@ -80,7 +80,7 @@ def test_what_timm_publishes_loads(loopback):
     assert fcam_zoo.create_model(f'hf-hub:{again}').num_classes == 4
 
 
-def test_card_is_complete_and_says_what_was_measured(loopback):
+def test_card_has_front_matter_metrics_and_facts(loopback):
     hub.push_to_hub(tiny(), 'org/tiny', **FACTS)
     card = ModelCard(loopback.files('org/tiny')['README.md'].decode())
     data = card.data.to_dict()
@@ -105,14 +105,14 @@ def test_card_is_complete_and_says_what_was_measured(loopback):
         assert said in card.text
 
 
-def test_card_of_a_model_without_facts_says_so(loopback):
+def test_card_without_facts(loopback):
     hub.push_to_hub(tiny(), 'org/bare')
     text = loopback.files('org/bare')['README.md'].decode()
     assert 'None were measured' in text
     assert 'The recipe was not recorded' in text
 
 
-def test_a_pinned_commit_stays_and_main_moves(loopback):
+def test_a_pinned_commit_stays_while_main_moves(loopback):
     first = hub.push_to_hub(tiny(0), 'org/tiny')
     second = hub.push_to_hub(tiny(1), 'org/tiny', message='Better')
     assert first != second
@@ -121,12 +121,12 @@ def test_a_pinned_commit_stays_and_main_moves(loopback):
     assert maps(hub.from_pretrained('org/tiny', revision=first.split('@')[1])).equal(maps(tiny(0)))
     before = len(loopback.requests)
     fcam_zoo.create_model(f'hf-hub:{first}')
-    assert len(loopback.requests) == before  # a cached commit needs no network
+    assert len(loopback.requests) == before
 
 
-def test_cache_serves_without_network(loopback, tmp_path, monkeypatch):
+def test_cached_models_need_no_network(loopback, tmp_path, monkeypatch):
     hub.push_to_hub(tiny(), 'org/tiny')
-    with pytest.raises(HubError, match='not in the cache, and the network is switched off'):
+    with pytest.raises(HubError, match='not in the cache, and offline mode is on'):
         fcam_zoo.create_model('hf-hub:org/tiny', local_files_only=True)
     hub.pull('org/tiny')
     before = len(loopback.requests)
@@ -135,12 +135,12 @@ def test_cache_serves_without_network(loopback, tmp_path, monkeypatch):
     assert maps(again).equal(maps(tiny()))
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     assert maps(fcam_zoo.create_model('hf-hub:org/tiny')).equal(maps(tiny()))
-    with pytest.raises(HubError, match='network is switched off'):
+    with pytest.raises(HubError, match='offline mode is on'):
         fcam_zoo.create_model('hf-hub:org/tiny', cache_dir=tmp_path / 'empty')
 
 
 def test_environment_reaches_a_fresh_process(loopback, tmp_path):
-    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are read when the client is imported."""
+    """The client reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when it is imported."""
     hub.push_to_hub(tiny(), 'org/tiny')
     environment = {**os.environ, 'HF_ENDPOINT': loopback.endpoint, 'HF_HOME': str(tmp_path / 'home')}
     environment.pop('HF_HUB_OFFLINE', None)
@@ -151,7 +151,7 @@ def test_environment_reaches_a_fresh_process(loopback, tmp_path):
 
     cold = pull(HF_HUB_OFFLINE='1')
     assert cold.returncode == 1
-    assert 'network is switched off' in cold.stderr
+    assert 'offline mode is on' in cold.stderr
     assert 'Traceback' not in cold.stderr
     online, warm = pull(), pull(HF_HUB_OFFLINE='1')
     assert online.returncode == warm.returncode == 0, online.stderr + warm.stderr
@@ -161,7 +161,7 @@ def test_environment_reaches_a_fresh_process(loopback, tmp_path):
 
 @pytest.fixture
 def released(loopback, tmp_path, monkeypatch):
-    """Put a tiny model into the index as fcam_resnet50.cam_cub: on the Hub, whole or the decoder alone."""
+    """Add a tiny model on the Hub to the index, as fcam_resnet50.cam_cub; complete or decoder-only."""
 
     def release(model: fcam_zoo.FCAM, **options) -> _index.ReleaseEntry:
         pinned = hub.push_to_hub(model, 'org/release', half=True, **options)
@@ -217,7 +217,7 @@ def test_release_on_the_hub_is_verified(released, loopback):
 
 
 class _Timm:
-    """Stands for timm's weights of a backbone: what is asked of it, and the network that it gives."""
+    """Replaces timm's download of backbone weights, and counts its calls."""
 
     def __init__(self, monkeypatch) -> None:
         torch.manual_seed(7)
@@ -230,7 +230,7 @@ class _Timm:
         return self.net.state_dict()
 
 
-def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypatch):
+def test_a_decoder_only_release_loads_its_backbone_from_timm(released, tmp_path, monkeypatch):
     source = _Timm(monkeypatch)
     whole = fcam_zoo.create_model('fcam', backbone='test_resnet.r160_in1k', backbone_pretrained=True).eval()
     entry = released(whole, backbone_from='test_resnet.r160_in1k')
@@ -252,7 +252,7 @@ def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypa
     save_file(source.net.state_dict(), checkpoint)
     local = fcam_zoo.create_model(entry.name, pretrained=True, backbone_checkpoint=checkpoint)
     assert maps(local).equal(maps(model))
-    # The decoder of one classifier is not drawn on the features of another.
+    # The decoder only fits the features of its own classifier.
     index = hub.index()
     entry.classifier_sha256 = digest(source.net.state_dict())
     monkeypatch.setattr('fcam_zoo._index.index', lambda: {**index, entry.name: entry})
@@ -263,7 +263,7 @@ def test_decoder_alone_takes_its_backbone_from_timm(released, tmp_path, monkeypa
         fcam_zoo.create_model(entry.name, pretrained=True, backbone_checkpoint=checkpoint)
 
 
-def test_backbone_is_never_fetched_when_the_weights_hold_it(released, monkeypatch, tmp_path):
+def test_the_backbone_is_not_downloaded_if_the_weights_contain_it(released, monkeypatch, tmp_path):
     source = _Timm(monkeypatch)
     name = released(tiny()).name
     folder = hub.save_pretrained(tiny(), tmp_path / 'm')
@@ -274,13 +274,13 @@ def test_backbone_is_never_fetched_when_the_weights_hold_it(released, monkeypatc
 
 
 @pytest.mark.parametrize('name', ['test_resnet.r160_in1k', 'test_vit.r160_in1k', 'test_resnet.none', 'none'])
-def test_decoder_alone_needs_a_classifier_of_timm(tmp_path, name):
+def test_decoder_only_needs_timm_weights_of_the_classifier(tmp_path, name):
     with pytest.raises(WeightsError, match='backbone_from'):
         hub.save_pretrained(tiny(), tmp_path / 'm', backbone_from=name)
     assert not (tmp_path / 'm').exists()
 
 
-def test_prune_keeps_what_is_in_use(loopback, tmp_path, capsys):
+def test_prune_keeps_revisions_in_use(loopback, tmp_path, capsys):
     for seed in (0, 1):
         hub.push_to_hub(tiny(seed), 'org/tiny')
         hub.pull('org/tiny')
@@ -302,7 +302,7 @@ def test_prune_keeps_what_is_in_use(loopback, tmp_path, capsys):
 
 @pytest.fixture
 def run_dir(tmp_path) -> Path:
-    """What a finished training leaves."""
+    """Folder of a finished training."""
     run = tmp_path / 'run'
     hub.save_pretrained(tiny(), run / 'best')
     recipe = {'data': '/somewhere/birds', 'backbone': 'test_resnet', 'teacher': 'cam', 'device': 'cpu', 'seed': 3}
@@ -323,13 +323,13 @@ def test_push_pull_predict_by_command(loopback, run_dir, tmp_path, capsys):
     for said in ('birds: CC0-1.0', '66.7', 'on val, by its boxes', 'license: apache-2.0'):
         assert said in text
     assert '/somewhere' not in text
-    assert 'base_model' not in text  # what its backbone started from is not known
+    assert 'base_model' not in text  # the initial weights of the backbone are unknown
     assert main(['pull', 'org/birds', '--cache-dir', str(tmp_path / 'elsewhere')]) == 0
     folder = capsys.readouterr().out.strip()
     assert maps(fcam_zoo.create_model(f'local-dir:{folder}')).equal(maps(tiny()))
 
 
-def test_a_real_training_has_its_facts(boxes_root, tmp_path):
+def test_facts_of_a_real_training(boxes_root, tmp_path):
     train(train_config(boxes_root), tmp_path / 'run', quiet=True)
     facts = hub.facts_of_run(tmp_path / 'run', data_title='Shapes')
     assert 'on val, by its boxes' in facts['selection']
@@ -340,8 +340,8 @@ def test_a_real_training_has_its_facts(boxes_root, tmp_path):
     assert ModelCard.load(folder / 'README.md').data.eval_results
 
 
-def test_push_refuses_what_is_no_run_or_no_id(loopback, tmp_path):
-    with pytest.raises(TrainingError, match='no finished training'):
+def test_push_refuses_other_folders_and_ids(loopback, tmp_path):
+    with pytest.raises(TrainingError, match='not the folder of a finished training'):
         hub.facts_of_run(tmp_path)
     with pytest.raises(ValueError, match='write org/name'):
         hub.push_to_hub(tiny(), 'not a name')

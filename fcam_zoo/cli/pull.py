@@ -11,11 +11,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'pull',
         help='download a model and verify it',
-        description='Download a released model, or a repository of the Hub, into the cache; check size and SHA-256; '
-        "print where it lies. HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are those of the Hub's client.",
+        description='Download a released model or a Hub repository into the cache, check its size and SHA-256, and '
+        "print its path. The Hub's client reads HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE.",
     )
-    parser.add_argument('name', help='a released name, or org/name, also with @revision')
-    parser.add_argument('--cache-dir', help="folder of downloads (default: that of the Hub's client)")
+    parser.add_argument('name', help='name of a released model, or org/name, optionally with @revision')
+    parser.add_argument('--cache-dir', help="download folder (default: that of the Hub's client)")
     parser.set_defaults(run=run)
 
 

@@ -16,25 +16,26 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'push',
         help='publish a model on the Hugging Face Hub',
-        description='Publish RUN/best of a finished training, or a released model, with a model card made from its '
-        "recorded facts. The token is that of the Hub's client: `hf auth login`, or HF_TOKEN.",
+        description='Publish RUN/best of a finished training, or a released model, with a generated model card. Log in '
+        'with `hf auth login`, or set HF_TOKEN.',
         epilog='Example: fcam-zoo push runs/birds me/fcam-birds --data-title "My birds" --data-license CC0-1.0',
     )
-    parser.add_argument('model', metavar='RUN', help='folder of a finished training, or a released name')
-    parser.add_argument('repo_id', help='org/name; made if needed')
-    parser.add_argument('--data-title', help='name of the data set (default: of its folder)')
-    parser.add_argument('--data-license', default='unknown', help='of its images (default: unknown)')
+    parser.add_argument('model', metavar='RUN', help='folder of a finished training, or the name of a released model')
+    parser.add_argument('repo_id', help='org/name; created if needed')
+    parser.add_argument('--data-title', help='title of the data set (default: the name of its folder)')
+    parser.add_argument('--data-license', default='unknown', help='license of its images (default: unknown)')
     parser.add_argument(
-        '--license', help="of the weights, as the Hub writes it, e.g. apache-2.0 (default: the backbone's)"
+        '--license',
+        help="license of the weights, as an identifier of the Hub such as apache-2.0 (default: the backbone's)",
     )
-    parser.add_argument('--half', action='store_true', help='store parameters in float16, as released models do')
+    parser.add_argument('--half', action='store_true', help='store parameters in float16')
     parser.add_argument(
         '--backbone-from',
         metavar='NAME',
-        help='timm name, with tag, of the weights that the classifier has unchanged: publish the decoder alone',
+        help='timm name, with tag, of the unchanged weights of the classifier: publish the decoder only',
     )
-    parser.add_argument('--private', action='store_true', help='make a new repository private')
-    parser.add_argument('--preview', type=Path, metavar='FOLDER', help='write the files there, publish nothing')
+    parser.add_argument('--private', action='store_true', help='create a new repository as private')
+    parser.add_argument('--preview', type=Path, metavar='FOLDER', help='write the files to FOLDER and publish nothing')
     parser.set_defaults(run=run)
 
 
@@ -50,16 +51,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The model and its facts; what the index says of a released model is not for the flags to change."""
+    """The model and its facts; the flags cannot change the facts of a released model."""
     name = full_name(args.model)
     if name in list_models(pretrained=True):
         facts = hub.facts_of_release(name)
-        # Its parameters are float16 already.
+        # The parameters of a release are float16 already.
         half = {'half': True} if hub.index()[name].holds_backbone else {}
         return create_model(name, pretrained=True), {**facts, **half}
     if not Path(args.model).is_dir():
         raise UnknownModelError(
-            f'{args.model} is neither the folder of a training nor a released name. '
+            f'{args.model} is neither the folder of a training nor a released model. '
             f'Released: {", ".join(list_models(pretrained=True)) or "none"}'
         )
     facts = hub.facts_of_run(args.model, args.data_title, args.data_license, args.license)

@@ -6,40 +6,28 @@ import argparse
 
 from .. import _index, hub
 from ..errors import FcamZooError
-from ..hub.release import release
 from ..models.factory import full_name
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        'weights', help='released and downloaded weights', description='Released and downloaded weight files.'
+        'weights', help='list, verify and remove weight files', description='List, verify and remove weight files.'
     )
     actions = parser.add_subparsers(required=True, metavar='ACTION')
     verify = actions.add_parser('verify', help='compare size and SHA-256 of the files with the index')
-    verify.add_argument('names', nargs='*', help='default: all that are on this machine')
+    verify.add_argument('names', nargs='*', help='released models (default: all that are on this machine)')
     verify.set_defaults(run=run_verify)
-    listing = actions.add_parser('list', help='released weights and where they lie, and other downloads')
+    listing = actions.add_parser('list', help='list released weights with their paths, and other downloads')
     listing.set_defaults(run=run_list)
-    path = actions.add_parser('path', help='print where verified weights lie; downloads nothing')
-    path.add_argument('name', help='a released name')
+    path = actions.add_parser('path', help='print the path of verified weights; downloads nothing')
+    path.add_argument('name', help='name of a released model')
     path.set_defaults(run=run_path)
-    prune = actions.add_parser('prune', help='remove downloads that neither a branch nor the index needs any more')
-    prune.add_argument('--all', action='store_true', dest='everything', help='remove every download of an F-CAM')
-    prune.add_argument('--dry-run', action='store_true', help='only say what would go')
+    prune = actions.add_parser('prune', help='remove downloads that no branch, tag or release uses')
+    prune.add_argument('--all', action='store_true', dest='everything', help='remove all downloaded F-CAMs')
+    prune.add_argument('--dry-run', action='store_true', help='only list what would be removed')
     prune.set_defaults(run=run_prune)
     for action in (verify, listing, path, prune):
-        action.add_argument('--cache-dir', help="folder of downloads (default: that of the Hub's client)")
-    add = actions.add_parser(
-        'add',
-        help='release a finished training (maintainers)',
-        description='Measure RUN/best and RUN/last on val and test, store the best one in float16 in the weights '
-        'folder and write its index entry. Then: python -m fcam_zoo.hub.card',
-    )
-    add.add_argument('run_dir', help='folder of a finished training')
-    add.add_argument('name', help='fcam_<backbone>.<teacher>_<dataset>')
-    add.add_argument('--base', required=True, help='timm name of the weights the backbone started from')
-    add.add_argument('--quiet', action='store_true', help='no progress bar')
-    add.set_defaults(run=run_add)
+        action.add_argument('--cache-dir', help="download folder (default: that of the Hub's client)")
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -72,14 +60,8 @@ def run_path(args: argparse.Namespace) -> int:
 
 
 def run_prune(args: argparse.Namespace) -> int:
-    gone, freed = hub.prune(args.cache_dir, everything=args.everything, dry_run=args.dry_run)
-    for download in gone:
+    removed, freed = hub.prune(args.cache_dir, everything=args.everything, dry_run=args.dry_run)
+    for download in removed:
         print(f'{"would remove" if args.dry_run else "removed"} {download.repo_id}@{download.commit}')
     print(f'{freed / 2**20:.1f} MB {"would be " if args.dry_run else ""}freed')
-    return 0
-
-
-def run_add(args: argparse.Namespace) -> int:
-    entry = release(args.run_dir, args.name, args.base, args.quiet)
-    print(f'{entry.file}: {entry.size:,} bytes')
     return 0

@@ -1,4 +1,4 @@
-"""Downloads of F-CAMs in the Hub's cache: what lies there, and what can go."""
+"""Downloaded F-CAMs in the cache of the Hub's client: list and remove them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .._download import CONFIG, split_id
 
 
 class Download(NamedTuple):
-    """A revision of a repository in the cache.
+    """One revision of a repository in the cache.
 
     Attributes:
         repo_id: `org/name`.
-        commit: Its 40 digits.
-        size: Bytes on the disk; revisions share files.
-        in_use: A branch or tag is at it, or the index names it.
+        commit: Hash of 40 hexadecimal digits.
+        size: Bytes on disk, including files that revisions share.
+        in_use: A branch or tag points to it, or the index of released weights refers to it.
     """
 
     repo_id: str
@@ -32,38 +32,38 @@ class Download(NamedTuple):
 
 
 def downloads(cache_dir: str | os.PathLike | None = None) -> list[Download]:
-    """Revisions of F-CAM repositories in the cache, those of other libraries left out."""
+    """List the downloaded revisions of F-CAM repositories, but not those of other libraries."""
     return [download for cache in _repositories(cache_dir) for download in _revisions(cache)]
 
 
 def prune(
     cache_dir: str | os.PathLike | None = None, *, everything: bool = False, dry_run: bool = False
 ) -> tuple[list[Download], int]:
-    """Remove downloaded revisions that neither a branch nor the index needs any more.
+    """Remove downloaded revisions that are not in use.
 
     Args:
-        cache_dir: Folder of downloads; default: that of the Hub's client.
-        everything: Remove those in use too.
-        dry_run: Remove nothing, only say what would go.
+        cache_dir: Download folder; default: that of the Hub's client.
+        everything: Also remove revisions in use.
+        dry_run: Remove nothing.
 
     Returns:
-        What went, and how many bytes that frees.
+        The removed revisions, and the number of bytes freed.
     """
-    gone, freed = [], 0
+    removed, freed = [], 0
     for cache in _repositories(cache_dir):
-        leaving = [d for d in _revisions(cache) if everything or not d.in_use]
-        strategy = cache.delete_revisions(*(d.commit for d in leaving))
+        unused = [d for d in _revisions(cache) if everything or not d.in_use]
+        strategy = cache.delete_revisions(*(d.commit for d in unused))
         if not dry_run:
             strategy.execute()
-        gone += leaving
+        removed += unused
         freed += strategy.expected_freed_size
-    return gone, freed
+    return removed, freed
 
 
 def _repositories(cache_dir: str | os.PathLike | None) -> list[HFCacheInfo]:
-    """F-CAM repositories, each as a cache of its own: a copy of a repository may have the same commits."""
+    """Split the cache into one per F-CAM repository, since a copy of a repository has the same commits."""
     try:
-        cache = scan_cache_dir(cache_dir or constants.HF_HUB_CACHE)
+        cache = scan_cache_dir(Path(cache_dir or constants.HF_HUB_CACHE))
     except CacheNotFound:
         return []
     named = {repo_id for repo_id, _ in _pinned()}
@@ -85,12 +85,12 @@ def _revisions(cache: HFCacheInfo) -> list[Download]:
 
 
 def _pinned() -> set[tuple[str, str | None]]:
-    """Repositories and commits that the index names."""
+    """Repositories and commits that the index of released weights refers to."""
     return {split_id(entry.hf_hub_id) for entry in _index.index().values() if entry.hf_hub_id}
 
 
 def _is_ours(repo: CachedRepoInfo) -> bool:
-    """Whether a cached config.json of a repository is that of an F-CAM."""
+    """Whether a cached config.json of the repository describes an F-CAM."""
     for revision in repo.revisions:
         try:
             config = json.loads((Path(revision.snapshot_path) / CONFIG).read_text(encoding='utf-8'))

@@ -1,4 +1,4 @@
-"""What is known of a model: data, teacher, figures, how it was chosen. Config, model card and index say it alike."""
+"""Facts about a model, for its config.json, model card and index entry: data, teacher, metrics, selection, recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .. import _index
 from ..errors import TrainingError
 
 FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'license')
-# Settings that are of a machine and of no use to others.
+# Settings that depend on the machine of the training.
 PRIVATE_SETTINGS = (
     'data',
     'annotations',
@@ -28,10 +28,10 @@ PRIVATE_SETTINGS = (
 
 
 def check_facts(facts: dict[str, Any]) -> None:
-    """Refuse facts of which no model card could be made.
+    """Check facts before they are written to a model card.
 
     Raises:
-        ValueError: Naming the fact.
+        ValueError: If a fact is unknown or invalid; the message names it.
     """
     unknown = sorted(facts.keys() - set(FACTS))
     if unknown:
@@ -41,12 +41,12 @@ def check_facts(facts: dict[str, Any]) -> None:
         raise ValueError(f'dataset is {dataset!r}: give a dict of title, license and note')
     try:
         splits = (facts.get('metrics') or {}).values()
-        sound = all(math.isfinite(v) for kinds in splits for figures in kinds.values() for v in figures.values())
+        valid = all(math.isfinite(v) for kinds in splits for metrics in kinds.values() for v in metrics.values())
     except (AttributeError, TypeError):
-        sound = False
-    if not sound:
+        valid = False
+    if not valid:
         raise ValueError(
-            "metrics must be numbers by split, maps and name: {'test': {'fcam': {'max_box_acc_50': 81.5}}}"
+            "metrics must be numbers by split, kind of map and key: {'test': {'fcam': {'max_box_acc_50': 81.5}}}"
         )
 
 
@@ -54,7 +54,7 @@ def facts_of_release(name: str) -> dict[str, Any]:
     """Facts of a released model, from the index.
 
     Raises:
-        UnknownModelError: When the model is not released.
+        UnknownModelError: If the model is not released.
     """
     entry = _index.released(name).to_dict()
     return {key: entry[key] for key in FACTS if key in entry}
@@ -70,12 +70,12 @@ def facts_of_run(
 
     Args:
         run_dir: Folder of the training.
-        data_title: Of the data set; default: the name of its folder.
-        data_license: Under which its images may be used.
-        license: Of the weights, as the Hub writes it; default: that of the backbone.
+        data_title: Title of the data set; default: the name of its folder.
+        data_license: License of its images.
+        license: License of the weights, as an identifier of the Hub; default: that of the backbone.
 
     Raises:
-        TrainingError: When the folder holds no finished training.
+        TrainingError: If the folder does not contain a finished training.
     """
     run_dir = Path(run_dir)
     try:
@@ -85,12 +85,12 @@ def facts_of_run(
         backbone = model['model_args']['backbone']
         stage = next(reversed(summary))
         final = summary[stage]
-        measured = {split: _figures(final[which]) for split, which in (('val', 'best'), ('val_last_epoch', 'last'))}
+        measured = {split: _metrics(final[which]) for split, which in (('val', 'best'), ('val_last_epoch', 'last'))}
         return {
             'backbone': _tagged(backbone) if recipe.get('backbone_pretrained') else backbone,
             'dataset': {'title': data_title or Path(recipe['data']).name, 'license': data_license, 'note': ''},
             'teacher': recipe['teacher'],
-            'metrics': {split: {'fcam': figures} for split, figures in measured.items() if figures},
+            'metrics': {split: {'fcam': metrics} for split, metrics in measured.items() if metrics},
             'epochs': {name: {k: r[k]['epoch'] for k in ('best', 'last')} for name, r in summary.items()},
             'selection': _selection(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
             'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
@@ -98,30 +98,32 @@ def facts_of_run(
         }
     except (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError) as e:
         raise TrainingError(
-            f'{run_dir} holds no finished training ({type(e).__name__}: {e}): it must have config.json, '
-            'summary.json and best/, as fcam-zoo train writes them'
+            f'{run_dir} is not the folder of a finished training ({type(e).__name__}: {e}): it must contain '
+            'config.json, summary.json and best/, which fcam-zoo train writes'
         ) from e
 
 
 def _tagged(backbone: str) -> str:
-    """A timm name with the tag of the weights that it stands for."""
+    """Add the default tag to a timm name without one."""
     cfg = timm.get_pretrained_cfg(backbone)
     return f'{cfg.architecture}.{cfg.tag}' if cfg and cfg.tag else backbone
 
 
 def _selection(val: dict[str, float], by_accuracy: bool) -> str:
-    """How the epoch was chosen, and from which annotations of val."""
+    """How the epoch was selected, and with which annotations of val."""
     if not val:
         return 'the last epoch, since val has no boxes or masks'
     if 'kept' in val:
-        return 'best epoch by labels alone: the probability of the label where the background is painted over'
+        return 'best epoch by image labels only: the probability of the label with the background removed'
     if val.keys() == {'cls'}:
         return 'best epoch on val, by its labels'
-    shapes = 'masks' if 'pxap' in val else 'boxes'
+    from ..benchmark.descriptions import describe  # Imports OpenCV, which loading a model does not need.
+
+    kind = describe(val).kind
     if by_accuracy:
-        return f'best epoch on val, by its labels; figures by its {shapes}'
-    return f'best epoch and threshold on val, by its {shapes}'
+        return f'best epoch on val, by its labels; metrics by its {kind}'
+    return f'best epoch and threshold on val, by its {kind}'
 
 
-def _figures(row: dict[str, Any]) -> dict[str, float]:
+def _metrics(row: dict[str, Any]) -> dict[str, float]:
     return {k: round(v, 3) for k, v in row.get('val', {}).items() if isinstance(v, (int, float))}

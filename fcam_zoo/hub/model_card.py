@@ -1,4 +1,4 @@
-"""README.md of a Hub repository, made from the facts in its config.json: no figure is typed by hand."""
+"""Model card (README.md) of a Hub repository, generated from the facts in its config.json."""
 
 from __future__ import annotations
 
@@ -9,37 +9,32 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
-LIMITS = """One object an image is assumed: `localize` gives the box of the largest region. The maps are class-agnostic:
-they show what the decoder takes for an object of its training domain; its classes are those of its data set only.
-Licenses of the training images apply to what is done with the weights."""
-TITLES = {
-    'pxap': 'PxAP',
-    **{f'max_box_acc_{iou}': f'MaxBoxAcc (IoU {iou})' for iou in (30, 50, 70)},
-    'mean': 'MaxBoxAccV2, largest region (mean of IoU 30, 50, 70)',
-    **{f'top{k}_{iou}': f'Top-{k} localization (IoU {iou})' for k in (1, 5) for iou in (30, 50, 70)},
-    'cls': 'Classification accuracy',
-}
+LIMITS = """`localize` returns the box of the largest region: the models expect one object per image. The maps are
+class-agnostic and highlight objects like those of the training domain; the labels are those of the training data only.
+The license of the training images also restricts how the weights may be used."""
 
 
 def model_card(config: dict[str, Any], repo_id: str) -> str:
-    """The text of README.md, front matter and all.
+    """Text of README.md, including its front matter.
 
     Args:
-        config: What config.json holds, with the facts that `save_pretrained` was given.
+        config: Content of config.json, with the facts that were passed to `save_pretrained`.
         repo_id: `org/name`.
     """
     data = {'title': 'unknown data', 'license': 'unknown', **(config.get('dataset') or {})}
     weights, arguments = config['weights'], config['model_args']
     backbone = config.get('backbone') or arguments['backbone']
-    alone = ' It holds the decoder alone; the backbone comes from timm.' if config.get('holds') == 'decoder' else ''
+    decoder_only = (
+        ' It contains the decoder only; the backbone is from timm.' if config.get('holds') == 'decoder' else ''
+    )
     recipe = json.dumps(config['recipe'], indent=1) if config.get('recipe') else None
     parts = [
         f'---\n{_front_matter(config, repo_id, data, backbone)}\n---',
         f'# {repo_id.split("/")[-1]}',
         (
-            f'F-CAM (Belharbi et al., WACV 2022) on `{backbone}`, of {config["num_classes"]} classes: one forward pass '
-            'classifies an image and draws the object at the resolution of the image. Trained with image labels; no '
-            'box or mask was used for a gradient.'
+            f'F-CAM (Belharbi et al., WACV 2022) on `{backbone}` with {config["num_classes"]} classes: one forward pass '
+            'classifies an image and segments its object at full resolution. Trained with image labels; boxes or '
+            'masks of the validation split, if any, only selected the epoch and the threshold.'
         ),
         '## Use',
         (
@@ -49,8 +44,8 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
             f"`timm.create_model('hf-hub:{repo_id}', pretrained=True)` works after `import fcam_zoo`. "
             f'Append `@<commit>` to pin a revision.'
         ),
-        '## Figures',
-        _figures(config.get('metrics') or {}),
+        '## Metrics',
+        _metrics_table(config.get('metrics') or {}),
         '## Training',
         (
             f'Backbone `{backbone}`, output stride {arguments["output_stride"]}, decoder '
@@ -67,12 +62,13 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         '## Limits',
         LIMITS,
         '## Files',
-        f'`{weights["file"]}`: {weights["size"]:,} bytes, SHA-256 `{weights["sha256"]}`.{alone}',
+        f'`{weights["file"]}`: {weights["size"]:,} bytes, SHA-256 `{weights["sha256"]}`.{decoder_only}',
     ]
     return '\n\n'.join(parts) + '\n'
 
 
 def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], backbone: str) -> str:
+    titles = _titles()
     results = [
         EvalResult(
             task_type='image-segmentation',
@@ -81,13 +77,13 @@ def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], ba
             dataset_name=data['title'],
             dataset_split=split,
             metric_type=key,
-            metric_name=TITLES[key],
+            metric_name=titles[key],
             metric_value=value,
         )
         for split, kinds in (config.get('metrics') or {}).items()
         if not split.endswith('_last_epoch')
         for key, value in kinds.get('fcam', {}).items()
-        if key in TITLES
+        if key in titles
     ]
     card = ModelCardData(
         license=_license(config),
@@ -103,13 +99,22 @@ def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], ba
     return card.to_yaml()
 
 
+def _titles() -> dict[str, str]:
+    """Titles of all metrics for boxes and masks by key, without thresholds."""
+    from ..benchmark.descriptions import describe  # Imports OpenCV, which loading a model does not need.
+
+    boxes = describe({'mean': 0, 'max_box_acc_30': 0, 'max_box_acc_50': 0, 'max_box_acc_70': 0})
+    masks = describe({'pxap': 0})
+    return {c.key: c.label for metric in (masks, boxes) for c in metric.columns if not c.setting}
+
+
 def _license(config: dict[str, Any]) -> str:
-    """Of the weights; where none is recorded they inherit the backbone's."""
+    """License of the weights; default: that of the backbone."""
     return config.get('license') or config['pretrained_cfg'].get('license') or 'unknown'
 
 
 def _base_model(backbone: str) -> str | None:
-    """Repository of timm's weights of a backbone, their name where they have none; None for an architecture alone."""
+    """Hub repository of timm's weights, or their name if there is none; None for an architecture without weights."""
     if '.' not in backbone:
         return None
     return f'timm/{backbone}' if timm.is_model_pretrained(backbone) else backbone
@@ -120,18 +125,21 @@ def _slug(title: str) -> str:
 
 
 def epochs_text(epochs: dict[str, Any]) -> str:
-    """' (stage epoch 3 of 8, …)', or nothing where none was recorded."""
-    said = [f'{stage} epoch {of["best"]} of {of["last"]}' for stage, of in epochs.items()]
-    return f' ({", ".join(said)})' if said else ''
+    """' (<stage> epoch 3 of 8, …)', or '' if no epochs were recorded."""
+    parts = [f'{stage} epoch {of["best"]} of {of["last"]}' for stage, of in epochs.items()]
+    return f' ({", ".join(parts)})' if parts else ''
 
 
-def _figures(metrics: dict[str, Any]) -> str:
-    keys = [k for k in TITLES if any(k in figures for kinds in metrics.values() for figures in kinds.values())]
+def _metrics_table(metrics: dict[str, Any]) -> str:
+    titles = _titles()
+    keys = [k for k in titles if any(k in found for kinds in metrics.values() for found in kinds.values())]
     if not keys:
         return 'None were measured.'
-    lines = [f'| split | maps | {" | ".join(TITLES[k] for k in keys)} |', '|---' * (len(keys) + 2) + '|']
+    lines = [f'| split | maps | {" | ".join(titles[k] for k in keys)} |', '|---' * (len(keys) + 2) + '|']
     for split, kinds in metrics.items():
-        for kind, figures in kinds.items():
-            cells = [f'{figures[k]:.1f}' if k in figures else '-' for k in keys]
+        for kind, found in kinds.items():
+            cells = [f'{found[k]:.1f}' if k in found else '-' for k in keys]
             lines.append(f'| {split.replace("_", " ")} | {kind} | {" | ".join(cells)} |')
-    return '\n'.join(lines) + '\n\nPercent; box figures are maxima over thresholds, each column its own.'
+    return (
+        '\n'.join(lines) + '\n\nPercent; box metrics are maxima over thresholds, each column at its own best threshold.'
+    )

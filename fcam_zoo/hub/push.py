@@ -1,4 +1,4 @@
-"""Models to the Hub."""
+"""Publish models on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def write_repository(
     backbone_from: str | None = None,
     **facts: Any,
 ) -> Path:
-    """Write what `push_to_hub` publishes: config.json, model.safetensors, and README.md made from the facts.
+    """Write the files that `push_to_hub` uploads: config.json, model.safetensors, and README.md (the model card).
 
     Args:
         model: The model.
         directory: Output folder.
-        repo_id: `org/name`, for the text.
+        repo_id: `org/name`, which the card mentions.
         half: Store parameters in float16.
         backbone_from: See `save_pretrained`.
-        **facts: For config and card: dataset (title, license, note), teacher, metrics, epochs, selection, recipe,
-            license (see `hub.facts_of_run`).
+        **facts: Fields of config and card: backbone, dataset (title, license, note), teacher, metrics, epochs,
+            selection, recipe, license. `hub.facts_of_run` reads them from a training.
 
     Raises:
-        ValueError: When repo_id is none, or a fact is unknown or not as it should be.
-        WeightsError: For a model that could not be loaded again.
+        ValueError: If repo_id is invalid, or a fact is unknown or invalid.
+        WeightsError: If the model could not be loaded again.
     """
     try:
         validate_repo_id(repo_id)
         if '/' not in repo_id:
-            raise HFValidationError('it names no user or organization')
+            raise HFValidationError('the user or organization is missing')
     except HFValidationError as e:
-        raise ValueError(f'repo_id {repo_id!r} is no repository id: write org/name ({e})') from e
+        raise ValueError(f'repo_id {repo_id!r} is not a repository id: write org/name ({e})') from e
     check_facts(facts)
     folder = save_pretrained(model, directory, half=half, backbone_from=backbone_from, **facts)
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
@@ -60,25 +60,25 @@ def write_repository(
 
 
 def push_to_hub(model: FCAM, repo_id: str, *, private: bool = False, message: str = 'Add model', **options: Any) -> str:
-    """Publish a model in timm's format with a generated card; the token is that of the Hub's client.
+    """Publish a model in timm's format with a generated model card.
 
-    A repository is made if needed; its card is replaced.
+    The repository is created if needed, and its card is replaced. The token is that of the Hub's client.
 
     Args:
         model: The model.
         repo_id: `org/name`.
-        private: Make a new repository private.
-        message: Of the commit.
-        **options: Of `write_repository`: half, backbone_from, and the facts.
+        private: Create a new repository as private.
+        message: Commit message.
+        **options: Arguments of `write_repository`: half, backbone_from, and the facts.
 
     Returns:
-        `org/name@commit`, which `create_model('hf-hub:…')` takes.
+        `org/name@commit`, for `create_model('hf-hub:…')`.
 
     Raises:
-        ValueError: When repo_id is none, or a fact is unknown or not as it should be.
-        HubError: When the Hub cannot be reached or refuses; nothing is changed there then, but that an empty
-            repository may have been made.
-        WeightsError: For a model that could not be loaded again.
+        ValueError: If repo_id is invalid, or a fact is unknown or invalid.
+        HubError: If the Hub is unreachable or refuses. Nothing is uploaded then, but an empty repository may have been
+            created.
+        WeightsError: If the model could not be loaded again.
     """
     api = HfApi(library_name='fcam_zoo', library_version=__version__)
     with tempfile.TemporaryDirectory() as folder:
@@ -93,10 +93,10 @@ def push_to_hub(model: FCAM, repo_id: str, *, private: bool = False, message: st
 
 def _explain(error: Exception, repo_id: str) -> str:
     if isinstance(error, ValueError):
-        # The Hub read the card first, and says what it does not take.
+        # The Hub validates the card first.
         reason = ' '.join(str(error).split())
-        return f'{repo_id} was not published on {constants.ENDPOINT} ({reason}): give license=… as the Hub writes it'
+        return f'{repo_id} was not published on {constants.ENDPOINT} ({reason}): give a license identifier of the Hub'
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     refused = isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403, 404)
-    mend = f'check that the account may write there, and {LOGIN}' if refused else 'check the network and try again'
-    return f'{repo_id} was not published on {constants.ENDPOINT} ({reason}): {mend}'
+    hint = f'check that the account has write access, and {LOGIN}' if refused else 'check the network and try again'
+    return f'{repo_id} was not published on {constants.ENDPOINT} ({reason}): {hint}'

@@ -1,4 +1,4 @@
-"""Models as folders in timm's Hub format: config.json and model.safetensors."""
+"""Model folders in timm's Hub format: config.json and model.safetensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .._weights import fingerprint
 from ..errors import FcamZooError, WeightsError
 from ..models import FCAM
 
-# Fields of pretrained_cfg that config.json carries, as timm writes them.
+# Fields of pretrained_cfg that timm writes to config.json.
 CFG_FIELDS = (
     'custom_load',
     'input_size',
@@ -36,7 +36,7 @@ CFG_FIELDS = (
 
 
 def state_to_save(model: FCAM, half: bool = False) -> dict[str, torch.Tensor]:
-    """State dict on the CPU, contiguous; with `half`, parameters in float16 (batch-norm statistics stay float32)."""
+    """State dict on the CPU; with `half`, parameters are float16 and batch-norm statistics stay float32."""
     parameters = {name for name, _ in model.named_parameters()}
     state = {}
     for name, tensor in model.state_dict().items():
@@ -48,27 +48,27 @@ def state_to_save(model: FCAM, half: bool = False) -> dict[str, torch.Tensor]:
 def save_pretrained(
     model: FCAM, directory: str | os.PathLike, *, half: bool = False, backbone_from: str | None = None, **extra: Any
 ) -> Path:
-    """Write a model folder that `create_model('local-dir:<folder>')` and timm load.
+    """Write a model folder, which `create_model('local-dir:<folder>')` and timm can load.
 
     Args:
         model: The model.
         directory: Output folder.
         half: Store parameters in float16.
-        backbone_from: Name, with its tag, of the timm weights that the classifier has unchanged: the decoder alone is
-            stored then, and loading fetches the classifier from timm.
-        **extra: Further top-level fields of config.json (data set, teacher, metrics, recipe).
+        backbone_from: timm name, with tag, of the unchanged weights of the classifier. Only the decoder is stored then,
+            and loading downloads the classifier from timm.
+        **extra: Additional top-level fields of config.json (dataset, teacher, metrics, recipe).
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: When the model is no F-CAM.
-        WeightsError: For a wrapped classifier that its timm name does not build again, such as one whose strides or
-            pooling were chosen when it was made; for backbone_from that cannot be its classifier.
+        TypeError: If the model is not an FCAM.
+        WeightsError: If the timm name of a wrapped classifier does not rebuild it, for example because its strides or
+            pooling were changed; or if timm's weights `backbone_from` do not fit the classifier.
     """
     if not isinstance(model, FCAM):
         raise TypeError(
-            f'{type(model).__name__} is no F-CAM: fcam_zoo.wrap(classifier) makes one, without DDP or compile'
+            f'{type(model).__name__} is not an FCAM: create one with fcam_zoo.wrap(classifier), without DDP or compile'
         )
     directory = Path(directory)
     if model.wrapped:
@@ -99,23 +99,23 @@ def save_pretrained(
 
 
 def _check_source(model: FCAM, backbone_from: str) -> None:
-    """timm's weights of this name must fit the classifier; that they are what it holds is for the caller to know."""
+    """Check that timm has weights of this name with the right shape; their values are not compared."""
     cfg = get_pretrained_cfg(backbone_from) if is_model_pretrained(backbone_from) else None
     own = model.backbone.pretrained_cfg['architecture']
     if not cfg or cfg.architecture != own or cfg.num_classes != model.num_classes:
         raise WeightsError(
             f'backbone_from={backbone_from!r}: timm has no weights of this name for {own} with {model.num_classes} '
-            'classes, so loading could not fetch the classifier: leave it out to store the classifier too'
+            'classes, so the classifier could not be loaded again: omit backbone_from to store the classifier too'
         )
 
 
 @torch.no_grad()
 def _check_rebuilt(model: FCAM) -> None:
-    """What config.json says of a wrapped classifier must build the same network."""
+    """Check that config.json rebuilds the network of a wrapped classifier."""
     fault = (
         f'the wrapped {type(model.backbone).__name__} was built with arguments that its name '
-        f'{model.model_args["backbone"]!r} does not tell, so that it could not be loaded again: build it with '
-        "create_model('fcam', backbone=…, output_stride=…, backbone_kwargs=…) and load its weights into that"
+        f'{model.model_args["backbone"]!r} does not include, so it could not be loaded again: build the model with '
+        "create_model('fcam', backbone=…, output_stride=…, backbone_kwargs=…) and load the weights into it"
     )
     try:
         again = FCAM(**model.model_args, num_classes=model.num_classes)

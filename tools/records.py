@@ -1,0 +1,49 @@
+"""The two files of measured models: weights/index.json (released) and results/measured.json (only recorded)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fcam_zoo import _index
+from fcam_zoo._index import ReleaseEntry
+from fcam_zoo._io import write_json
+from fcam_zoo.errors import WeightsError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def results_dir() -> Path:
+    """Folder of the tables and of measured.json."""
+    return ROOT / 'results'
+
+
+def recorded() -> dict[str, ReleaseEntry]:
+    """Models that were measured and are not released, by name.
+
+    Raises:
+        WeightsError: If results/measured.json is damaged.
+    """
+    path = results_dir() / 'measured.json'
+    if not path.is_file():
+        return {}
+    try:
+        return _index.read_entries(path)
+    except ValueError as e:
+        raise WeightsError(f'{path} is damaged ({e}): restore it from git') from e
+
+
+def entries() -> list[ReleaseEntry]:
+    """All measured models, released or not, sorted by name."""
+    return sorted([*_index.index().values(), *recorded().values()], key=lambda entry: entry.name)
+
+
+def write_index(released: Mapping[str, ReleaseEntry]) -> None:
+    """Write weights/index.json."""
+    write_json(_index.weights_dir() / 'index.json', [released[name].to_dict() for name in sorted(released)])
+    _index.index.cache_clear()
+
+
+def write_recorded(found: Mapping[str, ReleaseEntry]) -> None:
+    """Write results/measured.json."""
+    write_json(results_dir() / 'measured.json', [found[name].to_dict() for name in sorted(found)])
