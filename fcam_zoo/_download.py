@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face Hub with its own client, which provides cache, tokens, endpoint, resuming and bars."""
+"""Downloads from the Hugging Face Hub with its own client, and errors that say how to fix a failed download."""
 
 from __future__ import annotations
 
@@ -48,12 +48,13 @@ def fetch(repo: str, file: str, *, cache_dir: str | os.PathLike | None = None, l
         HubError: If the file is not available; the message says why.
     """
     repo_id, revision = split_id(repo)
+    cache = None if cache_dir is None else Path(cache_dir)
     try:
         path = hf_hub_download(
             repo_id,
             file,
             revision=revision,
-            cache_dir=cache_dir,
+            cache_dir=cache,
             local_files_only=local_files_only,
             library_name='fcam_zoo',
             library_version=__version__,
@@ -61,7 +62,7 @@ def fetch(repo: str, file: str, *, cache_dir: str | os.PathLike | None = None, l
     except (HTTPError, OSError, EntryNotFoundError, HFValidationError) as e:
         if isinstance(e, HTTPError) and not isinstance(e, HfHubHTTPError):
             # The connection failed before a response; the client does not use its cache in this case.
-            cached = try_to_load_from_cache(repo_id, file, cache_dir, revision)
+            cached = try_to_load_from_cache(repo_id, file, cache, revision)
             if isinstance(cached, str):
                 return Path(cached)
         raise HubError(_explain(e, repo, file, local_files_only)) from e

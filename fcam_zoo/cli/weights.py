@@ -48,7 +48,7 @@ def run_verify(args: argparse.Namespace) -> int:
 def run_list(args: argparse.Namespace) -> int:
     for name, entry in hub.index().items():
         where = _index.local_path(name, args.cache_dir) or f'not downloaded, on the Hub: {entry.hf_hub_id}'
-        print(f'{name}  {entry.size / 2**20:.1f} MB  {where}')
+        print(f'{name}  {(entry.size or 0) / 2**20:.1f} MB  {where}')
     for download in hub.downloads(args.cache_dir):
         print(f'hf-hub:{download.repo_id}@{download.commit}  {download.size / 2**20:.1f} MB  downloaded')
     return 0

@@ -32,8 +32,8 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         f'---\n{_front_matter(config, repo_id, data, backbone)}\n---',
         f'# {repo_id.split("/")[-1]}',
         (
-            f'F-CAM (Belharbi et al., WACV 2022) on `{backbone}` with {config["num_classes"]} classes: one forward pass '
-            'classifies an image and segments its object at full resolution. Trained with image labels; boxes or '
+            f'F-CAM (Belharbi et al., WACV 2022) on `{backbone}` with {config["num_classes"]} classes: one forward '
+            'pass classifies an image and segments its object at full resolution. Trained with image labels; boxes or '
             'masks of the validation split, if any, only selected the epoch and the threshold.'
         ),
         '## Use',

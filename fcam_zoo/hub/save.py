@@ -101,7 +101,8 @@ def save_pretrained(
 def _check_source(model: FCAM, backbone_from: str) -> None:
     """Check that timm has weights of this name with the right shape; their values are not compared."""
     cfg = get_pretrained_cfg(backbone_from) if is_model_pretrained(backbone_from) else None
-    own = model.backbone.pretrained_cfg['architecture']
+    backbone: Any = model.backbone
+    own = backbone.pretrained_cfg['architecture']
     if not cfg or cfg.architecture != own or cfg.num_classes != model.num_classes:
         raise WeightsError(
             f'backbone_from={backbone_from!r}: timm has no weights of this name for {own} with {model.num_classes} '
