@@ -171,7 +171,7 @@ def test_tables_compare_teachers_and_seeds(entry):
     del entries[1].metrics['test']['fcam']['max_box_acc_v2']
     lines = results_page.page(entries).splitlines()
     assert any(line.startswith('| LayerCAM | 60.0 |') for line in lines)
-    assert [line.split(' | ')[0] for line in lines if line.startswith('| CAM')] == ['| CAM']
+    assert [line.split(' | ')[0] for line in lines if line.startswith('| CAM |')] == ['| CAM']
     assert any(line.startswith('| LayerCAM + F-CAM | 70.0 |') for line in lines)
     (spread,) = (line for line in lines if line.startswith('| LayerCAM + F-CAM, seeds 0, 1, 2 | best on val |'))
     # 73.0 and the sample standard deviation of 70, 72, 77.
