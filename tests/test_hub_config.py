@@ -1,4 +1,4 @@
-"""A config.json that is damaged or hostile: one clear error before a model is built, whatever it says."""
+"""A damaged or hostile config.json gives one clear error before a model is built."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder(tmp_path) -> Path:
         ('pretrained_cfg', {'label_names': 5}, 'label_names must be a list of names'),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(folder, part, changes, message):
+def test_an_invalid_config_is_refused(folder, part, changes, message):
     config = json.loads((folder / 'config.json').read_text())
     (config[part] if part else config).update(changes)
     (folder / 'config.json').write_text(json.dumps(config))
@@ -48,8 +48,8 @@ def test_a_config_that_cannot_be_is_refused(folder, part, changes, message):
     assert '\n' not in str(caught.value)
 
 
-def test_a_folder_that_only_looks_cached_is_never_mended(folder):
-    """Snapshots of other tools are named so too; only a download may be removed, since it can be fetched anew."""
+def test_a_folder_that_only_looks_cached_is_not_removed(folder):
+    """Other tools use the same folder names; only a download may be removed, since it can be downloaded again."""
     own = folder.rename(folder.parent / 'snapshots').rename(folder.parent / ('0' * 40))
     (folder.parent / 'snapshots').mkdir()
     own = own.rename(folder.parent / 'snapshots' / own.name)
@@ -61,12 +61,12 @@ def test_a_folder_that_only_looks_cached_is_never_mended(folder):
     assert weights.exists()
 
 
-def test_every_name_of_a_model_is_taken(loopback, folder):
+def test_all_name_forms_are_accepted(loopback, folder):
     pinned = hub.push_to_hub(hub.from_pretrained(folder), 'org/tiny')
     for name in (f'local-dir:{folder}', 'org/tiny', 'hf-hub:org/tiny', f'hf_hub:{pinned}'):
         assert hub.from_pretrained(name).num_classes == 3
     assert hub.pull(f'hf-hub:{pinned}') == hub.pull('org/tiny')
-    with pytest.raises(HubError, match='or the path of a folder that exists'):
+    with pytest.raises(HubError, match='or the path of an existing folder'):
         hub.from_pretrained('runs/birds/best')
     with pytest.raises(UnknownModelError, match='unknown model'):
         hub.from_pretrained('nosuch')

@@ -105,7 +105,7 @@ def _titles() -> dict[str, str]:
 
     boxes = describe({'mean': 0, 'max_box_acc_30': 0, 'max_box_acc_50': 0, 'max_box_acc_70': 0})
     masks = describe({'pxap': 0})
-    return {c.key: c.label for metric in (masks, boxes) for c in metric.columns if not c.setting}
+    return {c.key: c.label for metric in (boxes, masks) for c in metric.columns if not c.setting}
 
 
 def _license(config: dict[str, Any]) -> str:
