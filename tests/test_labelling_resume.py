@@ -111,10 +111,10 @@ def test_unfinished_run_is_refused_without_a_choice(photos, tmp_path, monkeypatc
     interrupt(monkeypatch, photos, tmp_path / 'out')
     with pytest.raises(FileExistsError, match=r'unfinished run: continue it with --resume .* discard it with --over'):
         label(photos, tmp_path / 'out', batch_size=1)
-    with pytest.raises(ValueError, match=r'other settings \(threshold was 0\.5 and is now 0\.7\)'):
+    with pytest.raises(ValueError, match=r'other settings \(threshold: 0\.5\): resume it with these'):
         label(photos, tmp_path / 'out', batch_size=1, threshold=0.7, resume=True)
     draw(photos / 'more.png', (56, 56), [])
-    with pytest.raises(ValueError, match=r'other settings \(images were added, removed or changed\).*--overwrite'):
+    with pytest.raises(ValueError, match=r'other settings \(images: 5 with SHA-256 .*--overwrite'):
         label(photos, tmp_path / 'out', batch_size=1, resume=True)
     label(photos, tmp_path / 'out', batch_size=1, overwrite=True)
     label(photos, tmp_path / 'new', batch_size=1)

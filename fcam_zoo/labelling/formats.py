@@ -32,14 +32,12 @@ class LabelledImage:
     """An image with its labels.
 
     Attributes:
-        path: The image file.
         record: What the journal keeps.
         stored: The localization in stored pixels.
         upright: The localization in pixels of the image rotated by its EXIF orientation.
         image: The rotated image, for formats that draw it.
     """
 
-    path: Path
     record: ImageRecord
     stored: Localization
     upright: Localization

@@ -13,12 +13,6 @@ from typing import Any
 from .output import sync_file
 from .record import ImageRecord
 
-HASHED_SETTINGS = {
-    'images': 'images were added, removed or changed',
-    'weights': 'the model has other weights',
-}
-"""Settings stored as a hash, and how the error describes a difference."""
-
 
 class Journal:
     """Lines of JSON: the settings, then a list per batch with the record or the error of each image.
@@ -29,38 +23,37 @@ class Journal:
         path: The file; it may be missing.
 
     Attributes:
-        done: Images in complete batches.
-        failed: Those of them that could not be read.
+        settings: The settings of the run.
+        done: Number of images in complete batches.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.settings: dict[str, Any] = {}
-        self.done = self.failed = self._end = 0
-        for line in self._lines() if path.exists() else ():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if not line.endswith(b'\n'):  # The process was killed while it wrote this line.
-                break
-            self._end += len(line)
-            if isinstance(entry, dict):
-                self.settings = entry
-            else:
-                self._count(entry)
+        self.done = self._end = 0
+        if path.exists():
+            self._read()
 
-    def _count(self, batch: Sequence[Any]) -> None:
-        self.done += len(batch)
-        self.failed += sum(isinstance(result, str) for result in batch)
+    def _read(self) -> None:
+        with self.path.open('rb') as lines:
+            for line in lines:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    break
+                if not line.endswith(b'\n'):  # The process was killed while it wrote this line.
+                    break
+                self._end += len(line)
+                if isinstance(entry, dict):
+                    self.settings = entry
+                else:
+                    self.done += len(entry)
 
-    def difference(self, settings: dict[str, Any]) -> str:
-        """Describe the first setting that differs from those of the run; empty when all are the same."""
-        for key, value in json.loads(json.dumps(settings)).items():
-            if self.settings.get(key) != value:
-                change = f'{key} was {_short(self.settings.get(key))} and is now {_short(value)}'
-                return HASHED_SETTINGS.get(key, change)
-        return ''
+    def differences(self, settings: dict[str, Any]) -> str:
+        """List the settings of the run that differ from other settings, with their values in the run."""
+        values = json.loads(json.dumps(settings))
+        changed = [key for key, value in values.items() if self.settings.get(key) != value]
+        return ', '.join(f'{key}: {str(self.settings.get(key))[:60]}' for key in changed)
 
     def open(self, settings: dict[str, Any]) -> None:
         """Continue after the last complete batch; without one, start a new journal."""
@@ -75,19 +68,15 @@ class Journal:
     def add(self, batch: Sequence[ImageRecord | str]) -> None:
         """Append a batch: for each image its record, or the error when it could not be read."""
         self._append([result if isinstance(result, str) else asdict(result) for result in batch])
-        self._count(batch)
+        self.done += len(batch)
 
     def _append(self, entry: Any) -> None:
         with sync_file(self._file):
             self._file.write(json.dumps(entry, separators=(',', ':')).encode() + b'\n')
 
-    def _lines(self) -> Iterator[bytes]:
-        with self.path.open('rb') as lines:
-            yield from lines
-
     def _results(self) -> Iterator[Any]:
-        batches = islice(map(json.loads, self._lines()), 1, None)
-        return chain.from_iterable(batches)
+        with self.path.open('rb') as lines:
+            yield from chain.from_iterable(map(json.loads, islice(lines, 1, None)))
 
     def records(self) -> Iterator[ImageRecord]:
         """Read the records from the file, one batch at a time."""
@@ -101,8 +90,3 @@ class Journal:
         """Close the file."""
         with suppress(OSError):  # Raised again after a failed write.
             self._file.close()
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f'{text[:60]}...'

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from ..data.images import as_stored
-from ..localization import Localization, Postprocessor, resize_map
+from ..localization import Postprocessor, resize_map
 from .formats import LabelledImage
 from .inputs import Inputs
 from .loading import LoadedImage
@@ -49,12 +47,9 @@ class Labeller:
         stored = upright = self.postprocess(full, probs)
         if loaded.orientation != 1:
             stored = self.postprocess(as_stored(full, loaded.orientation), probs)
-        record = self._record(self.inputs.ids[loaded.index], stored, upright)
-        return LabelledImage(Path(self.inputs.paths[loaded.index]), record, stored, upright)
-
-    def _record(self, image_id: str, stored: Localization, upright: Localization) -> ImageRecord:
+        image_id = self.inputs.ids[loaded.index]
         certainty = 1.0 if self.by_folder else stored.score
-        return ImageRecord(
+        record = ImageRecord(
             image=image_id,
             label=self.classes.index(image_id.split('/')[0]) if self.by_folder else stored.class_index,
             predicted=stored.label,
@@ -65,6 +60,7 @@ class Labeller:
             upright_size=upright.size,
             upright_objects=object_records(upright, certainty),
         )
+        return LabelledImage(record, stored, upright)
 
 
 def _class_folders(inputs: Inputs) -> tuple[str, ...]:

@@ -92,12 +92,10 @@ def label_images(
         check_distinct((image_id, file) for image_id in inputs.ids if (file := writer.file_of(image_id)))
     settings = {
         'version': __version__,
-        'weights': digest(model.state_dict()),
-        'images': inputs.digest,
+        'weights': f'SHA-256 {digest(model.state_dict())}',
+        'images': f'{len(inputs.ids)} with SHA-256 {inputs.digest}',
+        **{key: getattr(options, key) for key in ('labels', 'model_name', 'batch_size')},
         'formats': sorted(folder.formats),
-        'labels': options.labels,
-        'model_name': options.model_name,
-        'batch_size': options.batch_size,
         **asdict(postprocess),
         **asdict(inference),
     }
@@ -110,22 +108,22 @@ def label_images(
                 for writer in writers:
                     writer.finish(journal.records)
                 folder.new.rename(folder.complete)
-            objects = sum(len(record.objects) for record in journal.records())
+            objects = [len(record.objects) for record in journal.records()]
             errors = (*inputs.problems, *journal.errors())
         folder.publish()
     files = tuple(output / name / FORMATS[name].main_file for name in folder.formats)
-    return Summary(journal.done - journal.failed, objects, errors, files)
+    return Summary(len(objects), sum(objects), errors, files)
 
 
 def _open_journal(folder: OutputFolder, settings: dict[str, Any], options: LabelOptions) -> Journal:
     """Decide between a new run and the unfinished one. A run without a finished batch does not count as unfinished."""
     journal = Journal(folder.journal)
     if journal.done and options.resume:
-        difference = journal.difference(settings)
-        if difference:
+        differences = journal.differences(settings)
+        if differences:
             raise ValueError(
-                f'{folder.path} holds an unfinished run with other settings ({difference}): resume it with its own '
-                'settings, or discard it with --overwrite (in Python overwrite=True)'
+                f'{folder.path} holds an unfinished run with other settings ({differences}): resume it with these, or '
+                'discard it with --overwrite (in Python overwrite=True)'
             )
     elif journal.done and not options.overwrite:
         raise FileExistsError(
@@ -181,12 +179,13 @@ class _Run:
         labelled = self.labeller.label(loaded, *output)
         if any(writer.needs_image for writer in self.writers):
             # The file is read a second time. When this fails, no format must contain the image.
+            path = self.inputs.paths[loaded.index]
             try:
-                image = open_image(labelled.path)
+                image = open_image(path)
             except (FcamZooError, OSError) as e:
                 return str(e)
             if image.size != labelled.upright.size:
-                return f'{labelled.path}: replaced by another image while it was read; run again'
+                return f'{path}: replaced by another image while it was read; run again'
             labelled = replace(labelled, image=image)
         for writer in self.writers:
             writer.write(labelled)
