@@ -1,7 +1,7 @@
-"""How much faster the metrics are than plain loops that threshold, trace and count at every threshold.
+"""Measure how much faster the metrics are than plain loops that trace and count at every threshold.
 
-Maps are synthetic and smooth, as networks make them: blobs, sigmoids of a few blobs, and class maps of 14 x 14 and
-28 x 28 cells that are resized bilinearly. Results are asserted to be equal. Ratios on one thread are printed:
+Maps are synthetic and smooth, like those of networks: blobs, sigmoids of blobs, and class maps of 14 x 14 and 28 x 28
+cells, resized bilinearly. Results must be equal. Prints the ratios on one thread:
 
     python benchmarks/box_metric.py
 """
@@ -21,7 +21,7 @@ THRESHOLDS = np.arange(0, 1, 0.001)
 
 
 def blobs(rng: np.random.Generator, n: int) -> np.ndarray:
-    """Sum of n Gaussians."""
+    """Sum n Gaussians."""
     y, x = np.mgrid[:SIDE, :SIDE]
     values = np.zeros((SIDE, SIDE))
     for _ in range(n):
@@ -32,13 +32,13 @@ def blobs(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def class_map(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Blobs with noise on a grid of cells, resized."""
+    """Make blobs with noise on a grid of cells, resized."""
     low = cv2.resize(blobs(rng, 2), (cells, cells), interpolation=cv2.INTER_AREA) + rng.normal(0, 0.06, (cells, cells))
     return cv2.resize((low - low.min()) / (low.max() - low.min()), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
 
 
 def make_maps() -> dict[str, np.ndarray]:
-    """Maps (MAPS,224,224) in [0,1] of each kind, in float32 as networks give them."""
+    """Make maps (MAPS,224,224) in [0,1] of each kind, float32 like those of networks."""
     rng = np.random.default_rng(0)
     kinds = {
         'blobs': [blobs(rng, 1 + i % 3) for i in range(MAPS)],
@@ -50,7 +50,7 @@ def make_maps() -> dict[str, np.ndarray]:
 
 
 def plain_boxes(image: np.ndarray, level: int, multi_contour: bool) -> list[list[int]]:
-    """Boxes by OpenCV at one level."""
+    """Find boxes with OpenCV at one level."""
     mask = cv2.threshold(image, level, 255, cv2.THRESH_BINARY)[1]
     contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not contours:
@@ -62,7 +62,7 @@ def plain_boxes(image: np.ndarray, level: int, multi_contour: bool) -> list[list
 
 
 def plain_metric(maps: np.ndarray, truth: np.ndarray, multi_contour: bool) -> np.ndarray:
-    """Best IoU (N,T) by tracing at every threshold."""
+    """Compute the best IoU (N,T) by tracing at every threshold."""
     best = np.empty((len(maps), len(THRESHOLDS)))
     for i, (score_map, box) in enumerate(zip(maps.astype(float), truth)):
         image = (score_map * 255).astype(np.uint8)
@@ -77,14 +77,14 @@ def plain_metric(maps: np.ndarray, truth: np.ndarray, multi_contour: bool) -> np
 
 
 def plain_histograms(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Histograms (N,2,bins) by NumPy."""
+    """Compute histograms (N,2,bins) with NumPy."""
     edges = np.append(THRESHOLDS, [1.0, 2.0, 3.0])
     pairs = zip(maps.astype(float), masks)
     return np.stack([[np.histogram(m[k == value], edges)[0] for value in (1, 0)] for m, k in pairs])
 
 
 def seconds(function: Callable[[], np.ndarray], repeats: int) -> tuple[float, np.ndarray]:
-    """Shortest time of a call, and its result."""
+    """Return the shortest time of a call, and its result."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -94,7 +94,7 @@ def seconds(function: Callable[[], np.ndarray], repeats: int) -> tuple[float, np
 
 
 def report(name: str, fast: Callable[[], np.ndarray], plain: Callable[[], np.ndarray]) -> np.ndarray:
-    """Print the ratio of a pair; return both times."""
+    """Print the ratio of two implementations; return both times."""
     quick, result = seconds(fast, 5)
     slow, expected = seconds(plain, 2)
     if not np.array_equal(result, expected):

@@ -1,10 +1,10 @@
-"""Evaluation of many images: seconds with workers, and memory, which must not grow with the images.
+"""Measure the time of an evaluation with workers, and its memory, which must not grow with the images.
 
     python benchmarks/evaluate.py --images 5794 --workers 0 1 2
     python benchmarks/evaluate.py --images 5000 50000 --memory -o results/evaluate.md
 
-Maps are 224x224, drawn from those of `box_metric.py` as they are asked for. Memory is the peak of the resident set of a
-fresh process, less that before the evaluation.
+Maps are 224x224, drawn on demand from those of `box_metric.py`. Memory is the peak of the resident set of a fresh
+process, minus that before the evaluation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIB = 2**20
 
 
 class Drawn:
-    """Maps that exist while they are asked for, as those of a model or of files do."""
+    """Maps that are made on demand, like those of a model or of files."""
 
     def __init__(self, images: int) -> None:
         self.pool = np.concatenate(list(make_maps().values()))
@@ -42,7 +42,7 @@ class Drawn:
 
 
 class Boxes:
-    """A data set of boxes whose images hold nothing but their number."""
+    """A data set of boxes whose images only hold their number."""
 
     name, split, masks = 'drawn', 'test', None
 
@@ -67,7 +67,7 @@ def seconds(images: int, workers: int) -> float:
 
 
 def growth(images: int, rows: bool) -> float:
-    """Peak memory in MiB that evaluating takes beside what was there."""
+    """Measure the growth of the peak memory during an evaluation, in MiB."""
     source, dataset = Drawn(images), Boxes(images)
     evaluate(source, Boxes(64), rows=False, quiet=True)
     before = int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
@@ -75,8 +75,8 @@ def growth(images: int, rows: bool) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / MIB
 
 
-def alone(function: Callable[..., float], *arguments: Any) -> float:
-    """Result of a function in a process of its own."""
+def isolated(function: Callable[..., float], *arguments: Any) -> float:
+    """Call a function in a new process."""
     with multiprocessing.get_context('spawn').Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -97,9 +97,9 @@ def main() -> None:
         )
     ]
     if args.memory:
-        lines += ['| images | rows | MiB beside what was there |', '|---|---|---|']
+        lines += ['| images | rows | additional MiB |', '|---|---|---|']
         for rows in (False, True):
-            lines += [f'| {n:,} | {"yes" if rows else "no"} | {alone(growth, n, rows):.0f} |' for n in args.images]
+            lines += [f'| {n:,} | {"yes" if rows else "no"} | {isolated(growth, n, rows):.0f} |' for n in args.images]
     else:
         lines += ['| images | workers | relative time | images/s |', '|---|---|---|---|']
         for n in args.images:

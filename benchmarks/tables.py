@@ -1,4 +1,4 @@
-"""What the benchmarks of models share: the machine in words, and tables that are printed as they grow."""
+"""Shared by the benchmarks: a description of the machine, and tables that are printed as they grow."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import fcam_zoo
 
 
 def machine(threads: int, device: str = 'CPU') -> str:
-    """Versions and machine, without names or paths."""
+    """Describe versions and machine, without names or paths."""
     versions = f'fcam_zoo {fcam_zoo.__version__}, torch {torch.__version__}'
     return f'{versions}; {platform.machine()} {device}, {threads} thread(s)'
 
 
 class Table:
-    """A Markdown table: lines are printed at once, and appended to a file at the end."""
+    """A Markdown table, printed line by line and appended to a file at the end."""
 
     def __init__(self, *head: str) -> None:
         self.lines = list(head)
@@ -29,7 +29,7 @@ class Table:
         print(row, flush=True)
 
     def append_to(self, path: Path | None) -> None:
-        """Append the table to a file, if there is one to append to."""
+        """Append the table to a file, unless it is None."""
         if path:
             with path.open('a', encoding='utf-8') as f:
                 f.write('\n'.join(self.lines) + '\n\n')

@@ -1,4 +1,4 @@
-"""Figures of a localizer, as in the F-CAM paper (WACV 2022): pictures with maps, threshold curves, activations."""
+"""Figures of the F-CAM paper (WACV 2022) for any localizer: pictures with maps, threshold curves, activations."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers; lines differ in their dashes too. Kinds of map that the
-# paper compares have theirs in every figure.
+# Colours of Okabe and Ito, distinguishable by colour-blind readers; lines also differ in their dashes. The kinds of map
+# that the paper compares have the same colour in every figure.
 _LINES = (
     ('#d55e00', '--'),
     ('#0072b2', '-.'),
@@ -45,18 +45,18 @@ _COLUMNS = 4
 
 
 def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) -> Figure:
-    """Localization against the threshold tau (Fig. 5 of the paper).
+    """Plot localization against the threshold tau (Fig. 5 of the paper).
 
-    With boxes: the percentage of images whose box is right, over tau relative to each map's maximum, one panel for each
-    IoU; dots are the best thresholds. With masks: precision over recall of all pixels, and their F1 over tau, which is
-    absolute.
+    With boxes: the percentage of images whose box is correct, over tau relative to the maximum of each map, one panel
+    per IoU; dots are the best thresholds. With masks: precision over recall of all pixels, and their F1 over tau, which
+    is absolute.
 
     Args:
         reports: Name -> report of the same data set, from `benchmark.evaluate_many` or `benchmark.read_reports`.
-        iou: Wanted IoUs in percent; default 50 (or the first, where 50 was not measured). Of boxes only.
+        iou: IoUs in percent, only with boxes; default: 50, or the first if 50 was not measured.
 
     Returns:
-        A figure of matplotlib; `save` writes it.
+        A matplotlib figure; `save` writes it.
 
     Raises:
         ImportError: Without matplotlib (extra `viz`).
@@ -76,10 +76,10 @@ def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) ->
 
 
 def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
-    """Distribution of map values inside and outside objects (Fig. 6 of the paper), one panel for each kind of map.
+    """Plot the distribution of map values inside and outside objects (Fig. 6 of the paper), one panel per kind of map.
 
-    Objects are the true boxes or masks of the data set; ignored pixels are left out. Each panel gives the overlap of
-    both distributions: the sum of the smaller share of each of the 128 bins of the report, 0 % where a threshold tells
+    Objects are the true boxes or masks of the data set; ignored pixels are excluded. Each panel shows the overlap of
+    both distributions: the sum over the 128 bins of the report of the smaller share, 0 % if a threshold separates
     objects from background without error.
 
     Args:
@@ -87,7 +87,7 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
         bins: Number of bins between 0 and 1, a power of two up to 128.
 
     Returns:
-        A figure of matplotlib; `save` writes it.
+        A matplotlib figure; `save` writes it.
 
     Raises:
         ImportError: Without matplotlib (extra `viz`).
@@ -119,15 +119,15 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
 
 
 def overlap(report: Report) -> float:
-    """Overlap of the distributions of map values inside and outside objects, in percent: 0 apart, 100 alike."""
+    """Return the overlap of the distributions of map values inside and outside objects in percent, 100 if equal."""
     return float(np.minimum(report.activations['inside'], report.activations['outside']).sum())
 
 
 def save(figure: Figure | Image.Image, path: str | os.PathLike) -> None:
-    """Write a figure, or a picture of `grid`, whole or not at all; the suffix tells the format (.png, .jpg, .pdf, ...).
+    """Write a figure, or a picture of `grid`, atomically, in the format of the suffix (.png, .jpg, .pdf, ...).
 
     Raises:
-        ValueError: For a suffix that is no format.
+        ValueError: For an unknown suffix.
     """
     check_suffix(path, isinstance(figure, Image.Image))
     with atomic_path(path) as temporary:
@@ -138,10 +138,10 @@ def save(figure: Figure | Image.Image, path: str | os.PathLike) -> None:
 
 
 def check_suffix(path: str | os.PathLike, picture: bool) -> None:
-    """Raises ValueError for the name of a file in another format than those of pictures, or of drawings."""
+    """Raise ValueError for a file name whose suffix is not a format of pictures, or of plots."""
     known = ('.png', '.jpg', '.jpeg', '.webp') if picture else ('.png', '.jpg', '.jpeg', '.webp', '.svg', '.pdf')
     if Path(path).suffix.lower() not in known:
-        raise ValueError(f'{path}: no format that can be written; end the name in one of {", ".join(known)}')
+        raise ValueError(f'{path}: the suffix is not a supported format; use one of {", ".join(known)}')
 
 
 def grid(
@@ -153,21 +153,21 @@ def grid(
     cam_threshold: Threshold = 'otsu',
     height: int = 130,
 ) -> tuple[Image.Image, dict[str, Localization]]:
-    """Photographs, their class maps and F-CAMs, with the boxes found in them (Figs. 3 and 4 of the paper).
+    """Draw photographs, their class maps and F-CAMs, with the boxes found in them (Figs. 3 and 4 of the paper).
 
-    Class maps are those of the predicted class; a box is that of the largest region above the threshold.
+    Class maps are those of the predicted class. The box is that of the largest region above the threshold.
 
     Args:
-        model: An F-CAM; runs where it is, in eval mode (its mode is restored).
-        images: Title -> picture of any size; one column each.
-        maps: 'fcam' and CAM methods; one row each, below the photographs.
-        threshold: Of the F-CAM, as in `localize`: relative to the map's maximum, in [0,1), or 'otsu'; default: the
-            model's, chosen on its validation data.
-        cam_threshold: The same of the class maps; by default that of Otsu, which needs no boxes.
-        height: Of a row, in pixels.
+        model: An F-CAM; runs on its device, in eval mode (its mode is restored).
+        images: Title -> picture of any size, one column each.
+        maps: 'fcam' and CAM methods, one row each, below the photographs.
+        threshold: Of the F-CAM, as in `localize`: in [0,1), relative to the maximum of the map, or 'otsu'. Default:
+            that of the model, chosen on its validation data.
+        cam_threshold: The same for class maps. The default, Otsu's method, needs no boxes.
+        height: Height of a row in pixels.
 
     Returns:
-        The picture, and what `localize` found, by title.
+        The picture, and the results of `localize` by title.
 
     Raises:
         ValueError: For no image, unknown maps, thresholds outside [0,1), or a height below 32.
@@ -175,7 +175,7 @@ def grid(
     check_maps(maps)
     check_threshold(cam_threshold)
     if not images or height < 32:
-        raise ValueError(f'{len(images)} images in rows of {height} pixels: give an image or more, and 32 or more')
+        raise ValueError(f'{len(images)} images in rows of {height} pixels: give at least 1 image and 32 pixels')
     pictures = {title: image.convert('RGB') for title, image in images.items()}
     found = dict(zip(pictures, localize(model, list(pictures.values()), threshold)))
     columns = []
@@ -190,15 +190,14 @@ def grid(
 
 
 def check_maps(maps: Sequence[str]) -> None:
-    """Raises ValueError for no map, or for one that is neither 'fcam' nor a CAM method."""
-    unknown = [name for name in maps if name not in ('fcam', *METHODS)]
-    if unknown or not maps:
-        raise ValueError(f'no map {", ".join(unknown)}: choose of fcam, {", ".join(METHODS)}')
+    """Raise ValueError for no map, or for one that is neither 'fcam' nor a CAM method."""
+    if not maps or not {*maps} <= {'fcam', *METHODS}:
+        raise ValueError(f'maps {", ".join(maps)}: choose from fcam, {", ".join(METHODS)}')
 
 
 @torch.no_grad()
 def _class_maps(model: FCAM, image: Image.Image, methods: Sequence[str]) -> dict[str, np.ndarray]:
-    """Class maps (s,s) of the predicted class, float32 in [0,1]."""
+    """Compute class maps (s,s) of the predicted class, float32 in [0,1]."""
     cfg = model.pretrained_cfg
     x = normalize(EvalTransform(cfg['input_size'][-1])(image)[None], cfg['mean'], cfg['std'])
     x = x.to(next(model.parameters()).device)
@@ -207,7 +206,7 @@ def _class_maps(model: FCAM, image: Image.Image, methods: Sequence[str]) -> dict
 
 
 def _drawn(image: Image.Image, score_map: np.ndarray, box: Sequence[int], height: int) -> Image.Image:
-    """The map and its box over the picture, at the height of the row, so that lines are of one width."""
+    """Draw the map and its box over the picture, at the height of the row, so that all lines have the same width."""
     scale = height / image.height
     small = image.resize((max(1, round(image.width * scale)), height), Image.Resampling.LANCZOS)
     return viz.draw_box(viz.blend(small, score_map), [round(edge * scale) for edge in box])
@@ -238,7 +237,7 @@ def _data(report: Report) -> str:
 
 
 def _styles(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
-    """Colour and dashes of each line; the centre baseline stands back."""
+    """Choose colour and dashes of each line; the centre baseline is thin and grey."""
     styles, free = [], list(range(len(_LINES)))
     for report in reports.values():
         if report.maps == 'center':

@@ -1,4 +1,4 @@
-"""Pictures for people: heat maps over images, boxes, grids."""
+"""Draw heat maps over images, boxes and grids."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ BOX_COLOR = (255, 64, 64)
 
 
 def heat_map(score_map: np.ndarray) -> np.ndarray:
-    """Colours of a score map: (H,W) in [0,1] -> RGB uint8 (H,W,3), blue low to red high."""
+    """Colour a score map: (H,W) in [0,1] -> RGB uint8 (H,W,3), from blue (low) to red (high)."""
     bgr = cv2.applyColorMap((score_map.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def blend(image: Image.Image, score_map: np.ndarray, opacity: float = 0.5) -> Image.Image:
-    """Lay a score map, resized to the image, over it."""
+    """Draw a score map over an image; the map is resized to the image."""
     heat = Image.fromarray(heat_map(cv2.resize(np.asarray(score_map, np.float32), image.size)))
     return Image.blend(image.convert('RGB'), heat, opacity)
 
 
 def draw_box(image: Image.Image, box: Sequence[int], text: str = '') -> Image.Image:
-    """A copy of the image with a box (x0, y0, x1, y1; ends exclusive) and a caption in its corner."""
+    """Copy the image, and draw a box (x0, y0, x1, y1; ends exclusive) with a caption in its corner."""
     image = image.copy()
     x0, y0, x1, y1 = box
     if x1 <= x0 or y1 <= y0:
@@ -42,19 +42,19 @@ def draw_box(image: Image.Image, box: Sequence[int], text: str = '') -> Image.Im
 
 
 def caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int) -> None:
-    """White text on black."""
+    """Draw white text on black."""
     font = ImageFont.load_default(size)
     draw.rectangle(draw.textbbox(at, text, font), fill='black')
     draw.text(at, text, fill='white', font=font)
 
 
 def overlay(image: Image.Image, found: Localization, opacity: float = 0.5) -> Image.Image:
-    """Heat map, box and label of a localization over its image."""
+    """Draw heat map, box and label of a localization over its image."""
     return draw_box(blend(image, found.map, opacity), found.box, f'{found.label} {found.score:.2f}')
 
 
 def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int = 240, gap: int = 6) -> Image.Image:
-    """Captioned pictures in rows, each scaled to one height."""
+    """Arrange captioned pictures in rows, all scaled to the same height."""
     sheets = []
     for row in rows:
         scaled = [(im.resize((max(1, round(im.width * height / im.height)), height)), text) for im, text in row]

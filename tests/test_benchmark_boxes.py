@@ -1,4 +1,4 @@
-"""Boxes and the box metric, against a plain implementation that thresholds and traces at every threshold."""
+"""Boxes and the box metric, compared with a plain implementation that traces contours at every threshold."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def random_map(rng: np.random.Generator, kind: str) -> np.ndarray:
             )
     elif kind == 'steps':
         values = np.round(rng.random((height, width)) * rng.integers(1, 6))
-    else:  # rings, which have holes with other rings in them
+    else:  # rings, whose holes contain other rings
         values = np.zeros((height, width))
         for _ in range(rng.integers(1, 8)):
             center, axes = rng.integers(0, 40, 2).tolist(), rng.integers(1, 18, 2).tolist()
@@ -61,7 +61,7 @@ def random_map(rng: np.random.Generator, kind: str) -> np.ndarray:
         values = values - values.min()
     values = values / max(values.max(), 1e-9)
     if rng.random() < 0.3:
-        values = 0.3 + 0.5 * values  # nothing is 0
+        values = 0.3 + 0.5 * values  # no pixel is 0
     if rng.random() < 0.3:
         values = 1 - values
     return values.astype(rng.choice(['float64', 'float32', 'float16'])).astype(float)
@@ -120,7 +120,7 @@ def test_boxes_of_a_map_with_too_many_components(monkeypatch: pytest.MonkeyPatch
         assert_same(random_map(rng, kind))
 
 
-def test_equal_areas_take_the_first_contour_of_opencv() -> None:
+def test_the_first_of_contours_with_equal_areas_is_used() -> None:
     score_map = np.zeros((30, 30))
     score_map[3:8, 3:8] = score_map[20:25, 12:17] = 0.9
     assert (
@@ -147,12 +147,12 @@ def test_thresholds_in_any_order_and_inputs_of_any_kind() -> None:
         (np.zeros((3, 3)), [np.nan], r'\[0,1\]'),
     ],
 )
-def test_boxes_refuse(score_map: np.ndarray, thresholds: list[float], message: str) -> None:
+def test_invalid_maps_and_thresholds_raise(score_map: np.ndarray, thresholds: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         boxes_from_score_map(score_map, thresholds)
 
 
-def test_rounding_past_the_range_is_no_error() -> None:
+def test_rounding_beyond_the_range_is_clipped() -> None:
     score_map = np.linspace(-1e-7, 1 + 1e-7, 40)[None].repeat(4, 0)
     assert_same(score_map.clip(0, 1))
     a, b = (boxes_from_score_map(m, THRESHOLDS) for m in (score_map, score_map.clip(0, 1)))
@@ -175,7 +175,7 @@ def test_box_iou() -> None:
 def test_resize_boxes() -> None:
     assert resize_boxes([[10, 20, 99, 199]], (100, 200), (224, 224)).tolist() == [[22, 22, 221, 222]]
     assert resize_boxes([[0, 0, 100, 200]], (100, 200), (224, 224)).tolist() == [[0, 0, 224, 224]]
-    # Coordinates that scale to whole numbers stay whole.
+    # Coordinates that scale to integers are exact.
     sizes = range(1, 400)
     assert all(resize_boxes([[0, 0, w, 1]], (w, 1), (224, 1)).tolist() == [[0, 0, 224, 1]] for w in sizes)
     with pytest.raises(ValueError, match='positive'):
@@ -240,7 +240,7 @@ def test_batches_merging_and_states_equal_one_pass() -> None:
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-def test_metric_takes_tensors(dtype: torch.dtype) -> None:
+def test_metric_accepts_tensors(dtype: torch.dtype) -> None:
     maps, boxes, labels, logits = batch()
     tensor = torch.from_numpy(maps).to(dtype).requires_grad_()
     a = BoxMetric().update(
@@ -250,7 +250,7 @@ def test_metric_takes_tensors(dtype: torch.dtype) -> None:
     assert same(a.compute(), b.compute())
 
 
-def test_metric_refuses() -> None:
+def test_invalid_batches_raise() -> None:
     maps, boxes, labels, logits = batch(3)
     bad = maps.copy()
     bad[1, 2, 3] = np.nan
@@ -262,11 +262,11 @@ def test_metric_refuses() -> None:
         ((maps[0], boxes), r'\(N,H,W\)'),
         ((maps, boxes[:2]), 'boxes of 2 images'),
         ((maps, [boxes[0], boxes[1], np.zeros((0, 4))]), 'image 2 of the batch has no ground-truth box'),
-        ((maps, [boxes[0], boxes[1], [[0, 0, 99, 9]]]), 'image 2 .* leaves its map of 40 x 32'),
+        ((maps, [boxes[0], boxes[1], [[0, 0, 99, 9]]]), 'image 2 .* outside its map of 40 x 32'),
         ((maps, [boxes[0], boxes[1], [[9, 0, 2, 9]]]), 'is not 0 <= x0'),
         ((maps, boxes, labels), 'labels and logits go together'),
         ((maps, boxes, None, logits), 'labels and logits go together'),
-        ((maps, boxes, labels[:2], logits), r'must fit 3 score maps'),
+        ((maps, boxes, labels[:2], logits), r'must match 3 score maps'),
         ((maps, boxes, labels + 9, logits), r'labels must lie in 0\.\.8'),
         ((maps, boxes, labels * 1.0, logits), 'whole numbers'),
         ((maps, boxes, labels, logits * np.nan), 'logits hold NaN'),
@@ -274,7 +274,7 @@ def test_metric_refuses() -> None:
         with pytest.raises(ValueError, match=message):
             metric.update(*arguments)
     with pytest.raises(ValueError, match='no image has been counted'):
-        metric.compute()  # nothing of a refused batch was counted
+        metric.compute()  # nothing of an invalid batch was counted
     metric.update(maps, boxes, labels, logits)
     with pytest.raises(ValueError, match='for all images or for none'):
         metric.update(maps, boxes)
@@ -302,6 +302,6 @@ def test_metric_refuses() -> None:
         ({'iou': (0.5, 150)}, 'percentages'),
     ],
 )
-def test_metric_refuses_options(options: dict, message: str) -> None:
+def test_invalid_options_raise(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BoxMetric(**options)

@@ -1,4 +1,4 @@
-"""Bootstrap of reports, beside loops over resamples and known variances."""
+"""Bootstrap of reports, compared with loops over resamples and known variances."""
 
 from __future__ import annotations
 
@@ -7,45 +7,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmark_data import Rectangles
 
 from fcam_zoo.benchmark import BoxMetric, Comparison, PixelAP, Report, compare, evaluate
 
 N, SIDE = 60, 24
 
 
-class Shapes:
-    """Images of one rectangle, of any class, and maps that show it more or less well."""
-
-    name, split, class_names = 'shapes', 'val', {0: 'a', 1: 'b|c'}
-
-    def __init__(self, masks: bool = False) -> None:
-        rng = np.random.default_rng(3)
-        self.ids = [f'{i}.png' for i in range(N)]
-        self.labels = rng.integers(0, 2, N)
-        self.sizes = np.full((N, 2), SIDE)
-        corners, sides = rng.integers(0, 10, (N, 2)), rng.integers(4, 14, (N, 2))
-        self.rectangles = np.concatenate([corners, corners + sides], 1)
-        self.truth = np.zeros((N, SIDE, SIDE), np.uint8)
-        for mask, (x0, y0, x1, y1) in zip(self.truth, self.rectangles):
-            mask[y0:y1, x0:x1] = 1
-        self.boxes = None if masks else [r[None] for r in self.rectangles]
-        self.masks = self.ids if masks else None
-
-    def __len__(self) -> int:
-        return N
-
-    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        return self.truth[index]
-
-    def maps(self, noise: float) -> np.ndarray:
-        rng = np.random.default_rng(4)
-        shown = np.stack([np.roll(m, rng.integers(-4, 5, 2), (0, 1)) for m in self.truth])
-        return ((1 - noise) * shown + noise * rng.random(shown.shape)).astype(np.float32)
+def make_dataset(masks: bool = False) -> Rectangles:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, N)
+    corners, sides = rng.integers(0, 10, (N, 2)), rng.integers(4, 14, (N, 2))
+    return Rectangles(np.concatenate([corners, corners + sides], 1), SIDE, labels, masks)
 
 
-def make(masks: bool = False, noises: tuple[float, ...] = (0.6, 0.3)) -> tuple[Shapes, dict[str, Report]]:
-    dataset = Shapes(masks)
-    reports = {f'n{noise}': evaluate(dataset.maps(noise), dataset, 'm', quiet=True) for noise in noises}
+def maps(dataset: Rectangles, noise: float) -> np.ndarray:
+    """Maps with the objects at shifted places and noise."""
+    rng = np.random.default_rng(4)
+    shown = np.stack([np.roll(m, rng.integers(-4, 5, 2), (0, 1)) for m in dataset.truth])
+    return ((1 - noise) * shown + noise * rng.random(shown.shape)).astype(np.float32)
+
+
+def make(masks: bool = False, noises: tuple[float, ...] = (0.6, 0.3)) -> tuple[Rectangles, dict[str, Report]]:
+    dataset = make_dataset(masks)
+    reports = {f'n{noise}': evaluate(maps(dataset, noise), dataset, 'm', quiet=True) for noise in noises}
     return dataset, reports
 
 
@@ -54,8 +39,8 @@ def resamples(samples: int, seed: int) -> list[np.ndarray]:
     return [rng.integers(0, N, N) for _ in range(samples)]
 
 
-def find(comparison: Comparison, metric: str, maps: str) -> dict:
-    return next(row for row in comparison.rows if (row['metric'], row['maps']) == (metric, maps))
+def find(comparison: Comparison, metric: str, name: str) -> dict:
+    return next(row for row in comparison.rows if (row['metric'], row['maps']) == (metric, name))
 
 
 def check_against(comparison: Comparison, metric: str, reports: dict[str, Report], drawn: dict[str, list]) -> None:
@@ -73,12 +58,12 @@ def check_against(comparison: Comparison, metric: str, reports: dict[str, Report
     assert row['p'] == pytest.approx(min(1, 2 * tails / (len(a) + 1)))
 
 
-def test_boxes_as_in_a_loop_that_evaluates_each_resample() -> None:
+def test_boxes_equal_a_loop_over_resamples() -> None:
     dataset, reports = make()
     comparison = compare(reports, samples=50, seed=7)
     drawn: dict[str, dict[str, list]] = {key: {} for key in ('max_box_acc_50', 'mean')}
     for name, noise in zip(reports, (0.6, 0.3)):
-        best_iou = BoxMetric().best_iou(dataset.maps(noise), dataset.boxes)
+        best_iou = BoxMetric().best_iou(maps(dataset, noise), dataset.boxes)
         results = [BoxMetric().count(best_iou[index]).compute() for index in resamples(50, 7)]
         drawn['max_box_acc_50'][name] = [r['max_box_acc'][1] for r in results]
         drawn['mean'][name] = [r['mean'] for r in results]
@@ -88,17 +73,17 @@ def test_boxes_as_in_a_loop_that_evaluates_each_resample() -> None:
     assert comparison.meta['baseline'] == 'n0.6'
 
 
-def test_masks_as_in_a_loop_that_evaluates_each_resample() -> None:
+def test_masks_equal_a_loop_over_resamples() -> None:
     dataset, reports = make(masks=True)
     comparison = compare(reports, samples=50, seed=8)
     drawn = {}
     for name, noise in zip(reports, (0.6, 0.3)):
-        histograms = PixelAP().histograms(dataset.maps(noise), dataset.truth)
+        histograms = PixelAP().histograms(maps(dataset, noise), dataset.truth)
         drawn[name] = [PixelAP().count(histograms[index]).compute()['pxap'] for index in resamples(50, 8)]
     check_against(comparison, 'pxap', reports, drawn)
 
 
-def test_many_images_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_processed_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     reports = make()[1]
     expected = compare(reports, samples=40)
     monkeypatch.setitem(compare.__globals__, '_CHUNK', 7)
@@ -119,7 +104,7 @@ def test_known_variance_and_paired_differences() -> None:
     n = 1000
     a, top1 = rng.random(n) < 0.6, rng.random(n) < 0.8
     b = a.copy()
-    b[np.flatnonzero(~a)[:30]] = True  # right on 30 images more, and wrong on none
+    b[np.flatnonzero(~a)[:30]] = True  # correct on 30 more images
     comparison = compare({'a': bernoulli(a, top1), 'b': bernoulli(b, top1)}, samples=4000)
     for name, hits in (('a', a), ('b', b)):
         row = find(comparison, 'max_box_acc_50', name)
@@ -128,7 +113,7 @@ def test_known_variance_and_paired_differences() -> None:
         assert row['value'] == pytest.approx(100 * hits.mean())
         assert find(comparison, 'top1_50', name)['value'] == pytest.approx(100 * (hits & top1).mean())
         assert find(comparison, 'cls', name)['value'] == pytest.approx(100 * top1.mean())
-    # The pairs have less variance than either: 1.96 sqrt(.03 x .97 / n) = 1.06 points.
+    # Paired differences have less variance than either report: 1.96 sqrt(.03 x .97 / n) = 1.06 points.
     assert row['difference_high'] - row['difference_low'] == pytest.approx(2 * 1.06, rel=0.06)
     assert row['p'] == pytest.approx(2 / 4001)
     row = find(comparison, 'cls', 'b')
@@ -162,10 +147,10 @@ def test_reports_from_files_keep_their_thresholds(tmp_path: Path) -> None:
         assert (row['low'], row['high']) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))))
 
 
-def test_an_image_set_may_lose_all_its_objects() -> None:
+def test_resamples_without_objects() -> None:
     histograms = np.zeros((N, 2, 1002), np.uint8)
     histograms[:, 1, 5] = 9
-    histograms[0, 0, 7] = 9  # the only one with an object; a third of the resamples lack it
+    histograms[0, 0, 7] = 9  # the only image with an object; a third of the resamples lack it
     rows = [{'id': str(i), 'label': 0} for i in range(N)]
     report = Report('m', {}, {}, {'metric': 'PxAP', 'thresholds': 1000}, rows, samples=histograms)
     row = compare({'m': report}, samples=100).rows[0]
@@ -188,21 +173,21 @@ def test_markdown_and_json(tmp_path: Path) -> None:
         comparison.to_markdown(['pxap'])
 
 
-def test_refuses() -> None:
+def test_invalid_arguments_raise() -> None:
     dataset, reports = make()
     one = reports['n0.3']
-    other = Shapes()
+    other = make_dataset()
     other.ids[5] = 'another.png'
-    fewer = evaluate(dataset.maps(0.3), dataset, 'm', limit=9, quiet=True)
-    bare = evaluate(dataset.maps(0.3), dataset, 'm', rows=False, quiet=True)
-    multi = evaluate(dataset.maps(0.3), dataset, 'm', multi_contour=True, quiet=True)
+    fewer = evaluate(maps(dataset, 0.3), dataset, 'm', limit=9, quiet=True)
+    bare = evaluate(maps(dataset, 0.3), dataset, 'm', rows=False, quiet=True)
+    multi = evaluate(maps(dataset, 0.3), dataset, 'm', multi_contour=True, quiet=True)
     pixels = next(iter(make(masks=True, noises=(0.3,))[1].values()))
     stored = Report(**{k: v for k, v in vars(pixels).items() if k != 'samples'})
     for reports, options, message in (
         ({}, {}, 'nothing to compare'),
         ({'a': one}, {'baseline': 'b'}, "baseline 'b' is not a report: choose one of a"),
         ({'a': one}, {'samples': 39}, 'give 40 or more'),
-        ({'a': one, 'b': evaluate(dataset.maps(0.3), other, 'm', quiet=True)}, {}, 'a and b are on different images'),
+        ({'a': one, 'b': evaluate(maps(dataset, 0.3), other, 'm', quiet=True)}, {}, 'a and b are on different images'),
         ({'a': one, 'b': fewer}, {}, 'a and b are on different images'),
         ({'a': one, 'b': bare}, {}, 'report b has no rows: evaluate with rows=True'),
         ({'a': one, 'b': multi}, {}, 'a and b have different metric, multi_contour'),

@@ -1,90 +1,22 @@
-"""Evaluation and reports, with a small model and data sets made here."""
+"""Evaluation and reports, with a small model and synthetic data sets."""
 
 from __future__ import annotations
 
 import csv
 import doctest
 import json
-from collections import namedtuple
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from benchmark_data import SIDE, K, Model, Squares, fcam_maps, save_maps
 from torch import nn
 
 from fcam_zoo import create_model
 from fcam_zoo.benchmark import BoxMetric, PixelAP, Report, box_metric, evaluate, evaluate_many, pixel_ap, resize_boxes
 from fcam_zoo.errors import DatasetError
-
-SIDE, K = 24, 3
-Output = namedtuple('Output', 'logits maps')
-
-
-class Squares:
-    """A bright square in each image, of the colour of its class; original images are twice and thrice as large."""
-
-    name, split = 'squares', 'test'
-
-    def __init__(self, n: int = 7, masks: bool = False) -> None:
-        rng = np.random.default_rng(1)
-        self.ids = [f'{i}.png' for i in range(n)]
-        self.labels = np.arange(n, dtype=np.int64) % K
-        self.sizes = np.tile([2 * SIDE, 3 * SIDE], (n, 1))
-        self.images = rng.integers(0, 40, (n, 3, SIDE, SIDE)).astype(np.uint8)
-        self.truth = np.zeros((n, SIDE, SIDE), np.uint8)
-        boxes = []
-        for i, (x, y) in enumerate(rng.integers(1, 12, (n, 2)).tolist()):
-            self.images[i, self.labels[i], y : y + 9, x : x + 8] = 250
-            self.truth[i, y : y + 9, x : x + 8] = 1
-            boxes.append(np.array([[2 * x, 3 * y, 2 * (x + 8), 3 * (y + 9)]]))
-        self.boxes = None if masks else boxes
-        self.masks = self.ids if masks else None
-        self.reads = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
-        self.reads += 1
-        return torch.from_numpy(self.images[index]), int(self.labels[index]), index
-
-    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        assert size == (SIDE, SIDE)
-        return self.truth[index]
-
-
-class Model(nn.Module):
-    """Colours are its classes, and brightness is its map."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(()))
-        self.drop = nn.Dropout(0.9)
-        self.pretrained_cfg = {'mean': (0.5, 0.4, 0.3), 'std': (0.2, 0.25, 0.3)}
-        self.passes: list[str] = []
-
-    def bright(self, x: torch.Tensor) -> torch.Tensor:
-        assert not self.training
-        assert not torch.is_grad_enabled()
-        mean, std = (torch.tensor(self.pretrained_cfg[k]).view(1, 3, 1, 1) for k in ('mean', 'std'))
-        return self.drop(self.gain * (x * std + mean))
-
-    def forward(self, x: torch.Tensor) -> Output:
-        self.passes.append('forward')
-        colours = self.bright(x)
-        bright = 8 * (colours.amax(1) - 0.5)
-        return Output(colours.mean((2, 3)), torch.stack([-bright, bright], 1))
-
-    def cam(self, x: torch.Tensor, labels: torch.Tensor, method: str) -> torch.Tensor:
-        self.passes.append(method)
-        return self.bright(x)[torch.arange(len(x)), labels].clamp(0, 1)
-
-
-def fcam_maps(dataset: Squares) -> np.ndarray:
-    bright = dataset.images.max(1) / 255 - 0.5
-    return 1 / (1 + np.exp(-16 * bright))
 
 
 def test_model_on_boxes() -> None:
@@ -126,13 +58,13 @@ def test_model_on_masks() -> None:
     assert len(set(lengths.values())) == 1
 
 
-def test_functions_arrays_and_the_centre() -> None:
+def test_functions_arrays_and_the_centre_baseline() -> None:
     dataset = Squares()
     maps = fcam_maps(dataset).astype(np.float32)
     expected = evaluate(maps, dataset, 'mine', quiet=True)
     assert expected.meta['score_maps'] == 'as given'
     assert 'cls' not in expected.metrics
-    assert dataset.reads == 0  # an array needs no image
+    assert dataset.reads == 0  # images are not read for an array
     start = 0
 
     def function(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,7 +103,7 @@ def test_limit_and_rows() -> None:
     assert sum(r['hit_50'] for r in report.rows) * 100 / 7 == pytest.approx(report.metrics['max_box_acc_50'])
 
 
-def test_refuses() -> None:
+def test_invalid_arguments_raise() -> None:
     dataset, maps = Squares(), fcam_maps(Squares())
     bare = Squares()
     bare.boxes = None
@@ -222,13 +154,6 @@ def test_processes_of_torchrun_agree_with_one(tmp_path: Path) -> None:
                 assert Report.from_json(tmp_path / f'{rank}_{i}_{name}.json') == report
 
 
-def save_maps(folder: Path, maps: np.ndarray) -> Path:
-    for i, score_map in enumerate(maps):
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / f'{i}.png.npy', score_map)
-    return folder
-
-
 @pytest.mark.parametrize('masks', [False, True])
 def test_folder_of_maps(masks: bool, tmp_path: Path) -> None:
     dataset = Squares(masks=masks)
@@ -240,16 +165,16 @@ def test_folder_of_maps(masks: bool, tmp_path: Path) -> None:
     assert dataset.reads == 0
 
 
-def test_folder_of_maps_refuses(tmp_path: Path) -> None:
+def test_invalid_folders_of_maps_raise(tmp_path: Path) -> None:
     dataset = Squares()
     folder = save_maps(tmp_path / 'scoremaps', np.asarray(fcam_maps(dataset)))
-    with pytest.raises(ValueError, match='no such folder'):
+    with pytest.raises(ValueError, match='none is not a folder'):
         evaluate(tmp_path / 'none', dataset, 'mine', quiet=True)
     (folder / '4.png.npy').write_bytes(b'no array')
-    with pytest.raises(ValueError, match=r'4\.png\.npy is no map that can be read'):
+    with pytest.raises(ValueError, match=r'4\.png\.npy cannot be read as a map'):
         evaluate(folder, dataset, 'mine', quiet=True)
     np.save(folder / '4.png.npy', np.array([{'a': 1}]), allow_pickle=True)
-    with pytest.raises(ValueError, match=r'4\.png\.npy is no map that can be read'):
+    with pytest.raises(ValueError, match=r'4\.png\.npy cannot be read as a map'):
         evaluate(folder, dataset, 'mine', quiet=True)
     np.save(folder / '4.png.npy', np.zeros((3, 3)))
     with pytest.raises(ValueError, match=r'4\.png\.npy has the shape \(3, 3\)'):
@@ -264,7 +189,7 @@ def test_folder_of_maps_refuses(tmp_path: Path) -> None:
 
 
 def test_conventions() -> None:
-    """F-CAM's and the original protocol's way from small maps to score maps, against a plain computation."""
+    """Score maps of both conventions, compared with a plain computation."""
     torch.manual_seed(0)
     model = create_model('fcam', backbone='test_resnet', num_classes=K).eval()
     dataset = Squares()
@@ -310,7 +235,7 @@ def test_reset(metric: BoxMetric | PixelAP) -> None:
     assert all(np.array_equal(first[k], again[k]) for k in first)
 
 
-def test_errors_of_the_data_set_pass() -> None:
+def test_errors_of_the_data_set_are_not_changed() -> None:
     dataset = Squares(masks=True)
 
     def broken(index: int, size: tuple[int, int]) -> np.ndarray:
@@ -348,7 +273,7 @@ def test_files_of_a_report(tmp_path: Path) -> None:
     assert not (tmp_path / 'none.csv').exists()
 
 
-def test_an_image_without_object_has_no_score(tmp_path: Path) -> None:
+def test_an_image_without_object_has_no_pxap(tmp_path: Path) -> None:
     dataset = Squares(masks=True)
     dataset.truth[2] = 255
     report = evaluate(fcam_maps(dataset), dataset, quiet=True)

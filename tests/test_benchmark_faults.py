@@ -1,4 +1,4 @@
-"""How an evaluation fails: one error, of the image that is at fault, in every process."""
+"""Errors of an evaluation name the image, and are the same in every process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_benchmark_evaluate import Model, Squares, fcam_maps, save_maps
+from benchmark_data import Model, Squares, fcam_maps, save_maps
 
 from fcam_zoo.benchmark import _workers, evaluate
 from fcam_zoo.errors import BenchmarkError, DatasetError
@@ -25,12 +25,12 @@ class Missing(Squares):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_errors_of_images_are_those_of_the_data_set(workers: int) -> None:
+def test_errors_of_images_are_not_changed(workers: int) -> None:
     with pytest.raises(DatasetError, match=r'^4\.png: no such image file$'):
         evaluate(Model(), Missing(), batch_size=2, workers=workers, quiet=True)
 
 
-def test_an_image_twice_is_refused() -> None:
+def test_duplicate_images_raise() -> None:
     dataset = Squares()
     dataset.ids[5] = '2.png'
     with pytest.raises(ValueError, match=r'image 2\.png is in the data set twice: list each image once'):
@@ -38,14 +38,14 @@ def test_an_image_twice_is_refused() -> None:
 
 
 class Shuffled(Squares):
-    """Its items have the index of another one."""
+    """Items return the index of another item."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
         image, label, _ = super().__getitem__(index)
         return image, label, index // 2
 
 
-def test_items_of_another_index_are_refused() -> None:
+def test_wrong_indices_of_items_raise() -> None:
     with pytest.raises(ValueError, match=r'items 0 to 1 of the data set return the indices \[0, 0\]'):
         evaluate(Model(), Shuffled(), batch_size=2, quiet=True)
 
@@ -63,7 +63,7 @@ def fail_in_one_process(rank: int, world: int, folder: Path) -> None:
         errors.append(str(caught.value))
     (folder / f'{rank}.json').write_text(json.dumps(errors))
     assert evaluate(np.zeros_like(maps), dataset, quiet=True).meta['n'] == 7  # the processes still work together
-    # Without it, one that ends before the others can make them abort.
+    # Without it, the process that ends first can make the others abort.
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -73,16 +73,16 @@ def test_processes_of_torchrun_fail_together(tmp_path: Path) -> None:
     for rank in range(3):
         nan, missing = json.loads((tmp_path / f'{rank}.json').read_text())
         assert nan == 'fcam map of 4.png holds NaN; scores must lie in [0,1]'
-        assert missing == f'{tmp_path / "maps"}: no such folder; expected <image id>.npy in it'
+        assert missing == f'{tmp_path / "maps"} is not a folder: give one with <image id>.npy files'
 
 
 def test_errors_name_the_image() -> None:
     for change, message in (
         ({'boxes': np.zeros((0, 4))}, r'^image 4\.png has no ground-truth box'),
         ({'boxes': np.array([[5, 5, 3, 8]])}, r'^image 4\.png: box \[5\.0, 5\.0, 3\.0, 8\.0\] is not'),
-        ({'boxes': np.array([[5, 5, 99, 8]])}, r'^image 4\.png has a box that leaves its map of 24 x 24'),
+        ({'boxes': np.array([[5, 5, 99, 8]])}, r'^image 4\.png has a box outside its map of 24 x 24'),
         ({'sizes': np.array([0, 3])}, r'^image 4\.png: sizes must be positive'),
-        ({'truth': 7}, r'^mask of 4\.png may hold 0, 1 and 255 only$'),
+        ({'truth': 7}, r'^mask of 4\.png may only hold 0, 1 and 255$'),
         ({'maps': np.inf}, r'^mine map of 4\.png holds values from .* to inf; scores must lie in \[0,1\]$'),
     ):
         dataset = Squares(masks='truth' in change)
@@ -97,7 +97,7 @@ def test_errors_name_the_image() -> None:
         evaluate(fcam_maps(Squares()).astype(complex), Squares(), 'mine', quiet=True)
 
 
-def test_maps_of_a_folder_are_of_one_size_whatever_the_batches(tmp_path: Path) -> None:
+def test_maps_of_a_folder_must_have_one_size(tmp_path: Path) -> None:
     maps = np.asarray(fcam_maps(Squares()))
     folder = save_maps(tmp_path / 'maps', maps)
     np.save(folder / '4.png.npy', maps[4, ::2])
@@ -107,7 +107,7 @@ def test_maps_of_a_folder_are_of_one_size_whatever_the_batches(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(('total', 'batch_size', 'world'), [(24, 32, 2), (99, 8, 3), (64, 8, 8), (3, 1, 5)])
-def test_processes_compute_the_batches_of_one(
+def test_processes_score_the_batches_of_a_single_process(
     total: int, batch_size: int, world: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = []
@@ -119,7 +119,7 @@ def test_processes_compute_the_batches_of_one(
     assert batches == [range(total)[start : start + batch_size] for start in range(0, total, batch_size)]
 
 
-def test_the_end_of_a_worker_is_explained() -> None:
+def test_a_worker_that_ends_early_is_explained() -> None:
     def results(calls: int) -> list[object]:
         jobs = ((i, [(1,)]) for i in range(calls))
         return [result() for _, found in _workers.map_in_workers(jobs, os._exit, 1) for result in found]

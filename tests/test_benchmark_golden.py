@@ -1,4 +1,4 @@
-"""Equality with stored results of the published evaluation code; skipped where they are absent."""
+"""Equality with stored results of the published evaluation code; skipped if they are absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of reports: whole, self-contained, safe with any name, and the same figures as the reports."""
+"""Pages of reports: complete, self-contained, safe with any name, and with the metrics of the reports."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmark_data import Rectangles
 from PIL import Image
 from torch import nn
 
@@ -27,7 +28,7 @@ EVIL = '<script>alert("1")</script>&\'|'
 
 
 class Page(HTMLParser):
-    """What is on a page; refuses tags that are not closed in order."""
+    """Elements and text of a page; tags must be closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -56,33 +57,18 @@ class Page(HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-class Shapes:
-    """Rectangles; image i is shifted by i pixels in its map, so that the first is best and the last is worst."""
+class Shapes(Rectangles):
+    """Image i is shifted by i pixels in its map, so that the first is best and the last is worst."""
 
-    name, split = 'shapes', 'val'
     class_names: Mapping[int, str] = {0: EVIL, 1: 'b'}
 
     def __init__(self, masks: bool = False) -> None:
+        super().__init__(np.tile([2, 4, 9, 11], (N, 1)), SIDE, np.arange(N) % 2, masks)
         self.ids = [f'{EVIL}{i}.png' for i in range(N)]
-        self.labels = np.arange(N) % 2
         self.sizes = np.tile([2 * SIDE, SIDE], (N, 1))
-        self.truth = np.zeros((N, SIDE, SIDE), np.uint8)
-        self.truth[:, 4:12, 2:10] = 1
         self.boxes = None if masks else [np.array([[4, 4, 20, 12]])] * N
-        self.masks = self.ids if masks else None
         shifted = np.stack([np.roll(t, i, 1) for i, t in enumerate(self.truth)])
         self.maps = (0.1 + 0.8 * shifted).astype(np.float32)
-
-    def __len__(self) -> int:
-        return N
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int, int]:
-        image = np.full((3, SIDE, SIDE), 100, np.uint8)
-        image[0] += 100 * self.truth[index]
-        return torch.from_numpy(image), int(self.labels[index]), index
-
-    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        return self.truth[index]
 
 
 def make(masks: bool = False) -> tuple[Shapes, dict[str, Report]]:
@@ -104,14 +90,14 @@ def test_page(tmp_path: Path, masks: bool) -> None:
     maps = {EVIL: dataset.maps.__getitem__, 'center': maps_of(None, dataset, ['center'])['center']}
     page, text = written(tmp_path / 'report.html', reports, dataset, maps, images=2, **options)
     assert [p.name for p in tmp_path.iterdir()] == ['report.html']
-    # Nothing is loaded from elsewhere, and nothing runs.
+    # Nothing is loaded, and no script runs.
     assert not re.search(r'https?://|@import|url\(', text)
     for tag, attrs in page.tags:
         assert tag not in ('script', 'link', 'iframe', 'object')
         assert not attrs.keys() & {'href', 'srcset', 'onload', 'onerror', 'onclick'}
         assert attrs.get('src', 'data:image/jpeg;base64,').startswith('data:image/jpeg;base64,')
     assert "default-src 'none'" in text
-    # Names are text, wherever they stand.
+    # Names are shown as text.
     said = ' '.join(page.text)
     for part in (EVIL, f'{EVIL}0.png', f'run {EVIL}', f'On {EVIL}', f'difference to {EVIL}'):
         assert part in said
@@ -122,7 +108,7 @@ def test_page(tmp_path: Path, masks: bool) -> None:
         assert f'{value:.{3 if "threshold" in key else 1}f}' in said
     for word in ('Metrics', 'Comparison', 'Curves', 'Activations', 'Size of objects', 'Classes', 'Images', 'fcam_zoo'):
         assert word in said
-    # Two best and two worst images of the one kind that is not the centre.
+    # Two best and two worst images of the report that is not the centre baseline.
     images = page.find('img')
     assert len(images) == 4
     assert [re.search(r'(\d+)\.png', image['alt'])[1] for image in images] == ['0', '1', '11', '10']
@@ -144,14 +130,14 @@ def test_pictures_show_both_boxes(tmp_path: Path) -> None:
     red, green, blue = np.moveaxis(pixels, 2, 0)
     white = (red > 200) & (green > 200) & (blue > 200)
     magenta = (red > 180) & (green < 120) & (blue > 180)
-    # Truth x 4 to 20 of 48, found 11 pixels of the map further right.
+    # The true box covers x from 4 to 20 of 48; the box found is 11 pixels of the map further right.
     x = np.nonzero(white)[1] * 48 / 300
     assert (x.min(), x.max()) == pytest.approx((4, 20), abs=1)
     x = np.nonzero(magenta)[1] * 48 / 300
     assert (x.min(), x.max()) == pytest.approx((26, 42), abs=1)
 
 
-def test_a_report_alone_and_without_pictures(tmp_path: Path) -> None:
+def test_a_single_report_and_no_pictures(tmp_path: Path) -> None:
     dataset, reports = make()
     page, text = written(tmp_path / 'r.html', reports[EVIL])
     assert 'Localization on shapes/val' in page.text
@@ -165,7 +151,7 @@ def test_a_report_alone_and_without_pictures(tmp_path: Path) -> None:
     old = Report(bare.maps, bare.metrics, bare.curves, bare.meta)
     page, _ = written(tmp_path / 'old.html', old)
     assert 'Activations' not in page.text
-    # The centre alone is shown, since there is nothing else.
+    # The centre baseline is shown if there is nothing else.
     center = {'center': reports['center']}
     page, _ = written(tmp_path / 'c.html', center, dataset, maps_of(None, dataset, ['center']), images=1)
     assert len(page.find('img')) == 2
@@ -180,14 +166,14 @@ def test_many_classes_are_folded(tmp_path: Path) -> None:
         assert f'c{count - 1}' in page.text
 
 
-def test_names_of_files_that_are_not_unicode(tmp_path: Path) -> None:
+def test_file_names_that_are_not_unicode(tmp_path: Path) -> None:
     dataset, reports = make()
     reports[EVIL].rows[0]['id'] = dataset.ids[0] = 'a\udcff.png'
     page, _ = written(tmp_path / 'r.html', {'m': reports[EVIL]}, dataset, {'m': dataset.maps.__getitem__})
     assert 'a?.png' in ' '.join(page.text)
 
 
-def test_refuses_and_writes_nothing(tmp_path: Path) -> None:
+def test_errors_leave_no_file(tmp_path: Path) -> None:
     dataset, reports = make()
     one, masks = reports[EVIL], make(masks=True)[1][EVIL]
     other = Shapes()
@@ -226,7 +212,7 @@ def test_charts() -> None:
 
 
 class Model(nn.Module):
-    """Maps that tell the label, and the brightness of the image."""
+    """Maps of the label, and of the brightness of the image."""
 
     pretrained_cfg: Mapping[str, tuple] = {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
 
@@ -253,7 +239,7 @@ def test_maps_of_all_sources(tmp_path: Path) -> None:
     assert (found['cam'](3) == 1).all()
     assert (found['cam'](2) == 0).all()
     assert found['center'](3).shape == (SIDE, SIDE)
-    assert model.passes == 2  # an image once, for all kinds
+    assert model.passes == 2  # each image once for all kinds of map
     assert model.training
     assert np.array_equal(maps_of(dataset.maps, dataset, ['m'])['m'](4), dataset.maps[4])
     assert maps_of(torch.from_numpy(dataset.maps[:, :8]), dataset, ['m', 'center'])['center'](0).shape == (8, SIDE)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmark_data import SIDE, Model, Output, Squares, fcam_maps
 from synthetic import make_wsol
-from test_benchmark_evaluate import SIDE, Model, Output, Squares, fcam_maps
 
 import fcam_zoo
 from fcam_zoo.benchmark import BoxMetric, Report, compare, describe, evaluate, evaluate_many, maps_of, resize_boxes
@@ -191,7 +191,7 @@ def test_descriptions_cover_all_metrics_of_reports() -> None:
                     assert len(x) == len(y) > 1
                     assert max(y) == pytest.approx(report.metrics[curve.value]) or curve.at is None
     assert describe({'max_box_acc_50': 1.0, 'mean': 1.0, 'max_box_acc_v2': 2.0}).summary['max_box_acc_v2'] == 'V2'
-    assert report.description.column('best_f1').label == 'pixels, best F1'
+    assert report.description.column('best_f1').label == 'best F1'
     with pytest.raises(ValueError, match='neither pxap nor max_box_acc_50 is among the metrics kept'):
         describe({'kept': 0.5})
 

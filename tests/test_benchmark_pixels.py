@@ -1,4 +1,4 @@
-"""PxAP, against NumPy's histogram and a plain sum."""
+"""PxAP, compared with NumPy's histogram and a plain sum."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_equals_the_plain_computation(dtype: str) -> None:
     assert result['pxap'] == pytest.approx(pxap, abs=1e-9)
     assert result['n'] == 5
     assert result['recall'][-1] == 1
-    assert np.isnan(result['precision'][0])  # nothing lies above 2
+    assert np.isnan(result['precision'][0])  # no score is above 2
     tensors = PixelAP().update(torch.from_numpy(maps), torch.from_numpy(masks)).compute()
     assert tensors['pxap'] == result['pxap']
 
@@ -70,16 +70,16 @@ def test_batches_merging_and_states_equal_one_pass() -> None:
         assert all(np.array_equal(metric.compute()[k], v, equal_nan=True) for k, v in whole.compute().items())
 
 
-def test_refuses() -> None:
+def test_invalid_arguments_raise() -> None:
     maps, masks = batch()
     metric = PixelAP()
     for arguments, message in (
         ((maps + 1, masks), r'score map 0 of the batch'),
         ((maps * np.nan, masks), 'NaN'),
         ((maps, masks[:, :-1]), 'the same shape'),
-        ((maps, masks // 2), 'mask 0 of the batch may hold'),
-        ((maps, masks + 0.5), 'mask 0 of the batch may hold'),
-        ((maps, masks.astype(int) + 256), 'mask 0 of the batch may hold'),
+        ((maps, masks // 2), 'mask 0 of the batch may only hold'),
+        ((maps, masks + 0.5), 'mask 0 of the batch may only hold'),
+        ((maps, masks.astype(int) + 256), 'mask 0 of the batch may only hold'),
     ):
         with pytest.raises(ValueError, match=message):
             metric.update(*arguments)

@@ -1,13 +1,15 @@
-"""What reports hold beyond the figures of the protocol, beside counts made pixel by pixel."""
+"""What reports hold beyond the metrics of the protocol, compared with counts of single pixels."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from benchmark_data import Rectangles
 
 from fcam_zoo.benchmark import BoxMetric, PixelAP, Report, evaluate
 from fcam_zoo.benchmark._analysis import activations, object_masks, robustness
@@ -15,32 +17,19 @@ from fcam_zoo.benchmark._analysis import activations, object_masks, robustness
 N, SIDE = 30, 32
 
 
-class Shapes:
-    """One rectangle an image, class 0 the small ones; a map of each."""
+class Shapes(Rectangles):
+    """Small rectangles of class 0, large ones of class 1, and a map of each."""
 
-    name, split, class_names = 'shapes', 'val', {0: 'small', 1: 'large'}
+    class_names: Mapping[int, str] = {0: 'small', 1: 'large'}
 
     def __init__(self, masks: bool = False) -> None:
         rng = np.random.default_rng(5)
-        self.ids = [f'{i}.png' for i in range(N)]
-        self.labels = np.arange(N) % 2
-        self.sizes = np.full((N, 2), SIDE)
+        labels = np.arange(N) % 2
         corners = rng.integers(0, 6, (N, 2))
-        sides = np.where(self.labels[:, None], rng.integers(18, 25, (N, 2)), rng.integers(5, 12, (N, 2)))
-        self.rectangles = np.concatenate([corners, corners + sides], 1)
-        self.truth = np.zeros((N, SIDE, SIDE), np.uint8)
-        for mask, (x0, y0, x1, y1) in zip(self.truth, self.rectangles):
-            mask[y0 : y1 + 1, x0 : x1 + 1] = 1
+        sides = np.where(labels[:, None], rng.integers(18, 25, (N, 2)), rng.integers(5, 12, (N, 2)))
+        super().__init__(np.concatenate([corners, corners + sides], 1), SIDE, labels, masks)
         self.maps = rng.random((N, SIDE, SIDE)).astype(np.float32) * 0.4 + 0.5 * np.roll(self.truth, (1, 2), (1, 2))
         self.truth[:, 0] = 255 if masks else self.truth[:, 0]
-        self.boxes = None if masks else [r[None] for r in self.rectangles]
-        self.masks = self.ids if masks else None
-
-    def __len__(self) -> int:
-        return N
-
-    def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        return self.truth[index]
 
 
 @pytest.fixture(scope='module', params=[False, True], ids=['boxes', 'masks'])
@@ -49,7 +38,7 @@ def evaluated(request: pytest.FixtureRequest) -> tuple[Shapes, Report]:
     return dataset, evaluate(dataset.maps, dataset, 'm', quiet=True, batch_size=7)
 
 
-def test_robustness_by_hand() -> None:
+def test_robustness() -> None:
     assert robustness(np.array([0, 94.9, 95, 97, 100, 50.0])) == pytest.approx(100 * 3 / 6)
     assert robustness(np.array([7.0])) == 100
 
@@ -95,7 +84,7 @@ def test_activations_at_the_ends() -> None:
     assert (counts[0, 0], counts[0, 127], counts[1, 127], counts[2, 64]) == (2, 1, 2, 1)
 
 
-def test_boxes_as_masks_have_their_edges() -> None:
+def test_masks_of_boxes_include_their_edges() -> None:
     masks = object_masks([np.array([[1, 2, 3, 2], [3, 0, 9, 9]]), np.zeros((1, 4))], (2, 4, 5))
     assert masks.sum((1, 2)).tolist() == [8 + 2, 1]
     assert masks[0, 2, 1] == masks[0, 3, 4] == masks[1, 0, 0] == 1
@@ -124,7 +113,7 @@ def test_tables(evaluated: tuple[Shapes, Report]) -> None:
             assert row['pxap'] == pytest.approx(PixelAP().count(histograms[group]).compute()['pxap'])
 
 
-def test_samples_are_what_was_counted(evaluated: tuple[Shapes, Report]) -> None:
+def test_samples_equal_the_counts(evaluated: tuple[Shapes, Report]) -> None:
     dataset, report = evaluated
     if dataset.boxes:
         hits = np.unpackbits(report.samples, axis=2, count=1000)
@@ -168,10 +157,10 @@ def test_files(evaluated: tuple[Shapes, Report], tmp_path: Path) -> None:
         assert int(rows[0]['n']) == report.tables[table][0]['n']
 
 
-def test_refuses_files_that_are_no_reports(tmp_path: Path) -> None:
+def test_files_that_are_not_reports_raise(tmp_path: Path) -> None:
     for text in ('{', '[1]', '{"maps": "x"}', '{"maps": "x", "metrics": {}, "curves": {}, "meta": {}, "more": 1}'):
         (tmp_path / 'x.json').write_text(text)
-        with pytest.raises(ValueError, match=r'x\.json: not a report of fcam-zoo benchmark'):
+        with pytest.raises(ValueError, match=r'x\.json is not a report of fcam-zoo benchmark'):
             Report.from_json(tmp_path / 'x.json')
     with pytest.raises(FileNotFoundError):
         Report.from_json(tmp_path / 'missing.json')

@@ -1,4 +1,4 @@
-"""`fcam-zoo benchmark` on folders of maps: names, files, and what is said before anything is scored."""
+"""`fcam-zoo benchmark` on folders of maps: names, files, and errors before scoring."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def score(data: Path, *arguments: object) -> int:
         (['--limit', '0'], '--limit is 0: give 1 or more'),
     ],
 )
-def test_wrong_arguments_are_refused_before_scoring(data, tmp_path, arguments, message, capsys, monkeypatch):
+def test_invalid_arguments_raise_before_scoring(data, tmp_path, arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, 'evaluate_many', None)
     (tmp_path / 'file').touch()
     maps = save_maps(data, tmp_path / 'mine')
@@ -57,7 +57,7 @@ def test_wrong_arguments_are_refused_before_scoring(data, tmp_path, arguments, m
     assert message in capsys.readouterr().err
 
 
-def test_wrong_devices_are_one_line(data, tmp_path, capsys):
+def test_invalid_devices_are_one_line(data, tmp_path, capsys):
     assert score(data, '--scoremaps', save_maps(data, tmp_path / 'mine'), '--device', 'warp') == 1
     assert "device 'warp' cannot be used" in capsys.readouterr().err
 
@@ -75,7 +75,7 @@ def test_reports_do_not_share_files(data, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['center', 'comparison'])
-def test_a_folder_of_any_name_is_scored(name, data, tmp_path, capsys):
+def test_folders_with_reserved_names_are_scored(name, data, tmp_path, capsys):
     report = tmp_path / 'report'
     assert score(data, '--scoremaps', save_maps(data, tmp_path / name), '-o', report) == 0
     assert len(capsys.readouterr().out.splitlines()[2:4]) == 2
@@ -83,7 +83,7 @@ def test_a_folder_of_any_name_is_scored(name, data, tmp_path, capsys):
     assert len(list(report.glob('*_classes.csv'))) == 2
 
 
-def test_files_appear_all_or_none(data, tmp_path, capsys, monkeypatch):
+def test_all_files_are_written_or_none(data, tmp_path, capsys, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise OSError('disk full')
 
@@ -94,7 +94,7 @@ def test_files_appear_all_or_none(data, tmp_path, capsys, monkeypatch):
 
 
 def run_in_processes(data: Path, *arguments: object) -> list[subprocess.CompletedProcess[str]]:
-    """Two processes as torchrun starts them, but none that ends the other."""
+    """Start two processes as torchrun does, except that neither ends the other."""
     port = str(20000 + os.getpid() % 20000)
     environment = os.environ | {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
     command = [sys.executable, '-m', 'fcam_zoo', 'benchmark', str(data), '--quiet', *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""Figures, beside curves, histograms and boxes that are computed here in another way."""
+"""Figures, compared with curves, histograms and boxes from plain computations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope='module')
 def maps() -> np.ndarray:
-    """A bright blob for each object, moved aside, with noise."""
+    """Make a shifted bright blob for each object, with noise."""
     masks = np.stack([shape_image(i % 2, i)[1] for i in range(N)])
     blobs = [cv2.GaussianBlur(np.roll(mask, (3, -4), (0, 1)).astype(np.float32), (0, 0), 4) for mask in masks]
     return (0.8 * np.stack(blobs) + 0.2 * np.random.default_rng(0).random((N, SIDE, SIDE), np.float32)).clip(0, 1)
@@ -62,8 +62,8 @@ def truth(dataset: WSOLDataset) -> np.ndarray:
     return np.stack([(x >= x0) & (x <= x1) & (y >= y0) & (y <= y1) for x0, y0, x1, y1 in boxes])
 
 
-def right(score_map: np.ndarray, box: np.ndarray, threshold: float, iou: float) -> bool:
-    """Whether the box of the largest region overlaps a box enough: the protocol to the letter."""
+def is_correct(score_map: np.ndarray, box: np.ndarray, threshold: float, iou: float) -> bool:
+    """Whether the box of the largest region has the IoU with a box: a plain version of the protocol."""
     grey = (score_map * 255).astype(np.uint8)
     above = cv2.threshold(grey, int(threshold * grey.max()), 255, cv2.THRESH_BINARY)[1]
     outlines = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -86,7 +86,7 @@ def test_curves(dataset: WSOLDataset, maps: np.ndarray, reports: dict[str, Repor
     order = np.argsort(x)
     for threshold in (0.05, 0.1, 0.201, 0.45, 0.6):
         if dataset.boxes is not None:
-            expected = np.mean([right(m, b[0], threshold, 50) for m, b in zip(maps**2, dataset.boxes)])
+            expected = np.mean([is_correct(m, b[0], threshold, 50) for m, b in zip(maps**2, dataset.boxes)])
         else:
             above, objects = maps**2 >= threshold, truth(dataset)
             expected = 2 * (above & objects).sum() / (above.sum() + objects.sum())
@@ -142,7 +142,7 @@ def test_grid(model_dir: Path) -> None:
     # The box of the F-CAM is drawn where it was found.
     x0, y0, *_ = (round(edge * 0.64) for edge in found['1'].box)
     assert picture.getpixel((96 + 6 + x0 + 30, 2 * (64 + 6) + y0)) == fcam_zoo.viz.BOX_COLOR
-    # A class map's is that of the largest region above Otsu's threshold.
+    # The box of a class map is that of the largest region above Otsu's threshold.
     x = figures.normalize(
         figures.EvalTransform(224)(images['0'])[None], *(model.pretrained_cfg[k] for k in ('mean', 'std'))
     )
@@ -178,13 +178,13 @@ def test_commands(dataset: WSOLDataset, model_dir: Path, tmp_path: Path, capsys:
     ('arguments', 'message'),
     [
         ('curves {t}/none', 'none'),
-        ('curves {t}', 'no comparison.json in it; make the reports with fcam-zoo benchmark'),
-        ('curves {t}/bad.json', 'bad.json: not a report'),
-        ('curves {t}/folder', 'comparison.json: not the comparison of fcam-zoo benchmark'),
-        ('activations {t} -o x.bmp', 'x.bmp: no format that can be written; end the name in one of .png'),
+        ('curves {t}', 'has no comparison.json: make the reports with fcam-zoo benchmark'),
+        ('curves {t}/bad.json', 'bad.json is not a report'),
+        ('curves {t}/folder', 'comparison.json is not a comparison of fcam-zoo benchmark'),
+        ('activations {t} -o x.bmp', 'x.bmp: the suffix is not a supported format; use one of .png'),
         ('grid --model fcam_nothing', "unknown model 'fcam_nothing'"),
-        ('grid --model fcam_mobilenetv1_075_cub50 --maps cams', 'no map cams: choose of fcam, cam'),
-        ('grid --model fcam_mobilenetv1_075_cub50 -o grid.pdf', 'grid.pdf: no format'),
+        ('grid --model fcam_mobilenetv1_075_cub50 --maps cams', 'maps cams: choose from fcam, cam'),
+        ('grid --model fcam_mobilenetv1_075_cub50 -o grid.pdf', 'grid.pdf: the suffix is not'),
         ('grid {t}/none --model fcam_mobilenetv1_075_cub50', 'none'),
         ('grid {t}/a.png --model fcam_mobilenetv1_075_cub50 --cam-threshold 2', 'threshold is 2.0: choose a value'),
         ('grid {t}/a.png --model fcam_mobilenetv1_075_cub50 --height 3', 'rows of 3 pixels'),

@@ -1,4 +1,4 @@
-"""The WSOL benchmark: functions of score maps, from any library."""
+"""The WSOL benchmark: it scores maps of any library."""
 
 from .box_metric import BoxMetric as BoxMetric
 from .boxes import box_iou as box_iou

@@ -1,4 +1,4 @@
-"""What a report says beyond the figures of the protocol: robustness, activations, classes, sizes of objects."""
+"""What a report holds beyond the metrics of the protocol: robustness, activations, classes, sizes of objects."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 from .boxes import as_boxes
 from .inputs import ArrayLike, as_array
 
-# A power of two, so that score * bins is exact and a bin holds equally many of 256 grey values.
+# A power of two, so that score * bins is exact and every bin holds the same number of the 256 grey values.
 ACTIVATION_BINS = 128
 # Points below the best that still count as near it.
-MARGIN = 5
-# Shares of the image, in percent, between which objects are of one size.
-SIZE_EDGES = (0, 10, 25, 50, 75, 100)
+_MARGIN = 5
+# Percentages of the image between which objects form a group of sizes.
+_SIZE_EDGES = (0, 10, 25, 50, 75, 100)
+
+Score = Callable[[np.ndarray], dict[str, Any]]  # indices of images -> their score
 
 
 def object_masks(truth: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Masks (N,H,W), 1 within an object, of boxes, whose edges belong to them as in `box_iou`; masks stay as they are.
+    """Convert boxes to masks (N,H,W) with 1 inside objects; box edges belong to the object, as in `box_iou`.
 
     Args:
-        truth: N arrays (n,4) of boxes in pixels of the maps, or masks (N,H,W).
+        truth: N arrays (n,4) of boxes in pixels of the maps, or masks (N,H,W), which are returned unchanged.
         shape: (N,H,W).
     """
     if not isinstance(truth, Sequence):
@@ -36,25 +38,25 @@ def object_masks(truth: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def activations(score_maps: ArrayLike, masks: np.ndarray) -> np.ndarray:
-    """Pixels by score, int64 (3,ACTIVATION_BINS): outside objects, inside, and not scored (mask 255).
+    """Count pixels by score, int64 (3,ACTIVATION_BINS): outside objects, inside, and ignored (mask 255).
 
     Args:
         score_maps: (N,H,W) in [0,1].
         masks: (N,H,W): 0, 1, 255.
     """
     counts = np.zeros((3, ACTIVATION_BINS), np.int64)
-    kind = np.zeros(256, np.intp)
-    kind[1], kind[255] = ACTIVATION_BINS, 2 * ACTIVATION_BINS
+    row = np.zeros(256, np.intp)
+    row[1], row[255] = ACTIVATION_BINS, 2 * ACTIVATION_BINS
     for score_map, mask in zip(as_array(score_maps), masks):
         index = (score_map.astype(np.float32) * ACTIVATION_BINS).astype(np.intp)
         np.clip(index, 0, ACTIVATION_BINS - 1, out=index)
-        index += kind.take(mask)
+        index += row.take(mask)
         counts += np.bincount(index.ravel(), minlength=counts.size).reshape(counts.shape)
     return counts
 
 
 def activation_shares(counts: np.ndarray) -> dict[str, list[float]]:
-    """Percent of the pixels of all images, and of those inside and outside objects, from each score to the next one."""
+    """Convert counts (3,bins) to percentages of all pixels, and of those inside and outside objects, in each bin."""
     outside, inside, _ = counts
     scores = np.arange(ACTIVATION_BINS) / ACTIVATION_BINS
     found = {'all': counts.sum(0), 'inside': inside, 'outside': outside}
@@ -63,27 +65,24 @@ def activation_shares(counts: np.ndarray) -> dict[str, list[float]]:
 
 
 def robustness(values: np.ndarray) -> float:
-    """Percent of thresholds at which a figure in percent (T) is within 5 points of its best."""
-    # Rounding must not cut off what is exactly 5 points below.
-    return float(100 * (values >= values.max() - MARGIN - 1e-9).mean())
+    """Return the percentage of thresholds at which a metric (T) in percent is within 5 points of its best value."""
+    # The tolerance keeps values that are exactly 5 points below.
+    return float(100 * (values >= values.max() - _MARGIN - 1e-9).mean())
 
 
 def f1_scores(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """F1 of pixels in percent; 0 where no pixel is reached, whose precision is NaN."""
+    """Return F1 in percent, 2 precision recall / (precision + recall); 0 where precision is NaN (no pixel reached)."""
     precision = np.nan_to_num(precision)
     return 100 * 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
-Score = Callable[[np.ndarray], dict[str, Any]]
-
-
 def class_table(rows: Sequence[dict[str, Any]], names: Mapping[int, str] | None, score: Score) -> list[dict[str, Any]]:
-    """Figures of the images of each class, in the order of labels.
+    """Score the images of each class, in the order of labels.
 
     Args:
         rows: Of a report.
         names: Label -> name.
-        score: Indices of images -> figures.
+        score: Scores images by their indices.
     """
     labels = np.array([row['label'] for row in rows])
     table = []
@@ -95,10 +94,10 @@ def class_table(rows: Sequence[dict[str, Any]], names: Mapping[int, str] | None,
 
 
 def size_table(rows: Sequence[dict[str, Any]], score: Score) -> list[dict[str, Any]]:
-    """Figures of the images whose objects cover a share of the image above one edge and up to the next; as before."""
+    """Score the images whose objects cover more than one percentage of the image and at most the next one."""
     shares = np.array([row['object_share'] for row in rows])
     table = []
-    for low, high in pairwise(SIZE_EDGES):
+    for low, high in pairwise(_SIZE_EDGES):
         index = np.flatnonzero((shares > low) & (shares <= high))
         if len(index):
             table.append({'above': low, 'up_to': high, 'n': len(index), **score(index)})

@@ -1,4 +1,4 @@
-"""Scoring in several processes: workers beside one evaluation, and the processes of a torchrun."""
+"""Score in several processes: worker processes of one evaluation, and the processes of torchrun."""
 
 from __future__ import annotations
 
@@ -16,37 +16,40 @@ from .._distributed import rank, world_size
 from ..errors import BenchmarkError
 
 Item = TypeVar('Item')
-# Batches under way for each worker: one that is scored, and one that waits.
+# Batches in flight per worker: one that is scored, and one that waits.
 _AHEAD = 2
 _ENDED = (
-    "a worker process ended: with workers, the code of a script must stand under if __name__ == '__main__'; otherwise "
-    'memory may have run out (workers=0 needs the least)'
+    "a worker process ended early: with workers, the code of a script must be under if __name__ == '__main__'; if it "
+    'is, memory may have run out (workers=0 needs the least)'
 )
 
 
 def map_in_workers(
     items: Iterable[tuple[Item, list[tuple[Any, ...]]]], function: Callable[..., Any], workers: int
 ) -> Iterator[tuple[Item, list[Callable[[], Any]]]]:
-    """Each item with the results of a function for each of its tuples of arguments, in order.
+    """Call a function for each tuple of arguments of each item, in order.
 
     Args:
-        items: Pairs of anything and argument tuples; drawn as results are wanted, so that memory stays flat.
-        function: Of the arguments; one of a module, since workers look it up by its name.
-        workers: Processes; 0 calls the function here.
+        items: Pairs of an item and argument tuples; drawn as results are consumed, so that memory stays flat.
+        function: At the top level of a module, since workers look it up by its name.
+        workers: Number of processes; 0 calls the function in this one.
 
     Yields:
-        The item, and a call for each result, which raises what the function raised.
+        The item, and for each result a callable that returns it, or raises the error of the function.
+
+    Raises:
+        BenchmarkError: When a worker process ends early.
     """
     if workers < 1:
         for item, calls in items:
             yield item, [partial(function, *arguments) for arguments in calls]
         return
     methods = multiprocessing.get_all_start_methods()
-    # A plain fork would copy the locks of torch's and OpenCV's threads, but not the threads.
+    # Plain fork would copy the locks of the threads of torch and OpenCV, but not the threads.
     context = multiprocessing.get_context('forkserver' if 'forkserver' in methods else 'spawn')
     context.set_forkserver_preload([__package__])
     waiting: deque[tuple[Item, list[Any]]] = deque()
-    # One thread each: the processes are there to fill the cores.
+    # One thread each, since the processes fill the cores.
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
             for item, calls in items:
@@ -71,9 +74,10 @@ def _result(future: Future) -> Any:
 
 
 def share_of(total: int, batch_size: int) -> range:
-    """The images that this process scores: consecutive ones, so that shares joined by rank are in order.
+    """Return the consecutive images that this process scores; joined by rank they are in order.
 
-    Shares are whole batches, those of one process: a network's last bits depend on what is computed together.
+    Processes score whole batches, the same as a single process, because the last bits of a network's output depend on
+    the batch.
     """
     batches = -(-total // batch_size)
     start, stop = (min(batch_size * (batches * r // world_size()), total) for r in (rank(), rank() + 1))

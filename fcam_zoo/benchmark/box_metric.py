@@ -13,19 +13,19 @@ from .inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as
 
 
 class BoxMetric(Counts):
-    """Share of images whose box at a threshold overlaps a ground-truth box enough, and its maximum over thresholds.
+    """Share of images whose box at a threshold overlaps a ground-truth box, and its maximum over thresholds.
 
-    An image counts at a threshold when the IoU of any of its boxes with any ground-truth box is at least the wanted
-    one. MaxBoxAcc is the maximum over thresholds at IoU 50 with single contours; MaxBoxAccV2 is the mean, over IoU 30,
-    50 and 70, of each one's own maximum with `multi_contour`. Top-1 and top-5 localization also ask for the label to be
-    the first, or among the first five, by logit; each takes its own maximum over thresholds.
+    An image is correct at a threshold when the IoU of any of its boxes with any ground-truth box reaches the required
+    IoU. MaxBoxAcc is the maximum over thresholds at IoU 50 with single contours. MaxBoxAccV2 is the mean of the maxima
+    at IoU 30, 50 and 70 with `multi_contour`. Top-1 and top-5 localization also require that the label has the largest
+    logit, or one of the five largest; each has its own maximum over thresholds.
 
-    Counts are exactly those of thresholding and tracing contours at every threshold, at a fraction of the time.
+    Counts equal those of tracing contours at every threshold, but take a fraction of the time.
 
     Args:
         thresholds: (T) ascending, in [0,1], relative to a map's maximum; default 0, 0.001, ..., 0.999.
-        iou: Wanted IoUs in percent.
-        multi_contour: Boxes of all contours of a map rather than of its largest.
+        iou: Required IoUs in percent.
+        multi_contour: Use the boxes of all contours of a map, not only of the largest.
 
     Raises:
         ValueError: When thresholds or IoUs are out of range.
@@ -39,7 +39,7 @@ class BoxMetric(Counts):
         >>> result = metric.compute()
         >>> result['max_box_acc'].tolist(), result['best_threshold'].tolist(), result['n']
         ([50.0, 50.0, 50.0], [0.0, 0.0, 0.0], 2)
-        >>> other = BoxMetric().update(maps[:1], [[[60, 50, 120, 100]]])  # of another process, say
+        >>> other = BoxMetric().update(maps[:1], [[[60, 50, 120, 100]]])  # for example of another process
         >>> metric.merge(other).compute()['num_correct'][:, 0].tolist()
         [2, 2, 2]
         >>> metric.reset()
@@ -62,7 +62,7 @@ class BoxMetric(Counts):
         self._state |= {'num_class_correct': np.zeros((), np.int64)} | {k: np.zeros(shape, np.int64) for k in counts}
 
     def best_iou(self, score_maps: ArrayLike, boxes: Sequence[ArrayLike]) -> np.ndarray:
-        """IoU of the best of an image's boxes with its ground truth, at each threshold. Counts nothing.
+        """Compute the best IoU of an image's boxes with its ground truth, at each threshold. Counts nothing.
 
         Args:
             score_maps: (N,H,W), values in [0,1].
@@ -93,7 +93,7 @@ class BoxMetric(Counts):
         boxes = as_boxes(boxes)
         height, width = shape[1:]
         if boxes[:, 2].max() > width or boxes[:, 3].max() > height:
-            fault = f'has a box that leaves its map of {width} x {height} pixels; scale boxes with resize_boxes'
+            fault = f'has a box outside its map of {width} x {height} pixels: scale boxes with resize_boxes'
             raise BatchError('image', i, fault)
         return boxes
 
@@ -116,16 +116,17 @@ class BoxMetric(Counts):
             The metric itself.
 
         Raises:
-            ValueError: When a map holds NaN or values outside [0,1], shapes do not fit, an image has no box or one
-                outside its map, or labels come without logits, or in some batches only. Nothing is counted then.
+            ValueError: When a map holds NaN or values outside [0,1], shapes do not match, an image has no box or one
+                outside its map, or only one of labels and logits is given, or only in some batches. Then nothing is
+                counted.
         """
         return self.count(self.best_iou(score_maps, boxes), labels, logits)
 
     def count(self, best_iou: ArrayLike, labels: ArrayLike | None = None, logits: ArrayLike | None = None) -> BoxMetric:
-        """Count images whose `best_iou` (N,T) is known, as `update` does.
+        """Count images from their `best_iou` (N,T).
 
         Raises:
-            ValueError: When shapes do not fit, or labels come without logits, or in some batches only.
+            ValueError: When shapes do not match, or only one of labels and logits is given, or only in some batches.
         """
         best_iou = as_array(best_iou)
         if best_iou.ndim != 2 or best_iou.shape[1] != len(self.thresholds):
@@ -146,10 +147,10 @@ class BoxMetric(Counts):
         return self
 
     def merge(self, other: BoxMetric) -> BoxMetric:
-        """Add the counts of another metric with the same options, such as that of another process.
+        """Add the counts of another metric with the same options, for example of another process.
 
         Raises:
-            ValueError: When options differ, or only one of the two has seen labels.
+            ValueError: When options differ, or only one of the two has counted labels.
         """
         same = self.iou == other.iou and self.multi_contour == other.multi_contour
         if not same or not np.array_equal(self.thresholds, other.thresholds):
@@ -161,12 +162,12 @@ class BoxMetric(Counts):
         return self
 
     def compute(self) -> dict[str, Any]:
-        """Results over all images counted so far.
+        """Return the results over all images counted so far.
 
         Returns:
             Over I IoUs and T thresholds: num_correct (I,T) int64; max_box_acc (I) percent; best_threshold (I), the
             smallest one at the maximum; mean of max_box_acc; n. With labels and logits also top1 and top5 (I) percent,
-            cls, the percentage of labels that come first, num_correct_top1 and num_correct_top5 (I,T).
+            cls, the percentage of labels with the largest logit, num_correct_top1 and num_correct_top5 (I,T).
 
         Raises:
             ValueError: When no image has been counted.

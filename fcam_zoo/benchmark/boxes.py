@@ -1,4 +1,4 @@
-"""Boxes out of score maps, and how they overlap, as in Choe et al. (CVPR 2020)."""
+"""Boxes of score maps, and their overlap, as in Choe et al. (CVPR 2020)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from .inputs import ArrayLike, as_array, as_score_maps, as_thresholds
 
 
 def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_contour: bool = False) -> list[np.ndarray]:
-    """Boxes around what lies above each threshold of a score map.
+    """Find the boxes around the pixels above each threshold of a score map.
 
-    The map is cut to 8 bits, `trunc(255 * map)`, and compared with `trunc(threshold * its largest value)`: thresholds
-    are relative to the map's own maximum. Boxes are those of OpenCV's contours (RETR_TREE) of what is larger, from the
-    first pixel to one past the last, but not past the last pixel of the map. So they are a pixel wider and higher than
-    what they surround; published numbers are made this way (Choe et al., CVPR 2020, and the code of F-CAM, WACV 2022).
+    The map is converted to 8 bits, `trunc(255 * map)`, and compared with `trunc(threshold * its largest value)`:
+    thresholds are relative to the maximum of the map. Boxes are those of OpenCV's contours (RETR_TREE) of the larger
+    pixels, from the first pixel to one past the last, but not past the last pixel of the map. So they are a pixel wider
+    and higher than the contours; published numbers are made this way (Choe et al., CVPR 2020, and the code of F-CAM,
+    WACV 2022).
 
     Args:
         score_map: (H,W), values in [0,1].
         thresholds: (T) numbers in [0,1].
-        multi_contour: Return the boxes of all contours, also those around holes, in no particular order. Otherwise the
-            one of the contour with the largest area, the first of equal ones in OpenCV's order.
+        multi_contour: Return the boxes of all contours, including those around holes, in no particular order. Otherwise
+            only that of the contour with the largest area, the first of equal ones in OpenCV's order.
 
     Returns:
-        For each threshold an int64 array (n,4) of x0, y0, x1, y1. Where nothing is above it, [[0, 0, 0, 0]].
+        For each threshold an int64 array (n,4) of x0, y0, x1, y1; [[0, 0, 0, 0]] if no pixel is above it.
 
     Raises:
         ValueError: When the map is not 2-D, or holds NaN or values outside [0,1]; when thresholds are outside [0,1].
@@ -39,7 +40,7 @@ def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_cont
 def distinct_boxes(
     score_map: np.ndarray, thresholds: np.ndarray, multi_contour: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes of `boxes_from_score_map` without those that thresholds have in common.
+    """Find the boxes of `boxes_from_score_map`, once for thresholds with the same boxes.
 
     Args:
         score_map: (H,W) float64 in [0,1].
@@ -47,13 +48,13 @@ def distinct_boxes(
         multi_contour: As there.
 
     Returns:
-        Boxes (m,4), where each of the groups of them starts (U), and the group of each threshold (T).
+        Boxes (m,4) in groups, the start of each group (U), and the group of each threshold (T).
     """
     scores = score_map * 255
     image = scores.astype(np.uint8)
     occupied = np.flatnonzero(histogram(image))
     levels = (thresholds * occupied[-1]).astype(np.int64)
-    # Levels between the same two grey values of the image cannot be told apart.
+    # Levels between the same two grey values of the image are equivalent.
     groups, which = np.unique(occupied.searchsorted(levels, side='right'), return_inverse=True)
     levels = np.append(-1, occupied)[groups[groups < len(occupied)]]
     boxes, owners = np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
@@ -65,7 +66,7 @@ def distinct_boxes(
 
 
 def box_iou(a: ArrayLike, b: ArrayLike) -> np.ndarray:
-    """Intersection over union of boxes whose edges are pixels that belong to them: a width is x1 - x0 + 1.
+    """Compute the intersection over union of boxes that include their edges: the width is x1 - x0 + 1.
 
     Args:
         a: (n,4) boxes x0, y0, x1, y1.
@@ -81,7 +82,7 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`box_iou` of boxes known to be good."""
+    """Compute `box_iou` of valid boxes."""
     a, b = a.T[:, :, None], b.T[:, None]
     width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0]) + 1
     height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1]) + 1
@@ -91,11 +92,11 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def resize_boxes(boxes: ArrayLike, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
-    """Boxes in an image after its resizing; coordinates are scaled and their fraction is dropped.
+    """Scale boxes with their image; fractions of coordinates are dropped.
 
     Args:
         boxes: (n,4) boxes x0, y0, x1, y1.
-        from_size: (width, height) of the image that the boxes belong to.
+        from_size: (width, height) before resizing.
         to_size: (width, height) after resizing.
 
     Returns:
@@ -111,10 +112,10 @@ def resize_boxes(boxes: ArrayLike, from_size: tuple[int, int], to_size: tuple[in
 
 
 def as_boxes(boxes: ArrayLike) -> np.ndarray:
-    """Boxes (n,4), or one as (4), as float64 (n,4).
+    """Convert boxes (n,4), or one box (4), to float64 (n,4).
 
     Raises:
-        ValueError: When the shape is another, or a box is not finite, is inverted or has a negative coordinate.
+        ValueError: For another shape, or a box that is not finite, is inverted or has a negative coordinate.
     """
     boxes = np.atleast_2d(as_array(boxes)).astype(np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:

@@ -32,7 +32,7 @@ class Column:
     Attributes:
         key: Its key in `Report.metrics`.
         title: Below the heading of its group.
-        group: Heading over several columns.
+        group: Heading over several columns, or ''.
         short: Title where space is scarce.
         digits: After the decimal point: 1 for percentages, 3 for thresholds.
         setting: Describes the threshold, so that larger is not better.
@@ -48,7 +48,7 @@ class Column:
     @property
     def label(self) -> str:
         """Title that can stand on its own."""
-        return f'{self.group}, {self.title}'
+        return f'{self.group}, {self.title}' if self.group else self.title
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Curve:
         points: `Report.curves` -> x and y.
         value: Key of the metric that the legend gives.
         at: Key of the threshold of this value, which is marked on the curve, or None.
+        value_name: Name of the value in the legend, if it is not the y axis.
     """
 
     title: str
@@ -71,6 +72,7 @@ class Curve:
     points: Points
     value: str
     at: str | None = None
+    value_name: str = ''
 
     def dot(self, metrics: Mapping[str, float]) -> tuple[float, float] | None:
         """The marked point."""
@@ -79,7 +81,7 @@ class Curve:
     def legend(self, metrics: Mapping[str, float]) -> str:
         """The value in words."""
         place = '' if self.at is None else f' at {metrics[self.at]:.3f}'
-        return f'{metrics[self.value]:.1f} %{place}'
+        return f'{self.value_name} {metrics[self.value]:.1f} %{place}'.lstrip()
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,9 @@ def _describe_masks(name: str, _iou: Sequence[float]) -> MetricDescription:
         primary='pxap',
         best_threshold='best_threshold',
         columns=(
-            Column('pxap', 'PxAP', 'pixels', 'PxAP'),
-            Column('best_f1', 'best F1', 'pixels', 'F1'),
-            Column('f1', 'F1 at the chosen threshold', 'pixels', 'F1_tau'),
+            Column('pxap', 'PxAP', '', 'PxAP'),
+            Column('best_f1', 'best F1', '', 'F1'),
+            Column('f1', 'F1 at the chosen threshold', '', 'F1_tau'),
             Column('cls', 'top-1', 'classification', 'cls'),
             Column('threshold', 'threshold', 'chosen', 'tau', 3, True),
             Column('best_threshold', 'threshold', 'best F1 at', 'best_tau', 3, True),
@@ -237,6 +239,7 @@ def _describe_masks(name: str, _iou: Sequence[float]) -> MetricDescription:
                 100,
                 lambda curves: (100 * np.array(curves['recall']), 100 * np.array(curves['precision'])),
                 'pxap',
+                value_name='PxAP',
             ),
             'f1': Curve(
                 'F1 against the threshold',

@@ -1,4 +1,4 @@
-"""What the metrics accept, as NumPy arrays that have been checked."""
+"""Convert what the metrics accept to checked NumPy arrays."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 
 ArrayLike: TypeAlias = Any  # NumPy array, torch tensor of any device and type, or nested sequence
 
-# A score that resizing has pushed past 0 or 1 by rounding is no mistake of the caller's.
+# Resizing may exceed 0 or 1 by rounding; such scores are clipped.
 _ROUNDING = 1e-6
 
 
 class BatchError(ValueError):
-    """Something of a batch that cannot be scored.
+    """An item of a batch that cannot be scored.
 
     Attributes:
         thing: 'score map', 'mask' or 'image'.
-        index: Its place in the batch.
-        fault: What is wrong with it.
+        index: Its index in the batch.
+        fault: What is wrong with it, as the rest of a sentence.
     """
 
     def __init__(self, thing: str, index: int, fault: str) -> None:
@@ -31,7 +31,7 @@ class BatchError(ValueError):
 
 
 def as_array(values: ArrayLike) -> np.ndarray:
-    """NumPy array of a tensor on any device and of any type, or of anything that NumPy takes."""
+    """Convert a tensor on any device and of any type, or anything that NumPy accepts, to a NumPy array."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         if values.dtype == torch.bfloat16:
@@ -41,11 +41,10 @@ def as_array(values: ArrayLike) -> np.ndarray:
 
 
 def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
-    """Score maps (N,H,W) in [0,1] as float64, or as float32 with `single` where that loses nothing.
+    """Convert score maps (N,H,W) in [0,1] to float64, or to float32 with `single` if that is lossless.
 
     Raises:
-        ValueError: When the shape is another, or a map holds NaN, values outside [0,1] or no real numbers; names
-            its index.
+        ValueError: For another shape or type, or a map (named by its index) with NaN or values outside [0,1].
     """
     maps = as_array(score_maps)
     if maps.ndim != 3 or 0 in maps.shape[1:]:
@@ -54,7 +53,7 @@ def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
         raise ValueError(f'score_maps must be real numbers, got {maps.dtype}')
     maps = maps.astype(np.float32 if single and np.can_cast(maps.dtype, np.float32) else np.float64, copy=False)
     low, high = maps.min((1, 2)), maps.max((1, 2))
-    bad = ~((low >= -_ROUNDING) & (high <= 1 + _ROUNDING))  # so that NaN is bad
+    bad = ~((low >= -_ROUNDING) & (high <= 1 + _ROUNDING))  # true for NaN
     if bad.any():
         i = int(bad.argmax())
         found = 'NaN' if np.isnan(low[i]) else f'values from {low[i]:.6g} to {high[i]:.6g}'
@@ -65,10 +64,10 @@ def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
 
 
 def as_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
-    """Thresholds (T) as float64; None means 0, 0.001, ..., 0.999, those of Choe et al. (CVPR 2020).
+    """Convert thresholds to float64 (T); None means 0, 0.001, ..., 0.999, as in Choe et al. (CVPR 2020).
 
     Raises:
-        ValueError: When there are none, or one lies outside [0,1].
+        ValueError: For an empty list, or a threshold outside [0,1].
     """
     if thresholds is None:
         return np.arange(0, 1, 0.001)
@@ -81,10 +80,10 @@ def as_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
 
 
 def as_ascending_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
-    """Thresholds (T) of a metric, each larger than the one before.
+    """Convert the thresholds (T) of a metric, which must ascend.
 
     Raises:
-        ValueError: When they are not, or `as_thresholds` refuses them.
+        ValueError: If they do not, and as `as_thresholds`.
     """
     values = as_thresholds(thresholds)
     if not (np.diff(values) > 0).all():
@@ -93,24 +92,24 @@ def as_ascending_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
 
 
 def top_k_hits(labels: ArrayLike, logits: ArrayLike, n: int, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the label is first, and among the first k, when classes are sorted by logit; equal logits keep order.
+    """Check whether the label has the largest logit, and one of the k largest; equal logits keep their order.
 
     Args:
         labels: (N) class indices.
         logits: (N,K).
-        n: The N that is expected.
-        k: Size of the second list.
+        n: Expected N.
+        k: Number of logits.
 
     Returns:
         Two bool arrays (N).
 
     Raises:
-        ValueError: When shapes do not fit, a label is no class, or logits hold NaN.
+        ValueError: When shapes do not match, a label is outside 0..K-1, or logits hold NaN.
     """
     labels, logits = as_array(labels), as_array(logits)
     if labels.shape != (n,) or logits.ndim != 2 or len(logits) != n:
         raise ValueError(
-            f'labels (N) and logits (N,K) must fit {n} score maps, got the shapes {labels.shape} and {logits.shape}'
+            f'labels (N) and logits (N,K) must match {n} score maps, got the shapes {labels.shape} and {logits.shape}'
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f'labels must be whole numbers, got {labels.dtype}')

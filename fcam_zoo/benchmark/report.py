@@ -1,4 +1,4 @@
-"""What an evaluation found: figures, curves, a row for each image; as JSON, CSV, text or a picture."""
+"""The result of an evaluation: metrics, curves and a row per image, as JSON, CSV or text."""
 
 from __future__ import annotations
 
@@ -27,22 +27,25 @@ class Report:
 
     Attributes:
         maps: Kind of map.
-        metrics: With boxes, for each IoU (50, ...) max_box_acc_50 in percent, best_threshold_50 and robustness_50, the
-            percentage of thresholds whose accuracy is within 5 points of the best; and mean of the first; with logits
-            also top1_50, top5_50 and cls in percent. With masks pxap in percent; best_threshold, at which the F1 of the
-            pixels is largest, best_f1 in percent, its robustness; and cls.
+        metrics: With boxes, for each IoU (50, ...): max_box_acc_50 in percent, best_threshold_50 and robustness_50, the
+            percentage of thresholds whose accuracy is within 5 points of the best; with logits also top1_50, top5_50.
+            The mean of max_box_acc_*, or max_box_acc_v2 with multiple contours. With masks: pxap in percent;
+            best_threshold, where the F1 of the pixels is largest, best_f1 in percent and its robustness. With a
+            threshold that was chosen elsewhere: threshold, and box_acc_50, ... or f1 at it, in percent. With logits:
+            cls in percent.
         curves: threshold and, for each IoU, accuracy_50 in percent; or threshold, precision and recall.
-        meta: Data set, split, number of images, metric and its options, convention of the maps, versions.
-        rows: For each image id, label and object_share, the percentage of the image within its boxes or mask; with
-            boxes width, height, n_boxes and, for each IoU, iou_50 and hit_50 at its best threshold; with masks the
-            image's own pxap (None without object pixels); with logits top1 and top5.
-        activations: score, where each of 128 bins starts, and the percentage of pixels in it: of all, of those inside
-            boxes or masks, of those outside.
-        tables: Of the rows: classes (label, class, n) and sizes (images whose object_share is above one number and up
-            to another, n), each with accuracy_50, ... at the best threshold of all images, or pxap.
-        samples: What `compare` draws from, in no file: with boxes whether each image is right at each IoU and
-            threshold, packed bits (N,I,ceil(T/8)); with masks the
-            histograms (N,2,bins) of `PixelAP`. None without rows.
+        meta: Data set, split, number of images, metric and its options, how the maps were made, versions.
+        rows: For each image id, label and object_share, the percentage of the image inside its boxes or mask. With
+            boxes width, height, n_boxes, for each IoU iou_50 and hit_50 at its best threshold, and iou_at_threshold at
+            the one chosen elsewhere. With masks the pxap and the f1_at_threshold of the image (None without object
+            pixels). With logits top1 and top5.
+        activations: score, where each of 128 bins starts, and the percentage of pixels in it: of all pixels, of those
+            inside and of those outside boxes or masks.
+        tables: classes (label, class, n) and sizes (images whose object_share is above one number and up to another,
+            n), each with accuracy_50, ... at the best threshold of all images, or pxap.
+        samples: What `compare` draws from; not written to files, None without rows. With boxes whether each image is
+            correct at each IoU and threshold, packed bits (N,I,ceil(T/8)); with masks the histograms (N,2,bins) of
+            `PixelAP`.
     """
 
     maps: str
@@ -55,27 +58,27 @@ class Report:
     samples: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_json(self, path: str | os.PathLike) -> None:
-        """Write everything but the samples as strict JSON."""
+        """Write everything except the samples as strict JSON."""
         write_json(path, {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'samples'})
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> Report:
-        """Read what `to_json` wrote; there are no samples then.
+        """Read what `to_json` wrote; the samples are None.
 
         Raises:
-            FileNotFoundError: When there is no such file.
-            ValueError: When the file is no report.
+            FileNotFoundError: When the file does not exist.
+            ValueError: When it does not hold a report.
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
         except (ValueError, TypeError) as error:
-            raise ValueError(f'{path}: not a report of fcam-zoo benchmark ({error}); evaluate again') from error
+            raise ValueError(f'{path} is not a report of fcam-zoo benchmark ({error}): evaluate again') from error
 
     def to_csv(self, path: str | os.PathLike, table: str | None = None) -> None:
         """Write the rows, or a table: 'classes' or 'sizes'.
 
         Raises:
-            ValueError: When the report has none.
+            ValueError: If the report does not have them.
         """
         rows = self.rows if table is None else self.tables.get(table, [])
         if not rows:

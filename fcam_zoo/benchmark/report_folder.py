@@ -1,4 +1,4 @@
-"""Reports in the folders that `fcam-zoo benchmark -o` writes."""
+"""Files of the folders that `fcam-zoo benchmark -o` writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMPARISON = 'comparison.json'
 
 
 def file_stems(names: Iterable[str]) -> list[str]:
-    """A file name without suffix for each report; no two reports share a file, in either case of letters."""
+    """Return a file name without suffix for each report; no two are equal, even when case is ignored."""
     stems, taken = [], {'comparison'}
     for name in names:
         stem = safe = re.sub(r'[^\w.-]+', '_', name)
@@ -28,18 +28,18 @@ def file_stems(names: Iterable[str]) -> list[str]:
 
 
 def read_reports(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> dict[str, Report]:
-    """Read the reports of folders that `fcam-zoo benchmark -o` wrote, or of single JSON files, in their order.
+    """Read reports from folders that `fcam-zoo benchmark -o` wrote, or from single JSON files.
 
     Args:
-        paths: Folders and files; or one of them.
+        paths: A folder or file, or several.
 
     Returns:
-        Name -> report: the names of the benchmark, in a file that of its kind of map. Where two paths have the same
-        name, that of the folder or file stands before it, as in 'report/cam'.
+        Name -> report, in the order of the paths. Reports of a folder keep their names, a file has the name of its
+        kind of map. If a name occurs twice, the name of its folder or file is put before it, as in 'report/cam'.
 
     Raises:
-        FileNotFoundError: When there is no such folder or file, or a report of a folder is missing.
-        ValueError: When a folder or file holds no report, or two reports come to one name.
+        FileNotFoundError: When a folder, a file or a report of a folder is missing.
+        ValueError: When a folder or file does not hold reports, or two reports have the same full name.
     """
     given = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     found = [(path, _read_folder(path) if path.is_dir() else _read_file(path)) for path in given]
@@ -49,7 +49,7 @@ def read_reports(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> dict
         for name, report in those.items():
             full = name if names.count(name) == 1 else f'{path.resolve().stem}/{name}'
             if full in reports:
-                raise ValueError(f'{path}: a second report {full}: give each report once, or rename the folder')
+                raise ValueError(f'{path}: the name {full} occurs twice: give each report once, or rename the folder')
             reports[full] = report
     return reports
 
@@ -62,9 +62,11 @@ def _read_file(path: Path) -> dict[str, Report]:
 def _read_folder(folder: Path) -> dict[str, Report]:
     path = folder / COMPARISON
     if not path.is_file():
-        raise ValueError(f'{folder}: no {COMPARISON} in it; make the reports with fcam-zoo benchmark … -o {folder}')
+        raise ValueError(f'{folder} has no {COMPARISON}: make the reports with fcam-zoo benchmark … -o {folder}')
     try:
         names = list(dict.fromkeys(row['maps'] for row in json.loads(path.read_text(encoding='utf-8'))['rows']))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path}: not the comparison of fcam-zoo benchmark ({error!r}); score again') from error
+        raise ValueError(
+            f'{path} is not a comparison of fcam-zoo benchmark ({error!r}): run the benchmark again'
+        ) from error
     return {name: Report.from_json(folder / f'{stem}.json') for name, stem in zip(names, file_stems(names))}

@@ -59,26 +59,26 @@ class MapOptions:
 
 
 def center_map(size: tuple[int, int]) -> np.ndarray:
-    """Centre baseline of Choe et al. (CVPR 2020): a Gaussian around the middle, (H,W) in [0,1].
+    """Return the centre baseline of Choe et al. (CVPR 2020): a Gaussian around the middle, (H,W) in [0,1].
 
-    Its standard deviation is a quarter of each side, so that thresholds reach from the whole image to its middle pixel.
+    Its standard deviation is a quarter of each side: thresholds range from the whole image to the middle pixel.
     """
     y, x = (((np.arange(n) + 0.5) / n - 0.5) / CENTER_SIGMA for n in size)
     return np.exp(-0.5 * (y[:, None] ** 2 + x[None] ** 2))
 
 
 class MapFolder:
-    """Maps in the layout of the published WSOL evaluator: `<folder>/<image id>.npy`, (H,W) in [0,1] each.
+    """Maps in the layout of the published WSOL evaluator: `<folder>/<image id>.npy`, each (H,W) in [0,1].
 
     Raises:
-        ValueError: When maps are missing, or the folder is none.
+        ValueError: When the folder or maps are missing.
     """
 
     def __init__(self, folder: str | os.PathLike, ids: Sequence[str]) -> None:
         self.folder, self.ids = Path(folder), ids
         self._shape: tuple[int, ...] | None = None
         if not self.folder.is_dir():
-            raise ValueError(f'{self.folder}: no such folder; expected <image id>.npy in it')
+            raise ValueError(f'{self.folder} is not a folder: give one with <image id>.npy files')
         missing = [i for i in ids if not self.path(i).is_file()]
         if missing:
             raise ValueError(
@@ -90,10 +90,10 @@ class MapFolder:
         return len(self.ids)
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        """Maps (B,H,W) of some images.
+        """Load the maps (B,H,W) of some images.
 
         Raises:
-            ValueError: For a file that is no plain array, or maps of different sizes.
+            ValueError: When a file is not a plain array, or maps have different sizes.
         """
         if self._shape is None:
             self._shape = self._load(self.ids[0]).shape
@@ -103,7 +103,7 @@ class MapFolder:
             if maps[-1].ndim != 2 or maps[-1].shape != self._shape:
                 raise ValueError(
                     f'{self.path(image_id)} has the shape {maps[-1].shape}, others {self._shape}: save all maps as '
-                    '(H,W) of one size'
+                    '(H,W) of the same size'
                 )
         return np.stack(maps)
 
@@ -112,7 +112,7 @@ class MapFolder:
         try:
             return np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as e:
-            raise ValueError(f'{path} is no map that can be read ({e}): save it with numpy.save') from e
+            raise ValueError(f'{path} cannot be read as a map ({e}): save it with numpy.save') from e
 
     def path(self, image_id: str) -> Path:
         return self.folder / f'{image_id}.npy'
@@ -248,7 +248,7 @@ def _score_model(
 
 
 def _bicubic(maps: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Score maps (B,H,W) of Choe et al.: OpenCV's bicubic resize, then min-max; a constant map becomes zeros."""
+    """Make score maps (B,H,W) as Choe et al.: OpenCV's bicubic resize, then min-max; a constant map becomes zeros."""
     large = np.stack([cv2.resize(m, size[::-1], interpolation=cv2.INTER_CUBIC) for m in maps.double().cpu().numpy()])
     low, high = (f((1, 2), keepdims=True) for f in (large.min, large.max))
     span = high - low
@@ -261,7 +261,7 @@ def _fcam(logits: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def scoring_mode(source: Opened, device: str | torch.device | None) -> Iterator[None]:
-    """No gradients, and a model on the device and in eval mode; its modules return to their modes afterwards."""
+    """Disable gradients; move a model to the device and set eval mode. The modes of its modules are restored."""
     modes = {}
     if isinstance(source, nn.Module):
         modes = {module: module.training for module in source.modules()}

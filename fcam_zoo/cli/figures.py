@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'figures',
-        help="the F-CAM paper's figures for any model: pictures, threshold curves, activations",
-        description="The F-CAM paper's figures for any model and data set. Curves and activations are drawn from the "
-        'reports of fcam-zoo benchmark -o, of models or of score maps in files, and need matplotlib (extra viz).',
+        help='figures of the F-CAM paper for any model: pictures, threshold curves, activations',
+        description='Figures of the F-CAM paper for any model and data set. Curves and activations are drawn from the '
+        'reports of fcam-zoo benchmark -o and need matplotlib (extra viz).',
         epilog='Example: fcam-zoo benchmark CUB/ --models local-dir:runs/birds/best --maps cam layercam fcam -o report '
         '&& fcam-zoo figures curves report -o curves.png',
     )
@@ -33,8 +33,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     grid = actions.add_parser(
         'grid',
         help='photographs, class maps and F-CAM with boxes (Figs. 3, 4)',
-        description='One column an image: the photograph, class maps of the predicted class and the F-CAM, each '
-        'with the box of its largest region. Without images: CC0 and public domain photographs of scikit-image.',
+        description='One column per image: the photograph, class maps of the predicted class and the F-CAM, each '
+        'with the box of its largest region. Default images: CC0 and public domain photographs of scikit-image.',
     )
     grid.add_argument('images', nargs='*', type=Path, help='files and folders (default: those of fcam-zoo demo)')
     grid.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
@@ -45,22 +45,22 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar='MAP',
         help=f'fcam, {", ".join(METHODS)} (default: cam gradcam gradcampp layercam fcam)',
     )
-    grid.add_argument('--threshold', type=threshold, help="of the F-CAM: in [0,1), or otsu; default: the model's")
+    grid.add_argument('--threshold', type=threshold, help="of the F-CAM: in [0,1), or otsu (default: the model's)")
     grid.add_argument(
         '--cam-threshold', type=threshold, default='otsu', help='of the class maps: in [0,1), or otsu (default)'
     )
-    grid.add_argument('--height', type=int, default=130, help='of a row in pixels (default: 130)')
+    grid.add_argument('--height', type=int, default=130, help='height of a row in pixels (default: 130)')
     add_classifier_argument(grid)
     grid.set_defaults(run=run_grid)
     _output(grid, 'grid.jpg')
     curves = actions.add_parser(
         'curves',
         help='accuracy, or precision and F1, over the threshold (Fig. 5)',
-        description='Box accuracy over the threshold; of data sets with masks precision over recall, and F1 over the '
+        description='Box accuracy over the threshold. For data sets with masks: precision over recall, and F1 over the '
         'threshold.',
     )
     _reports(curves)
-    curves.add_argument('--iou', nargs='+', type=float, help='wanted IoUs in percent, a panel each (default: 50)')
+    curves.add_argument('--iou', nargs='+', type=float, help='IoUs in percent, one panel each (default: 50)')
     curves.set_defaults(run=run_curves)
     _output(curves, 'curves.png')
     activations = actions.add_parser(
@@ -116,16 +116,16 @@ def run_activations(args: argparse.Namespace) -> int:
 
 
 def chosen(args: argparse.Namespace) -> dict[str, Report]:
-    """The reports that are asked for, in that order.
+    """Return the selected reports, in the given order.
 
     Raises:
-        ValueError: For a name of which there is no report.
+        ValueError: For a name without a report.
     """
     reports = read_reports(args.reports)
     names = args.maps or list(reports)
     unknown = [name for name in names if name not in reports]
     if unknown:
-        raise ValueError(f'no report {", ".join(unknown)}; there are {", ".join(reports)}')
+        raise ValueError(f'--maps {" ".join(unknown)}: no such report; choose from {", ".join(reports)}')
     return {name: reports[name] for name in names}
 
 

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: no scripts, no files, colours from the style sheet of the page (`STYLE`)."""
+"""Line charts as inline SVG, without scripts or files; colours come from the style sheet of the page (`STYLE`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 360, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 26, 38
-# Told apart by colour-blind readers, and by dashes on paper.
+# Distinguishable by colour-blind readers, and on paper by their dashes.
 _COLORS = ('#0072b2', '#d55e00', '#009e73', '#b0529a', '#a67c00', '#3a87ad', '#666666')
 _DARK = ('#56b4e9', '#ff8a3d', '#2fd6a3', '#e79ac8', '#f0c419', '#9fd3f0', '#bbbbbb')
 _DASHES = ('none', '7 3', '2 2', '8 3 2 3')
@@ -33,7 +33,7 @@ class Line:
     """A line of a chart.
 
     Attributes:
-        number: Chooses colour and dashes.
+        number: Selects colour and dashes.
         x, y: Values.
         dot: Point to mark, or None.
     """
@@ -46,14 +46,14 @@ class Line:
 
 @dataclass
 class Axis:
-    """An axis: its label, and its ticks, of which the first and the last are its ends."""
+    """An axis with its label and ticks; the first and the last tick are its ends."""
 
     label: str
     ticks: Sequence[float]
     log: bool = False
 
     def place(self, value: float) -> float:
-        """0 at the first tick, 1 at the last; values beyond them are moved to them."""
+        """Return 0 at the first tick, 1 at the last; values beyond are clipped."""
         low, high = self.ticks[0], self.ticks[-1]
         value = min(max(value, low), high)
         if self.log:
@@ -62,18 +62,18 @@ class Axis:
 
 
 def style(number: int) -> str:
-    """Classes that give a line its colour and dashes."""
+    """Return the CSS classes for the colour and dashes of a line."""
     return f'c{number % len(_COLORS)} d{number % len(_DASHES)}'
 
 
 def swatch(number: int) -> str:
-    """A piece of a line, for a legend."""
+    """Draw a piece of a line, for a legend."""
     line = f'<path class="line {style(number)}" d="M1 6H27"/>'
     return f'<svg class="swatch" width="28" height="12" viewBox="0 0 28 12" aria-hidden="true">{line}</svg>'
 
 
 def line_chart(title: str, x: Axis, y: Axis, lines: Sequence[Line], description: str) -> str:
-    """An SVG element; the description is read out in its place."""
+    """Draw a chart as an SVG element; screen readers read the description."""
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}">',
         f'<text class="title" x="{_LEFT}" y="15">{escape(title)}</text>',
@@ -112,7 +112,7 @@ def _y(share: float) -> float:
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
-    """A path without the points that lie within a level stretch."""
+    """Build a path without the points inside level stretches."""
     kept = [
         point
         for i, point in enumerate(points)

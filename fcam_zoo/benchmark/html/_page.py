@@ -1,4 +1,4 @@
-"""The frame of a report's page, and its small parts. Whatever text comes from outside is escaped here."""
+"""Frame and elements of a report's page. Text from outside is escaped here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-# The policy keeps a browser from loading anything, whatever a name in the report holds.
+# The policy keeps browsers from loading anything, whatever the names in a report contain.
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -60,40 +60,40 @@ pre{font-size:12px;white-space:pre-wrap;overflow-wrap:anywhere;border:1px solid 
 
 
 def cell(value: Any, digits: int = 1) -> str:
-    """A value as escaped text: numbers with a fraction to some digits, None as a dash."""
+    """Format a value as escaped text: floats with some digits, None as a dash."""
     if value is None:
         return '–'
     return f'{value:.{digits}f}' if isinstance(value, float) else escape(str(value))
 
 
 def paragraph(text: str, kind: str = '') -> str:
-    """A paragraph of a class of the style sheet."""
+    """Make a paragraph, with a CSS class."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f'<p>{escape(text)}</p>'
 
 
 def section(title: str, content: str) -> str:
-    """A section with a heading; the content is HTML."""
+    """Make a section with a heading; the content is HTML."""
     return f'<section><h2>{escape(title)}</h2>{content}</section>'
 
 
 def heads(titles: Iterable[str]) -> str:
-    """A row of column headings."""
+    """Make a row of column headings."""
     return ''.join(f'<th scope="col"{" class=text" * (title == "maps")}>{cell(title)}</th>' for title in titles)
 
 
 def table(head_rows: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of rows of the head, and of the cells of its other rows, all of them HTML."""
+    """Make a table from the rows of its head and the cells of its other rows, all of them HTML."""
     head = ''.join(f'<tr>{row}</tr>' for row in head_rows)
     body = ''.join(f'<tr>{"".join(row)}</tr>' for row in rows)
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
 def bar_cell(percent: float | None) -> str:
-    """A cell of a table with a percentage, and a bar of this length behind it."""
+    """Make a table cell with a percentage, and a bar of this length behind it."""
     share = 0 if percent is None else percent
     return f'<td class="bar" style="--share:{share:.1f}%">{cell(percent)}</td>'
 
 
 def definition_list(entries: Iterable[tuple[str, Any]]) -> str:
-    """Names and values, one below the other."""
+    """Make a list of names and values."""
     return f'<dl>{"".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in entries)}</dl>'

@@ -23,7 +23,7 @@ _OPACITY = 0.45
 
 
 def picture(dataset: Any, index: int) -> Image.Image:
-    """An image of the data set in the proportions that it is stored in."""
+    """Return an image of the data set in its original proportions."""
     image = Image.fromarray(np.ascontiguousarray(as_array(dataset[index][0]).transpose(1, 2, 0)))
     sizes = getattr(dataset, 'sizes', None)
     width, height = image.size if sizes is None else sizes[index].tolist()
@@ -47,7 +47,7 @@ def show(image: Image.Image, score_map: Any, report: Report, dataset: Any, index
     score_map = as_score_maps(as_array(score_map)[None])[0]
     canvas = np.array(viz.blend(image, score_map, _OPACITY))
     truth, found = _OUTLINES[report.description.kind](score_map, report, dataset, index, image.size)
-    for width, dark in ((4, True), (2, False)):  # a dark rim first, so that lines show on any colour
+    for width, dark in ((4, True), (2, False)):  # a dark rim first, so that lines are visible on any colour
         for outlines, color in ((truth, TRUTH_COLOR), (found, FOUND_COLOR)):
             cv2.polylines(canvas, outlines, True, (0, 0, 0) if dark else color, width, cv2.LINE_AA)
     return Image.fromarray(canvas)
@@ -91,7 +91,7 @@ def _outlines(mask: np.ndarray, size: tuple[int, int]) -> Outlines:
 
 
 def data_url(image: Image.Image) -> str:
-    """A JPEG in a data URL."""
+    """Encode a picture as JPEG in a data URL."""
     with io.BytesIO() as buffer:
         image.save(buffer, 'JPEG', quality=82, optimize=True)
         return 'data:image/jpeg;base64,' + b64encode(buffer.getvalue()).decode()

@@ -44,7 +44,7 @@ def _metrics_table(reports: Mapping[str, Report], columns: Sequence[Column], bol
         rows.append(row)
     groups = ''.join(
         f'<th colspan="{len(list(members))}">{cell(name)}</th>'
-        for name, members in groupby(columns, lambda c: c.group + (' (%)' if c.digits == 1 else ''))
+        for name, members in groupby(columns, lambda c: (c.group + ' (%)' * (c.digits == 1)).strip())
     )
     titles = ''.join(f'<th scope="col">{cell(column.title)}</th>' for column in columns)
     return table([f'<td></td>{groups}', f'<th scope="col">maps</th>{titles}'], rows)
