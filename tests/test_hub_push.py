@@ -65,9 +65,7 @@ def test_only_an_fcam_is_saved(tiny, tmp_path):
 
 def test_a_card_that_the_hub_refuses_gives_a_one_line_error(loopback, tiny):
     loopback.card_fault = '"license" must be one of [apache-2.0, mit, ...]'
-    with pytest.raises(
-        HubError, match=r'not published .*"license" must be one of.*give a license'
-    ) as caught:
+    with pytest.raises(HubError, match=r'not published .*"license" must be one of.*give a license') as caught:
         hub.push_to_hub(tiny, 'org/name', license='my own')
     assert '\n' not in str(caught.value)
 

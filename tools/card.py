@@ -142,7 +142,7 @@ def _metrics_table(metrics: Mapping[str, Metrics]) -> str:
     # All columns of the primary metric (such as its IoU levels), then those of the summary.
     group = description.column(description.primary).group
     columns = {column.key: column.title for column in description.columns if column.group == group}
-    columns |= {key: title for key, title in description.summary.items() if key not in columns}
+    columns |= {key: title for key, title in description.summary.items() if key != description.primary}
     rows = []
     for split in ('val', 'test'):
         last = metrics.get(f'{split}_last_epoch', {})
