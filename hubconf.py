@@ -1,6 +1,9 @@
-"""torch.hub entry points, generated from the zoo table: torch.hub.load(repo, 'fcam_<backbone>_<dataset>')."""
+"""torch.hub entry points: torch.hub.load(repo, 'fcam_<backbone>_<dataset>', pretrained=True).
 
-dependencies = ['torch', 'timm', 'huggingface_hub', 'safetensors', 'numpy', 'PIL', 'cv2', 'tqdm', 'yaml']
+They are generated from the zoo table (fcam_zoo/models/table.py); torch.hub.list and torch.hub.help show them.
+"""
+
+dependencies = ['torch', 'timm', 'huggingface_hub', 'safetensors']
 
 from fcam_zoo.hub.torch_hub import entry_points as _entry_points  # noqa: E402 (torch.hub reads dependencies first)
 

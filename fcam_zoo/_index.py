@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from ._download import fetch, split_id, verify_download
-from .errors import UnknownModelError, WeightsError
+from .errors import WeightsError
 
 # Metrics of one split by kind of map: {'fcam': {'max_box_acc_50': 81.5}}.
 Metrics = dict[str, dict[str, float]]
@@ -48,7 +48,7 @@ class ReleaseEntry:
         commit: Of the code that measured.
         elsewhere: Metrics on other data sets, by data set and split.
         remark: What the recipe does not say of the training.
-        file: File name of the weights; None when they are not released.
+        file: File name of the weights; '' when they are not released.
         size: Of the file, in bytes.
         sha256: Of the file.
         hf_hub_id: `org/name@commit` of a file that is on the Hub instead of in the weights folder.
@@ -71,12 +71,12 @@ class ReleaseEntry:
     elsewhere: dict[str, dict[str, Metrics]] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     commit: str = ''
-    holds: str | None = None
-    classifier_sha256: str | None = None
-    file: str | None = None
-    size: int | None = None
-    sha256: str | None = None
-    hf_hub_id: str | None = None
+    holds: str = ''
+    classifier_sha256: str = ''
+    file: str = ''
+    size: int = 0
+    sha256: str = ''
+    hf_hub_id: str = ''
     remark: str = ''
 
     @classmethod
@@ -133,70 +133,30 @@ def read_entries(path: Path) -> dict[str, ReleaseEntry]:
     return {entry.name: entry for entry in entries}
 
 
-def released(name: str) -> ReleaseEntry:
-    """Entry of a released model.
-
-    Raises:
-        UnknownModelError: When it is not in the index.
-    """
-    try:
-        return index()[name]
-    except KeyError:
-        raise UnknownModelError(f'{name} has no released weights. Released: {", ".join(index()) or "none"}') from None
-
-
-def local_path(name: str, cache_dir: str | os.PathLike | None = None) -> Path | None:
-    """Where the weight file of a released model lies, unchecked; None when it must be downloaded first.
-
-    Raises:
-        UnknownModelError: When the model is not released.
-    """
-    entry = released(name)
-    if entry.hf_hub_id is None:
+def local_path(entry: ReleaseEntry, cache_dir: str | os.PathLike | None = None) -> Path | None:
+    """Path of a released weight file, not verified; None when it must be downloaded first."""
+    if not entry.hf_hub_id:
         return weights_dir() / Path(entry.file).name
     repo_id, revision = split_id(entry.hf_hub_id)
-    found = try_to_load_from_cache(repo_id, entry.file, cache_dir, revision)
+    found = try_to_load_from_cache(repo_id, entry.file, None if cache_dir is None else Path(cache_dir), revision)
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch_weights(name: str, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> Path:
-    """Path of a released weight file, downloaded if it lives on the Hub, after its size and SHA-256 were checked.
+def fetch_weights(
+    entry: ReleaseEntry, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False
+) -> Path:
+    """Path of a released weight file, downloaded if it is on the Hub; its size and SHA-256 are checked.
 
     Args:
-        name: `fcam_<backbone>.<teacher>_<dataset>`.
+        entry: Of the index.
         cache_dir: Folder of downloads; default: that of the Hub's client.
         local_files_only: Do not download.
 
     Raises:
-        UnknownModelError: When the model is not released.
         HubError: When the file cannot be downloaded.
         WeightsError: When the file is missing, truncated or altered.
     """
-    entry, path = released(name), local_path(name, cache_dir)
+    path = local_path(entry, cache_dir)
     if path is None:
         path = fetch(entry.hf_hub_id, entry.file, cache_dir=cache_dir, local_files_only=local_files_only)
     return verify_download(path, entry.size, entry.sha256)
-
-
-def verify(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """The same without the network: a file of the Hub must have been downloaded.
-
-    Raises:
-        UnknownModelError: When the model is not released.
-        HubError: When its file was not downloaded yet.
-        WeightsError: When the file is missing, truncated or altered.
-    """
-    return fetch_weights(name, cache_dir, local_files_only=True)
-
-
-def verify_release(path: str | os.PathLike) -> Path:
-    """The same by the path of the file in the weights folder, which must be one of the index.
-
-    Raises:
-        WeightsError: When it is not, or is missing, truncated or altered.
-    """
-    path = Path(path)
-    for name, entry in index().items():
-        if entry.file == path.name and entry.hf_hub_id is None:
-            return verify(name)
-    raise WeightsError(f'{path} is not in the index of released weights: load a model folder with local-dir: instead')

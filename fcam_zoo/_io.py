@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Iterator[Path]:
-    """Yield a temporary path in `folder`, by default beside `path`; on success it is fsynced and renamed to `path`, on
-    error removed. A killed process leaves it. `folder` must exist, on the same file system.
+    """Yield a temporary path; on success it is fsynced and renamed to `path`, on error removed.
 
-    The temporary name keeps the suffix of `path`, so writers that look at it (PIL, OpenCV) behave the same.
+    A killed process leaves the temporary file. Its name keeps the suffix of `path`, by which PIL and OpenCV choose the
+    format.
+
+    Args:
+        path: Final path; its folder is created.
+        folder: Existing folder of the temporary file, on the same file system; default: that of `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,7 +31,7 @@ def atomic_path(path: str | os.PathLike, folder: str | os.PathLike | None = None
         yield temporary
         with temporary.open('rb+') as f:
             os.fsync(f.fileno())
-        # mkstemp makes private files; give the result the permissions that an ordinary open() would.
+        # mkstemp creates private files; give the result the permissions of an ordinary open().
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -43,5 +47,5 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a value as indented JSON, atomically. NaN is refused, since strict readers cannot parse it."""
+    """Write a value as indented JSON, atomically; NaN raises ValueError, since strict readers cannot parse it."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')

@@ -1,4 +1,4 @@
-"""Borrowed modules are returned as they were."""
+"""Context managers that restore a module's mode and requires_grad."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn as nn
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run a module in eval mode; each of its parts returns to its own mode afterwards, also after an error."""
+    """Run a module in eval mode; afterwards, also after an error, each submodule has its previous mode again."""
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
     try:
@@ -22,12 +22,12 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_parameters(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient meanwhile, so autograd records nothing on their account."""
-    asking = [p for p in module.parameters() if p.requires_grad]
-    for p in asking:
+    """Set requires_grad to False for all parameters, so that autograd does not record operations for them."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    for p in trainable:
         p.requires_grad_(False)
     try:
         yield
     finally:
-        for p in asking:
+        for p in trainable:
             p.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Weight files: first size and SHA-256, then the header, only then tensors. Safetensors alone: no file runs code."""
+"""Weight files: verify size and SHA-256, then the header, then read tensors. Only safetensors: no file runs code."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from .errors import WeightsError
 
-# A header has about 100 bytes a tensor; one that claims more is not read.
+# A header has about 100 bytes per tensor; a larger one is not read.
 MAX_HEADER = 16 * 2**20
-AGAIN = 'fetch the file again, or install fcam-zoo again if it came with it'
+AGAIN = 'download the file again, or reinstall fcam-zoo if the file is part of it'
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of tensors by name, as float32: the same for every file and precision that holds these values."""
+    """SHA-256 of named tensors as float32; independent of the file and of the stored precision."""
     found = hashlib.sha256()
     for key in sorted(state):
         if state[key].is_floating_point():
@@ -43,7 +43,7 @@ def verify_file(path: Path, size: int, sha256: str) -> Path:
         raise WeightsError(f'weight file {path} is missing: {AGAIN}')
     actual = path.stat().st_size
     if actual != size:
-        what = 'truncated' if actual < size else 'another file'
+        what = 'truncated' if actual < size else 'a different file'
         raise WeightsError(f'weight file {path} has {actual} bytes instead of {size}: it is {what}; {AGAIN}')
     digest = _sha256(path)
     if digest != sha256:
@@ -52,10 +52,10 @@ def verify_file(path: Path, size: int, sha256: str) -> Path:
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a safetensors file, from its header alone.
+    """Names and shapes of the tensors of a safetensors file, from its header.
 
     Raises:
-        WeightsError: When the header is absurd or damaged, or claims more than the file holds.
+        WeightsError: When the header is damaged or claims more than the file holds.
     """
     try:
         total = path.stat().st_size
@@ -63,17 +63,17 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             length = int.from_bytes(f.read(8), 'little')
         if total < 8 or length > min(MAX_HEADER, total - 8):
             raise WeightsError(
-                f'{path} is truncated or damaged, or no safetensors file: its header claims {length:,} bytes of '
+                f'{path} is truncated, damaged or not a safetensors file: its header claims {length:,} bytes of '
                 f'{total:,}; {AGAIN}. Pickles (.bin, .pth) are never read'
             )
         with safe_open(path, 'pt') as f:
-            return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118 (no mapping)
+            return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as e:
-        raise WeightsError(f'{path} is truncated or damaged, or no safetensors file ({e}): {AGAIN}') from e
+        raise WeightsError(f'{path} is truncated, damaged or not a safetensors file ({e}): {AGAIN}') from e
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file on the CPU, after its header was found sound.
+    """Tensors of a safetensors file on the CPU, after its header was checked.
 
     Raises:
         WeightsError: When the file is damaged.

@@ -117,7 +117,7 @@ def build(names: Sequence[str] | None = None) -> gr.Blocks:
     Args:
         names: Models to choose from. Default: all released models that include their backbone.
     """
-    names = list(names or (n for n in list_models(pretrained=True) if _index.released(n).holds_backbone))
+    names = list(names or (n for n in list_models(pretrained=True) if _index.index()[n].holds_backbone))
     first = load(names[0])
     with gr.Blocks(title='fcam_zoo', analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown(f'# From image labels to boxes\n{HELP}')

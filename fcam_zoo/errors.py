@@ -1,8 +1,8 @@
-"""Errors of the package. Each message names the file, field or argument at fault and says how to mend it."""
+"""Errors of the package. Each message names the file, field or argument and says how to fix it."""
 
 
 class FcamZooError(Exception):
-    """Base of every error that the package raises on its own account."""
+    """Base class of the errors of this package."""
 
 
 class UnknownModelError(FcamZooError, ValueError):
@@ -10,11 +10,11 @@ class UnknownModelError(FcamZooError, ValueError):
 
 
 class DatasetError(FcamZooError, ValueError):
-    """A data set whose files or metadata are missing or contradict each other."""
+    """A data set whose files or metadata are missing or inconsistent."""
 
 
 class ImageError(FcamZooError, ValueError):
-    """An image file that cannot be read, or is refused because of its size."""
+    """An image file that cannot be read or is too large."""
 
 
 class WeightsError(FcamZooError, ValueError):
@@ -22,11 +22,11 @@ class WeightsError(FcamZooError, ValueError):
 
 
 class HubError(FcamZooError, OSError):
-    """A file that the Hugging Face Hub or its cache cannot give, or that cannot be published there."""
+    """A file that cannot be downloaded from the Hugging Face Hub, read from its cache, or published there."""
 
 
 class TrainingError(FcamZooError, RuntimeError):
-    """Training that cannot start or go on."""
+    """Training that cannot start or continue."""
 
 
 class DistributedError(FcamZooError, RuntimeError):
@@ -34,8 +34,8 @@ class DistributedError(FcamZooError, RuntimeError):
 
 
 class ExportError(FcamZooError, RuntimeError):
-    """A model that cannot be exported, or an exported file that disagrees with it."""
+    """A model that cannot be exported, or an exported file whose outputs differ from the model."""
 
 
 class BenchmarkError(FcamZooError, RuntimeError):
-    """Scoring that cannot go on."""
+    """An evaluation that cannot continue."""

@@ -11,7 +11,7 @@ import torch
 import fcam_zoo
 from fcam_zoo import hub
 from fcam_zoo.errors import FcamZooError, HubError, UnknownModelError, WeightsError
-from fcam_zoo.models.zoo import hub_names
+from fcam_zoo.models.table import hub_names
 
 
 @pytest.fixture
@@ -26,16 +26,16 @@ def folder(tmp_path) -> Path:
         (None, {'label_names': 'abc'}, 'label_names must be a list of names'),
         (None, {'label_names': ['a', {}, None]}, 'label_names must be a list of names'),
         (None, {'weights': {'size': 'many', 'sha256': None}}, 'must have size and sha256'),
-        ('model_args', {'threshold': float('nan')}, 'threshold=nan: this cannot be'),
-        ('model_args', {'threshold': 7}, 'threshold=7: this cannot be'),
-        ('model_args', {'threshold': None}, 'threshold=None: this cannot be'),
-        ('model_args', {'backbone': None}, 'backbone=None: this cannot be'),
+        ('model_args', {'threshold': float('nan')}, 'threshold is nan: give a number from 0 to 1'),
+        ('model_args', {'threshold': 7}, 'threshold is 7: give'),
+        ('model_args', {'threshold': None}, 'threshold is None'),
+        ('model_args', {'backbone': None}, 'backbone is None: give a timm name'),
         ('model_args', {'backbone_kwargs': {'act_layer': 'evil'}}, 'does not take these arguments: .*evil'),
-        ('pretrained_cfg', {'mean': 'grey'}, 'mean=grey: this cannot be'),
+        ('pretrained_cfg', {'mean': 'grey'}, 'invalid mean=grey'),
         ('pretrained_cfg', {'mean': [float('nan')] * 3}, 'mean=.nan'),
-        ('pretrained_cfg', {'std': [0, 0, 0]}, r'std=.0, 0, 0.: this cannot be'),
+        ('pretrained_cfg', {'std': [0, 0, 0]}, r'invalid std=.0, 0, 0.'),
         ('pretrained_cfg', {'input_size': [3, 10**6, 10**6]}, 'input_size=.3, 1000000'),
-        ('pretrained_cfg', {'input_size': []}, 'input_size=..: this cannot be'),
+        ('pretrained_cfg', {'input_size': []}, 'invalid input_size=..'),
         ('pretrained_cfg', {'label_names': 5}, 'label_names must be a list of names'),
     ],
 )
@@ -75,6 +75,6 @@ def test_all_name_forms_are_accepted(loopback, folder):
 @pytest.mark.parametrize('name', fcam_zoo.list_models(pretrained=True))
 def test_short_names_are_verified(name):
     if hub.index()[name].hf_hub_id:
-        pytest.skip('not shipped')
+        pytest.skip('on the Hub')
     group = next(g for g, members in hub_names().items() if name in members)
     assert hub.verify(group) == hub.verify(hub_names()[group][0])

@@ -199,7 +199,7 @@ def test_an_unwritable_cache_is_reported(tiny, tmp_path):
         load(cache_dir=tmp_path / 'file' / 'cache')
 
 
-def test_a_read_only_cache_serves(tiny):
+def test_read_only_cache_is_used(tiny):
     load()
     root = Path(constants.HF_HUB_CACHE)
     folders = [root, *(p for p in root.rglob('*') if p.is_dir())]
@@ -213,7 +213,7 @@ def test_a_read_only_cache_serves(tiny):
             folder.chmod(0o755)
 
 
-def test_two_processes_at_once(tiny, tmp_path):
+def test_two_processes_download_at_once(tiny, tmp_path):
     environment = {**os.environ, 'HF_ENDPOINT': tiny.endpoint, 'HF_HOME': str(tmp_path / 'home')}
     environment.pop('HF_HUB_OFFLINE', None)
     code = "import fcam_zoo; print(float(fcam_zoo.create_model('hf-hub:org/tiny').decoder.head.weight.detach().sum()))"
@@ -267,20 +267,20 @@ def model_args(**changes) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
         (pickle_only, r'no model\.safetensors, and pickles are never loaded'),
         (pickle_in_disguise, r'header claims .*Pickles .* are never read'),
         (huge_header, 'header claims 4,611,686,018,427,387,904 bytes'),
-        (header_beyond_the_file, 'truncated or damaged'),
+        (header_beyond_the_file, 'truncated, damaged'),
         (lambda good: {**good, 'config.json': b'[' * 100_000}, 'is damaged'),
         (lambda good: {**good, 'config.json': b'\xff'}, 'is damaged'),
         (lambda good: {**good, 'config.json': b'{}'}, 'is damaged'),
-        (lambda good: with_config(good, architecture='resnet50'), 'unknown architecture'),
-        (lambda good: with_config(good, architecture=['fcam']), 'unknown architecture'),
-        (lambda good: with_config(good, num_classes=10**12), 'num_classes=1000000000000'),
+        (lambda good: with_config(good, architecture='resnet50'), 'unknown F-CAM architecture'),
+        (lambda good: with_config(good, architecture=['fcam']), 'unknown F-CAM architecture'),
+        (lambda good: with_config(good, num_classes=10**12), 'num_classes is 1000000000000'),
         (lambda good: with_config(good, weights={'size': 1}), 'must have size and sha256'),
         (lambda good: with_config(good, pretrained_cfg={'evil': 1}), 'does not know evil'),
         (lambda good: with_config(good, model_args=[1]), 'must be an object'),
-        (model_args(backbone_checkpoint='/etc/passwd'), "'backbone_checkpoint', which no F-CAM takes"),
-        (model_args(cache_dir='/somewhere'), "'cache_dir', which no F-CAM takes"),
-        (model_args(decoder_channels=[10**9]), 'decoder_channels='),
-        (model_args(backbone_kwargs={'checkpoint_path': 'evil.pth'}), 'checkpoint_path, which a config must not'),
+        (model_args(backbone_checkpoint='/etc/passwd'), "a config cannot set the model argument 'backbone_checkpoint'"),
+        (model_args(cache_dir='/somewhere'), "a config cannot set the model argument 'cache_dir'"),
+        (model_args(decoder_channels=[10**9]), 'decoder_channels is '),
+        (model_args(backbone_kwargs={'checkpoint_path': 'evil.pth'}), 'a config cannot set checkpoint_path'),
         (model_args(backbone='hf-hub:evil/net'), 'timm has no backbone'),
     ],
 )
@@ -299,7 +299,7 @@ def test_a_hostile_repository_is_refused(loopback, good, quick, build, message, 
 
 def test_timm_gets_no_hostile_argument(loopback, good, quick):
     loopback.add('org/evil', model_args(backbone_checkpoint='/etc/passwd')(good))
-    with pytest.raises(WeightsError, match='which no F-CAM takes from a config'):
+    with pytest.raises(WeightsError, match='a config cannot set the model argument'):
         timm.create_model('hf-hub:org/evil')
 
 

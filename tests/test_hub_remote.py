@@ -201,7 +201,7 @@ def test_release_on_the_hub(released, loopback, tmp_path, capsys):
     assert main(['weights', 'path', name]) == 0
     assert capsys.readouterr().out.strip() == str(path)
     assert hub.load_weights(name)['decoder.head.bias'].dtype == torch.float16
-    assert zoo._place(entry) == {'hf_hub_id': entry.hf_hub_id, 'hf_hub_filename': 'model.safetensors'}
+    assert zoo._location(entry) == {'hf_hub_id': entry.hf_hub_id, 'hf_hub_filename': 'model.safetensors'}
     assert main(['weights', 'list']) == 0
     assert str(path) in capsys.readouterr().out
 

@@ -50,17 +50,17 @@ def test_parameters(models, name, total, decoder):
 
 
 @pytest.mark.parametrize('name', NETS)
-def test_shapes_are_golden(models, shared, name):
+def test_shapes_equal_golden(models, shared, name):
     path = shared / 'golden' / 'models.json'
     if not path.is_file():
-        pytest.skip('golden/models.json is not there')
+        pytest.skip('golden/models.json is missing')
     golden, model = json.loads(path.read_text())[f'{NETS[name][0]}_200'], models[name]
     theirs: dict[str, list[tuple[int, ...]]] = {}
     for key, shape in golden['parameters']:
         theirs.setdefault(key.split('.')[0], []).append(tuple(shape))
     head = {id(p) for p in model.get_classifier().parameters()}
     body = [tuple(p.shape) for p in model.backbone.parameters() if id(p) not in head]
-    # Inside a network the order of branches may differ, in the decoder nothing does.
+    # The order of branches may differ in the backbone, but not in the decoder.
     assert sorted(body) == sorted(theirs['encoder'])
     assert [tuple(p.shape) for p in model.decoder.parameters()] == theirs['decoder'] + theirs['segmentation_head']
     assert [tuple(p.shape) for p in model.get_classifier().parameters()] == theirs['classification_head']
@@ -76,7 +76,7 @@ def test_maps_of_every_level(models, name):
         encoding = model.encode(torch.rand(1, 3, 224, 224))
     assert [tuple(level.shape[1:]) for level in encoding.levels] == [(c, s, s) for c, s in NETS[name][1]]
     assert encoding.features is encoding.levels[-1]
-    # The explained map is behind a ReLU, so that class maps of all methods make sense.
+    # The explained map follows a ReLU, as the CAM methods assume.
     assert encoding.features.min() >= 0
     assert model.pyramid.linear_head
 
@@ -109,7 +109,7 @@ def test_class_maps_need_no_backward(models, method):
         assert model.class_map(encoding, torch.tensor([3, 199]), method).shape == (2, 8, 8)
 
 
-# Where timm's network and ours compute the same up to a layer: paddings of Inception differ from its first one on.
+# The last layer up to which timm's network and ours are equal; for Inception, the padding differs from the start.
 ORIGINALS = {
     'fcam_resnet50': ('resnet50', {}, 'layer2'),
     'fcam_vgg16': ('vgg16', {'mlp_ratio': 1 / 4096}, 'features.22'),
@@ -139,11 +139,11 @@ def output_of(net: nn.Module, layer: str, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize('route', ['pretrained', 'checkpoint'])
 @pytest.mark.parametrize('num_classes', [7, 1000])
-def test_timm_s_weights_load_where_layers_coincide(original, route, num_classes):
+def test_timm_weights_load_into_equal_layers(original, route, num_classes):
     name, net, path, layer = original
     torch.manual_seed(2)
     if route == 'pretrained':
-        # What a download would bring.
+        # Stands for a download.
         overlay = {'file': str(path), 'hf_hub_id': None}
         kwargs = {'backbone_pretrained': True, 'backbone_kwargs': {'pretrained_cfg_overlay': overlay}}
     else:

@@ -152,7 +152,7 @@ def test_remeasure_reproduces_a_release_without_its_training(run, data, checkout
     monkeypatch.setattr(release, 'create_model', lambda name, pretrained: model)
     (change,) = release.remeasure(data.parent, quiet=True)
     assert change.startswith(f'{NAME}, test, cam: mean was 12.3, is ')
-    again = _index.released(NAME)
+    again = _index.index()[NAME]
     assert again.metrics == released.metrics
     assert again.elsewhere == released.elsewhere
     assert again.sha256 == released.sha256

@@ -53,7 +53,7 @@ def readme_table() -> str:
     """Released models with their metrics on test, one table per metric."""
     groups: dict[str, list[ReleaseEntry]] = {}
     for name in list_models(pretrained=True):
-        entry = _index.released(name)
+        entry = _index.index()[name]
         groups.setdefault(description_of(entry.metrics).name, []).append(entry)
     return '\n\n'.join(_overview(entries) for entries in groups.values())
 
@@ -76,7 +76,7 @@ def _overview(entries: list[ReleaseEntry]) -> str:
                 f'{teacher:.1f} ({entry.teacher})',
                 f'**{fcam:.1f}**',
                 *cells(test['fcam'], more),
-                f'{(entry.size or 0) / 2**20:.1f}',
+                f'{entry.size / 2**20:.1f}',
             ]
         )
     return table(head, rows)
@@ -97,7 +97,7 @@ def render_readme(text: str) -> str:
 
 def model_card() -> str:
     """Text of MODEL_CARD.md."""
-    sections = (section(_index.released(name)) for name in list_models(pretrained=True))
+    sections = (section(_index.index()[name]) for name in list_models(pretrained=True))
     return '\n\n'.join([CARD_HEAD, *sections]) + '\n'
 
 

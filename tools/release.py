@@ -31,7 +31,7 @@ from fcam_zoo.data import EvalTransform, open_dataset
 from fcam_zoo.errors import UnknownModelError, WeightsError
 from fcam_zoo.hub.save import state_to_save
 from fcam_zoo.models import FCAM, create_model
-from fcam_zoo.models.zoo import ARCHITECTURES
+from fcam_zoo.models.table import ARCHITECTURES, released
 
 from . import records
 from .measure import cost_of, measure_metrics, val_thresholds
@@ -177,7 +177,7 @@ def remeasure(data_root: str | os.PathLike, names: Sequence[str] = (), quiet: bo
     """
     changes = []
     for name in names or list(_index.index()):
-        entry = dataclasses.replace(_index.released(name))
+        entry = dataclasses.replace(released(name))
         model, size = create_model(name, pretrained=True), entry.recipe['image_size']
         root = Path(data_root) / ModelName.parse(name).dataset
         found = _val_and_test(model, root, size, _kinds_of_map(entry.teacher), quiet)

@@ -10,8 +10,8 @@ from typing import Any
 
 import timm
 
-from .. import _index
 from ..errors import TrainingError
+from ..models.table import released
 
 FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'license')
 # Settings that depend on the machine of the training.
@@ -56,7 +56,7 @@ def facts_of_release(name: str) -> dict[str, Any]:
     Raises:
         UnknownModelError: If the model is not released.
     """
-    entry = _index.released(name).to_dict()
+    entry = released(name).to_dict()
     return {key: entry[key] for key in FACTS if key in entry}
 
 

@@ -1,4 +1,4 @@
-"""Models and weights from the Hub, folders and the index."""
+"""Load models and weights from the Hub, folders and the index."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from .. import _index
 from .._download import fetch_folder
 from .._weights import read_weights
 from ..models import FCAM, create_model
-from ..models.factory import full_name
 from ..models.folder import verify_folder
+from ..models.table import released
 
 
 def from_pretrained(id_or_dir: str | os.PathLike, *, revision: str | None = None, **kwargs: Any) -> FCAM:
     """Load a model with its weights, in eval mode.
 
     Args:
-        id_or_dir: A model folder; `org/name`, also with `@<branch, tag or commit>`; or a released name.
-        revision: The revision of a repository, instead of after the @.
+        id_or_dir: A model folder; `org/name`, optionally with `@<branch, tag or commit>`; or a released name.
+        revision: Revision of a repository, instead of `@<revision>`.
         **kwargs: Of `create_model`: cache_dir, local_files_only, num_classes, reset_head, …
 
     Raises:
         FileNotFoundError: When a folder lacks a file.
         UnknownModelError: When a name without / is neither a folder nor released.
-        HubError: When the Hub cannot give a file.
+        HubError: When the Hub cannot provide a file.
         WeightsError: When weights are altered, truncated, or do not fit.
     """
     name = _without_source(id_or_dir)
@@ -40,34 +40,34 @@ def from_pretrained(id_or_dir: str | os.PathLike, *, revision: str | None = None
 
 
 def verify(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Path of a released weight file, after its size and SHA-256 were checked; nothing is downloaded.
+    """Path of a released weight file, after checking its size and SHA-256; does not download.
 
     Raises:
         UnknownModelError: When the model is not released.
-        HubError: When its file lives on the Hub and was not downloaded yet.
+        HubError: When its file is on the Hub and not downloaded yet.
         WeightsError: When the file is missing, truncated or altered.
     """
-    return _index.verify(full_name(name), cache_dir)
+    return _index.fetch_weights(released(name), cache_dir, local_files_only=True)
 
 
 def load_weights(
     name: str, *, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Tensors of a released model by parameter name, on the CPU, as they are stored (float16 parameters).
+    """Tensors of a released model by parameter name, on the CPU, in the stored precision (float16 parameters).
 
     Raises:
         UnknownModelError: When the model is not released.
         HubError: When its file cannot be downloaded.
         WeightsError: When the file is missing, truncated or altered.
     """
-    return read_weights(_index.fetch_weights(full_name(name), cache_dir, local_files_only))
+    return read_weights(_index.fetch_weights(released(name), cache_dir, local_files_only))
 
 
 def pull(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Download a released model, or a repository of the Hub, and verify it.
+    """Download and verify a released model or a repository of the Hub.
 
     Args:
-        name: A released name, or `org/name`, also with `@<branch, tag or commit>`.
+        name: A released name, or `org/name`, optionally with `@<branch, tag or commit>`.
         cache_dir: Folder of downloads; default: that of the Hub's client.
 
     Returns:
@@ -75,17 +75,17 @@ def pull(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
 
     Raises:
         UnknownModelError: When a name without / is not released.
-        HubError: When the Hub cannot give a file.
-        WeightsError: When the download is not what it should be.
+        HubError: When the Hub cannot provide a file.
+        WeightsError: When the download is damaged.
     """
     name = _without_source(name)
     if '/' not in name:
-        return _index.fetch_weights(full_name(name), cache_dir)
+        return _index.fetch_weights(released(name), cache_dir)
     folder = fetch_folder(name, cache_dir=cache_dir)
     verify_folder(folder)
     return folder
 
 
 def _without_source(name: str | os.PathLike) -> str:
-    """`hf-hub:org/name`, as push prints it and `create_model` takes it, is `org/name` here; so for a folder."""
+    """Remove the prefix `hf-hub:` or `local-dir:` that push prints and `create_model` takes."""
     return re.sub('^(hf[-_]hub|local-dir):', '', os.fspath(name))

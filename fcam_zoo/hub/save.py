@@ -78,7 +78,7 @@ def save_pretrained(
         'architecture': cfg.get('architecture') or 'fcam',
         'num_classes': model.num_classes,
         'num_features': model.num_features,
-        'model_args': {**model.model_args, 'threshold': model.threshold},
+        'model_args': model.model_args,
         'library_name': 'fcam_zoo',
         **extra,
         'pretrained_cfg': {k: cfg[k] for k in CFG_FIELDS if cfg.get(k) is not None} | {'custom_load': False},

@@ -1,4 +1,4 @@
-"""torch.hub's entry points, one for each backbone and data set of the zoo table."""
+"""torch.hub entry points, one for each backbone and data set of the zoo table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from .._index import index
 from .._names import ModelName
 from ..models import FCAM, create_model
-from ..models.zoo import hub_names
+from ..models.table import hub_names
 
 
 def entry_points() -> dict[str, Callable[..., FCAM]]:
-    """Functions by torch.hub name (`fcam_<backbone>_<dataset>`), documented with what is measured of them."""
+    """Functions by torch.hub name (`fcam_<backbone>_<dataset>`); their docstrings list the measured metrics."""
     return {name: _entry_point(name, models) for name, models in hub_names().items()}
 
 
@@ -34,13 +34,13 @@ def _describe(models: list[str]) -> str:
             'Args:\n    pretrained: must be False.\n    **kwargs: arguments of fcam_zoo.create_model.'
         )
     test = entry.metrics['test']
-    figures = '; '.join(
+    metrics = '; '.join(
         f'{kind}: ' + ', '.join(f'{k} {v:.1f}' for k, v in test[kind].items() if not k.startswith(('best', 'top5')))
         for kind in ('fcam', 'cam')
     )
     return (
         f'F-CAM {models[0]}.\n\nData set: {entry.dataset.title}. Teacher: {entry.teacher}. '
-        f'On test: {figures}.\n'
+        f'On test: {metrics}.\n'
         f'License of the weights: {entry.license}; of the data: {entry.dataset.license}.\n\n'
         'Args:\n    pretrained: load the released weights, checked against their SHA-256.\n'
         '    **kwargs: arguments of fcam_zoo.create_model.'

@@ -2,6 +2,7 @@
 
 from . import mobilenetv1 as mobilenetv1
 from . import wsol_nets as wsol_nets
+from .config import FCAMConfig as FCAMConfig
 from .factory import create_model as create_model
 from .factory import list_models as list_models
 from .fcam import FCAM as FCAM

@@ -1,12 +1,13 @@
-"""Timm classifiers by name: their weights, and their output stride."""
+"""timm classifiers by name: their weights and their output stride."""
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
@@ -15,100 +16,84 @@ from huggingface_hub.errors import HTTPError
 
 from .._weights import read_weights
 from ..errors import UnknownModelError, WeightsError
-from .pyramid import UNFIT, run_small
+from .config import FCAMConfig
+from .pyramid import PROBE_ERRORS, run_small
 from .stride import remove_strides, trace_strides
 
+if TYPE_CHECKING:
+    from .classifier import TimmClassifier
 
-def build_backbone(
-    name: str,
-    num_classes: int,
-    in_chans: int = 3,
-    output_stride: int | None = None,
-    dilated: bool = False,
-    pretrained: bool = False,
-    checkpoint: str | os.PathLike | None = None,
-    cache_dir: str | os.PathLike | None = None,
-    **kwargs: Any,
-) -> nn.Module:
-    """Create a timm classifier, load its weights if asked, and set its output stride.
 
-    Args:
-        name: timm name, with or without tag.
-        num_classes: Classes of the head; where a checkpoint has another number the head starts anew.
-        in_chans: Channels of the image.
-        output_stride: Stride of the last feature map; None leaves the network's own.
-        dilated: Reach it by timm's dilated form instead of taking strides out.
-        pretrained: Load timm's weights of the name, from the network or its cache.
-        checkpoint: Local safetensors file in timm's names, instead.
-        cache_dir: Folder of timm's downloads.
-        **kwargs: Further arguments of the timm network.
+def build_backbone(config: FCAMConfig) -> TimmClassifier:
+    """Create a timm classifier, load its weights if requested, and set its output stride.
 
     Raises:
-        UnknownModelError: For a name that timm does not know or a stride that cannot be had.
+        UnknownModelError: For a name that timm does not know, or arguments or a stride that it does not support.
         FileNotFoundError: When the checkpoint does not exist.
-        WeightsError: When it is no safetensors file or does not fit.
+        WeightsError: When the checkpoint is damaged or does not fit.
     """
+    name, pretrained = config.backbone, config.backbone_pretrained
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split('.')[0], timm.list_models(), 5)
         hint = f'; similar: {", ".join(close)}' if close else ''
-        raise UnknownModelError(f'timm has no backbone {name!r}{hint}. timm.list_models() gives them all')
+        raise UnknownModelError(f'timm has no backbone {name!r}{hint}. timm.list_models() lists all')
     try:
-        net = _create(
-            name,
-            {**kwargs, **({'output_stride': output_stride} if dilated and output_stride else {})},
-            {'pretrained': pretrained, 'num_classes': num_classes, 'in_chans': in_chans, 'cache_dir': cache_dir},
-        )
+        net = _create(config)
     except (TypeError, KeyError, AssertionError, NotImplementedError) as e:
-        what = f'dilated=True with output_stride={output_stride}' if dilated else 'these arguments'
+        what = f'dilated=True with output_stride={config.output_stride}' if config.dilated else 'these arguments'
         raise UnknownModelError(f'backbone {name!r} does not take {what}: {str(e) or type(e).__name__}') from e
     except (RuntimeError, OSError, HTTPError) as e:
         if not pretrained:
             raise UnknownModelError(f'backbone {name!r} cannot be built: {e}') from e
         raise UnknownModelError(
-            f'no pretrained weights of backbone {name!r} ({e}): name a timm tag that has some, or give a local file '
+            f'no pretrained weights of backbone {name!r} ({e}): use a timm tag that has weights, or give a local file '
             'with backbone_checkpoint'
         ) from e
-    if checkpoint is not None:
-        load_checkpoint(net, checkpoint)
-    if output_stride is not None and not dilated:
+    if config.backbone_checkpoint is not None:
+        load_checkpoint(net, config.backbone_checkpoint)
+    if config.output_stride is not None and not config.dilated:
         try:
-            layers = run_small(net, in_chans, partial(trace_strides, net))
-        except UNFIT as e:
+            layers = run_small(net, config.in_chans, partial(trace_strides, net))
+        except PROBE_ERRORS as e:
             raise UnknownModelError(f'backbone {name!r} cannot be traced: {str(e).splitlines()[0]}') from e
-        remove_strides(net, layers, output_stride)
+        remove_strides(net, layers, config.output_stride)
     return net
 
 
-def _create(name: str, kwargs: dict[str, Any], common: dict[str, Any]) -> nn.Module:
-    """timm's create_model; a network of fixed input size is asked to take any, where it can."""
-    cfg = timm.models.get_pretrained_cfg(name)
+def _create(config: FCAMConfig) -> TimmClassifier:
+    """timm's create_model; networks of fixed input size are made to accept any size, if they support it."""
+    common: dict[str, Any] = {
+        'pretrained': config.backbone_pretrained,
+        'num_classes': 1000 if config.num_classes is None else config.num_classes,
+        'in_chans': config.in_chans,
+        'cache_dir': config.cache_dir,
+    }
+    stride = {'output_stride': config.output_stride} if config.dilated else {}
+    kwargs = {**stride, **(config.backbone_kwargs or {})}
+    cfg = timm.models.get_pretrained_cfg(config.backbone)
     flexible = ({'dynamic_img_size': True}, {'strict_img_size': False}) if cfg and cfg.fixed_input_size else ()
     for extra in flexible:
         try:
-            return timm.create_model(name, **common, **{**extra, **kwargs})
+            return cast('TimmClassifier', timm.create_model(config.backbone, **common, **{**extra, **kwargs}))
         except TypeError:
             continue
-    return timm.create_model(name, **common, **kwargs)
+    return cast('TimmClassifier', timm.create_model(config.backbone, **common, **kwargs))
 
 
-def load_checkpoint(net: nn.Module, path: str | os.PathLike) -> None:
-    """Load a local safetensors checkpoint into a timm network; a head of another class count keeps its fresh weights.
+def load_checkpoint(net: TimmClassifier, path: str | os.PathLike) -> None:
+    """Load a local safetensors checkpoint into a timm network; with another class count the head keeps fresh weights.
 
     Raises:
-        FileNotFoundError: When there is no such file.
-        WeightsError: When it is no safetensors file, or its keys or shapes do not fit.
+        FileNotFoundError: When the file does not exist.
+        WeightsError: When it is not a safetensors file, or its keys or shapes do not fit.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f'backbone checkpoint {path} does not exist')
-    state = read_weights(path)
+    state, own = read_weights(path), net.state_dict()
     if hasattr(net, 'fit_checkpoint'):
         state = net.fit_checkpoint(state)
-    heads = net.pretrained_cfg.get('classifier')
-    own = net.state_dict()
-    for key in (
-        f'{h}.{kind}' for h in ([heads] if isinstance(heads, str) else heads or ()) for kind in ('weight', 'bias')
-    ):
+    for key in head_parameters(net.pretrained_cfg):
         if key in state and key in own and state[key].shape != own[key].shape:
             state[key] = own[key]
     # Batch norm's step counters matter only without momentum; many checkpoints leave them out.
@@ -116,24 +101,45 @@ def load_checkpoint(net: nn.Module, path: str | os.PathLike) -> None:
     load_exactly(net, state, path)
 
 
+def head_parameters(cfg: Mapping[str, Any]) -> list[str]:
+    """Names of the weights and biases of the layers that a pretrained_cfg names as the classifier."""
+    layers = cfg.get('classifier') or ()
+    return [
+        f'{layer}.{kind}' for layer in ([layers] if isinstance(layers, str) else layers) for kind in ('weight', 'bias')
+    ]
+
+
+def check_num_classes(path: Path, found: int, wanted: int | None, reset_head: bool) -> None:
+    """Check that a requested number of classes is that of the weights, unless the head shall be reset.
+
+    Raises:
+        WeightsError: When it is not.
+    """
+    if wanted not in (None, found) and not reset_head:
+        raise WeightsError(
+            f'{path} has {found} classes, but num_classes={wanted} was requested: leave num_classes out, or give '
+            'reset_head=True to start with a fresh head'
+        )
+
+
 def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], source: str | os.PathLike) -> None:
     """Load a state dict after checking all keys and shapes at once.
 
     Raises:
-        WeightsError: Naming the missing, unexpected and misshaped keys.
+        WeightsError: Listing the missing, unexpected and misshaped keys.
     """
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     misshaped = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    faults = []
+    problems = []
     for what, keys in (('missing', missing), ('unexpected', unexpected)):
         if keys:
-            faults.append(f'{len(keys)} {what} ({", ".join(keys[:3])}{", …" if len(keys) > 3 else ""})')
+            problems.append(f'{len(keys)} {what} ({", ".join(keys[:3])}{", …" if len(keys) > 3 else ""})')
     for key in sorted(misshaped)[:3]:
-        faults.append(f'{key} is {tuple(state[key].shape)}, the model has {tuple(own[key].shape)}')
-    if faults:
+        problems.append(f'{key} is {tuple(state[key].shape)}, the model has {tuple(own[key].shape)}')
+    if problems:
         raise WeightsError(
-            f'{source} does not fit this {type(module).__name__}: {"; ".join(faults)}. '
+            f'{source} does not fit this {type(module).__name__}: {"; ".join(problems)}. '
             'Check the architecture and its arguments (num_classes, output_stride, decoder_channels)'
         )
     module.load_state_dict(state)

@@ -9,13 +9,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-# Newer than the oldest torch served, where compiled graphs resize like exported ones.
+# The oldest supported torch lacks is_exporting; there, compiled graphs resize like exported ones.
 _is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
 
 
-def fit(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize (B,C,h,w) to (B,C,H,W) where it has another size: bilinear, corners aligned."""
-    # An exported graph serves every size, so it cannot branch on one; between equal sizes this resize is the identity.
+def fit(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Resize (B,C,h,w) to (B,C,H,W) if the size differs: bilinear, corners aligned."""
+    # An exported graph takes every size, so it cannot branch on it; between equal sizes this resize is the identity.
     if _is_exporting() or x.shape[-2:] != size:
         x = F.interpolate(x, size=size, mode='bilinear', align_corners=True)
     return x
@@ -33,7 +33,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class DecoderBlock(nn.Module):
-    """Double the resolution, meet the skip connection, convolve twice."""
+    """Double the resolution, concatenate the skip connection, convolve twice."""
 
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -48,9 +48,9 @@ class DecoderBlock(nn.Module):
 
 
 class UnetDecoder(nn.Module):
-    """Features of a pyramid -> 2 logits a pixel.
+    """Features of a pyramid -> 2 logits per pixel.
 
-    One block a skip connection, then blocks without one until the resolution of the image.
+    One block per skip connection, then blocks without one up to the resolution of the image.
 
     Args:
         encoder_channels: Of each level, from high to low resolution; the last is the input, the others are skips.
@@ -59,7 +59,7 @@ class UnetDecoder(nn.Module):
         num_maps: Output maps: background, foreground.
 
     Raises:
-        ValueError: When there are fewer blocks than skips.
+        ValueError: When there are fewer blocks than skip connections.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class UnetDecoder(nn.Module):
         super().__init__()
         deepest, *skips = list(encoder_channels)[::-1]
         if len(decoder_channels) < len(skips):
-            raise ValueError(f'decoder_channels has {len(decoder_channels)} blocks: {len(skips)} skips need one each')
+            raise ValueError(
+                f'decoder_channels has {len(decoder_channels)} blocks, fewer than the {len(skips)} skip connections'
+            )
         skips += [0] * (len(decoder_channels) - len(skips))
         self.center = (
             nn.Sequential(ConvNormAct(deepest, deepest), ConvNormAct(deepest, deepest)) if center else nn.Identity()
@@ -91,9 +93,9 @@ class UnetDecoder(nn.Module):
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
         nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        nn.init.zeros_(self.head.get_parameter('bias'))
 
-    def forward(self, features: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    def forward(self, features: Sequence[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
         """Decode.
 
         Args:

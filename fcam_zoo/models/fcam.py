@@ -1,4 +1,4 @@
-"""F-CAM (Belharbi et al., WACV 2022): a classifier, its class maps, and a decoder that draws them at full size."""
+"""F-CAM (Belharbi et al., WACV 2022): a classifier, its class maps, and a decoder for full-resolution maps."""
 
 from __future__ import annotations
 
@@ -6,27 +6,33 @@ import contextlib
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import torch.nn as nn
 from timm.models import VGG
 
 from .. import cams
-from .._index import verify_release
 from .._weights import read_weights
 from ..cams.closed_form import has_closed_form, linear_weight
-from ..errors import UnknownModelError, WeightsError
-from .backbone import build_backbone, load_exactly
+from ..errors import UnknownModelError
+from .backbone import build_backbone, check_num_classes, head_parameters, load_exactly
+from .config import FCAMConfig
 from .decoder import UnetDecoder
-from .manners import TimmManners
 from .pyramid import Encoding, Pyramid
+from .timm_mixin import TimmModelMixin
+
+if TYPE_CHECKING:
+    from .classifier import TimmClassifier
 
 # The paper's decoder for networks of its size, a lighter one for mobile networks.
 LARGE_DECODER = (256, 128, 64, 32, 16)
 LIGHT_DECODER = (128, 64, 32, 16, 8)
 LIGHT_PARAMETERS = 12e6
+# Arguments that leave a wrapped classifier unchanged.
+WRAP_ARGUMENTS = {'decoder_channels', 'center', 'frozen', 'threshold', 'in_chans'}
 
 
 class FCAMOutput(NamedTuple):
@@ -36,103 +42,61 @@ class FCAMOutput(NamedTuple):
     maps: torch.Tensor
 
 
-class FCAM(TimmManners, nn.Module):
+class FCAM(TimmModelMixin, nn.Module):
     """A timm classifier with a U-Net decoder on its feature pyramid.
 
     Args:
-        backbone: timm name, or a timm classifier to wrap as it is.
-        num_classes: K; None keeps that of the wrapped classifier, or 1000.
-        in_chans: Channels of the image.
-        output_stride: Stride of the last feature map, by taking strides out; None leaves the network's own.
-        dilated: Reach output_stride by timm's dilation instead.
-        decoder_channels: Of each decoder block; default by the size of the backbone.
-        center: Two extra convolutions before the first decoder block; default: for VGG alone, as in the paper's nets.
-        frozen: Start with the classifier frozen, as the decoder stage trains it.
-        backbone_pretrained: Load timm's weights of the backbone (network or cache).
-        backbone_checkpoint: Load a local safetensors file into the backbone instead.
-        backbone_kwargs: Further arguments of the timm network.
-        threshold: tau at which `localize` cuts the F-CAM, relative to its maximum; set from val by training.
-        cache_dir: Folder of timm's downloads.
+        backbone: timm name, or a timm classifier to wrap unchanged.
+        **arguments: The other fields of `FCAMConfig`.
 
     Raises:
-        UnknownModelError: For a backbone that timm does not know, or that cannot serve.
+        UnknownModelError: For a backbone that timm does not know or that is not supported.
+        ValueError: For an argument of the wrong type or out of range.
     """
 
-    wrapped = False
-
-    def __init__(
-        self,
-        backbone: str | nn.Module = 'resnet50',
-        num_classes: int | None = None,
-        in_chans: int = 3,
-        output_stride: int | None = None,
-        dilated: bool = False,
-        decoder_channels: Sequence[int] | None = None,
-        center: bool | None = None,
-        frozen: bool = True,
-        backbone_pretrained: bool = False,
-        backbone_checkpoint: str | os.PathLike | None = None,
-        backbone_kwargs: dict[str, Any] | None = None,
-        threshold: float = 0.5,
-        cache_dir: str | os.PathLike | None = None,
-    ) -> None:
+    def __init__(self, backbone: str | nn.Module = 'resnet50', **arguments: Any) -> None:
         super().__init__()
-        _check_arguments(num_classes, output_stride, dilated, backbone_kwargs)
-        name = backbone if isinstance(backbone, str) else (backbone.pretrained_cfg or {}).get('architecture')
-        if isinstance(backbone, str):
-            backbone = build_backbone(
-                backbone,
-                1000 if num_classes is None else num_classes,
-                in_chans,
-                output_stride,
-                dilated,
-                backbone_pretrained,
-                backbone_checkpoint,
-                cache_dir,
-                **(backbone_kwargs or {}),
-            )
-        else:
-            # How a given classifier was built is not known; saving finds out whether its name tells.
-            self.wrapped = True
-        self.backbone = backbone
-        self.pyramid = Pyramid(backbone, in_chans)
-        if output_stride not in (None, self.pyramid.output_stride):
+        # How a wrapped classifier was built is not known; saving checks that its name builds the same network.
+        self.wrapped = isinstance(backbone, nn.Module)
+        config = FCAMConfig(_name_of(backbone), **arguments)
+        self.backbone = cast('TimmClassifier', backbone) if self.wrapped else build_backbone(config)
+        self.pyramid = Pyramid(self.backbone, config.in_chans)
+        if config.output_stride not in (None, self.pyramid.output_stride):
             raise UnknownModelError(
-                f'backbone {name!r} cannot have output_stride={output_stride}{" dilated" if dilated else ""}: '
-                f'its last map keeps stride {self.pyramid.output_stride}'
+                f'backbone {config.backbone!r} cannot have output_stride={config.output_stride}'
+                f'{" dilated" if config.dilated else ""}: its last map keeps stride {self.pyramid.output_stride}'
             )
-        self.num_classes = backbone.num_classes
-        self.num_features = backbone.num_features
-        self.in_chans = in_chans
-        # One block a skip connection and one a remaining doubling.
-        blocks = len(self.pyramid.channels) - 1 + max(1, round(math.log2(self.pyramid.first_stride)))
-        if decoder_channels is None:
-            large = sum(p.numel() for p in backbone.parameters()) > LIGHT_PARAMETERS
-            decoder_channels = (LARGE_DECODER if large else LIGHT_DECODER)[:blocks]
-        elif len(decoder_channels) > blocks:
+        self.num_classes = self.backbone.num_classes
+        self.num_features = self.backbone.num_features
+        self.in_chans = config.in_chans
+        channels = config.decoder_channels or self._default_channels()
+        if len(channels) > self._max_blocks():
             raise ValueError(
-                f'decoder_channels has {len(decoder_channels)} blocks: after {blocks} of them the map is at '
-                f'full resolution with {name!r}; leave the others out'
+                f'decoder_channels has {len(channels)} blocks: with {config.backbone!r} the map is at full resolution '
+                f'after {self._max_blocks()} of them; remove the others'
             )
-        center = isinstance(backbone, VGG) if center is None else center
-        self.decoder = UnetDecoder(self.pyramid.channels, decoder_channels, center).to(next(backbone.parameters()))
-        self.pretrained_cfg = self.default_cfg = prefixed(getattr(backbone, 'pretrained_cfg', None) or {})
-        self.threshold = threshold
-        # What config.json needs to build the same model again.
-        self.model_args = {
-            'backbone': name,
-            'threshold': threshold,
-            'output_stride': output_stride,
-            'dilated': dilated,
-            'in_chans': in_chans,
-            'decoder_channels': list(decoder_channels),
-            'center': center,
-        }
-        if backbone_kwargs:
-            self.model_args['backbone_kwargs'] = dict(backbone_kwargs)
+        center = isinstance(self.backbone, VGG) if config.center is None else config.center
+        self.config = replace(config, decoder_channels=list(channels), center=center)
+        parameter = next(self.backbone.parameters())
+        self.decoder = UnetDecoder(self.pyramid.channels, channels, center).to(parameter)
+        self.pretrained_cfg = self.default_cfg = prefixed(getattr(self.backbone, 'pretrained_cfg', None) or {})
+        self.threshold = config.threshold
         self.frozen = False
-        if frozen:
+        if config.frozen:
             self.freeze()
+
+    def _max_blocks(self) -> int:
+        """Decoder blocks up to full resolution: one per skip connection and one per remaining doubling."""
+        return len(self.pyramid.channels) - 1 + max(1, round(math.log2(self.pyramid.first_stride)))
+
+    def _default_channels(self) -> Sequence[int]:
+        large = sum(p.numel() for p in self.backbone.parameters()) > LIGHT_PARAMETERS
+        return (LARGE_DECODER if large else LIGHT_DECODER)[: self._max_blocks()]
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Arguments that build the same network again, with the current threshold, as config.json records them."""
+        return replace(self.config, threshold=self.threshold).to_dict()
 
     def freeze(self) -> FCAM:
         """Freeze the classifier: no gradients, and batch norm and dropout in eval mode even after `train()`."""
@@ -141,7 +105,7 @@ class FCAM(TimmManners, nn.Module):
         return self
 
     def unfreeze(self) -> FCAM:
-        """Let the classifier train again."""
+        """Make the classifier trainable again."""
         self.frozen = False
         self.backbone.requires_grad_(True).train(self.training)
         return self
@@ -165,8 +129,8 @@ class FCAM(TimmManners, nn.Module):
         """Classify and localize in one pass.
 
         Args:
-            x: (B,C,H,W), normalised with `pretrained_cfg['mean']` and `['std']`; any size of at least 32 pixels, which
-                a network of fixed input size sees resized.
+            x: (B,C,H,W), normalised with `pretrained_cfg['mean']` and `['std']`; any size of at least 32 pixels;
+                networks of fixed input size resize it.
         """
         encoding = self.encode(x)
         return FCAMOutput(self.classify(encoding), self.decoder(encoding.levels, tuple(x.shape[-2:])))
@@ -198,7 +162,8 @@ class FCAM(TimmManners, nn.Module):
         with torch.no_grad():
             encoding = self.encode(x)
             labels = self.classify(encoding).argmax(1) if labels is None else labels.to(x.device)
-        return cams.resize(self.class_map(encoding, labels, method, variant, generator), tuple(x.shape[-2:]))
+        height, width = x.shape[-2:]
+        return cams.resize(self.class_map(encoding, labels, method, variant, generator), (height, width))
 
     def class_map(
         self,
@@ -214,7 +179,7 @@ class FCAM(TimmManners, nn.Module):
         """
         features = encoding.features.detach()
         if self.pyramid.linear_head and has_closed_form(method, variant):
-            weight = linear_weight(self.backbone.get_classifier())
+            weight = cast(torch.Tensor, linear_weight(self.backbone.get_classifier()))
             return cams.normalize(cams.class_activation_map(features, weight, labels, method, variant=variant))
         whole = method == 'smoothgradcampp'
         tail = _Tail(self, None if whole else encoding)
@@ -224,60 +189,39 @@ class FCAM(TimmManners, nn.Module):
         )
 
     def load_weights(self, path: str | os.PathLike, reset_head: bool = False) -> None:
-        """Load a safetensors file of the whole model, or of its decoder alone.
+        """Load a safetensors file of the whole model or of its decoder.
 
         Args:
             path: The file.
-            reset_head: Keep the fresh head where the file's has another number of classes.
+            reset_head: Keep the fresh head if that of the file has another number of classes.
 
         Raises:
-            WeightsError: When the file is damaged or does not fit; the message lists what differs.
+            WeightsError: When the file is damaged or does not fit; the message lists the differences.
         """
         path = Path(path)
         state, own = read_weights(path), self.state_dict()
         if not any(key.startswith('backbone.') for key in state):
             load_exactly(self.decoder, {k.removeprefix('decoder.'): v for k, v in state.items()}, path)
             return
-        head = self.pretrained_cfg.get('classifier')
-        heads = (head,) if isinstance(head, str) else tuple(head or ())
-        for key in (f'{h}.{kind}' for h in heads for kind in ('weight', 'bias')):
+        for key in head_parameters(self.pretrained_cfg):
             if key in state and key in own and len(state[key]) != len(own[key]):
-                if not reset_head:
-                    raise WeightsError(
-                        f'{path.name} has {len(state[key])} classes, the model was asked for num_classes='
-                        f'{self.num_classes}: leave num_classes out, or give reset_head=True to start with a fresh head'
-                    )
+                check_num_classes(path, len(state[key]), self.num_classes, reset_head)
                 state[key] = own[key]
         load_exactly(self, state, path)
 
-    def load_pretrained(self, path: str | os.PathLike) -> None:
-        """Load a file of the weights folder, after its size and SHA-256 were checked; timm's helpers call this.
 
-        Raises:
-            WeightsError: When the file is missing, truncated, altered, not of the index, or does not fit.
-        """
-        self.load_weights(verify_release(path))
-
-
-def _check_arguments(
-    num_classes: int | None, output_stride: int | None, dilated: bool, backbone_kwargs: dict[str, Any] | None
-) -> None:
-    for what, value in (('num_classes', num_classes), ('output_stride', output_stride)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f'{what} is {value!r}: give a whole number of at least 1')
-    if dilated and output_stride is None:
-        raise ValueError('dilated=True needs output_stride: give 8 or 16')
-    taken = {'num_classes', 'in_chans', 'output_stride', 'pretrained'} & (backbone_kwargs or {}).keys()
-    if taken:
-        raise ValueError(
-            f'backbone_kwargs holds {", ".join(sorted(taken))}: give it as an argument of the F-CAM instead'
-        )
+def _name_of(backbone: str | nn.Module) -> str:
+    """timm name of a backbone; the class name of a wrapped classifier that does not record one."""
+    if isinstance(backbone, str):
+        return backbone
+    cfg = cast('TimmClassifier', backbone).pretrained_cfg or {}
+    return cfg.get('architecture') or type(backbone).__name__
 
 
 class _Tail(nn.Module):
-    """What comes after the explained features, behind an identity whose output stands for them.
+    """The part of the network after the explained features, behind an identity layer that outputs them.
 
-    It takes these features where the tokens that go with them are given, else images.
+    Its input is the features of a given encoding, or images without one.
     """
 
     def __init__(self, model: FCAM, encoding: Encoding | None) -> None:
@@ -293,8 +237,8 @@ class _Tail(nn.Module):
         return self.pyramid.head(self.backbone, self.features(x), prefix)
 
 
-# Direct resize to the input size, as WSOL evaluation does (F-CAM, Sec. 4.1).
-INPUT_CFG = {
+# Direct resize to the input size, as in WSOL evaluation (F-CAM, Sec. 4.1).
+INPUT_CFG: dict[str, Any] = {
     'input_size': (3, 224, 224),
     'fixed_input_size': False,
     'interpolation': 'bilinear',
@@ -304,7 +248,7 @@ INPUT_CFG = {
 
 
 def prefixed(cfg: dict[str, Any]) -> dict[str, Any]:
-    """pretrained_cfg of an F-CAM, from that of its backbone: its statistics, its layers under `backbone.`."""
+    """pretrained_cfg of an F-CAM from that of its backbone: same statistics, layer names under `backbone.`."""
     keys = ('mean', 'std', 'num_classes', 'pool_size', 'first_conv', 'classifier', 'license')
     kept = {k: cfg[k] for k in keys if cfg.get(k) is not None}
     for key in ('first_conv', 'classifier'):
@@ -314,23 +258,22 @@ def prefixed(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
-    """Put a fresh decoder on a trained timm classifier, whose weights and head stay as they are.
+    """Put a fresh decoder on a trained timm classifier, whose weights and head stay unchanged.
 
     Args:
         classifier: A timm model with a classification head.
-        **kwargs: decoder_channels, center, frozen, threshold, in_chans of `FCAM`.
+        **kwargs: decoder_channels, center, frozen, threshold, in_chans of `FCAMConfig`.
 
     Raises:
-        UnknownModelError: When it is no timm classifier.
+        UnknownModelError: When it is not a timm classifier.
         ValueError: For an argument that would change the classifier.
     """
     if not isinstance(classifier, nn.Module) or not getattr(classifier, 'num_classes', 0):
         raise UnknownModelError('wrap() takes a timm classifier with num_classes > 0, e.g. timm.create_model(...)')
-    unfit = sorted(kwargs.keys() - {'decoder_channels', 'center', 'frozen', 'threshold', 'in_chans'})
-    if unfit:
-        raise ValueError(f'wrap() keeps the classifier as it is: {", ".join(unfit)} cannot be given; use create_model')
+    if unsupported := sorted(kwargs.keys() - WRAP_ARGUMENTS):
+        raise ValueError(f'wrap() keeps the classifier: use create_model for {", ".join(unsupported)}')
     if not getattr(classifier, 'pretrained_cfg', None):
-        raise UnknownModelError(f'{type(classifier).__name__} has no pretrained_cfg: wrap() takes models of timm')
+        raise UnknownModelError(f'{type(classifier).__name__} has no pretrained_cfg: wrap() takes timm models')
     first = next((m for m in classifier.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None:
         kwargs.setdefault('in_chans', first.in_channels)

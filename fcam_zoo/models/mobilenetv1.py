@@ -1,6 +1,6 @@
-"""MobileNet v1 at the widths 0.75 and 0.25 (Howard et al., 2017), which timm registers from 1.0 up only.
+"""MobileNet v1 of width 0.75 and 0.25 (Howard et al., 2017); timm registers only width 1.0 and above.
 
-Built from timm's own EfficientNet class with TensorFlow's 'same' padding and batch-norm epsilon, so that checkpoints in
+Built from timm's EfficientNet class with TensorFlow's 'same' padding and batch-norm epsilon, so that checkpoints in
 timm's parameter names load unchanged.
 """
 

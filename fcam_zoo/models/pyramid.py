@@ -1,10 +1,10 @@
-"""Any timm network seen as a feature pyramid with a head on the map that its class maps explain."""
+"""Any timm network as a feature pyramid, with a head on the map that its class maps explain."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -16,12 +16,15 @@ from ..cams.closed_form import linear_weight
 from ..errors import UnknownModelError
 from .stride import measured_stride
 
-# Levels that are made of a network whose maps all have one size: its blocks at thirds of the depth.
+if TYPE_CHECKING:
+    from .classifier import TimmClassifier
+
+# Levels of a network whose maps all have one size: its blocks at thirds of the depth.
 TOKEN_LEVELS = 3
-# Sides of the images that networks are tried with: the larger one where valid padding blurs the strides of the smaller.
+# Sides of the probe images; the larger one is for valid padding, which blurs the strides of the smaller.
 PROBE_SIDES = (64, 320)
-# What networks raise from within when an input or a use does not suit them.
-UNFIT = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError)
+# What networks raise for an input or a use that they do not support.
+PROBE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError)
 
 
 class Encoding(NamedTuple):
@@ -29,9 +32,9 @@ class Encoding(NamedTuple):
 
     Attributes:
         levels: Maps for the decoder (B,C_i,h_i,w_i), from high to low resolution.
-        features: The map that class maps explain (B,C,h,w); all that the head needs, but for `prefix`.
-        prefix: Class and register tokens (B,P,C) that go with it in a vision transformer, else None.
-        images: What the network saw (B,C,H,W), after a resize where it takes fixed sizes only.
+        features: The map that class maps explain (B,C,h,w), the input of the head together with `prefix`.
+        prefix: Class and register tokens (B,P,C) of a vision transformer, else None.
+        images: Input of the network (B,C,H,W), resized if it only takes certain sizes.
     """
 
     levels: list[torch.Tensor]
@@ -41,22 +44,22 @@ class Encoding(NamedTuple):
 
 
 class Pyramid:
-    """How to run a timm network: which levels, at which sizes, and what comes after its explained features.
+    """How to run a timm network: its levels, its input sizes, and the head after its explained features.
 
-    Class maps explain the last map that the head reads. A vision transformer whose head reads the class token alone is
-    explained before its last block, the last place where patches reach that token.
+    Class maps explain the input map of the head. If the head of a vision transformer only reads the class token, they
+    explain the input of the last block, which is the last one that mixes patches into that token.
 
     Attributes:
         channels: Of each level, from high to low resolution.
-        first_stride: Pixels a cell of the first level, a fraction for patches of 14 pixels.
+        first_stride: Pixels per cell of the first level; a fraction for patches of 14 pixels.
         output_stride: Stride of the explained features.
         linear_head: The head is average pooling and one linear layer, so class maps have a closed form.
 
     Raises:
-        UnknownModelError: For a network that cannot be run so; the message says why.
+        UnknownModelError: For a network that is not supported; the message says why.
     """
 
-    def __init__(self, net: nn.Module, in_chans: int = 3) -> None:
+    def __init__(self, net: TimmClassifier, in_chans: int = 3) -> None:
         name = type(net).__name__
         if not hasattr(net, 'forward_intermediates') or not hasattr(net, 'forward_head'):
             raise UnknownModelError(f'{name} has no forward_intermediates and forward_head: it is not a timm network')
@@ -69,8 +72,8 @@ class Pyramid:
         self.reads_class_token = self.flat and getattr(net, 'global_pool', '') == 'token'
         if self.reads_class_token and not isinstance(net, VisionTransformer):
             raise UnknownModelError(
-                f'the head of {name} reads its class token alone, and where patches reach that token is known of '
-                "timm's VisionTransformer only: choose another backbone"
+                f"the head of {name} reads only its class token, which is supported only for timm's VisionTransformer: "
+                'choose another backbone'
             )
         if self.flat:
             depth = len(reductions) - self.reads_class_token
@@ -81,22 +84,22 @@ class Pyramid:
         with eval_mode(net), torch.no_grad():
             try:
                 run_small(net, in_chans, lambda x: self._probe(net, x))
-            except UNFIT as e:
-                raise UnknownModelError(f'{name} cannot serve as a backbone: {str(e).splitlines()[0]}') from e
+            except PROBE_ERRORS as e:
+                raise UnknownModelError(f'{name} is not supported as a backbone: {str(e).splitlines()[0]}') from e
 
-    def _probe(self, net: nn.Module, x: torch.Tensor) -> None:
-        """One small pass finds channels and strides, and proves that the parts make up the whole."""
+    def _probe(self, net: TimmClassifier, x: torch.Tensor) -> None:
+        """Find channels and strides in one small pass, and check that body and head give the network's logits."""
         self.tokens = self.channels_last = False
         final = net.forward_features(x)
         if not isinstance(final, torch.Tensor) or final.ndim != (3 if self.flat and final.ndim == 3 else 4):
             kind = tuple(final.shape) if isinstance(final, torch.Tensor) else type(final).__name__
-            raise ValueError(f'its last features {kind} are no map')
+            raise ValueError(f'its last features {kind} are not a map')
         self.tokens = final.ndim == 3
-        # Swin and its kin keep channels last; their head wants them so.
+        # Swin and similar networks keep channels last, also for their head.
         self.channels_last = not self.tokens and final.shape[1] != net.num_features == final.shape[-1]
         levels, features, prefix, _ = self.encode(net, x)
         if not torch.allclose(self.head(net, features, prefix), net(x), rtol=1e-3, atol=1e-4):
-            raise ValueError('its last features do not lead to its logits')
+            raise ValueError('its head on its last features does not give its logits')
         self.channels = [level.shape[1] for level in levels]
         self.first_stride = x.shape[-2] / levels[0].shape[-2]
         self.output_stride = [measured_stride(x, m.shape[-2]) for m in (*([] if self.flat else levels), features)][-1]
@@ -104,11 +107,11 @@ class Pyramid:
         if self.fixed_size is None and self.multiple == 1:
             try:
                 self.encode(net, x[..., 7:, 7:])
-            except UNFIT:
-                # Networks that add maps of several scales to one another, say, take whole cells only.
+            except PROBE_ERRORS:
+                # E.g. networks that add maps of several scales only take whole cells.
                 self.multiple = max(32, self.output_stride)
 
-    def encode(self, net: nn.Module, x: torch.Tensor) -> Encoding:
+    def encode(self, net: TimmClassifier, x: torch.Tensor) -> Encoding:
         """(B,C,H,W), normalised -> one pass of the network up to its explained features."""
         x = self.fit(x)
         if not self.tokens:
@@ -127,7 +130,7 @@ class Pyramid:
         features = tokens.transpose(1, 2).reshape(len(x), tokens.shape[2], *levels[-1].shape[-2:])
         return Encoding(_pyramid_of(levels), features, prefix if has_prefix else None, x)
 
-    def head(self, net: nn.Module, features: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
+    def head(self, net: TimmClassifier, features: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
         """Explained features (B,C,h,w) and prefix tokens -> logits (B,K)."""
         if not self.tokens:
             return net.forward_head(features.permute(0, 2, 3, 1) if self.channels_last else features)
@@ -139,19 +142,20 @@ class Pyramid:
         return net.forward_head(tokens)
 
     def fit(self, x: torch.Tensor) -> torch.Tensor:
-        """Resize images to a size that the network takes, bilinearly; most take any and see them as they are."""
+        """Resize images bilinearly to a size that the network takes; most take any size."""
         size = self.fixed_size
         if size is None and self.multiple > 1:
-            size = tuple(self.multiple * max(1, round(side / self.multiple)) for side in x.shape[-2:])
-        if size is None or tuple(x.shape[-2:]) == tuple(size):
+            h, w = (self.multiple * max(1, round(side / self.multiple)) for side in x.shape[-2:])
+            size = h, w
+        if size is None or tuple(x.shape[-2:]) == size:
             return x
         return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
 
-    def has_linear_head(self, net: nn.Module, features: torch.Tensor, prefix: torch.Tensor | None) -> bool:
-        """Whether logits are one linear layer of the features' mean.
+    def has_linear_head(self, net: TimmClassifier, features: torch.Tensor, prefix: torch.Tensor | None) -> bool:
+        """Whether the logits are one linear layer of the features' mean.
 
-        It is the only layer of the head with weights or statistics, whatever their values now, and random features of
-        this shape give what it gives.
+        True if this is the only layer of the head with weights or statistics, whatever their current values, and the
+        head gives the same as it on random features.
         """
         classifier = net.get_classifier()
         weight = None if isinstance(classifier, tuple) else linear_weight(classifier)
@@ -175,11 +179,11 @@ class Pyramid:
         )
 
 
-def run_small(net: nn.Module, in_chans: int, run: Callable[[torch.Tensor], Any]) -> Any:
-    """Call `run` with a small random image (1,C,H,W) that the network takes, a larger one where it is too small.
+def run_small(net: TimmClassifier, in_chans: int, run: Callable[[torch.Tensor], Any]) -> Any:
+    """Call `run` with a small random image (1,C,H,W) that the network takes, or a larger one if that fails.
 
     Raises:
-        Exception: What `run` raises at the largest.
+        Exception: The error of `run` at the largest size.
     """
     size, multiple = accepted_sizes(net)
     sizes = [size] if size else [(multiple * math.ceil(side / multiple),) * 2 for side in PROBE_SIDES]
@@ -188,15 +192,15 @@ def run_small(net: nn.Module, in_chans: int, run: Callable[[torch.Tensor], Any])
         x = torch.rand(1, in_chans, h, w, generator=torch.Generator().manual_seed(0)).to(parameter)
         try:
             return run(x)
-        except UNFIT:
+        except PROBE_ERRORS:
             if (h, w) == sizes[-1]:
                 raise
     return None
 
 
-def accepted_sizes(net: nn.Module) -> tuple[tuple[int, int] | None, int]:
-    """The one size (H,W) that a network takes, or None and the number that sides must be multiples of."""
-    patches = getattr(net, 'patch_embed', None)
+def accepted_sizes(net: TimmClassifier) -> tuple[tuple[int, int] | None, int]:
+    """The only size (H,W) that a network takes, or None and the number that sides must be multiples of."""
+    patches: Any = getattr(net, 'patch_embed', None)
     if getattr(net, 'dynamic_img_size', False) and patches is not None:
         return None, patches.patch_size[0]
     if getattr(patches, 'img_size', None) is not None and getattr(patches, 'strict_img_size', True):
@@ -208,7 +212,7 @@ def accepted_sizes(net: nn.Module) -> tuple[tuple[int, int] | None, int]:
 
 
 def _pyramid_of(maps: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Maps of one size as a pyramid: each but the last enlarged, so that the decoder gains resolution at each block."""
+    """Maps of one size as a pyramid: all but the last are enlarged, so that each decoder block gains resolution."""
     scales = [2 ** (len(maps) - 1 - i) for i in range(len(maps))]
     return [
         m if s == 1 else F.interpolate(m, scale_factor=s, mode='bilinear', align_corners=False)

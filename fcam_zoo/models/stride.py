@@ -1,14 +1,15 @@
-"""Where a network strides, and how to take strides out without dilating the kernels.
+"""Find the strided layers of a network, and remove strides without dilating the kernels.
 
-The paper's networks keep their last feature map large by setting late strides to 1 and leaving every kernel as it is
-(no dilation; F-CAM, Sec. 4.1). Here the same is done to any network: one traced forward finds the striding layers, in
-order; those beyond the wanted stride lose theirs.
+The paper's networks keep their last feature map large by setting late strides to 1 and leaving every kernel unchanged
+(no dilation; F-CAM, Sec. 4.1). This module does the same for any network: one traced forward pass lists the strided
+layers in order, and those beyond the requested stride get a lower one.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
@@ -21,15 +22,18 @@ from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
 from .._modes import eval_mode
 from ..errors import UnknownModelError
 
+if TYPE_CHECKING:
+    from .classifier import TimmClassifier
+
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
-# Blocks that halve the map in code, not by a layer with a stride.
+# Blocks that halve the map in code, without a strided layer.
 _INCEPTION = (InceptionB, InceptionD)
 _MERGING = (PatchMerging, PatchMergingV2)
 
 
 @dataclass(frozen=True)
 class StridedLayer:
-    """A layer that strides: its name, stride, and the stride of its input."""
+    """A strided layer: its name, stride, and the stride of its input."""
 
     name: str
     stride: int
@@ -37,11 +41,11 @@ class StridedLayer:
 
 
 class UnstridedInception(nn.Module):
-    """Inception v3's reduction block with its branches at full size: the pool of the last branch strides no more."""
+    """Inception v3's reduction block at full size: the pool of its last branch has stride 1."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: InceptionB | InceptionD) -> None:
         super().__init__()
-        self.branches = type(block)._forward
+        self.branches: Any = type(block)._forward
         for name, child in block.named_children():
             self.add_module(name, child)
 
@@ -53,7 +57,7 @@ class UnstridedInception(nn.Module):
 class UnstridedMerging(nn.Module):
     """Swin's patch merging at every patch: (B,h,w,C) -> (B,h,w,C'), each patch with its lower and right neighbours."""
 
-    def __init__(self, merging: nn.Module) -> None:
+    def __init__(self, merging: PatchMerging | PatchMergingV2) -> None:
         super().__init__()
         self.norm, self.reduction = merging.norm, merging.reduction
         # Version 1 normalises the four patches, version 2 what they are reduced to.
@@ -66,15 +70,16 @@ class UnstridedMerging(nn.Module):
         return self.reduction(self.norm(x)) if self.norm_first else self.norm(self.reduction(x))
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def _first(value: Any) -> int:
+    """The value for rows of a layer's kernel_size, stride or padding: a number or one per side."""
+    return value if isinstance(value, int) else value[0]
 
 
 def measured_stride(x: torch.Tensor, side: int) -> int:
-    """Stride of a map of `side` rows that was made of images (B,C,H,W).
+    """Stride of a map with `side` rows, computed from images (B,C,H,W).
 
     Raises:
-        ValueError: When small images do not divide by it, so that larger ones are needed to tell.
+        ValueError: When the images are too small to determine it.
     """
     height = x.shape[-2]
     if height % side and height < 128:
@@ -84,14 +89,14 @@ def measured_stride(x: torch.Tensor, side: int) -> int:
 
 
 @torch.no_grad()
-def trace_strides(net: nn.Module, x: torch.Tensor) -> list[StridedLayer]:
-    """Striding layers of a network, in the order in which they run on images (B,C,H,W)."""
+def trace_strides(net: TimmClassifier, x: torch.Tensor) -> list[StridedLayer]:
+    """Strided layers of a network, in the order in which they run on images (B,C,H,W)."""
     found: list[StridedLayer] = []
     names = {module: name for name, module in net.named_modules()}
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: torch.Tensor) -> None:
         blocks = isinstance(module, (*_INCEPTION, *_MERGING))
-        stride = 2 if blocks else _pair(module.stride)[0]
+        stride = 2 if blocks else _first(module.stride)
         if stride > 1:
             side = inputs[0].shape[1] if isinstance(module, _MERGING) else inputs[0].shape[-2]
             found.append(StridedLayer(names[module], stride, measured_stride(x, side)))
@@ -108,7 +113,7 @@ def trace_strides(net: nn.Module, x: torch.Tensor) -> list[StridedLayer]:
 
 
 def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: int) -> None:
-    """Lower the stride of every layer beyond `output_stride`, in place; kernels stay as they are.
+    """Lower the stride of every layer beyond `output_stride`, in place; kernels stay unchanged.
 
     Raises:
         UnknownModelError: When the strides of the network cannot stop at `output_stride`.
@@ -116,8 +121,8 @@ def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: in
     strides = sorted({s for layer in layers for s in (layer.input_stride, layer.input_stride * layer.stride)})
     if strides and output_stride > strides[-1]:
         raise UnknownModelError(
-            f'output_stride={output_stride} is not to be had: the last map of {type(net).__name__} has stride '
-            f'{strides[-1]} already; give that or less'
+            f'output_stride={output_stride} is not supported: the last map of {type(net).__name__} has stride '
+            f'{strides[-1]} already; give at most that'
         )
     for layer in layers:
         if layer.input_stride * layer.stride <= output_stride:
@@ -125,14 +130,14 @@ def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: in
         wanted, rest = divmod(output_stride, layer.input_stride)
         if (rest and layer.input_stride < output_stride) or not _restride(net, layer, max(1, wanted)):
             raise UnknownModelError(
-                f'output_stride={output_stride} is not to be had of {type(net).__name__}: its layer {layer.name} goes '
-                f'from stride {layer.input_stride} to {layer.input_stride * layer.stride}, with nothing between that '
-                f'its kernel allows; its maps have strides {", ".join(map(str, strides))}'
+                f'output_stride={output_stride} is not supported by {type(net).__name__}: its layer {layer.name} goes '
+                f'from stride {layer.input_stride} to {layer.input_stride * layer.stride}, and its kernel allows no '
+                f'stride between; its maps have strides {", ".join(map(str, strides))}'
             )
 
 
 def _restride(net: nn.Module, layer: StridedLayer, stride: int) -> bool:
-    """Give a layer a lower stride; False where that cannot be done."""
+    """Give a layer a lower stride; False if that is not possible."""
     module = net.get_submodule(layer.name)
     if isinstance(module, nn.Conv2d):
         return _restride_convolution(net, module, stride)
@@ -144,10 +149,10 @@ def _restride(net: nn.Module, layer: StridedLayer, stride: int) -> bool:
         _replace(net, layer.name, UnstridedInception(module))
     elif isinstance(module, _MERGING):
         _replace(net, layer.name, UnstridedMerging(module))
-    elif _pair(module.kernel_size)[0] % 2 == 0:
-        # A 2x2 pool only halves; without its stride nothing of it is left.
+    elif isinstance(module, _POOLS) and _first(module.kernel_size) % 2 == 0:
+        # Without its stride, a 2x2 pool has no effect left to keep.
         _replace(net, layer.name, nn.Identity())
-    else:
+    elif isinstance(module, _POOLS):
         module.stride = (1, 1)
         _pad_to_keep_size(module)
     return True
@@ -163,23 +168,23 @@ def _restride_convolution(net: nn.Module, conv: nn.Conv2d, stride: int) -> bool:
         _pad_to_keep_size(conv)
     elif conv.padding == (0, 0):
         conv.padding = (excess // 2, excess // 2)
-    patches = getattr(net, 'patch_embed', None)
+    patches: Any = getattr(net, 'patch_embed', None)
     if hasattr(patches, 'dynamic_feat_size') and conv is getattr(patches, 'proj', None):
-        # Patches overlap now; timm counts cells by the size of a patch.
+        # Patches overlap now, and timm computes the number of cells from the patch size.
         patches.patch_size = (stride, stride)
     return True
 
 
 def _pad_to_keep_size(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> None:
-    """Valid padding becomes such that a layer of stride 1 keeps the size of its input."""
-    kernel = _pair(module.kernel_size)[0]
-    # timm's 'same' layers pad by themselves.
-    if kernel == 1 or _pair(module.padding) != (0, 0) or 'Same' in type(module).__name__:
+    """Replace valid padding, so that a layer of stride 1 keeps the size of its input."""
+    kernel = _first(module.kernel_size)
+    # timm's 'same' layers pad their input themselves.
+    if kernel == 1 or _first(module.padding) != 0 or 'Same' in type(module).__name__:
         return
     if kernel % 2 == 0:
         module.padding = 'same'
     else:
-        side = _pair(module.dilation if hasattr(module, 'dilation') else 1)[0] * (kernel - 1) // 2
+        side = _first(getattr(module, 'dilation', 1)) * (kernel - 1) // 2
         module.padding = (side, side)
 
 

@@ -1,8 +1,8 @@
-"""The classifiers of WSOL's VGG16 and Inception v3 (F-CAM, Sec. 4.1; Choe et al., CVPR 2020), which keep large maps.
+"""VGG16 and Inception v3 of the WSOL literature (F-CAM, Sec. 4.1; Choe et al., CVPR 2020), which keep large maps.
 
-They are timm's networks with late strides gone, two or one more convolutions, and average pooling with one linear layer
-as the head. The paper's third network, ResNet50, is timm's own with its last two strides removed. Layers that coincide
-with timm's have timm's names, so that its pretrained weights load into them.
+They are timm's networks without the late strides, with one (VGG16) or two (Inception v3) more convolutions, and with
+average pooling and one linear layer as the head. The paper's third network, ResNet50, is timm's with its last two
+strides removed. Layers that are the same as timm's have timm's names, so that its pretrained weights load into them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CAM_CHANNELS = 1024
 
 
 class WsolVGG16(VGG):
-    """VGG16 without its last two pools and its fully connected layers, and with one more convolution.
+    """VGG16 without its last two pools and fully connected layers, with one more convolution.
 
     Features (B,1024,H/8,W/8): 28x28 at 224 pixels.
     """
@@ -32,17 +32,15 @@ class WsolVGG16(VGG):
         self, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.0, **kwargs: Any
     ) -> None:
         layers = [64, 64, 'M', 128, 128, 'M', 256, 256, 256, 'M', *[512] * 3, 'M', *[512] * 3, 'M']
-        # timm's fully connected layers are dropped below; they are made tiny, so that this costs nothing.
+        # timm's fully connected layers are dropped below; making them tiny keeps this cheap.
         super().__init__(layers, num_classes=0, mlp_ratio=1 / 4096, **kwargs)
-        self.pre_logits = nn.Identity()
+        self.add_module('pre_logits', nn.Identity())
         pools = [i for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
         self.features[pools[3]] = nn.Identity()
-        # The last pool's place is taken by the extra convolution, "conv6" of the published code.
-        self.features[pools[4]] = nn.Conv2d(512, CAM_CHANNELS, 3, padding=1)
+        # The extra convolution, "conv6" of the published code, replaces the last pool.
+        self.features[pools[4]] = _extra_convolution(512)
         self.features.append(nn.ReLU(inplace=True))
-        nn.init.kaiming_normal_(self.features[pools[4]].weight, mode='fan_out', nonlinearity='relu')
-        nn.init.zeros_(self.features[pools[4]].bias)
-        # A stage begins with its pool: taps are the maps before the first three pools, and the last one.
+        # A stage begins with its pool: the levels are the maps before the first three pools, and the last map.
         last = len(self.features) - 1
         self.feature_info = [
             *self.feature_info[:3],
@@ -58,7 +56,7 @@ class WsolVGG16(VGG):
 
 
 class WsolInceptionV3(InceptionV3):
-    """Inception v3 up to Mixed_6e at stride 8, 3x3 convolutions padded, then two dropout + convolution blocks.
+    """Inception v3 up to Mixed_6e at stride 8 with padded 3x3 convolutions, then two dropout + convolution blocks.
 
     Features (B,1024,29,29) at 224 pixels: the padded pools round up.
     """
@@ -69,7 +67,8 @@ class WsolInceptionV3(InceptionV3):
         self, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(num_classes=0, **kwargs)
-        self.Mixed_7a = self.Mixed_7b = self.Mixed_7c = nn.Identity()
+        for name in ('Mixed_7a', 'Mixed_7b', 'Mixed_7c'):
+            self.add_module(name, nn.Identity())
         strided = [StridedLayer(f'Mixed_6a.{name}', 2, 8) for name in ('branch3x3.conv', 'branch3x3dbl_3.conv')]
         remove_strides(self, [*strided, StridedLayer('Mixed_6a', 2, 8)], 8)
         for conv in (m for m in self.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)):
@@ -95,15 +94,19 @@ class WsolInceptionV3(InceptionV3):
         return self.extra2(self.extra1(x))
 
 
-def _extra_block(in_channels: int) -> nn.Sequential:
+def _extra_convolution(in_channels: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, CAM_CHANNELS, 3, padding=1)
     nn.init.kaiming_normal_(conv.weight, mode='fan_out', nonlinearity='relu')
-    nn.init.zeros_(conv.bias)
-    return nn.Sequential(nn.Dropout(0.5), conv, nn.ReLU(inplace=True))
+    nn.init.zeros_(conv.get_parameter('bias'))
+    return conv
+
+
+def _extra_block(in_channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(0.5), _extra_convolution(in_channels), nn.ReLU(inplace=True))
 
 
 def _fit(state: dict[str, torch.Tensor], net: WsolVGG16 | WsolInceptionV3) -> dict[str, torch.Tensor]:
-    """State dict of timm's original network for one of these: own layers keep their weights, the rest must fit."""
+    """Adapt a state dict of timm's original network: layers that it lacks keep their weights, the others must fit."""
     fitted = {}
     for key, value in net.state_dict().items():
         own = key.startswith(net.own_layers)
@@ -115,7 +118,7 @@ def _fit(state: dict[str, torch.Tensor], net: WsolVGG16 | WsolInceptionV3) -> di
 
 
 def _cfg(source: str, **kwargs: Any) -> dict[str, Any]:
-    # The published code gives all its networks, Inception too, ImageNet's mean and standard deviation.
+    # The published code uses ImageNet's mean and standard deviation for all networks, including Inception.
     return {
         'hf_hub_id': source,
         'num_classes': 1000,

@@ -1,12 +1,10 @@
-"""The zoo table: every architecture and name, from which timm's names, torch.hub's names and lists follow."""
+"""timm's side of the zoo: pretrained_cfg of every name, and one entry point for each architecture."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from timm.models import (
     PretrainedCfg,
@@ -17,55 +15,97 @@ from timm.models import (
 )
 
 from .. import _index
-from .._download import WEIGHTS, fetch_folder
 from .._names import ModelName
-from .._weights import digest, read_shapes
-from ..cams import METHODS as TEACHERS
-from ..errors import UnknownModelError, WeightsError
+from ..errors import UnknownModelError
+from .config import check_model_args
 from .fcam import FCAM, INPUT_CFG, prefixed
-from .folder import check_model_args, verify_folder
+from .source import WeightsSource, timm_source
+from .table import ARCHITECTURES, PAPER_DATASETS, names
 
-# Architecture -> arguments of FCAM. output_stride 8 without dilation is the paper's, and that of `_s8`.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    'fcam_resnet50': {'backbone': 'resnet50', 'output_stride': 8},
-    'fcam_vgg16': {'backbone': 'vgg16_wsol', 'output_stride': 8},
-    'fcam_inception_v3': {'backbone': 'inception_v3_wsol', 'output_stride': 8},
-    'fcam_mobilenetv1_075_s8': {'backbone': 'mobilenetv1_075', 'output_stride': 8},
-    'fcam_mobilenetv1_075': {'backbone': 'mobilenetv1_075', 'output_stride': 16},
-    'fcam_mobilenetv1_025': {'backbone': 'mobilenetv1_025', 'output_stride': 16},
-}
-# The paper's data sets (F-CAM, Tables 1 and 2), by number of classes. Released names come on top, from the index.
-PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
-PAPER_DATASETS = {'cub': 200, 'openimages': 100}
-# Fields of timm's pretrained_cfg_overlay by which a caller names weights of his own, which timm loads.
-SOURCES = {'file', 'url', 'state_dict', 'hf_hub_id'}
+# Fields of timm's pretrained_cfg_overlay by which callers name their own weights, which timm loads.
+OWN_WEIGHTS = {'file', 'url', 'state_dict', 'hf_hub_id'}
 
 
-def _tags(architecture: str) -> dict[str, dict[str, Any]]:
-    """pretrained_cfg of each tag of an architecture; only released ones name a file."""
-    base = {**_backbone_cfg(ARCHITECTURES[architecture]['backbone']), 'license': 'apache-2.0', 'paper_name': 'F-CAM'}
-    tags: dict[str, dict[str, Any]] = {}
-    for name, entry in _index.index().items():
-        parts = ModelName.parse(name)
-        if parts.architecture == architecture:
-            tags[parts.tag] = {
-                **base,
-                **_place(entry),
-                'num_classes': entry.num_classes,
-                'label_names': tuple(entry.class_names),
-            }
-    if architecture in PAPER_ARCHITECTURES:
-        for dataset, num_classes in PAPER_DATASETS.items():
-            for teacher in TEACHERS:
-                tags.setdefault(f'{teacher}_{dataset}', {**base, 'num_classes': num_classes})
-    return tags or {'untrained': base}
+def create_fcam(
+    architecture: str,
+    pretrained: bool = False,
+    source: WeightsSource | None = None,
+    *,
+    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    reset_head: bool = False,
+    **kwargs: Any,
+) -> FCAM:
+    """Build an F-CAM and load its weights; the caller's arguments override those of the weights, and these the table's.
+
+    Args:
+        architecture: 'fcam' or a key of `ARCHITECTURES`.
+        pretrained: Find the weights of pretrained_cfg and load them.
+        source: Weights to load, already found.
+        pretrained_cfg: timm's configuration, or its tag.
+        pretrained_cfg_overlay: Replaces fields of it.
+        cache_dir: Folder of downloads; default: that of the Hub's client.
+        local_files_only: Do not download the weights of the F-CAM.
+        reset_head: Keep a fresh head if num_classes differs from that of the weights.
+        **kwargs: Of `FCAM`.
+    """
+    if kwargs.get('features_only'):
+        raise UnknownModelError(f'{architecture} has no features_only: use its backbone, or model.encode(x).levels')
+    check_model_args(kwargs.get('pretrained_model_args') or {}, f'config.json of {architecture}')
+    overlay = dict(pretrained_cfg_overlay or {})
+    if pretrained and source is None and OWN_WEIGHTS.isdisjoint(overlay):
+        source = timm_source(architecture, pretrained_cfg, cache_dir, local_files_only)
+    arguments = {**ARCHITECTURES.get(architecture, {}), **(source.arguments if source else {}), **kwargs}
+    if source:
+        pretrained_cfg = source.pretrained_cfg
+        arguments.update(source.classifier_arguments(arguments, reset_head))
+    if architecture == 'fcam' and not isinstance(pretrained_cfg, (dict, PretrainedCfg)):
+        overlay = {**_backbone_cfg(arguments.get('backbone', 'resnet50')), **overlay}
+    model = build_model_with_cfg(
+        # timm does not pass its cache_dir on to the model.
+        partial(FCAM, cache_dir=cache_dir),
+        architecture,
+        pretrained and source is None,
+        pretrained_cfg=pretrained_cfg,  # type: ignore[arg-type]  # timm's annotation lacks tags and None.
+        pretrained_cfg_overlay=overlay,
+        cache_dir=cache_dir,  # type: ignore[arg-type]  # Any path works.
+        **arguments,
+    )
+    if source:
+        model.load_weights(source.path, reset_head)
+        if not reset_head:
+            source.check_classifier(model)
+    model.drop_stale_label_names()
+    # What timm's own push writes to config.json.
+    model._model_args = model.model_args
+    return model
 
 
-def _place(entry: _index.ReleaseEntry) -> dict[str, Any]:
-    """Fields of timm's pretrained_cfg that say where a released file lies."""
+def _default_cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
+    """pretrained_cfg of every name; only released ones name a file."""
+    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {'fcam': dict(INPUT_CFG)}
+    for architecture, arguments in ARCHITECTURES.items():
+        base = {**_backbone_cfg(arguments['backbone']), 'license': 'apache-2.0', 'paper_name': 'F-CAM'}
+        tagged = {name: {**base, **_name_cfg(name)} for name in names() if name.startswith(f'{architecture}.')}
+        cfgs.update(tagged or {f'{architecture}.untrained': base})
+    return cfgs
+
+
+def _name_cfg(name: str) -> dict[str, Any]:
+    entry = _index.index().get(name)
+    if entry is None:
+        return {'num_classes': PAPER_DATASETS[ModelName.parse(name).dataset]}
+    classes = {'num_classes': entry.num_classes, 'label_names': tuple(entry.class_names)}
+    return {**classes, **_location(entry)}
+
+
+def _location(entry: _index.ReleaseEntry) -> dict[str, str]:
+    """Fields of timm's pretrained_cfg that say where a released file is."""
     if entry.hf_hub_id:
         return {'hf_hub_id': entry.hf_hub_id, 'hf_hub_filename': entry.file}
-    return {'file': str(_index.weights_dir() / entry.file), 'custom_load': True}
+    return {'file': str(_index.weights_dir() / entry.file)}
 
 
 def _backbone_cfg(backbone: str) -> dict[str, Any]:
@@ -73,162 +113,46 @@ def _backbone_cfg(backbone: str) -> dict[str, Any]:
     return prefixed(cfg.to_dict() if cfg else {})
 
 
-class _Weights(NamedTuple):
-    """A verified weight file, and what its release or folder says of it."""
-
-    path: Path
-    num_classes: int
-    backbone: str | None
-    model_args: dict[str, Any]
-    classifier_sha256: str | None = None
+default_cfgs = generate_default_cfgs(_default_cfgs())
 
 
-def _create_fcam(
-    variant: str,
-    pretrained: bool,
-    defaults: dict[str, Any],
-    reset_head: bool = False,
-    local_files_only: bool = False,
-    **kwargs: Any,
-) -> FCAM:
-    """Build by timm's means; arguments of the caller win over those of the released model, these over the defaults."""
-    if kwargs.get('features_only'):
-        raise UnknownModelError(f'{variant} has no features_only: take the backbone, or model.encode(x).levels')
-    check_model_args(kwargs.get('pretrained_model_args') or {}, f'config.json of {variant}')
-    cfg, cache_dir = kwargs.get('pretrained_cfg'), kwargs.get('cache_dir')
-    weights = None
-    if pretrained and SOURCES.isdisjoint(kwargs.get('pretrained_cfg_overlay') or {}):
-        weights = _find_weights(variant, cfg, cache_dir, local_files_only)
-    released = {'num_classes': weights.num_classes, **weights.model_args} if weights else {}
-    kwargs = {**defaults, **released, **kwargs}
-    if weights:
-        kwargs.update(_classifier_arguments(weights, kwargs, reset_head))
-    if variant == 'fcam' and not isinstance(cfg, (dict, PretrainedCfg)):
-        # Any backbone: the input statistics and layer names are its own.
-        overlay = kwargs.pop('pretrained_cfg_overlay', None) or {}
-        kwargs['pretrained_cfg_overlay'] = {**_backbone_cfg(kwargs['backbone']), **overlay}
-    # timm keeps cache_dir to itself, and the classifier's own weights belong there too.
-    model = build_model_with_cfg(partial(FCAM, cache_dir=cache_dir), variant, pretrained and weights is None, **kwargs)
-    if weights:
-        model.load_weights(weights.path, reset_head)
-        _check_classifier(model, weights, reset_head)
-    model.forget_other_names()
-    return model
+@register_model
+def fcam(pretrained: bool = False, **kwargs: Any) -> FCAM:
+    """F-CAM on any timm network: `backbone='<timm name>'`."""
+    return create_fcam('fcam', pretrained, **kwargs)
 
 
-def _find_weights(
-    variant: str, cfg: Any, cache_dir: str | os.PathLike | None, local_files_only: bool
-) -> _Weights | None:
-    """Weights of a folder, a Hub repository or a released name; None for a cfg of the caller's, which timm loads."""
-    source = cfg.get('source') if isinstance(cfg, dict) else None
-    if source in ('local-dir', 'hf-hub'):
-        if source == 'local-dir':
-            folder = Path(cfg['file'])
-        else:
-            folder = fetch_folder(cfg['hf_hub_id'], cache_dir=cache_dir, local_files_only=local_files_only)
-        config = verify_folder(folder)
-        return _Weights(folder / WEIGHTS, config['num_classes'], config.get('model_args', {}).get('backbone'), {})
-    entry = _released_entry(variant, cfg)
-    if entry is not None:
-        path = _index.fetch_weights(entry.name, cache_dir, local_files_only)
-        return _Weights(path, entry.num_classes, entry.backbone, entry.model_args, entry.classifier_sha256)
-    if isinstance(cfg, (dict, PretrainedCfg)):
-        return None
-    released = ', '.join(_index.index()) or 'none'
-    raise UnknownModelError(
-        f'{variant}{f".{cfg}" if cfg else ""} has no released weights. Released: {released}. '
-        'Train it with fcam-zoo train, or create it with pretrained=False'
-    )
+@register_model
+def fcam_resnet50(pretrained: bool = False, **kwargs: Any) -> FCAM:
+    """F-CAM on ResNet-50, output stride 8 (the paper's)."""
+    return create_fcam('fcam_resnet50', pretrained, **kwargs)
 
 
-def _classifier_arguments(weights: _Weights, kwargs: dict[str, Any], reset_head: bool) -> dict[str, Any]:
-    """Where the classifier's weights come from: the file, or timm where the file has the decoder alone.
-
-    Raises:
-        WeightsError: When the model was asked for another number of classes, but not for a fresh head.
-    """
-    asked = kwargs.get('num_classes')
-    if asked not in (None, weights.num_classes) and not reset_head:
-        raise WeightsError(
-            f'{weights.path} has {weights.num_classes} classes, the model was asked for num_classes={asked}: leave '
-            'num_classes out, or give reset_head=True to start with a fresh head'
-        )
-    if any(key.startswith('backbone.') for key in read_shapes(weights.path)):
-        return {'backbone_pretrained': False, 'backbone_checkpoint': None}
-    backbone = weights.backbone or kwargs['backbone']
-    if kwargs.get('backbone_checkpoint') is not None:
-        _check_head(Path(kwargs['backbone_checkpoint']), backbone, weights)
-        return {'backbone_pretrained': False}
-    return {'backbone': backbone, 'backbone_pretrained': True}
+@register_model
+def fcam_vgg16(pretrained: bool = False, **kwargs: Any) -> FCAM:
+    """F-CAM on the VGG16 of the WSOL literature, output stride 8 (the paper's)."""
+    return create_fcam('fcam_vgg16', pretrained, **kwargs)
 
 
-def _check_head(checkpoint: Path, backbone: str, weights: _Weights) -> None:
-    """A classifier of another number of classes cannot be the one that a decoder alone belongs to."""
-    cfg = get_pretrained_cfg(backbone.split('.')[0])
-    shape = read_shapes(checkpoint).get(f'{cfg.classifier}.weight') if checkpoint.is_file() and cfg else None
-    if shape and shape[0] != weights.num_classes:
-        raise WeightsError(
-            f'backbone_checkpoint {checkpoint} has {shape[0]} classes, and {weights.path} is the decoder of a '
-            f'classifier of {weights.num_classes}: give the weights of {backbone}'
-        )
+@register_model
+def fcam_inception_v3(pretrained: bool = False, **kwargs: Any) -> FCAM:
+    """F-CAM on the Inception v3 of the WSOL literature, output stride 8 (the paper's)."""
+    return create_fcam('fcam_inception_v3', pretrained, **kwargs)
 
 
-def _check_classifier(model: FCAM, weights: _Weights, reset_head: bool) -> None:
-    """A decoder alone draws what it learnt on the features of one classifier, and garbage on another's."""
-    if (
-        weights.classifier_sha256
-        and not reset_head
-        and digest(model.backbone.state_dict()) != weights.classifier_sha256
-    ):
-        raise WeightsError(
-            f'{weights.path.name} is the decoder of {weights.backbone}, and the classifier that was loaded has other '
-            f'weights: give those of {weights.backbone} as backbone_checkpoint'
-        )
+@register_model
+def fcam_mobilenetv1_075_s8(pretrained: bool = False, **kwargs: Any) -> FCAM:
+    """F-CAM on MobileNet v1, width 0.75, output stride 8."""
+    return create_fcam('fcam_mobilenetv1_075_s8', pretrained, **kwargs)
 
 
-def _released_entry(variant: str, cfg: Any) -> _index.ReleaseEntry | None:
-    tag = cfg if isinstance(cfg, str) else getattr(cfg, 'tag', None)
-    if cfg is None:
-        default = get_pretrained_cfg(variant)
-        tag = default.tag if default else None
-    return _index.index().get(f'{variant}.{tag}')
+@register_model
+def fcam_mobilenetv1_075(pretrained: bool = False, **kwargs: Any) -> FCAM:
+    """F-CAM on MobileNet v1, width 0.75, output stride 16."""
+    return create_fcam('fcam_mobilenetv1_075', pretrained, **kwargs)
 
 
-def _entry_point(name: str, arguments: dict[str, Any]) -> Callable[..., FCAM]:
-    def create(pretrained: bool = False, **kwargs: Any) -> FCAM:
-        return _create_fcam(name, pretrained, arguments, **kwargs)
-
-    create.__name__ = create.__qualname__ = name
-    create.__module__ = __name__
-    create.__doc__ = f'F-CAM on {arguments["backbone"]}.'
-    return create
-
-
-default_cfgs = generate_default_cfgs(
-    {f'{arch}.{tag}': cfg for arch in ARCHITECTURES for tag, cfg in _tags(arch).items()} | {'fcam': dict(INPUT_CFG)}
-)
-for _name, _arguments in {**ARCHITECTURES, 'fcam': {'backbone': 'resnet50'}}.items():
-    globals()[_name] = register_model(_entry_point(_name, _arguments))
-
-
-def names() -> list[str]:
-    """Every name of the zoo, `fcam_<backbone>.<teacher>_<dataset>`, in the order of the table of architectures."""
-    return [f'{arch}.{tag}' for arch in ARCHITECTURES for tag in sorted(_tags(arch)) if tag != 'untrained']
-
-
-def hub_names() -> dict[str, list[str]]:
-    """torch.hub's names without dots, `fcam_<backbone>_<dataset>` -> zoo names, the best released one first."""
-    groups: dict[str, list[str]] = {}
-    for name in names():
-        groups.setdefault(ModelName.parse(name).hub_name, []).append(name)
-    for group in groups.values():
-        group.sort(key=_val_score, reverse=True)
-    return groups
-
-
-def _val_score(name: str) -> float:
-    """Localization of a released model on val, by which the best teacher is chosen; -1 for an unreleased one."""
-    if name not in _index.index():
-        return -1.0
-    metrics = _index.index()[name].metrics['val']['fcam']
-    return metrics.get('mean', metrics.get('pxap', 0.0))
+@register_model
+def fcam_mobilenetv1_025(pretrained: bool = False, **kwargs: Any) -> FCAM:
+    """F-CAM on MobileNet v1, width 0.25, output stride 16."""
+    return create_fcam('fcam_mobilenetv1_025', pretrained, **kwargs)

@@ -95,6 +95,6 @@ def save_models(model: FCAM, run_dir: Path, summary: dict[str, StageSummary]) ->
         load_weights(model, run_dir / name, which)
         threshold = metrics.get('best_threshold_50', metrics.get('best_threshold'))
         if name == 'decoder' and threshold is not None:
-            model.threshold = model.model_args['threshold'] = threshold
+            model.threshold = threshold
         save_pretrained(model, run_dir / which)
     write_json(run_dir / 'summary.json', {stage: result.to_dict() for stage, result in summary.items()})

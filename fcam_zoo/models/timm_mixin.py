@@ -1,48 +1,54 @@
-"""What timm's tools ask of a model: its head, its levels, its layer groups, gradient checkpointing."""
+"""The model interface that timm's tools use: head, levels, layer groups, gradient checkpointing."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn as nn
 
 from .pyramid import Pyramid
 
+if TYPE_CHECKING:
+    from .classifier import TimmClassifier
+    from .decoder import UnetDecoder
 
-class TimmManners:
-    """Methods of timm's models for a network that has a classifier `backbone` and a `decoder`.
 
-    Names of layers and parameters are those of the whole: the classifier's begin with `backbone.`.
+class TimmModelMixin:
+    """timm's model methods for a network with a classifier `backbone` and a `decoder`.
+
+    Layer and parameter names are those of the whole network: the classifier's begin with `backbone.`.
     """
 
-    backbone: nn.Module
-    decoder: nn.Module
+    backbone: TimmClassifier
+    decoder: UnetDecoder
     pretrained_cfg: dict[str, Any]
+    in_chans: int
+    _model_args: dict[str, Any]
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B,C,H,W), normalised -> the classifier's last features, in its own layout."""
         return self.backbone.forward_features(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """What `forward_features` gives -> logits (B,K), or with `pre_logits` what the last layer reads."""
+        """Output of `forward_features` -> logits (B,K), or with `pre_logits` the input of the last layer."""
         return self.backbone.forward_head(x, pre_logits=pre_logits)
 
     def get_classifier(self) -> nn.Module:
-        """The last layer of the classifier; where it has several heads (distilled DeiT), a list of them."""
+        """The last layer of the classifier; a list for several heads (distilled DeiT)."""
         head = self.backbone.get_classifier()
         return nn.ModuleList(head) if isinstance(head, tuple) else head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Give the classifier a fresh head, as timm's models do; names of other classes are forgotten."""
+        """Give the classifier a fresh head, as timm's models do; class names that no longer fit are dropped."""
         self.backbone.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
         self.pyramid = Pyramid(self.backbone, self.in_chans)
-        self.forget_other_names()
+        self.drop_stale_label_names()
 
-    def forget_other_names(self) -> None:
-        """Drop names of classes that are not as many as the head's: they would be said of others."""
+    def drop_stale_label_names(self) -> None:
+        """Drop label_names whose count no longer matches num_classes."""
         if len(self.pretrained_cfg.get('label_names') or ()) != self.num_classes:
             self.pretrained_cfg.pop('label_names', None)
 
@@ -54,7 +60,7 @@ class TimmManners:
         return [{**level, 'module': f'backbone.{level["module"]}'} for level in levels]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the classifier's layer groups; the decoder, which none matches, counts as the head does."""
+        """Patterns of the classifier's layer groups; the decoder matches none, so timm groups it with the head."""
         return {
             group: _below(spec) if isinstance(spec, str) else [(_below(pattern), suffix) for pattern, suffix in spec]
             for group, spec in self.backbone.group_matcher(coarse).items()
@@ -62,17 +68,17 @@ class TimmManners:
         }
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that should not decay."""
+        """Names of parameters without weight decay."""
         own = getattr(self.backbone, 'no_weight_decay', set)
         return {f'backbone.{name}' for name in own()}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep fewer activations in training and compute them twice, in the classifier and in the decoder."""
+        """Recompute activations in the backward pass instead of storing them, in the classifier and the decoder."""
         self.backbone.set_grad_checkpointing(enable)
         self.decoder.grad_checkpointing = enable
 
 
 def _below(pattern: str) -> str:
-    """A pattern of the classifier's names as one of the whole's; patterns match from the start of a name."""
+    """Prefix a pattern of the classifier's names with `backbone.`; patterns match from the start of a name."""
     own = re.sub(r'(^|[|(])\^', r'\1', pattern)
     return rf'^backbone\.(?:{own})'

@@ -1,4 +1,4 @@
-"""F-CAMs as timm's tools see them: registry, input configuration, head, levels, layer groups, checkpointing."""
+"""timm's tools on F-CAMs: registry, input configuration, head, levels, layer groups, checkpointing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from timm.optim import param_groups_layer_decay
 
 import fcam_zoo
 from fcam_zoo.errors import UnknownModelError
-from fcam_zoo.models.zoo import ARCHITECTURES
+from fcam_zoo.models.table import ARCHITECTURES
 
 RELEASED = fcam_zoo.list_models(pretrained=True)
 
@@ -23,9 +23,9 @@ def tiny() -> fcam_zoo.FCAM:
     return timm.create_model('fcam', backbone='test_resnet', num_classes=3)
 
 
-def test_the_registry_lists_exactly_what_is_released():
+def test_registry_lists_the_released_models():
     assert sorted(timm.list_models('fcam_*', pretrained=True)) == sorted(RELEASED)
-    assert set(timm.list_models('fcam_*')) == set(ARCHITECTURES)
+    assert set(timm.list_models('fcam*')) == {'fcam', *ARCHITECTURES}
     assert all(timm.is_model(name) for name in fcam_zoo.list_models())
     for name in RELEASED:
         cfg = timm.get_pretrained_cfg(name)
@@ -62,7 +62,7 @@ def test_head(tiny):
     assert tiny.forward_head(features, pre_logits=True).shape == (1, tiny.num_features)
 
 
-def test_levels_are_named_and_measured(tiny):
+def test_feature_info(tiny):
     x = torch.rand(1, 3, 64, 64)
     levels = tiny.eval().encode(x).levels
     info = tiny.feature_info[-len(levels) :]
@@ -73,12 +73,12 @@ def test_levels_are_named_and_measured(tiny):
 
 @pytest.mark.parametrize('backbone', ['test_resnet', 'test_vit', 'test_efficientnet', 'convnext_atto'])
 @pytest.mark.parametrize('coarse', [False, True])
-def test_layer_groups_are_those_of_the_classifier(backbone, coarse):
+def test_layer_groups_equal_those_of_the_classifier(backbone, coarse):
     model = fcam_zoo.create_model('fcam', backbone=backbone, num_classes=3)
     alone = group_parameters(model.backbone, model.backbone.group_matcher(coarse), reverse=True)
     whole = group_parameters(model, model.group_matcher(coarse), reverse=True)
     assert {k.removeprefix('backbone.'): v for k, v in whole.items() if k.startswith('backbone.')} == alone
-    # The decoder learns at the head's rate.
+    # The decoder is grouped with the head.
     last = max(whole.values())
     assert {v for k, v in whole.items() if k.startswith('decoder.')} == {last}
 
