@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -12,13 +13,34 @@ import pytest
 from synthetic import make_wsol, shape_image
 
 import fcam_zoo
-from fcam_zoo.cli import main
+from fcam_zoo._names import ModelName
+from fcam_zoo.cli import COMMANDS, build_parser, main
+from fcam_zoo.cli.train import settings_of
+from fcam_zoo.errors import UnknownModelError
+from fcam_zoo.models.table import ARCHITECTURES, training_command
+from fcam_zoo.train import TrainConfig
 
 
 def test_module_runs_and_helps():
     done = subprocess.run([sys.executable, '-m', 'fcam_zoo', '--help'], capture_output=True, text=True, check=True)
-    for command in ('list', 'info', 'demo', 'predict', 'train', 'benchmark', 'weights'):
-        assert f'    {command}' in done.stdout
+    for command, line in COMMANDS.items():
+        assert re.search(rf'^ +{command}\s+{re.escape(line[:9])}', done.stdout, re.MULTILINE), command
+
+
+def test_only_the_chosen_command_is_imported():
+    code = (
+        "import sys; from fcam_zoo.cli import main; main(['list', '*cub*'])\n"
+        "print(sorted(m for m in sys.modules if m.startswith('fcam_zoo.cli.')), 'cv2' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['fcam_zoo.cli.list'] False"
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit, match='0'):
+        main([command, '--help'])
+    assert f'usage: fcam-zoo {command}' in capsys.readouterr().out
 
 
 def test_list(capsys):
@@ -33,6 +55,26 @@ def test_info(capsys, model_dir):
     assert '2 classes' in capsys.readouterr().out
     assert main(['info', 'fcam_nothing']) == 1
     assert 'unknown model' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', [n for n in fcam_zoo.list_models() if n not in fcam_zoo.list_models(pretrained=True)])
+def test_training_command_works_as_printed(name):
+    with pytest.raises(UnknownModelError) as caught:
+        fcam_zoo.create_model(name, pretrained=True)
+    parts, words = ModelName.parse(name), shlex.split(str(caught.value).partition('Train it: fcam-zoo ')[2])
+    assert f'--recipe {parts.hub_name}' in ' '.join(words)
+    config = settings_of(build_parser('train').parse_args(words))
+    recipe = TrainConfig.from_file(parts.hub_name)
+    assert config.teacher == parts.teacher
+    assert config.backbone.split('.')[0] == ARCHITECTURES[parts.architecture]['backbone']
+    assert (config.classifier, config.decoder, config.output_stride) == (recipe.classifier, recipe.decoder, 8)
+
+
+def test_training_command_without_a_recipe_lists_the_settings():
+    words = shlex.split(training_command('fcam_mobilenetv1_025.layercam_birds'))[1:]
+    config = settings_of(build_parser('train').parse_args(words))
+    assert (config.backbone, config.output_stride, config.backbone_pretrained) == ('mobilenetv1_025', 16, True)
+    assert config.teacher == 'layercam'
 
 
 def test_weights_verify(capsys):

@@ -38,7 +38,8 @@ def test_site_builds_strictly(tmp_path):
 def test_commands_of_a_page_parse(page):
     text = page.read_text()
     for line in re.findall(r'^fcam-zoo .*$', '\n'.join(re.findall(r'```sh\n(.*?)```', text, re.DOTALL)), re.MULTILINE):
-        build_parser().parse_args(shlex.split(line, comments=True)[1:])
+        arguments = shlex.split(line, comments=True)[1:]
+        build_parser(arguments[0]).parse_args(arguments)
 
 
 def test_messages_of_the_troubleshooting_page_exist():

@@ -1,4 +1,4 @@
-"""The command `fcam-zoo`: parse, call, print."""
+"""The command `fcam-zoo`: parses arguments, calls the library, prints the result."""
 
 from __future__ import annotations
 
@@ -12,51 +12,55 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import FcamZooError
 
-COMMANDS = (
-    'list',
-    'info',
-    'demo',
-    'predict',
-    'app',
-    'train',
-    'benchmark',
-    'figures',
-    'export',
-    'push',
-    'pull',
-    'weights',
-)
+# Command -> its line in `fcam-zoo --help`. Each is a module of this package, imported only when it runs.
+COMMANDS = {
+    'list': 'names of the zoo',
+    'info': 'what a model is, how it was trained and measured',
+    'demo': 'localize photographs with the released weights',
+    'predict': 'boxes and masks for images',
+    'app': 'view CAM, F-CAM and boxes of images in the browser',
+    'train': 'train a localizer from images and labels',
+    'benchmark': 'MaxBoxAcc, top-1 localization or PxAP of models, or of score maps in files',
+    'figures': 'figures of the F-CAM paper for any model: pictures, threshold curves, activations',
+    'export': 'export a model to ONNX',
+    'push': 'publish a model on the Hugging Face Hub',
+    'pull': 'download a model and verify it',
+    'weights': 'list, verify and remove weight files',
+}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with every command; one module of this package each."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser with the arguments of one command; the others only have their line of help."""
     parser = argparse.ArgumentParser(
         'fcam-zoo',
-        description='Weakly-supervised object localization: labels in, full-resolution maps, boxes and masks out.',
-        epilog='Start with: fcam-zoo demo. Each command explains itself: fcam-zoo COMMAND --help',
+        description='Weakly supervised object localization: train with labels, get full-resolution maps, boxes, masks.',
+        epilog='Start with: fcam-zoo demo. Help for a command: fcam-zoo COMMAND --help',
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
-    for name in COMMANDS:
-        importlib.import_module(f'.{name}', __name__).add_parser(commands)
+    for name, line in COMMANDS.items():
+        if name == command:
+            importlib.import_module(f'.{name}', __name__).add_parser(commands)
+        else:
+            commands.add_parser(name, help=line)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(argv[0] if argv else None).parse_args(argv)
     level = logging.WARNING if getattr(args, 'quiet', False) else logging.INFO
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
     logging.getLogger('fcam_zoo').setLevel(level)
     try:
         return args.run(args)
     except BrokenPipeError:
-        # The reader, such as head, has seen enough; nothing is left to be flushed to it.
+        # The reader, such as head, closed the pipe: discard the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        go_on = getattr(args, 'go_on', 'with --resume' if hasattr(args, 'resume') else '')
-        hint = f'; what was finished is kept: go on {go_on}' if go_on else ''
+        hint = '; finished work is kept: continue with --resume' if hasattr(args, 'resume') else ''
         print(f'fcam-zoo: interrupted{hint}', file=sys.stderr)
         return 130
     except (FcamZooError, ValueError, TypeError, OSError, ImportError) as e:

@@ -6,15 +6,16 @@ import argparse
 
 
 def add_classifier_argument(parser: argparse.ArgumentParser) -> None:
-    """Where the classifier of a model that holds its decoder alone comes from."""
+    """Add the option that gives the classifier of a decoder-only model."""
     parser.add_argument(
         '--backbone-checkpoint',
         metavar='FILE',
-        help='safetensors of the classifier in timm names, for a model that holds the decoder alone (default: of timm)',
+        help='safetensors file of the classifier in timm names, for a decoder-only model (default: from timm)',
     )
 
 
 def threshold(text: str) -> float | str:
+    """Parse a threshold: a number in [0,1) or 'otsu'."""
     if text == 'otsu':
         return text
     try:

@@ -8,7 +8,6 @@ import argparse
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'app',
-        help='view CAM, F-CAM and boxes of images in the browser',
         description='Serve a page that localizes dropped images: CAM and F-CAM, boxes, mask, and the annotation to '
         'download. The page loads nothing from other servers. Needs the extra `app`.',
     )

@@ -25,7 +25,6 @@ CENTER = 'center'
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'benchmark',
-        help='MaxBoxAcc, top-1 localization or PxAP of models, or of score maps in files',
         description='Score maps on a data set: MaxBoxAcc at IoU 30, 50, 70 with top-1 and top-5 localization for '
         'boxes, PxAP for masks. The centre baseline is always scored too. Several models or kinds of map are compared '
         'by bootstrap on the same images. Layouts of data sets: docs/datasets.md.',

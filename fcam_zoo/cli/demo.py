@@ -22,7 +22,6 @@ PHOTOS = {'chelsea': 'cat', 'rocket': 'rocket', 'coffee': 'cup', 'astronaut': 'a
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'demo',
-        help='localize photographs with the released weights',
         description='Localize four CC0 photographs from scikit-image (a cat, and objects that no released model was '
         'trained on), print a table and save a picture of photograph, CAM, and F-CAM with its box. Works offline.',
     )
@@ -34,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     photos = load_photos()
     names = (
-        [args.model] if args.model else [n for n in list_models(pretrained=True) if _index.released(n).holds_backbone]
+        [args.model] if args.model else [n for n in list_models(pretrained=True) if _index.index()[n].holds_backbone]
     )
     print(f'{"photograph":12}{"model":42}{"label":28}{"score":>6}  box (x0, y0, x1, y1)')
     rows = [[(image, title) for title, image in photos.items()]]

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'figures',
-        help='figures of the F-CAM paper for any model: pictures, threshold curves, activations',
         description='Figures of the F-CAM paper for any model and data set. Curves and activations are drawn from the '
         'reports of fcam-zoo benchmark -o and need matplotlib (extra viz).',
         epilog='Example: fcam-zoo benchmark CUB/ --models local-dir:runs/birds/best --maps cam layercam fcam -o report '

@@ -21,7 +21,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     workers = min(2, os.cpu_count() or 1)
     parser = commands.add_parser(
         'predict',
-        help='boxes and masks for images',
         description='Localize objects in images. By default writes OUT/overlays/<image>.png (heat map, box, label) and '
         'OUT/overlays/predictions.json; --export chooses other formats, each in a folder of its own. An unreadable '
         'image is reported and skipped, and the exit status is then 1.',

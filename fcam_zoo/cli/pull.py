@@ -10,7 +10,6 @@ from .. import hub
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'pull',
-        help='download a model and verify it',
         description='Download a released model or a Hub repository into the cache, check its size and SHA-256, and '
         "print its path. The Hub's client reads HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE.",
     )

@@ -9,13 +9,12 @@ from typing import Any
 from .. import hub
 from ..errors import UnknownModelError
 from ..models import create_model, list_models
-from ..models.factory import full_name
+from ..models.table import full_name
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'push',
-        help='publish a model on the Hugging Face Hub',
         description='Publish RUN/best of a finished training, or a released model, with a generated model card. Log in '
         'with `hf auth login`, or set HF_TOKEN.',
         epilog='Example: fcam-zoo push runs/birds me/fcam-birds --data-title "My birds" --data-license CC0-1.0',

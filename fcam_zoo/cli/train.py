@@ -17,7 +17,6 @@ from ..train.sweep import best_run, parse_sweep
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'train',
-        help='train a localizer from images and labels',
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
         'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. If val has boxes or masks, they select the '
         'best epoch; they are not used otherwise. Continue an interrupted run with --resume. Under torchrun, all '

@@ -6,13 +6,11 @@ import argparse
 
 from .. import _index, hub
 from ..errors import FcamZooError
-from ..models.factory import full_name
+from ..models.table import full_name
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        'weights', help='list, verify and remove weight files', description='List, verify and remove weight files.'
-    )
+    parser = commands.add_parser('weights', description='List, verify and remove weight files.')
     actions = parser.add_subparsers(required=True, metavar='ACTION')
     verify = actions.add_parser('verify', help='compare size and SHA-256 of the files with the index')
     verify.add_argument('names', nargs='*', help='released models (default: all that are on this machine)')
@@ -34,7 +32,7 @@ def run_verify(args: argparse.Namespace) -> int:
     failed = 0
     for name in map(full_name, args.names or hub.index()):
         try:
-            if not args.names and _index.local_path(name, args.cache_dir) is None:
+            if not args.names and _index.local_path(hub.index()[name], args.cache_dir) is None:
                 print(f'{name}: not downloaded')
                 continue
             path = hub.verify(name, args.cache_dir)
@@ -47,8 +45,8 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     for name, entry in hub.index().items():
-        where = _index.local_path(name, args.cache_dir) or f'not downloaded, on the Hub: {entry.hf_hub_id}'
-        print(f'{name}  {(entry.size or 0) / 2**20:.1f} MB  {where}')
+        where = _index.local_path(entry, args.cache_dir) or f'not downloaded, on the Hub: {entry.hf_hub_id}'
+        print(f'{name}  {entry.size / 2**20:.1f} MB  {where}')
     for download in hub.downloads(args.cache_dir):
         print(f'hf-hub:{download.repo_id}@{download.commit}  {download.size / 2**20:.1f} MB  downloaded')
     return 0
