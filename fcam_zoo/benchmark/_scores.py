@@ -46,7 +46,7 @@ class Scores:
     def __init__(self, metric: Any, fixed: Any = None, threshold: float | None = None) -> None:
         self.metrics = [metric] if threshold is None else [metric, fixed]
         self.threshold = threshold
-        self.activations = np.zeros((3, ACTIVATION_BINS), np.int64)
+        self.activations: np.ndarray = np.zeros((3, ACTIVATION_BINS), np.int64)
         self.lists: dict[str, list[np.ndarray]] = {}  # arrays over the images of a batch, by name
 
     @property

@@ -186,7 +186,7 @@ class BoxMetric(Counts):
         }
         if self._state['n_labelled']:
             for name in ('top1', 'top5'):
-                result[f'num_correct_{name}'] = self._state[f'num_correct_{name}'].copy()
-                result[name] = 100 * result[f'num_correct_{name}'].max(1) / n
+                counts = self._state[f'num_correct_{name}'].copy()
+                result |= {f'num_correct_{name}': counts, name: 100 * counts.max(1) / n}
             result['cls'] = 100 * int(self._state['num_class_correct']) / n
         return result

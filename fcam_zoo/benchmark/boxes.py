@@ -57,7 +57,8 @@ def distinct_boxes(
     # Levels between the same two grey values of the image are equivalent.
     groups, which = np.unique(occupied.searchsorted(levels, side='right'), return_inverse=True)
     levels = np.append(-1, occupied)[groups[groups < len(occupied)]]
-    boxes, owners = np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
+    boxes: np.ndarray = np.zeros((0, 4), np.int64)
+    owners: np.ndarray = np.zeros(0, np.int64)
     if len(levels):
         boxes, owners = level_boxes(scores, image, levels, multi_contour)
     if len(levels) < len(groups):  # the last group has no pixel

@@ -132,7 +132,7 @@ def _join(edges: list[tuple[np.ndarray, ...]], peak: list[int]) -> list[tuple[in
 def extents(tree: Tree, grey: np.ndarray) -> np.ndarray:
     """Return smallest x, smallest y, -largest x, -largest y of each branch at each level, int32 (K,4,256)."""
     height, width = grey.shape
-    table = np.full((len(tree.peak), 4, LEVELS), np.iinfo(np.int32).max, np.int32)
+    table: np.ndarray = np.full((len(tree.peak), 4, LEVELS), np.iinfo(np.int32).max, np.int32)
     if len(tree.peak) == 1:
         levels = np.arange(tree.peak[0])
         for i, peaks in enumerate((grey.max(0), grey.max(1))):
