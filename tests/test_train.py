@@ -16,7 +16,7 @@ from synthetic import train_config as config
 import fcam_zoo
 from fcam_zoo import sampling, viz
 from fcam_zoo.data import WSOLDataset
-from fcam_zoo.errors import DatasetError, ImageError, TrainingError
+from fcam_zoo.errors import ImageError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, checkpoint, train
 from fcam_zoo.train.loading import StepLayout, batches
 from fcam_zoo.train.loop import StageRun
@@ -40,6 +40,7 @@ def run(data, tmp_path_factory):
 def test_trained_folder_is_a_model(data, run):
     model = fcam_zoo.create_model(f'local-dir:{run / "best"}')
     assert not model.training
+    assert model.pretrained_cfg['input_size'][-1] == 64
     assert list(model.pretrained_cfg['label_names']) == ['square', 'disc']
     (found,) = fcam_zoo.localize(model, shape_image(0, 5)[0])
     assert found.label in ('square', 'disc')
@@ -121,21 +122,6 @@ def test_non_finite_loss_names_the_images(data, tmp_path):
     stages = {'classifier': ClassifierConfig(epochs=3, batch_size=8, lr=1e30, head_lr=1e30)}
     with pytest.raises(TrainingError, match=r'loss is .*train_\d+\.png'):
         train(config(data, **stages), tmp_path / 'run', quiet=True)
-
-
-def test_fewer_images_than_a_batch_still_train(data, tmp_path):
-    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=64), 'decoder': DecoderConfig(epochs=0)}
-    summary = train(config(data, **stages), tmp_path / 'run', quiet=True)
-    assert summary['classifier'].last.terms['ce'] > 0
-
-
-def test_a_failed_start_leaves_the_folder_free(data, tmp_path):
-    with pytest.raises(DatasetError):
-        train(config(tmp_path / 'nowhere'), tmp_path / 'run', quiet=True)
-    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=8), 'decoder': DecoderConfig(epochs=0)}
-    train(config(data, **stages), tmp_path / 'run', quiet=True)
-    model = fcam_zoo.create_model(f'local-dir:{tmp_path / "run" / "best"}')
-    assert model.pretrained_cfg['input_size'][-1] == 64
 
 
 def test_damaged_state_is_refused(data, run, tmp_path):
@@ -220,15 +206,17 @@ def test_corrupt_image_stops_the_run_or_is_skipped(tmp_path, caplog):
         train(config(data, skip_bad=True, **stages), tmp_path / 'none', quiet=True)
 
 
-@pytest.mark.parametrize('settings', [{'amp': 'bfloat16'}, {'amp': 'float16'}, {'compile': True}])
-def test_amp_and_compile_give_a_similar_loss(data, tmp_path, settings):
+def test_amp_and_compile_give_a_similar_loss(data, tmp_path):
     decoder = DecoderConfig(epochs=1, batch_size=8, size_weight=0.1, schedule='constant')
     stages = {'classifier': ClassifierConfig(epochs=0), 'decoder': decoder}
-    want = train(config(data, **stages), tmp_path / 'plain', quiet=True)['decoder'].last.terms
-    found = train(config(data, **settings, **stages), tmp_path / 'other', quiet=True)['decoder'].last.terms
-    for term in ('partial_ce', 'crf', 'size'):
+    want, *others = (
+        train(config(data, **settings, **stages), tmp_path / str(i), quiet=True)['decoder'].last.terms
+        for i, settings in enumerate([{}, {'amp': 'bfloat16'}, {'amp': 'float16'}, {'compile': True}])
+    )
+    assert want.keys() == {'partial_ce', 'crf', 'size'}
+    for terms in others:
         # In half precision the class maps of a random network, and so the seeds, differ slightly.
-        assert found[term] == pytest.approx(want[term], rel=0.2)
+        assert terms == pytest.approx(want, rel=0.2)
 
 
 def test_accumulated_step_is_the_step_of_the_whole_batch(data, tmp_path):
@@ -292,13 +280,9 @@ def test_disk_that_fills_up_keeps_the_state(data, run, tmp_path, monkeypatch):
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_tensorboard_gets_the_curves(data, tmp_path):
-    pytest.importorskip('tensorboard', reason='the extra train brings TensorBoard')
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    stages = {'classifier': ClassifierConfig(epochs=2, batch_size=8), 'decoder': DecoderConfig(epochs=0)}
-    train(config(data, **stages), tmp_path / 'run', quiet=True)
-    events = EventAccumulator(str(tmp_path / 'run' / 'tensorboard' / 'classifier')).Reload()
+def test_tensorboard_gets_the_curves(run):
+    accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    events = accumulator.EventAccumulator(str(run / 'tensorboard' / 'classifier')).Reload()
     assert [e.step for e in events.Scalars('ce')] == [1, 2]
     assert {'val/cls', 'images_per_second'} <= set(events.Tags()['scalars'])
 

@@ -109,6 +109,9 @@ def test_unsuitable_data_and_folders_are_refused(tmp_path):
     data = make_wsol(tmp_path / 'shapes', {'train': 8})
     with pytest.raises(DatasetError, match='num_classes=1'):
         train(train_config(data, num_classes=1), tmp_path / 'a', quiet=True)
+    with pytest.raises(DatasetError):
+        train(train_config(tmp_path / 'nowhere'), tmp_path / 'a', quiet=True)
+    assert not (tmp_path / 'a').exists()
     (tmp_path / 'file').write_text('')
     with pytest.raises(TrainingError, match='cannot be written'):
         train(train_config(data), tmp_path / 'file', quiet=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -227,32 +227,25 @@ def _create(cls: type, values: Any, prefix: str = '') -> Any:
     )
 
 
-class Rule(NamedTuple):
-    """What a value must satisfy beyond its type, and the words for it."""
-
-    holds: Callable[[Any], bool]
-    text: str
-
-
-POSITIVE = Rule(lambda value: value > 0, 'give a positive number')
-NOT_NEGATIVE = Rule(lambda value: value >= 0, 'give 0 or a positive number')
-BELOW_1 = Rule(lambda value: 0 <= value < 1, 'give a value in [0,1)')
-ODD = Rule(lambda value: value >= 1 and value % 2 == 1, 'give an odd number of pixels')
+Rule = tuple[Callable[[Any], bool], str]
+POSITIVE: Rule = (lambda value: value > 0, 'give a positive number')
+NOT_NEGATIVE: Rule = (lambda value: value >= 0, 'give 0 or a positive number')
+BELOW_1: Rule = (lambda value: 0 <= value < 1, 'give a value in [0,1)')
+ODD: Rule = (lambda value: value >= 1 and value % 2 == 1, 'give an odd number of pixels')
+# What values must satisfy beyond their types, and how to fix them.
 RULES: dict[str, Rule] = {
     **dict.fromkeys(('batch_size', 'accumulate', 'step_epochs', 'lr', 'head_lr', 'gamma'), POSITIVE),
     **dict.fromkeys(('epochs', 'weight_decay', 'workers'), NOT_NEGATIVE),
     **dict.fromkeys(('seed_weight', 'crf_weight', 'size_weight', 'n_seeds'), NOT_NEGATIVE),
     **dict.fromkeys(('momentum', 'label_smoothing'), BELOW_1),
     **dict.fromkeys(('erosion', 'dilation'), ODD),
-    'background_fraction': Rule(lambda value: 0 <= value <= 1, 'give a value in [0,1]'),
+    'background_fraction': (lambda value: 0 <= value <= 1, 'give a value in [0,1]'),
     'checkpoint_minutes': POSITIVE,
-    'image_size': Rule(lambda value: value >= 32, 'give at least 32 pixels'),
-    'num_classes': Rule(
-        lambda value: value is None or value > 0, 'give a positive number, or null for the classes of the data set'
-    ),
-    'shift': Rule(lambda value: len(value) == 2, 'give two numbers of pixels, down and right'),
-    'teacher': Rule(lambda value: value in METHODS, f'choose one of {", ".join(METHODS)}'),
-    'variant': Rule(lambda value: value in VARIANTS, f'choose one of {", ".join(VARIANTS)}'),
+    'image_size': (lambda value: value >= 32, 'give at least 32 pixels'),
+    'num_classes': (lambda value: value is None or value > 0, 'give a positive number, or null to count the classes'),
+    'shift': (lambda value: len(value) == 2, 'give two numbers of pixels, down and right'),
+    'teacher': (lambda value: value in METHODS, f'choose one of {", ".join(METHODS)}'),
+    'variant': (lambda value: value in VARIANTS, f'choose one of {", ".join(VARIANTS)}'),
 }
 
 
@@ -268,8 +261,9 @@ def _check(config: Any, prefix: str = '') -> None:
             setattr(config, name, value)
         if not _fits(value, hint):
             raise ValueError(f'{prefix}{name} is {value!r}: give {_type_name(hint)}')
-        if name in RULES and not RULES[name].holds(value):
-            raise ValueError(f'{prefix}{name} is {value!r}: {RULES[name].text}')
+        holds, fix = RULES.get(name, (lambda value: True, ''))
+        if not holds(value):
+            raise ValueError(f'{prefix}{name} is {value!r}: {fix}')
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -196,7 +196,7 @@ def image_size(images: torch.Tensor) -> tuple[int, int]:
 
 
 def localization_score(metrics: dict[str, float]) -> float:
-    """Return MaxBoxAcc averaged over the IoU levels, or PxAP, or 'kept' (see `label_free`) without ground truth."""
+    """Return MaxBoxAcc averaged over the IoU levels, or PxAP, or without ground truth `validation.kept_probability`."""
     return next(metrics[name] for name in ('mean', 'pxap', 'kept') if name in metrics)
 
 
