@@ -57,7 +57,7 @@ class LoopbackHub:
     def files(self, repo: str) -> dict[str, bytes]:
         return self.repos[repo][-1][1]
 
-    def asked(self, method: str, ending: str) -> list[dict[str, str]]:
+    def headers_of(self, method: str, ending: str) -> list[dict[str, str]]:
         """Headers of the requests of a method whose path has this ending."""
         return [headers for m, path, headers in self.requests if m == method and path.endswith(ending)]
 
@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args) -> None:
         pass
 
-    def answer(self, status: int, body: bytes | dict = b'', **headers: str) -> None:
+    def respond(self, status: int, body: bytes | dict = b'', **headers: str) -> None:
         body = json.dumps(body).encode() if isinstance(body, dict) else body
         self.send_response(status)
         self.send_header('Content-Length', str(len(body)))
@@ -89,10 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         if self.hub.token and self.headers.get('Authorization') != f'Bearer {self.hub.token}':
-            self.answer(401)
+            self.respond(401)
             return None
         if self.hub.status:
-            self.answer(self.hub.status, X_Error_Code=self.hub.error_code)
+            self.respond(self.hub.status, X_Error_Code=self.hub.error_code)
             return None
         return path
 
@@ -106,14 +106,14 @@ class _Handler(BaseHTTPRequestHandler):
         repo, found, rest = path[1:].partition('/resolve/')
         revision, _, file = rest.partition('/')
         if not found or repo not in self.hub.repos:
-            self.answer(404, X_Error_Code='RepoNotFound')
+            self.respond(404, X_Error_Code='RepoNotFound')
             return
         commits = dict(self.hub.repos[repo])
         commit = self.hub.repos[repo][-1][0] if revision == 'main' else revision
         if commit not in commits:
-            self.answer(404, X_Error_Code='RevisionNotFound')
+            self.respond(404, X_Error_Code='RevisionNotFound')
         elif file not in commits[commit]:
-            self.answer(404, X_Error_Code='EntryNotFound', X_Repo_Commit=commit)
+            self.respond(404, X_Error_Code='EntryNotFound', X_Repo_Commit=commit)
         else:
             self.send_file(commit, file, commits[commit][file])
 
@@ -142,27 +142,27 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.begin()
         if path is not None:
             self.hub.large[path.rpartition('/')[2]] = self.body
-            self.answer(200)
+            self.respond(200)
 
     def do_POST(self) -> None:
         path = self.begin()
         if path is None:
             return
         if path == '/api/repos/create':
-            asked = json.loads(self.body)
-            repo = f'{asked["organization"]}/{asked["name"]}'
+            request = json.loads(self.body)
+            repo = f'{request["organization"]}/{request["name"]}'
             known = repo in self.hub.repos
             if not known:
                 self.hub.add(repo, {})
-            self.answer(409 if known else 200, {'url': f'{self.hub.endpoint}/{repo}'})
+            self.respond(409 if known else 200, {'url': f'{self.hub.endpoint}/{repo}'})
         elif path.endswith('/info/lfs/objects/batch'):
             objects = [
                 {**o, 'actions': {'upload': {'href': f'{self.hub.endpoint}/large/{o["oid"]}'}}}
                 for o in json.loads(self.body)['objects']
             ]
-            self.answer(200, {'objects': objects, 'transfer': 'basic'}, Content_Type='application/vnd.git-lfs+json')
+            self.respond(200, {'objects': objects, 'transfer': 'basic'}, Content_Type='application/vnd.git-lfs+json')
         elif path == '/api/validate-yaml' and self.hub.card_fault:
-            self.answer(400, {'errors': [{'message': self.hub.card_fault}], 'warnings': []})
+            self.respond(400, {'errors': [{'message': self.hub.card_fault}], 'warnings': []})
         elif '/preupload/' in path:
             modes = [
                 {
@@ -173,13 +173,13 @@ class _Handler(BaseHTTPRequestHandler):
                 }
                 for f in json.loads(self.body)['files']
             ]
-            self.answer(200, {'files': modes})
+            self.respond(200, {'files': modes})
         elif '/commit/' in path:
             repo = path.removeprefix('/api/models/').partition('/commit/')[0]
             commit = self.hub.add(repo, self.committed())
-            self.answer(200, {'commitUrl': f'{self.hub.endpoint}/{repo}/commit/{commit}', 'commitOid': commit})
+            self.respond(200, {'commitUrl': f'{self.hub.endpoint}/{repo}/commit/{commit}', 'commitOid': commit})
         else:
-            self.answer(200, {})
+            self.respond(200, {})
 
     def committed(self) -> dict[str, bytes]:
         files = {}

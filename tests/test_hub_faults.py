@@ -63,7 +63,7 @@ def down(hub: LoopbackHub) -> None:
     hub.stop()
 
 
-def answering(status: int, code: str = '') -> Callable[[LoopbackHub], None]:
+def responding(status: int, code: str = '') -> Callable[[LoopbackHub], None]:
     def fault(hub: LoopbackHub) -> None:
         hub.status, hub.error_code = status, code
 
@@ -83,10 +83,10 @@ def slow(hub: LoopbackHub) -> None:
     ('fault', 'message'),
     [
         (down, r'is unreachable \('),
-        (answering(500), 'returned HTTP status 500 for config.json .*try again later'),
-        (answering(503), 'returned HTTP status 503 for config.json .*try again later'),
-        (answering(403), 'returned HTTP status 403 for config.json .*HF_TOKEN'),
-        (answering(403, 'GatedRepo'), 'org/tiny is gated: request access'),
+        (responding(500), 'returned HTTP status 500 for config.json .*try again later'),
+        (responding(503), 'returned HTTP status 503 for config.json .*try again later'),
+        (responding(403), 'returned HTTP status 403 for config.json .*HF_TOKEN'),
+        (responding(403, 'GatedRepo'), 'org/tiny is gated: request access'),
         (locked, 'returned HTTP status 401 for config.json .*HF_TOKEN'),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_slow_server_times_out(tiny, monkeypatch):
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize('fault', [down, answering(500), locked])
+@pytest.mark.parametrize('fault', [down, responding(500), locked])
 def test_a_cached_model_loads_despite_server_errors(tiny, fault):
     load()
     fault(tiny)
@@ -136,7 +136,7 @@ def test_a_cut_download_is_resumed(tiny, good, monkeypatch):
     monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 1000)
     tiny.cuts = [1_000_500, 1_000_500]
     load()
-    headers = [{k.lower(): v for k, v in h.items()} for h in tiny.asked('GET', 'model.safetensors')]
+    headers = [{k.lower(): v for k, v in h.items()} for h in tiny.headers_of('GET', 'model.safetensors')]
     assert [h.get('range') for h in headers] == [None, 'bytes=1000000-', 'bytes=2000000-']
 
 

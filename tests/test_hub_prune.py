@@ -1,4 +1,4 @@
-"""Pruning a cache of odd contents: nothing of another library or kind ever goes, and what is said to go does."""
+"""Pruning a cache with unusual contents: only unused F-CAM revisions are removed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cache(tmp_path) -> Path:
 
 
 def add(cache: Path, folder: str, commit: str, config: dict | list | None, branch: str = '') -> Path:
-    """A revision as the Hub's client lays it out; its folder."""
+    """Add a revision in the layout of the Hub's client, and return its folder."""
     snapshot, blob = cache / folder / 'snapshots' / (commit * 40), cache / folder / 'blobs' / commit
     for path in (snapshot, blob.parent, cache / folder / 'refs'):
         path.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def add(cache: Path, folder: str, commit: str, config: dict | list | None, branc
     return snapshot
 
 
-def test_copies_with_the_same_commit_are_told_apart(cache):
+def test_copies_with_the_same_commit_are_kept(cache):
     others = [
         add(cache, 'models--other--copy', 'a', {'architecture': 'resnet50', 'library_name': 'timm'}),
         add(cache, 'datasets--org--photos', 'b', FCAM),
@@ -38,13 +38,13 @@ def test_copies_with_the_same_commit_are_told_apart(cache):
         add(cache, 'models--org--fork', 'a', FCAM, branch='main'),
     ]
     ours = add(cache, 'models--org--tiny', 'a', FCAM)
-    gone, _ = hub.prune(cache)
-    assert [d.repo_id for d in gone] == ['org/tiny']
+    removed, _ = hub.prune(cache)
+    assert [d.repo_id for d in removed] == ['org/tiny']
     assert not ours.exists()
     assert all(path.exists() for path in others)
 
 
-def test_what_timm_published_is_ours(cache):
+def test_fcams_published_by_timm_are_included(cache):
     snapshot = add(cache, 'models--org--by-timm', 'a', {'architecture': 'fcam_resnet50'})
     add(cache, 'models--org--mixed', 'b', {'architecture': 'resnet50'})
     add(cache, 'models--org--mixed', 'c', FCAM)
@@ -53,7 +53,7 @@ def test_what_timm_published_is_ours(cache):
     assert not snapshot.exists()
 
 
-def test_odd_contents_are_passed_over(cache, capsys):
+def test_unknown_contents_are_ignored(cache, capsys):
     kept = [
         add(cache, 'models--org--list', 'a', [1]),
         add(cache, 'models--org--weights', 'b', None),

@@ -54,7 +54,7 @@ def test_published_model_loads_by_every_route(loopback, tmp_path):
     model = tiny(threshold=0.4)
     pinned = hub.push_to_hub(model, 'org/tiny', **FACTS)
     assert set(loopback.files('org/tiny')) == {'config.json', 'model.safetensors', 'README.md'}
-    assert {h.get('authorization', h.get('Authorization')) for h in loopback.asked('POST', '/commit/main')} == {
+    assert {h.get('authorization', h.get('Authorization')) for h in loopback.headers_of('POST', '/commit/main')} == {
         'Bearer hf_of_a_test'
     }
     for load in (
@@ -222,11 +222,11 @@ class _Timm:
     def __init__(self, monkeypatch) -> None:
         torch.manual_seed(7)
         self.net = timm.create_model('test_resnet.r160_in1k')
-        self.asked = 0
+        self.calls = 0
         monkeypatch.setattr('timm.models._builder.load_state_dict_from_hf', self.give)
 
     def give(self, *_args, **_kwargs) -> dict[str, torch.Tensor]:
-        self.asked += 1
+        self.calls += 1
         return self.net.state_dict()
 
 
@@ -235,9 +235,9 @@ def test_a_decoder_only_release_loads_its_backbone_from_timm(released, tmp_path,
     whole = fcam_zoo.create_model('fcam', backbone='test_resnet.r160_in1k', backbone_pretrained=True).eval()
     entry = released(whole, backbone_from='test_resnet.r160_in1k')
     assert all(key.startswith('decoder.') for key in hub.load_weights(entry.name))
-    source.asked = 0
+    source.calls = 0
     model = fcam_zoo.create_model(entry.name, pretrained=True)
-    assert source.asked == 1
+    assert source.calls == 1
     torch.testing.assert_close(maps(model), maps(whole), rtol=0.02, atol=0.02)
     by_folder = fcam_zoo.create_model('hf-hub:org/release')
     assert maps(by_folder).equal(maps(model))
@@ -270,7 +270,7 @@ def test_the_backbone_is_not_downloaded_if_the_weights_contain_it(released, monk
     fcam_zoo.create_model(name, pretrained=True, backbone_pretrained=True)
     fcam_zoo.create_model(f'local-dir:{folder}', backbone_pretrained=True)
     fcam_zoo.create_model('hf-hub:org/release', backbone_pretrained=True)
-    assert source.asked == 0
+    assert source.calls == 0
 
 
 @pytest.mark.parametrize('name', ['test_resnet.r160_in1k', 'test_vit.r160_in1k', 'test_resnet.none', 'none'])
