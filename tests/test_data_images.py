@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -257,3 +259,8 @@ def test_list_images_errors(tmp_path):
         list_images(tmp_path / 'gone')
     with pytest.raises(ImageError, match='no image given'):
         list_images([])
+
+
+def test_data_sets_are_imported_without_opencv():
+    code = "import sys; sys.modules['cv2'] = None; import fcam_zoo.data"
+    subprocess.run([sys.executable, '-c', code], check=True)

@@ -83,3 +83,11 @@ def test_issue_template_is_a_form(path):
     ids = [field['id'] for field in form['body']]
     assert len(set(ids)) == len(ids) > 0
     assert all(field['attributes']['label'] for field in form['body'])
+
+
+def test_paths_of_contributing_exist():
+    text = (ROOT / 'CONTRIBUTING.md').read_text()
+    paths = re.findall(r'`((?:fcam_zoo|tests|tools|docs|weights|results)/[^`<>*]*)`', text)
+    assert len(paths) > 15
+    missing = [path for path in paths if path != 'fcam_zoo/wsol/' and not (ROOT / path).exists()]
+    assert missing == []

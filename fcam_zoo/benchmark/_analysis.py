@@ -32,7 +32,8 @@ def object_masks(truth: Any, shape: tuple[int, ...]) -> np.ndarray:
         return as_array(truth).astype(np.uint8, copy=False)
     masks = np.zeros(shape, np.uint8)
     for mask, boxes in zip(masks, truth):
-        for x0, y0, x1, y1 in as_boxes(boxes).astype(np.int64):
+        corners: np.ndarray = as_boxes(boxes).astype(np.int64)
+        for x0, y0, x1, y1 in corners:
             mask[y0 : y1 + 1, x0 : x1 + 1] = 1
     return masks
 
