@@ -224,7 +224,7 @@ def test_invalid_releases_are_refused(run, checkout, tmp_path):
     with pytest.raises(TrainingError, match='not the folder of a finished training'):
         release.release(tmp_path, NAME, 'x', quiet=True)
     with pytest.raises(UnknownModelError, match='no released weights'):
-        release.remeasure(tmp_path, [NAME], quiet=True)
+        release.remeasure(tmp_path, ['fcam_resnet50.cam_cub'], quiet=True)
 
 
 def test_cost_counts_multiplications():
