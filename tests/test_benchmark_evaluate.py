@@ -80,9 +80,9 @@ def test_functions_arrays_and_the_centre_baseline() -> None:
     assert [row['top1'] for row in report.rows] == [True] * 4 + [False] * 3
     both = evaluate_many(torch.from_numpy(maps), dataset, ('mine', 'center'), quiet=True)
     assert both['mine'].metrics == expected.metrics
-    alone = evaluate(None, dataset, 'center', quiet=True)
-    assert alone.metrics == both['center'].metrics
-    assert 'Gaussian' in alone.meta['score_maps']
+    single = evaluate(None, dataset, 'center', quiet=True)
+    assert single.metrics == both['center'].metrics
+    assert 'Gaussian' in single.meta['score_maps']
 
 
 def test_maps_of_another_size_than_the_images() -> None:
@@ -148,8 +148,8 @@ def evaluate_share(rank: int, world: int, folder: Path) -> None:
 def test_processes_of_torchrun_agree_with_one(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(evaluate_share, (3, tmp_path), nprocs=3)
     for i, (n, masks) in enumerate(((7, False), (7, True), (1, False))):
-        alone = evaluate_many(Model(), Squares(n, masks=masks), ['fcam', 'center'], threshold=0.3, quiet=True)
-        for name, report in alone.items():
+        single = evaluate_many(Model(), Squares(n, masks=masks), ['fcam', 'center'], threshold=0.3, quiet=True)
+        for name, report in single.items():
             for rank in range(3):
                 assert Report.from_json(tmp_path / f'{rank}_{i}_{name}.json') == report
 
@@ -254,10 +254,10 @@ def test_files_of_a_report(tmp_path: Path) -> None:
     for report in reports():
         report.to_json(tmp_path / 'report.json')
 
-        def refuse(constant: str) -> None:
+        def fail(constant: str) -> None:
             raise AssertionError(constant)
 
-        read = json.loads((tmp_path / 'report.json').read_text(), parse_constant=refuse)
+        read = json.loads((tmp_path / 'report.json').read_text(), parse_constant=fail)
         assert Report(**read) == report
         assert read['meta']['versions'].keys() == {'fcam_zoo', 'torch', 'numpy', 'opencv'}
         report.to_csv(tmp_path / 'report.csv')
@@ -265,6 +265,9 @@ def test_files_of_a_report(tmp_path: Path) -> None:
             rows = list(csv.DictReader(f))
         assert [row['id'] for row in rows] == [f'{i}.png' for i in range(7)]
         assert rows[0].keys() == report.rows[0].keys()
+        for name, table in report.tables.items():
+            report.to_csv(tmp_path / 'table.csv', name)
+            assert (tmp_path / 'table.csv').read_text().count('\n') == 1 + len(table)
         assert report.summary().startswith('fcam: ')
     assert 'pxap' in report.summary()
     report.rows = []

@@ -98,16 +98,16 @@ def test_page(tmp_path: Path, masks: bool) -> None:
         assert attrs.get('src', 'data:image/jpeg;base64,').startswith('data:image/jpeg;base64,')
     assert "default-src 'none'" in text
     # Names are shown as text.
-    said = ' '.join(page.text)
+    words = ' '.join(page.text)
     for part in (EVIL, f'{EVIL}0.png', f'run {EVIL}', f'On {EVIL}', f'difference to {EVIL}'):
-        assert part in said
+        assert part in words
     assert all(svg['role'] == 'img' and svg['aria-label'] for svg in page.find('svg') if 'role' in svg)
     drawings = [svg for svg in page.find('svg') if 'role' in svg]
     assert len(drawings) == (5 if masks else 6)
     for key, value in reports[EVIL].metrics.items():
-        assert f'{value:.{3 if "threshold" in key else 1}f}' in said
+        assert f'{value:.{3 if "threshold" in key else 1}f}' in words
     for word in ('Metrics', 'Comparison', 'Curves', 'Activations', 'Size of objects', 'Classes', 'Images', 'fcam_zoo'):
-        assert word in said
+        assert word in words
     # Two best and two worst images of the report that is not the centre baseline.
     images = page.find('img')
     assert len(images) == 4

@@ -87,7 +87,7 @@ def test_invalid_arguments_raise() -> None:
         metric.compute()
     with pytest.raises(ValueError, match='no mask has object pixels'):
         metric.update(maps, masks * 0).compute()
-    with pytest.raises(ValueError, match='thresholds are the same'):
+    with pytest.raises(ValueError, match='merged if thresholds are the same'):
         metric.merge(PixelAP([0.0, 0.5]))
     with pytest.raises(ValueError, match='other options'):
         metric.load_state_dict(PixelAP([0.0]).state_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -143,18 +142,6 @@ def test_a_class_without_objects(tmp_path: Path) -> None:
     assert report.tables['classes'][1]['pxap'] is None
     assert sum(row['n'] for row in report.tables['sizes']) == 15
     report.to_json(tmp_path / 'report.json')
-
-
-def test_files(evaluated: tuple[Shapes, Report], tmp_path: Path) -> None:
-    report = evaluated[1]
-    report.to_json(tmp_path / 'report.json')
-    assert Report.from_json(tmp_path / 'report.json') == report
-    for table in ('classes', 'sizes'):
-        report.to_csv(tmp_path / 'table.csv', table)
-        with (tmp_path / 'table.csv').open(newline='') as f:
-            rows = list(csv.DictReader(f))
-        assert len(rows) == len(report.tables[table])
-        assert int(rows[0]['n']) == report.tables[table][0]['n']
 
 
 def test_files_that_are_not_reports_raise(tmp_path: Path) -> None:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .inputs import ArrayLike, as_array
+
+Metric = TypeVar('Metric', bound='Counts')
 
 
 class Counts:
     """Base class of the metrics: integer arrays by name, additive over any split of the images."""
 
     _state: dict[str, np.ndarray]
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that metrics must share to be merged."""
+        raise NotImplementedError
+
+    def merge(self: Metric, other: Metric) -> Metric:
+        """Add the counts of another metric with the same options, for example of another process.
+
+        Raises:
+            ValueError: When options differ.
+        """
+        if not all(np.array_equal(value, other.options()[key]) for key, value in self.options().items()):
+            raise ValueError(f'metrics can only be merged if {", ".join(self.options())} are the same')
+        self._state = {key: value + other._state[key] for key, value in self._state.items()}
+        return self
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return all counts as int64 arrays. The states of parts of the images sum to the state of all."""

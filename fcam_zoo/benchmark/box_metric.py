@@ -62,7 +62,7 @@ class BoxMetric(Counts):
         self._state |= {'num_class_correct': np.zeros((), np.int64)} | {k: np.zeros(shape, np.int64) for k in counts}
 
     def best_iou(self, score_maps: ArrayLike, boxes: Sequence[ArrayLike]) -> np.ndarray:
-        """Compute the best IoU of an image's boxes with its ground truth, at each threshold. Counts nothing.
+        """Compute the best IoU of an image's boxes with its ground truth, at each threshold, without counting it.
 
         Args:
             score_maps: (N,H,W), values in [0,1].
@@ -146,20 +146,19 @@ class BoxMetric(Counts):
             self._state[key] = self._state[key] + value
         return self
 
+    def options(self) -> dict[str, Any]:
+        return {'thresholds': self.thresholds, 'iou': self.iou, 'multi_contour': self.multi_contour}
+
     def merge(self, other: BoxMetric) -> BoxMetric:
         """Add the counts of another metric with the same options, for example of another process.
 
         Raises:
             ValueError: When options differ, or only one of the two has counted labels.
         """
-        same = self.iou == other.iou and self.multi_contour == other.multi_contour
-        if not same or not np.array_equal(self.thresholds, other.thresholds):
-            raise ValueError('metrics can be merged when thresholds, iou and multi_contour are the same')
         a, b = self._state, other._state
         if a['n'] and b['n'] and bool(a['n_labelled']) != bool(b['n_labelled']):
             raise ValueError('labels and logits must be given for all images or for none')
-        self._state = {key: a[key] + b[key] for key in a}
-        return self
+        return super().merge(other)
 
     def compute(self) -> dict[str, Any]:
         """Return the results over all images counted so far.

@@ -56,12 +56,7 @@ class Comparison:
         for row in self.rows:
             if metrics is not None and row['metric'] not in metrics:
                 continue
-            cells = [row['metric'], _cell(row['maps']), f'{row["value"]:.1f}', f'{row["low"]:.1f} to {row["high"]:.1f}']
-            if row['p'] is None:
-                cells += [''] * 3
-            else:
-                low, high = row['difference_low'], row['difference_high']
-                cells += [f'{row["difference"]:+.1f}', f'{low:+.1f} to {high:+.1f}', f'{row["p"]:.3f}']
+            cells = [row['metric'], _cell(row['maps']), *format_row(row)]
             lines.append(f'| {" | ".join(cells)} |')
         return '\n'.join(lines) + '\n'
 
@@ -134,7 +129,7 @@ def _check(reports: Mapping[str, Report], baseline: str | None, samples: int) ->
 
 
 def _draw(n: int, samples: int, seed: int) -> np.ndarray:
-    """How often each image is drawn, float32 (1 + samples, n); the first row is the images themselves."""
+    """Count how often each image is drawn, float32 (1 + samples, n); the first row has each image once."""
     counts = np.ones((1 + samples, n), np.float32)
     rng = np.random.default_rng(seed)
     for row in counts[1:]:
@@ -143,7 +138,7 @@ def _draw(n: int, samples: int, seed: int) -> np.ndarray:
 
 
 def _resample_boxes(report: Report, counts: np.ndarray, chosen: bool, labelled: bool) -> dict[str, np.ndarray]:
-    """Metrics of each resample (S)."""
+    """Compute the metrics (S) of each resample."""
     levels = [f'{level:g}' for level in report.meta['iou']]
     metrics = {f'max_box_acc_{k}': v for k, v in zip(levels, _best(report, counts, chosen).T)}
     metrics['max_box_acc_v2' if report.meta['multi_contour'] else 'mean'] = np.mean(list(metrics.values()), 0)
@@ -158,7 +153,7 @@ def _resample_boxes(report: Report, counts: np.ndarray, chosen: bool, labelled: 
 
 
 def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
-    """Largest accuracy in percent over thresholds (S,I) of images counted (S,N)."""
+    """Compute the largest accuracy in percent over thresholds (S,I), given how often images count (S,N)."""
     samples = report.samples if chosen else None
     thresholds = report.meta['thresholds'] if chosen else 1
     levels = report.meta['iou']
@@ -174,7 +169,7 @@ def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
 
 
 def _resample_masks(report: Report, counts: np.ndarray, _chosen: bool, _labelled: bool) -> dict[str, np.ndarray]:
-    """PxAP in percent of each resample (S); NaN where none of its images has an object."""
+    """Compute PxAP (S) in percent of each resample; NaN if none of its images has an object."""
     samples = report.samples
     assert samples is not None
     bins = samples.shape[2]
@@ -225,6 +220,15 @@ def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
 
 def _column(report: Report, key: str) -> np.ndarray:
     return np.array([row[key] for row in report.rows])
+
+
+def format_row(row: Mapping[str, Any]) -> list[str]:
+    """Format value, interval, difference, its interval and p of a row of a comparison."""
+    cells = [f'{row["value"]:.1f}', f'{row["low"]:.1f} to {row["high"]:.1f}']
+    if row['p'] is None:
+        return [*cells, '', '', '']
+    interval = f'{row["difference_low"]:+.1f} to {row["difference_high"]:+.1f}'
+    return [*cells, f'{row["difference"]:+.1f}', interval, f'{row["p"]:.3f}']
 
 
 def _cell(text: str) -> str:

@@ -47,7 +47,7 @@ class Column:
 
     @property
     def label(self) -> str:
-        """Title that can stand on its own."""
+        """Return a title that includes the group."""
         return f'{self.group}, {self.title}' if self.group else self.title
 
 
@@ -75,11 +75,11 @@ class Curve:
     value_name: str = ''
 
     def dot(self, metrics: Mapping[str, float]) -> tuple[float, float] | None:
-        """The marked point."""
+        """Return the marked point, or None."""
         return None if self.at is None else (metrics[self.at], metrics[self.value])
 
     def legend(self, metrics: Mapping[str, float]) -> str:
-        """The value in words."""
+        """Return the value, and the threshold, as text."""
         place = '' if self.at is None else f' at {metrics[self.at]:.3f}'
         return f'{self.value_name} {metrics[self.value]:.1f} %{place}'.lstrip()
 
@@ -91,8 +91,8 @@ class MetricDescription:
     Attributes:
         kind: Ground truth that it needs: 'boxes' or 'masks'.
         name: 'MaxBoxAcc', 'MaxBoxAccV2' or 'PxAP'.
-        text: What it measures, for people.
-        primary: Key of the metric that stands for all.
+        text: What it measures, in a sentence.
+        primary: Key of the main metric.
         best_threshold: Key of its best threshold.
         columns: All metrics that a report may hold, in the order of tables.
         summary: Key -> title of those that a table with one row per model shows.
@@ -117,7 +117,7 @@ class MetricDescription:
     group_text: str
 
     def column(self, key: str) -> Column:
-        """The column of a metric.
+        """Return the column of a metric.
 
         Raises:
             KeyError: When the metric has no such column.
@@ -126,7 +126,7 @@ class MetricDescription:
 
 
 def map_title(name: str) -> str:
-    """Title of a kind of map, or of a report named 'model/kind'."""
+    """Return the title of a kind of map, or of a report named 'model/kind'."""
     model, slash, kind = name.rpartition('/')
     return f'{model}{slash}{MAP_TITLES.get(kind, kind)}'
 

@@ -133,7 +133,7 @@ def evaluate_many(
     Raises:
         BenchmarkError: When a worker process ends early, for example for lack of memory.
         ValueError: For a data set without images or ground truth, kinds of map that the source does not make, labels
-            beyond the classes of the model, an array of another length, and whatever the metrics refuse.
+            beyond the classes of the model, an array of another length, and as `BoxMetric` and `PixelAP`.
     """
     names = list(dict.fromkeys(maps))
     options = Options(
@@ -168,7 +168,7 @@ def evaluate_many(
 def _fixed_thresholds(
     source: Source, names: Sequence[str], threshold: float | Mapping[str, float] | None
 ) -> dict[str, float]:
-    """Threshold of each kind of map that has one."""
+    """Return the threshold of each kind of map that has one."""
     if threshold is None:
         own = getattr(source, 'threshold', None) if isinstance(source, torch.nn.Module) else None
         return {'fcam': float(own)} if 'fcam' in names and isinstance(own, (int, float)) else {}
@@ -289,12 +289,12 @@ class _Caught(Dataset):
 
 
 def _collate(items: list[Any]) -> Any:
-    """A batch, or the first error."""
+    """Return a batch, or the first error."""
     return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
 
 
 def _ground_truth(dataset: Any, index: list[int], size: tuple[int, int]) -> Any:
-    """Boxes (n,4) of each image, or masks (B,h,w), at a size (h,w)."""
+    """Return boxes (n,4) of each image, or masks (B,h,w), at a size (h,w)."""
     if getattr(dataset, 'boxes', None) is not None:
         return [_resized(dataset, i, size) for i in index]
     return np.stack([dataset.mask(i, size[::-1]) for i in index])

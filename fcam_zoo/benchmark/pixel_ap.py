@@ -122,16 +122,8 @@ class PixelAP(Counts):
         self._state['hist'] = self._state['hist'] + histograms.sum(0)
         return self
 
-    def merge(self, other: PixelAP) -> PixelAP:
-        """Add the counts of another metric with the same thresholds, for example of another process.
-
-        Raises:
-            ValueError: When thresholds differ.
-        """
-        if not np.array_equal(self.thresholds, other.thresholds):
-            raise ValueError('metrics can be merged when thresholds are the same')
-        self._state = {key: value + other._state[key] for key, value in self._state.items()}
-        return self
+    def options(self) -> dict[str, Any]:
+        return {'thresholds': self.thresholds}
 
     def compute(self) -> dict[str, Any]:
         """Return the results over all images counted so far.

@@ -90,16 +90,16 @@ class Report:
 
     @property
     def description(self) -> MetricDescription:
-        """Names, columns and curves of the metric."""
+        """Return names, columns and curves of the metric."""
         return describe_meta(self.meta)
 
     @property
     def data_name(self) -> str:
-        """Data set and split, as far as they are known."""
+        """Return data set and split, as far as they are known."""
         return '/'.join(str(self.meta[k]) for k in ('dataset', 'split') if self.meta.get(k)) or 'data set'
 
     def summary(self) -> str:
-        """One line with all metrics."""
+        """Return one line with all metrics."""
         digits = {column.key: column.digits for column in self.description.columns}
         cells = (f'{key} {value:.{digits[key]}f}' for key, value in self.metrics.items())
         return f'{self.maps}: ' + '  '.join(cells)
@@ -136,7 +136,7 @@ def make_report(maps: str, scores: Scores, dataset: Any, score_maps: str, labels
     report = Report(maps, metrics, curves, meta, scores.rows(dataset))
     report.activations = activation_shares(scores.activations)
     if report.rows:
-        report.samples = scores.samples()
+        report.samples = scores.kept('samples')
         score = scores.group_score(report.rows)
         names = getattr(dataset, 'class_names', None)
         report.tables = {'classes': class_table(report.rows, names, score), 'sizes': size_table(report.rows, score)}

@@ -128,7 +128,7 @@ def open_source(source: Source, dataset: Any) -> Opened:
 
 
 def is_array(source: Opened) -> TypeGuard[Maps]:
-    """Whether the source is an array of maps, in memory or in files."""
+    """Return whether the source is an array of maps, in memory or in files."""
     return isinstance(source, (np.ndarray, torch.Tensor, MapFolder))
 
 
@@ -179,7 +179,7 @@ def _check_model(model: nn.Module, dataset: Any, made: Sequence[str], options: M
 
 
 def describe_maps(name: str, source: Source, options: MapOptions) -> str:
-    """How a kind of map was made, in words."""
+    """Describe in words how a kind of map is made."""
     if name == 'center':
         return 'Gaussian in the middle, standard deviation a quarter of each side'
     if not isinstance(source, nn.Module):

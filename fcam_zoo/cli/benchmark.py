@@ -6,7 +6,6 @@ import argparse
 import shlex
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,25 +95,8 @@ def fixed_threshold(text: str) -> tuple[str | None, float]:
     return name or None, value
 
 
-@dataclass
-class Work:
-    """What is scored.
-
-    Attributes:
-        dataset: The data set at the input size of the models.
-        sources: Where maps come from, and for each kind of map the name of its report.
-    """
-
-    dataset: Any
-    sources: list[tuple[Any, dict[str, str]]]
-
-
-@dataclass
-class Scored:
-    """Reports by name, and the functions that make their maps."""
-
-    reports: dict[str, Report] = field(default_factory=dict)
-    maps: dict[str, MapOf] = field(default_factory=dict)
+# Where maps come from, and for each kind of map the name of its report.
+Sources = list[tuple[Any, dict[str, str]]]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -128,17 +110,18 @@ def run(args: argparse.Namespace) -> int:
 
 def score(args: argparse.Namespace) -> None:
     """Score all maps and publish the reports."""
-    work = run_on_all_ranks(lambda: prepare(args))
-    scored = Scored()
+    dataset, sources = run_on_all_ranks(lambda: prepare(args))
+    reports: dict[str, Report] = {}
+    maps: dict[str, MapOf] = {}
     options = {'convention': args.convention, 'labels': args.labels, 'device': args.device}
-    for source, names in work.sources:
+    for source, names in sources:
         # The baseline depends only on the data set: once is enough.
-        kinds = [*names] if scored.reports else [*names, CENTER]
+        kinds = [*names] if reports else [*names, CENTER]
         if not kinds:
             continue
         found = evaluate_many(
             source,
-            work.dataset,
+            dataset,
             kinds,
             batch_size=args.batch_size,
             workers=args.workers,
@@ -148,17 +131,17 @@ def score(args: argparse.Namespace) -> None:
             quiet=args.quiet,
             **options,
         )
-        getters = run_on_all_ranks(partial(maps_of, source, work.dataset, list(found), **options))
+        getters = run_on_all_ranks(partial(maps_of, source, dataset, list(found), **options))
         for kind, report in found.items():
             name = names.get(kind, kind)
-            scored.reports[name], scored.maps[name] = report, getters[kind]
+            reports[name], maps[name] = report, getters[kind]
     # The baseline belongs below what it is a baseline of.
-    scored.reports[CENTER] = scored.reports.pop(CENTER)
-    run_on_all_ranks(lambda: None if rank() else publish(args, work.dataset, scored))
+    reports[CENTER] = reports.pop(CENTER)
+    run_on_all_ranks(lambda: None if rank() else publish(args, dataset, reports, maps))
 
 
 def thresholds(args: argparse.Namespace, kinds: list[str]) -> dict[str, float] | None:
-    """Thresholds of --threshold by kind of map; those given by name take precedence."""
+    """Return the thresholds of --threshold by kind of map; MAP=TAU takes precedence over TAU."""
     if args.threshold is None:
         return None
     given = dict(args.threshold)
@@ -176,7 +159,7 @@ def check(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def prepare(args: argparse.Namespace) -> Work:
+def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
     """Open everything, so that wrong arguments are reported before anything is scored.
 
     Raises:
@@ -210,15 +193,15 @@ def prepare(args: argparse.Namespace) -> Work:
     kinds = [kind for _, named in sources for kind in named] + [CENTER, None]
     if unknown := [name for name, _ in args.threshold or () if name not in kinds]:
         raise ValueError(f'--threshold {unknown[0]}=…: choose one of {", ".join(dict.fromkeys(filter(None, kinds)))}')
-    return Work(dataset, sources)
+    return dataset, sources
 
 
-def name_reports(args: argparse.Namespace, models: dict[str, Any]) -> list[tuple[Any, dict[str, str]]]:
-    """Each source with its kinds of map and the names of their reports."""
+def name_reports(args: argparse.Namespace, models: dict[str, Any]) -> Sources:
+    """List each source with its kinds of map and the names of their reports."""
     folders = list(dict.fromkeys(args.scoremaps))
     several = len(models) + len(folders) > 1
     kinds = [kind for kind in dict.fromkeys(args.maps) if kind != CENTER]
-    sources: list[tuple[Any, dict[str, str]]] = [
+    sources: Sources = [
         (model, {kind: f'{name}/{kind}' if several else kind for kind in kinds}) for name, model in models.items()
     ]
     for folder in folders:
@@ -258,9 +241,8 @@ def check_images(dataset: Any, limit: int | None) -> None:
         )
 
 
-def publish(args: argparse.Namespace, dataset: Any, scored: Scored) -> None:
+def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], maps: dict[str, MapOf]) -> None:
     """Print the metrics and their comparison; write the reports."""
-    reports = scored.reports
     first = next(iter(reports.values()))
     print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta["n"]} images')
     print(table(reports))
@@ -280,14 +262,14 @@ def publish(args: argparse.Namespace, dataset: Any, scored: Scored) -> None:
                 report.to_csv(folder / f'{stem}_{kind}.csv', kind)
         comparison.to_json(folder / COMPARISON)
         command = shlex.join(['fcam-zoo', *sys.argv[1:]])
-        write_html(reports, folder / 'report.html', dataset, scored.maps, comparison=comparison, command=command)
+        write_html(reports, folder / 'report.html', dataset, maps, comparison=comparison, command=command)
         for path in sorted(folder.iterdir()):
             path.replace(args.output / path.name)
     print(f'reports: {args.output / "report.html"}')
 
 
 def table(reports: dict[str, Report]) -> str:
-    """Metrics of each kind of map, one row each; top-5 localization is left out."""
+    """Format the metrics as text, one row per report, without top-5 localization."""
     columns = [
         column
         for column in next(iter(reports.values())).description.columns

@@ -29,7 +29,7 @@ class Tree(NamedTuple):
     joins: list[tuple[int, int, int]]  # branch, the one that it joins, saddle; by falling saddle
 
     def alive(self, levels: np.ndarray) -> np.ndarray:
-        """Whether each branch is a component at each of the levels (n): (K,n)."""
+        """Return whether each branch is a component at each of the levels (n): bool (K,n)."""
         return (self.saddle[:, None] <= levels) & (levels < self.peak[:, None])
 
 

@@ -1,4 +1,4 @@
-"""Small pictures of images with a score map, what is found in it, and the ground truth."""
+"""Small pictures of images with a score map, the objects found, and the ground truth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def picture(dataset: Any, index: int) -> Image.Image:
 
 
 def show(image: Image.Image, score_map: Any, report: Report, dataset: Any, index: int) -> Image.Image:
-    """Draw the map over the picture, and the outlines of what is found at the best threshold and of the ground truth.
+    """Draw the map over the picture, with outlines of the object found at the best threshold and of the ground truth.
 
     Args:
         image: From `picture`.
@@ -56,7 +56,7 @@ def show(image: Image.Image, score_map: Any, report: Report, dataset: Any, index
 def _boxes(
     score_map: np.ndarray, report: Report, dataset: Any, index: int, new_size: tuple[int, int]
 ) -> tuple[Outlines, Outlines]:
-    """True boxes, and the box found at the best threshold that overlaps one of them most."""
+    """Return true boxes, and of those found at the best threshold the one that overlaps a true box most."""
     size = score_map.shape[::-1]
     truth = resize_boxes(dataset.boxes[index], dataset.sizes[index], size)
     threshold = report.metrics[report.description.best_threshold]
@@ -68,7 +68,7 @@ def _boxes(
 def _masks(
     score_map: np.ndarray, report: Report, dataset: Any, index: int, new_size: tuple[int, int]
 ) -> tuple[Outlines, Outlines]:
-    """The true mask, and what is found at the threshold of the best F1."""
+    """Return the true mask, and the pixels above the threshold of the best F1."""
     truth = dataset.mask(index, score_map.shape[::-1]) == 1
     return _outlines(truth, new_size), _outlines(
         score_map >= report.metrics[report.description.best_threshold], new_size

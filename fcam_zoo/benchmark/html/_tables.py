@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ..compare import Comparison
+from ..compare import Comparison, format_row
 from ..descriptions import Column, MetricDescription
 from ..report import Report
 from ._page import bar_cell, cell, heads, paragraph, section, table
@@ -60,14 +60,9 @@ def comparison_section(comparison: Comparison | None, description: MetricDescrip
     for row in comparison.rows:
         title, last = '' if row['metric'] == last else description.column(row['metric']).label, row['metric']
         cells = [f'<th scope="row">{cell(title)}</th>', f'<td class="text">{cell(row["maps"])}</td>']
-        cells += [f'<td>{cell(row["value"])}</td>', f'<td>{row["low"]:.1f} to {row["high"]:.1f}</td>']
-        if row['p'] is None:
-            cells += ['<td></td>'] * 3
-        else:
-            clear = ' class="best"' if row['difference_low'] > 0 or row['difference_high'] < 0 else ''
-            cells.append(f'<td{clear}>{row["difference"]:+.1f}</td>')
-            cells.append(f'<td>{row["difference_low"]:+.1f} to {row["difference_high"]:+.1f}</td>')
-            cells.append(f'<td>{row["p"]:.3f}</td>')
+        clear = row['p'] is not None and (row['difference_low'] > 0 or row['difference_high'] < 0)
+        marks = ('', '', ' class="best"' if clear else '', '', '')
+        cells += [f'<td{mark}>{cell(text)}</td>' for mark, text in zip(marks, format_row(row))]
         rows.append(cells)
     chosen = f'; thresholds {meta["thresholds"]}' if 'thresholds' in meta else ''
     note = (
