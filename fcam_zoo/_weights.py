@@ -86,11 +86,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
     with path.open('rb') as f:
-        if hasattr(hashlib, 'file_digest'):
-            return hashlib.file_digest(f, 'sha256').hexdigest()
-        # Python 3.10
-        digest = hashlib.sha256()
         while block := f.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()
+            found.update(block)
+    return found.hexdigest()

@@ -52,7 +52,7 @@ FAMILIES = {
     'CaiT': 'cait_xxs24_224',
     'LeViT': 'levit_128s',
 }
-# timm's own arguments that make a network small where its smallest member is large; its structure stays.
+# timm arguments that shrink a family whose smallest member is large, without changing its structure.
 SMALLER = {
     'vgg11': {'mlp_ratio': 1 / 64},
     'vgg11_bn': {'mlp_ratio': 1 / 64},

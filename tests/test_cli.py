@@ -89,7 +89,7 @@ def test_weights_verify(capsys):
         (['benchmark', 'missing', '--model', '{m}'], 'missing'),
         (['train', 'missing', '-o', 'run', '--device', 'warp'], "device 'warp' cannot be used"),
         (['train', 'missing', '-o', 'run'], 'missing'),
-        (['train', 'missing', '-o', 'run', '--set', 'decoder.nothing=1'], "no setting 'decoder.nothing'"),
+        (['train', 'missing', '-o', 'run', '--set', 'decoder.nothing=1'], 'unknown setting decoder.nothing'),
         (['train', 'missing', '-o', 'run', '--set', 'nonsense'], 'write KEY=VALUE'),
     ],
 )
@@ -150,7 +150,7 @@ def test_train_plans_and_sweeps(tmp_path, capsys):
     ('arguments', 'message'),
     [
         (['--set', 'decoder.lr'], 'write KEY=VALUE'),
-        (['--set', 'decoder.rate=1'], "no setting 'decoder.rate'"),
+        (['--set', 'decoder.rate=1'], 'unknown setting decoder.rate'),
         (['--set', 'decoder.lr=fast'], 'decoder.lr is .fast.: give a number'),
         (['--recipe', 'nothing'], 'recipe nothing does not exist'),
         (['--sweep', 'teacher=cam'], 'no val|no boxes'),
@@ -185,7 +185,7 @@ def test_benchmark_compares_models_and_score_maps(tmp_path, model_dir, capsys):
     assert (report / 'report.html').read_text().startswith('<!doctype html>')
     assert len(list(report.glob('*_classes.csv'))) == 3
     assert main([*arguments, '--baseline', 'nothing']) == 1
-    assert "no report 'nothing' to compare with" in capsys.readouterr().err
+    assert "--baseline 'nothing' is not a report" in capsys.readouterr().err
 
 
 def test_benchmark_check(tmp_path, capsys):

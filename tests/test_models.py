@@ -16,7 +16,6 @@ from fcam_zoo.data import WSOLDataset, normalize
 from fcam_zoo.errors import UnknownModelError, WeightsError
 from fcam_zoo.models import FCAMConfig
 from fcam_zoo.models.backbone import build_backbone as build_from_config
-from fcam_zoo.models.table import ARCHITECTURES, hub_names, names
 
 SHARED = Path(__file__).parents[2] / 'shared'
 TINY = ('test_resnet', 'test_efficientnet', 'test_convnext', 'mobilenetv1_025', 'mobilenetv2_035')
@@ -56,14 +55,6 @@ def test_dilated_strides():
     net = build_backbone('resnet18', output_stride=8, dilated=True)
     assert net.forward_features(torch.rand(1, 3, 128, 128)).shape[-1] == 16
     assert any(m.dilation != (1, 1) for m in net.modules() if isinstance(m, nn.Conv2d))
-
-
-def test_paper_resnet50_has_the_paper_size():
-    model = fcam_zoo.create_model('fcam_resnet50', num_classes=200)
-    assert sum(p.numel() for p in model.parameters()) == 32_931_050
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 9_013_218
-    with torch.no_grad():
-        assert model.eval().encode(torch.rand(1, 3, 224, 224)).features.shape == (1, 2048, 28, 28)
 
 
 def test_freezing_survives_train():
@@ -237,7 +228,7 @@ def test_wrap_takes_dtype_and_channels_of_the_classifier(dtype):
 def test_wrapped_classifier_with_unrecorded_arguments_is_not_saved(arguments, tmp_path):
     torch.manual_seed(0)
     model = fcam_zoo.wrap(timm.create_model('test_resnet', num_classes=3, **arguments)).eval()
-    with pytest.raises(WeightsError, match='could not be loaded again: build it with create_model'):
+    with pytest.raises(WeightsError, match='could not be loaded again: build the model with create_model'):
         fcam_zoo.hub.save_pretrained(model, tmp_path / 'model')
     assert not (tmp_path / 'model').exists()
 
@@ -331,14 +322,3 @@ def test_unknown_names_list_the_known_ones():
         tiny('test_resnet', output_stride=3)
     with pytest.raises(FileNotFoundError, match='does not exist'):
         fcam_zoo.create_model('local-dir:nowhere')
-
-
-def test_names_are_registered_in_timm():
-    registered = set(timm.list_models('fcam_*'))
-    assert set(ARCHITECTURES) <= registered
-    assert set(fcam_zoo.list_models(pretrained=True)) <= set(timm.list_models('fcam_*', pretrained=True))
-    assert timm.list_models('fcam_*', pretrained=True) == sorted(fcam_zoo.list_models(pretrained=True))
-    assert 'fcam_resnet50.cam_cub' in names()
-    assert all(name.split('.')[0] in group for group, members in hub_names().items() for name in members)
-    model = timm.create_model('fcam_mobilenetv1_025', num_classes=4)
-    assert model.pretrained_cfg['mean'] == (0.5, 0.5, 0.5)

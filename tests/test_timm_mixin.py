@@ -75,9 +75,9 @@ def test_feature_info(tiny):
 @pytest.mark.parametrize('coarse', [False, True])
 def test_layer_groups_equal_those_of_the_classifier(backbone, coarse):
     model = fcam_zoo.create_model('fcam', backbone=backbone, num_classes=3)
-    alone = group_parameters(model.backbone, model.backbone.group_matcher(coarse), reverse=True)
+    backbone_groups = group_parameters(model.backbone, model.backbone.group_matcher(coarse), reverse=True)
     whole = group_parameters(model, model.group_matcher(coarse), reverse=True)
-    assert {k.removeprefix('backbone.'): v for k, v in whole.items() if k.startswith('backbone.')} == alone
+    assert {k.removeprefix('backbone.'): v for k, v in whole.items() if k.startswith('backbone.')} == backbone_groups
     # The decoder is grouped with the head.
     last = max(whole.values())
     assert {v for k, v in whole.items() if k.startswith('decoder.')} == {last}

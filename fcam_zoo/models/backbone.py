@@ -110,7 +110,7 @@ def head_parameters(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def check_num_classes(path: Path, found: int, wanted: int | None, reset_head: bool) -> None:
-    """Check that a requested number of classes is that of the weights, unless the head shall be reset.
+    """Check that a requested number of classes is that of the weights, unless the head is reset.
 
     Raises:
         WeightsError: When it is not.

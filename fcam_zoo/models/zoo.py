@@ -42,14 +42,9 @@ def create_fcam(
 
     Args:
         architecture: 'fcam' or a key of `ARCHITECTURES`.
-        pretrained: Find the weights of pretrained_cfg and load them.
+        pretrained: Find the weights of pretrained_cfg (timm's configuration, or its tag) and load them.
         source: Weights to load, already found.
-        pretrained_cfg: timm's configuration, or its tag.
-        pretrained_cfg_overlay: Replaces fields of it.
-        cache_dir: Folder of downloads; default: that of the Hub's client.
-        local_files_only: Do not download the weights of the F-CAM.
-        reset_head: Keep a fresh head if num_classes differs from that of the weights.
-        **kwargs: Of `FCAM`.
+        **kwargs: Of `create_model`, timm's `build_model_with_cfg`, and `FCAM`.
     """
     if kwargs.get('features_only'):
         raise UnknownModelError(f'{architecture} has no features_only: use its backbone, or model.encode(x).levels')
