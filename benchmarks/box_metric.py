@@ -1,7 +1,7 @@
 """Measure how much faster the metrics are than plain loops that trace and count at every threshold.
 
 Maps are synthetic and smooth, like those of networks: blobs, sigmoids of blobs, and class maps of 14 x 14 and 28 x 28
-cells, resized bilinearly. Results must be equal. Prints the ratios on one thread:
+cells, resized bilinearly. Results must be equal. Prints the ratios of CPU times on one thread:
 
     python benchmarks/box_metric.py
 """
@@ -84,12 +84,12 @@ def plain_histograms(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def seconds(function: Callable[[], np.ndarray], repeats: int) -> tuple[float, np.ndarray]:
-    """Return the shortest time of a call, and its result."""
+    """Return the shortest CPU time of a call, and its result."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         result = function()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times), result
 
 
