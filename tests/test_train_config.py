@@ -16,7 +16,7 @@ from fcam_zoo.train.config import RECIPES
     [
         ({'teacher': 'scorecam'}, "teacher is 'scorecam': choose one of cam, "),
         ({'learning_rate': 1}, 'unknown setting learning_rate: choose one of data, '),
-        ({'decoder': {'lr': 0}}, r'decoder\.lr is 0.0: give a positive number'),
+        ({'decoder': {'lr': 0}}, r'decoder\.lr is 0: give a positive number'),
         ({'decoder': {'schedule': 'linear'}}, r"decoder\.schedule is 'linear': give 'constant' or 'cosine' or 'step'"),
         ({'decoder': {'shift': [1]}}, 'two numbers'),
         ({'decoder': {'erosion': 10}}, 'odd'),
@@ -33,6 +33,7 @@ from fcam_zoo.train.config import RECIPES
         ({'classifier': {'head_layers': 'layer4'}}, 'give a list'),
         ({'classifier': {'momentum': 1.5}}, r'in \[0,1\)'),
         ({'decoder': {'lr': float('nan')}}, r'decoder\.lr is nan: give a number'),
+        ({'decoder': {'lr': 10**400}}, r'decoder\.lr is 10+: give a number'),
         ({'decoder': {'shift': [float('inf'), 0]}}, r'shift is \[inf, 0\]: give a list'),
         ({'checkpoint_minutes': float('inf')}, 'checkpoint_minutes is inf: give a number'),
         ({'num_classes': 0}, 'num_classes is 0'),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -256,11 +256,10 @@ def _check(config: Any, prefix: str = '') -> None:
         if dataclasses.is_dataclass(hint) and type(value) is hint:
             _check(value, f'{name}.')
             continue
-        if hint is float and type(value) is int:
-            value = float(value)
-            setattr(config, name, value)
         if not _fits(value, hint):
-            raise ValueError(f'{prefix}{name} is {value!r}: give {_type_name(hint)}')
+            raise ValueError(f'{prefix}{name} is {value!r:.99}: give {_type_name(hint)}')
+        if hint is float:
+            setattr(config, name, float(value))
         holds, fix = RULES.get(name, (lambda value: True, ''))
         if not holds(value):
             raise ValueError(f'{prefix}{name} is {value!r}: {fix}')
@@ -277,8 +276,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict)
     if hint is float:
-        # YAML and JSON can hold NaN and infinity; comparisons would not catch them.
-        return type(value) in (int, float) and math.isfinite(value)
+        # False for NaN, infinity and huge integers, which YAML and JSON can hold.
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     return type(value) is hint
 
 
