@@ -69,10 +69,10 @@ def test_invalid_coco(flat, edit, message):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('{"images": [', 'is not JSON in UTF-8'),
+        ('{"images": [', 'is not JSON'),
         ('{"images": NaN}', 'NaN is not a number'),
         ('{"images": ' + '9' * 5000 + '}', 'is not'),
-        ('[' * 200_000, 'nested too deep|is not JSON'),
+        ('[' * 200_000, 'is not JSON'),
         ('[]', 'must be an object with the lists'),
         ('{"images": {}, "annotations": [], "categories": []}', 'must be an object with the lists'),
     ],
@@ -80,7 +80,7 @@ def test_invalid_coco(flat, edit, message):
 def test_invalid_json(flat, text, message):
     refused(flat, flat.write('x.json', text), message)
     (flat.root / 'x.json').write_bytes(b'{"\xe9"')
-    refused(flat, flat.root / 'x.json', 'is not JSON in UTF-8')
+    refused(flat, flat.root / 'x.json', 'is not UTF-8 text; save it as UTF-8')
 
 
 BOX = '<bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>8</ymax></bndbox>'
@@ -92,9 +92,12 @@ VOC_PROBLEMS = [
     ({'size': '<size><width>x</width><height>3</height></size>'}, "'x' x '3' is not a size"),
     ({'size': '<size><width>-4</width><height>3</height></size>'}, 'is not a size'),
     ({'object': f'<object>{BOX.format(3, 9)}</object>'}, 'object 1: has no name; write its class'),
-    ({'object': '<object><name>disc</name></object>'}, 'object 1: bndbox needs xmin, ymin, xmax, ymax as numbers'),
-    ({'object': f'<object><name>disc</name>{BOX.format("nan", 9)}</object>'}, 'as numbers'),
-    ({'object': f'<object><name>disc</name>{BOX.format(9, 3)}</object>'}, 'bndbox is inverted'),
+    ({'object': '<object><name>disc</name></object>'}, 'object 1: .* are not four numbers; write xmin,ymin,xmax,ymax'),
+    ({'object': f'<object><name>disc</name>{BOX.format("nan", 9)}</object>'}, "'nan,2,9,8' are not four numbers"),
+    (
+        {'object': f'<object><name>disc</name>{BOX.format(9, 3)}</object>'},
+        r'box \(9, 2, 3, 8\) is inverted; write xmin <= xmax and ymin <= ymax',
+    ),
     ({'object': f'<object><name>disc</name>{BOX.format(9, 73)}</object>'}, r'0\.xml, object 1: box \(8, 1, 72, 7\)'),
     ({'object': f'<object><name>disc</name>{BOX.format(-9, 7)}</object>'}, r'object 1: box \(-10, 1, 6, 7\)'),
     ({'object': '<object>'}, r'0\.xml: cannot be read as XML'),
@@ -187,7 +190,7 @@ def test_check_lists_every_problem(flat):
     problems = check_dataset(flat.root, ['test'], annotations=flat.write_coco(content), quiet=True)
     wanted = [
         r'annotations\[6\] \(id 90\): image_id 999 is not among its images; remove the annotation',
-        r'annotations\[7\] \(id 91\): the box .* of 3\.jpg is already at annotations\[3\] \(id 3\); remove one',
+        r'annotations\[7\] \(id 91\): the box .* of 3\.jpg is already at .*annotations\[3\] \(id 3\); remove one',
         r'0\.jpg: image is missing; restore it, or remove it from .*instances\.json',
         r'1\.jpg: cannot be read as an image',
         r'2\.jpg: 30x20 pixels, but .*instances\.json says 72x64',

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import DatasetError
-from .annotations import Annotations, finish
+from .annotations import Annotations, finish, noting
 from .base import ImageDataset, Transform, reads_ground_truth
 
 logger = logging.getLogger(__name__)
@@ -19,23 +19,13 @@ logger = logging.getLogger(__name__)
 class AnnotatedDataset(ImageDataset):
     """Images with an annotation file; base of `CocoDataset`, `VocDataset`, `CsvDataset` and `MaskDataset`.
 
-    Items and attributes are those of `ImageDataset`. Images are in `<root>/<split>`, `<root>/images`,
-    `<root>/JPEGImages` or `root`, the first that exists, and are not turned by their EXIF orientation. Images without
-    annotation are left out, and their number is logged. The label of an image is the class of its largest object. It is
-    its class folder if the format has fewer than two classes, or names its classes like the folders. Without either,
-    all images have one class.
+    Arguments are those of `open_dataset`; items, attributes and errors are those of `ImageDataset`. Images are in
+    `<root>/<split>`, `<root>/images`, `<root>/JPEGImages` or `root`, the first that exists, and are not turned by their
+    EXIF orientation. Images without annotation are left out, and their number is logged.
 
-    Args:
-        root: Folder of the data set.
-        split: Name of the split; '' for a data set without splits.
-        annotations: Annotation file or folder; `{split}` in it stands for the split.
-        transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
-        ground_truth: Whether to read boxes or masks. None reads them in every split but 'train': weak supervision must
-            not use the boxes of its training images.
-
-    Raises:
-        DatasetError: If the annotations are missing, malformed or contradictory. The message has the first problem with
-            file and line or id, and the number of the others; `check_dataset` lists them all.
+    The label of an image is the class of its largest object. It is the class folder of the image if the format has
+    fewer than two classes, or names its classes like the folders. Without classes and class folders, all images have
+    the class `object`.
     """
 
     exif = False
@@ -68,16 +58,16 @@ class AnnotatedDataset(ImageDataset):
             raise DatasetError(f'{root}: no such folder; give the folder of a data set')
         folders = (root / name for name in (split, 'images', 'JPEGImages') if name)
         images = next((folder for folder in folders if folder.is_dir()), root)
-        data = Annotations(root, split, annotation_path(annotations, split), images)
-        with data.noting(''):
-            cls._read(data, ground_truth)
-        finish(data, ground_truth)
+        data = Annotations(root, split, annotation_path(annotations, split), images, ground_truth)
+        with noting(data.problems, data.path):
+            cls._read(data)
+        finish(data)
         return data
 
     @staticmethod
     @abstractmethod
-    def _read(data: Annotations, ground_truth: bool) -> None:
-        """Fill in the content of the file; problems go to `data`. A `Problem` of the whole file may be raised."""
+    def _read(data: Annotations) -> None:
+        """Fill in the content of the file and its problems; raise a `Problem` of the whole file."""
 
     def _open(self, index: int) -> Image.Image:
         image = super()._open(index)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import math
+import io
 from typing import NamedTuple
 
 from .annotated import AnnotatedDataset
-from .annotations import NUMBER, Annotations, Box, Problem, number_classes, shown
+from .annotations import Annotations, Box, Problem, noting, number_classes, parse_box, read_text, shown
 
 HEADER = ['image', 'x0', 'y0', 'x1', 'y1', 'label', 'score']
 
@@ -23,8 +23,8 @@ class CsvDataset(AnnotatedDataset):
     """
 
     @staticmethod
-    def _read(data: Annotations, ground_truth: bool) -> None:
-        data.reach = 1
+    def _read(data: Annotations) -> None:
+        data.tolerance = 1
         rows = _read_rows(data)
         data.listed = list(dict.fromkeys(row.image_id for row in rows))
         names = {row.label for row in rows if row.label}
@@ -33,57 +33,45 @@ class CsvDataset(AnnotatedDataset):
             data.classes = {label: str(label) for label in sorted(numbers.values())}
         else:
             numbers = number_classes(data, names)
-        for image_id, box, label, place in rows:
+        for image_id, box, label, where in rows:
             if label in numbers:
                 area = -1 if box is None else (box[2] - box[0]) * (box[3] - box[1])
-                data.label_by_area(image_id, numbers[label], area)
-            if ground_truth and box is not None:
-                data.add_box(image_id, box, place)
+                data.add_object(image_id, numbers[label], area, box, where)
+            else:
+                data.add_box(image_id, box, where)
 
 
 class _Row(NamedTuple):
     image_id: str
     box: Box | None  # None for an image without object.
     label: str
-    place: str
+    where: str
 
 
 def _read_rows(data: Annotations) -> list[_Row]:
-    rows = []
+    lines = csv.reader(io.StringIO(read_text(data.path, 'give a CSV file of boxes')))
+    rows: list[_Row] = []
     try:
-        with data.path.open(encoding='utf-8-sig', newline='') as file:
-            lines = csv.reader(file)
-            header = [column.strip() for column in next(lines, [])]
-            if header not in (HEADER[:5], HEADER[:6], HEADER):
-                data.note('line 1', f'the header must be {",".join(HEADER)} (the last two are optional); correct it')
-                return []
-            for fields in lines:
-                place = f'line {lines.line_num}'
-                if ''.join(fields).strip():
-                    with data.noting(place):
-                        rows.append(_parse_row(data, place, [f.strip() for f in fields], len(header)))
-    except UnicodeDecodeError:
-        raise Problem('is not UTF-8 text; save it as UTF-8') from None
-    except OSError as e:
-        raise Problem(f'cannot be read ({e.strerror}); give a CSV file of boxes') from e
+        header = [column.strip() for column in next(lines, [])]
+        if header not in (HEADER[:5], HEADER[:6], HEADER):
+            problem = f'the header must be {",".join(HEADER)} (the last two are optional); correct it'
+            data.problems.append(f'{data.path}, line 1: {problem}')
+            return []
+        for fields in lines:
+            where = f'{data.path}, line {lines.line_num}'
+            if ''.join(fields).strip():
+                with noting(data.problems, where):
+                    rows.append(_parse_row(data, where, [f.strip() for f in fields], len(header)))
     except csv.Error as e:
-        data.note(f'line {lines.line_num}', f'is not CSV ({e}); write the file again')
+        data.problems.append(f'{data.path}, line {lines.line_num}: is not CSV ({e}); write the file again')
         return []
     return rows
 
 
-def _parse_row(data: Annotations, place: str, fields: list[str], count: int) -> _Row:
+def _parse_row(data: Annotations, where: str, fields: list[str], count: int) -> _Row:
     if len(fields) != count:
         raise Problem(f'{len(fields)} fields; write {",".join(HEADER[:count])}')
-    image_id, numbers = data.image_id(fields[0], 'image'), fields[1:5]
-    label = fields[5] if count > 5 else ''
+    image_id, label = data.image_id(fields[0], 'image'), fields[5] if count > 5 else ''
     if not label.isprintable():
         raise Problem(f'label {shown(label)} has characters that cannot be printed; remove them')
-    if not any(numbers):
-        return _Row(image_id, None, label, place)
-    if not all(map(NUMBER.fullmatch, numbers)):
-        raise Problem(f'{shown(",".join(numbers))} are not four numbers; write x0,y0,x1,y1 in pixels')
-    x0, y0, x1, y1 = (math.floor(float(v) + 0.5) for v in numbers)
-    if x1 < x0 or y1 < y0:
-        raise Problem(f'box ({x0}, {y0}, {x1}, {y1}) is inverted; write x0 <= x1 and y0 <= y1')
-    return _Row(image_id, (x0, y0, x1, y1), label, place)
+    return _Row(image_id, parse_box(fields[1:5]) if any(fields[1:5]) else None, label, where)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .annotated import AnnotatedDataset
-from .annotations import Annotations, Box, Problem, shown
+from .annotations import Annotations, Box, Problem, noting, read_text, shown
 
 MAX_BYTES = 2 * 1024**3
 """Largest file that is parsed; the instances of COCO train2017 are a quarter of it."""
 
-Content = dict[str, list[Any]]
+Entry = dict[str, Any]
 Key = tuple[bool, Any]
 
 
@@ -26,46 +26,27 @@ class CocoDataset(AnnotatedDataset):
     """
 
     @staticmethod
-    def _read(data: Annotations, ground_truth: bool) -> None:
+    def _read(data: Annotations) -> None:
         content = _load(data.path)
-        images = _read_images(data, content)
-        labels = _read_categories(data, content)
-        for place, entry in _entries(data, content, 'annotations'):
+        images = _read_images(data, content['images'])
+        labels = _read_categories(data, content['categories'])
+        for where, entry in _entries(data, 'annotations', content['annotations']):
             if entry.get('iscrowd'):
                 continue
-            image_id = images.get(_key(entry.get('image_id')))
+            image, category = entry.get('image_id'), entry.get('category_id')
+            image_id, label = images.get(_key(image)), labels.get(_key(category))
             if image_id is None:
-                # A file that was reduced to some of its images often keeps their annotations.
-                data.warnings.append(
-                    f'{data.location(place)}: image_id {shown(entry.get("image_id"))} is not among its images; '
-                    'remove the annotation'
-                )
+                # A file that was reduced to some of its images often keeps the annotations of the others.
+                data.warnings.append(f'{where}: image_id {shown(image)} is not among its images; remove the annotation')
                 continue
-            with data.noting(place):
-                _add_annotation(data, place, entry, image_id, labels, ground_truth)
-
-
-def _add_annotation(
-    data: Annotations,
-    place: str,
-    entry: dict[str, Any],
-    image_id: str,
-    labels: dict[Key | None, int],
-    ground_truth: bool,
-) -> None:
-    category = entry.get('category_id')
-    label = labels.get(_key(category))
-    if label is None:
-        raise Problem(f'category_id {shown(category)} is not among the categories; add it there')
-    bbox = entry.get('bbox')
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(v) in (int, float) and abs(v) <= 1e9 for v in bbox):
-        raise Problem(f'bbox of {image_id} is not four numbers; write x, y, width, height in pixels')
-    x, y, width, height = map(float, bbox)
-    data.label_by_area(image_id, label, width * height)
-    if ground_truth:
-        if width <= 0 or height <= 0:
-            raise Problem(f'bbox of {image_id} is {width:g} wide and {height:g} high; correct or remove it')
-        data.add_box(image_id, whole_pixels(x, y, width, height), place)
+            with noting(data.problems, where):
+                if label is None:
+                    raise Problem(f'category_id {shown(category)} is not among the categories; add it there')
+                x, y, width, height = _numbers(entry.get('bbox'), image_id)
+                if data.ground_truth and (width <= 0 or height <= 0):
+                    data.add_object(image_id, label, width * height, None, where)
+                    raise Problem(f'bbox of {image_id} is {width:g} wide and {height:g} high; correct or remove it')
+                data.add_object(image_id, label, width * height, whole_pixels(x, y, width, height), where)
 
 
 def whole_pixels(x: float, y: float, width: float, height: float) -> Box:
@@ -81,19 +62,12 @@ def _span(start: float, end: float) -> tuple[int, int]:
     return first, max(first, last)
 
 
-def _load(path: Path) -> Content:
+def _load(path: Path) -> dict[str, list]:
+    text = read_text(path, 'give a COCO instances file', MAX_BYTES)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise Problem(f'larger than {MAX_BYTES} bytes; split it')
-        content = json.loads(path.read_text(encoding='utf-8-sig'), parse_constant=_refuse_constant)
-    except Problem:
-        raise
-    except OSError as e:
-        raise Problem(f'cannot be read ({e.strerror}); give a COCO instances file') from e
-    except RecursionError:
-        raise Problem('nested too deep for COCO instances; give another file') from None
-    except ValueError as e:  # From JSON, from UTF-8, or a number with thousands of digits.
-        raise Problem(f'is not JSON in UTF-8 ({e}); write it again') from e
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as e:  # ValueError: also a number with thousands of digits.
+        raise Problem(f'is not JSON ({e}); write it again') from e
     keys = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise Problem(f'is not a COCO instances file; it must be an object with the lists {", ".join(keys)}')
@@ -104,21 +78,21 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f'{name} is not a number')
 
 
-def _entries(data: Annotations, content: Content, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the entries of a list of the file with their places; entries that are not objects are noted."""
-    for number, entry in enumerate(content[kind]):
-        place = f'{kind}[{number}]'
+def _entries(data: Annotations, kind: str, entries: list) -> Iterator[tuple[str, Entry]]:
+    """Yield where each entry of a list is, and the entry; note entries that are not objects."""
+    for number, entry in enumerate(entries):
+        where = f'{data.path}, {kind}[{number}]'
         if isinstance(entry, dict):
-            yield place if _key(entry.get('id')) is None else f'{place} (id {shown(entry["id"])})', entry
+            yield where if _key(entry.get('id')) is None else f'{where} (id {shown(entry["id"])})', entry
         else:
-            data.note(place, 'is not an object')
+            data.problems.append(f'{where}: is not an object')
 
 
-def _read_images(data: Annotations, content: Content) -> dict[Key | None, str]:
+def _read_images(data: Annotations, entries: list) -> dict[Key | None, str]:
     found: dict[Key | None, str] = {}
     names: set[str] = set()
-    for place, entry in _entries(data, content, 'images'):
-        with data.noting(place):
+    for where, entry in _entries(data, 'images', entries):
+        with noting(data.problems, where):
             key = _key(entry.get('id'))
             if key is None:
                 raise Problem('has no id; give each image a number of its own')
@@ -136,10 +110,10 @@ def _read_images(data: Annotations, content: Content) -> dict[Key | None, str]:
     return found
 
 
-def _read_categories(data: Annotations, content: Content) -> dict[Key | None, int]:
+def _read_categories(data: Annotations, entries: list) -> dict[Key | None, int]:
     names: dict[Key, str] = {}
-    for place, entry in _entries(data, content, 'categories'):
-        with data.noting(place):
+    for where, entry in _entries(data, 'categories', entries):
+        with noting(data.problems, where):
             key, name = _key(entry.get('id')), entry.get('name')
             if key is None or not isinstance(name, str) or not name.strip() or not name.isprintable():
                 raise Problem('needs an id and a name; write both')
@@ -149,6 +123,12 @@ def _read_categories(data: Annotations, content: Content) -> dict[Key | None, in
     order = sorted(names)
     data.classes = {label: names[key] for label, key in enumerate(order)}
     return {key: label for label, key in enumerate(order)}
+
+
+def _numbers(bbox: object, image_id: str) -> list[float]:
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(v) in (int, float) and abs(v) <= 1e9 for v in bbox):
+        raise Problem(f'bbox of {image_id} is not four numbers; write x, y, width, height in pixels')
+    return list(map(float, bbox))
 
 
 def _key(value: object) -> Key | None:

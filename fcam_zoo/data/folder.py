@@ -14,8 +14,8 @@ from .paths import subfolders
 class FolderDataset(ImageDataset):
     """Images in one folder per class: `<root>/<class>/*.jpg`, or `<root>/<split>/<class>/*.jpg`.
 
-    Labels number the class folders in sorted order. Items and attributes are those of `ImageDataset`; there is no
-    localization. Images are turned upright by their EXIF orientation; hidden files and folders are skipped.
+    Labels number the class folders in sorted order. Items, attributes and errors are those of `ImageDataset`; there is
+    no localization. Images are turned upright by their EXIF orientation; hidden files and folders are skipped.
 
     Args:
         root: Folder of the class folders or, with `split`, of the splits.
@@ -34,20 +34,20 @@ class FolderDataset(ImageDataset):
 
 def read_folder(root: Path, split: str) -> Annotations:
     """List the images of the class folders of a split and collect the problems."""
-    folder = root / split
+    folder, train = root / split, root / 'train'
     data = Annotations(root, split, folder, folder)
     if not folder.is_dir():
-        data.note('', f'no such folder; expected {folder}/<class>/*.jpg')
+        data.problems.append(f'{folder}: no such folder; expected {folder}/<class>/*.jpg')
         return data
     present = subfolders(folder)
-    classes = subfolders(root / 'train') if split and (root / 'train').is_dir() else present
+    classes = subfolders(train) if split and train.is_dir() else present
     if len(classes) < 2:
-        data.note(
-            '', f'{len(classes)} class folders, but a classifier needs two; use the layout {folder}/<class>/*.jpg'
+        data.problems.append(
+            f'{folder}: {len(classes)} class folders, but a classifier needs two; use the layout {folder}/<class>/*.jpg'
         )
     for name in present:
         if name not in classes:
-            data.problems.append(f'{folder / name}: no such class in {root / "train"}; add it there or remove it here')
+            data.problems.append(f'{folder / name}: no such class in {train}; add it there or remove it here')
     for name in present:
         images = [path.relative_to(folder).as_posix() for path in images_within(folder / name)]
         if not images:

@@ -28,9 +28,11 @@ def open_dataset(
 
     Args:
         root: Folder of the data set.
-        split: 'train', 'val', 'test', or another name of the folder of the split.
+        split: 'train', 'val', 'test', or another name of the folder of the split; with `annotations`, '' for a data set
+            without splits.
         transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
-        ground_truth: Whether to read boxes or masks; None reads them in every split but 'train'.
+        ground_truth: Whether to read boxes or masks. None reads them in every split but 'train': weak supervision must
+            not use the boxes of its training images.
         annotations: A COCO instances file (.json), a CSV file of boxes, a folder of Pascal VOC XML files or a folder of
             masks, recognised by their content; `{split}` in the path stands for the split. See `AnnotatedDataset`.
             Without it, the layout is the WSOL layout if `<root>/metadata/<split>` exists, else one folder per class.
@@ -46,10 +48,11 @@ def open_dataset(
         return WSOLDataset(root, split, transform, ground_truth)
     if split and (root / split).is_dir():
         return FolderDataset(root, transform, split=split)
+    found = f' (found: {", ".join(splits_of(root))})' if splits_of(root) else ''
     raise DatasetError(
-        f'{root}: no split {split!r}{_splits_found(root)}. Use the layout {root}/<split>/<class>/*.jpg (one folder per '
-        f'class) or {root}/images and {root}/metadata/<split>/image_ids.txt (WSOL layout), or give annotations (COCO, '
-        'Pascal VOC, CSV or masks)'
+        f'{root}: no split {split!r}{found if root.is_dir() else " (the folder does not exist)"}. Use the layout '
+        f'{root}/<split>/<class>/*.jpg (one folder per class) or {root}/images and '
+        f'{root}/metadata/<split>/image_ids.txt (WSOL layout), or give annotations (COCO, Pascal VOC, CSV or masks)'
     )
 
 
@@ -81,10 +84,3 @@ def detect_format(path: Path) -> type[AnnotatedDataset]:
         f'{path}: neither COCO instances (JSON) nor boxes with the header {",".join(HEADER)} (CSV); convert it, or '
         'give a folder of Pascal VOC XML files or of masks'
     )
-
-
-def _splits_found(root: Path) -> str:
-    if not root.is_dir():
-        return ' (the folder does not exist)'
-    found = splits_of(root)
-    return f' (found: {", ".join(found)})' if found else ''

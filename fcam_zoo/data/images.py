@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import ImageError
 from .paths import files_within
@@ -22,7 +22,6 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '
 # Raster formats. By default Pillow runs Ghostscript on a PostScript file, whatever its suffix.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000')
 
-_ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,15 +31,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: np.fliplr,
-    3: lambda pixels: np.rot90(pixels, 2),
-    4: np.flipud,
-    5: np.transpose,
-    6: np.rot90,
-    7: lambda pixels: np.rot90(pixels.T, 2),
-    8: lambda pixels: np.rot90(pixels, -1),
-}
+# The inverse: quarter turns, then whether to mirror left and right.
+_STORED = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (1, False), 7: (1, True), 8: (3, False)}
 
 
 def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -68,59 +60,57 @@ def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = 
 def open_stored(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, int]:
     """Read an image file as 8-bit RGB in its stored orientation, and its EXIF orientation (1 to 8, 1 is upright).
 
-    Raises:
-        FileNotFoundError, ImageError: As `open_image`.
+    Errors are those of `open_image`.
     """
     with _opened(path, max_pixels) as image:
         image.load()
-        return to_rgb(image), _orientation(image)
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # Parsing a damaged EXIF block raises many kinds of errors; the pixels may be intact.
+            orientation = 1
+        return to_rgb(image), orientation
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
     """Turn an image upright by its EXIF orientation; an unknown orientation has no effect."""
-    turn = _UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def as_stored(upright_pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Invert `upright` for an array (H,W): upright -> the order of the stored pixels."""
-    inverse = _STORED.get(orientation)
-    return upright_pixels if inverse is None else np.ascontiguousarray(inverse(upright_pixels))
+    turns, mirror = _STORED.get(orientation, (0, False))
+    turned = np.rot90(upright_pixels, turns)
+    return np.ascontiguousarray(np.fliplr(turned) if mirror else turned)
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
     """Read the stored width and height of an image file from its header; EXIF orientation is not applied.
 
-    Raises:
-        FileNotFoundError, ImageError: As `open_image`.
+    Errors are those of `open_image`.
     """
-    with _opened(path, MAX_PIXELS) as image:
+    with _opened(path) as image:
         return image.size
 
 
 def open_mask(path: str | os.PathLike) -> np.ndarray:
     """Read a mask file as grey levels, uint8 (H,W) in 0..255; a 1-bit mask has 0 and 255.
 
-    Raises:
-        FileNotFoundError, ImageError: As `open_image`.
+    Errors are those of `open_image`.
     """
-    with _opened(path, MAX_PIXELS) as image:
+    with _opened(path) as image:
         return np.array(image.convert('L'))
 
 
 def open_levels(path: str | os.PathLike) -> np.ndarray:
     """Read a mask file as the stored numbers, uint8 (H,W): grey levels, or palette indices.
 
-    Raises:
-        FileNotFoundError, ImageError: As `open_image`, and if the file has colours, transparency or more than 8 bits.
+    Errors are those of `open_image`, and `ImageError` if the file has colours, transparency or more than 8 bits.
     """
-    with _opened(path, MAX_PIXELS) as image:
-        if image.mode == 'P':
-            return np.array(image)
-        if image.mode in ('1', 'L'):
-            return np.array(image.convert('L'))
-        values = np.array(image) if image.mode == 'RGB' else None
-        if values is None or (values != values[..., :1]).any():
+    with _opened(path) as image:
+        if image.mode in ('1', 'L', 'P'):
+            return np.array(image if image.mode == 'P' else image.convert('L'))
+        values = np.array(image)
+        if image.mode != 'RGB' or (values != values[..., :1]).any():
             raise ImageError(f'{path}: a mask of mode {image.mode} has no levels; save it as 8-bit grey or palette')
         return values[..., 0].copy()
 
@@ -194,7 +184,7 @@ def images_within(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open an image, check its size, and convert every error of a decoder in the block to `ImageError`."""
     path = Path(path)
     if not path.exists():
@@ -215,10 +205,3 @@ def _opened(path: str | os.PathLike, max_pixels: int) -> Iterator[Image.Image]:
         raise ImageError(f'{path}: refused by Pillow because of its size ({e}); resize it') from e
     except Exception as e:  # On damaged files, decoders raise nearly every kind of error.
         raise ImageError(f'{path}: cannot be read as an image ({e or type(e).__name__}); replace the file') from e
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # Parsing a damaged EXIF block raises many kinds of errors; the pixels may be intact.
-        return 1

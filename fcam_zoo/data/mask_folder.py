@@ -10,7 +10,7 @@ from ..errors import DatasetError
 from .annotated import AnnotatedDataset
 from .annotations import Annotations, MaskFiles, Problem
 from .images import image_size, images_within, open_levels, resize_mask
-from .paths import files_within
+from .paths import files_within, stem_within
 
 
 class MaskDataset(AnnotatedDataset):
@@ -23,52 +23,48 @@ class MaskDataset(AnnotatedDataset):
     """
 
     @staticmethod
-    def _read(data: Annotations, ground_truth: bool) -> None:
-        if data.images.absolute().is_relative_to(data.path.absolute()):
+    def _read(data: Annotations) -> None:
+        masks = data.path.absolute()
+        if data.images.absolute().is_relative_to(masks):
             raise Problem(f'contains the images too ({data.images}); put the masks in a folder of their own')
-        stems: dict[str, str] = {}
+        ids: dict[str, str] = {}
         for path in images_within(data.images):
-            if path.absolute().is_relative_to(data.path.absolute()):
+            if path.absolute().is_relative_to(masks):
                 continue
-            image_id, stem = path.relative_to(data.images).as_posix(), _stem(path, data.images)
-            if stem in stems:
-                data.note('', f'{stems[stem]} and {image_id} would share the mask {stem}.png; rename one')
-            stems[stem] = image_id
+            image_id, stem = path.relative_to(data.images).as_posix(), stem_within(data.images, path)
+            if stem in ids:
+                data.problems.append(
+                    f'{data.path}: {ids[stem]} and {image_id} would share the mask {stem}.png; rename one'
+                )
+            ids[stem] = image_id
             data.listed.append(image_id)
-        if not ground_truth:
+        if not data.ground_truth:
             return
         for path in files_within(data.path, '.png'):
-            stem = _stem(path, data.path)
-            if stem not in stems:
+            stem = stem_within(data.path, path)
+            if stem not in ids:
                 data.unused[stem] = path
-            elif stems[stem] in data.masks:
-                other = data.masks[stems[stem]].objects[0].name
-                data.note('', f'{other} and {path.name} are both masks of {stems[stem]}; remove one')
+            elif ids[stem] in data.masks:
+                other = data.masks[ids[stem]].objects[0].name
+                data.problems.append(f'{data.path}: {other} and {path.name} are both masks of {ids[stem]}; remove one')
             else:
-                data.masks[stems[stem]] = MaskFiles((path,))
+                data.masks[ids[stem]] = MaskFiles((path,))
         if data.listed and not data.masks:
             image = Path(data.listed[0])
-            data.note('', f'no mask matches an image of {data.images}; that of {image} is {image.with_suffix(".png")}')
+            raise Problem(f'no mask matches an image of {data.images}; that of {image} is {image.with_suffix(".png")}')
 
     def _read_mask(self, index: int, files: MaskFiles, size: tuple[int, int]) -> np.ndarray:
         levels = open_levels(files.objects[0])
         stored = image_size(self.path(index))
         if levels.shape[::-1] != stored:
             raise DatasetError(mask_size_problem(files.objects[0], levels, stored))
-        return resize_mask(_object_mask(levels), size)
+        # The levels are interpreted before resizing, which may remove some of them.
+        between = (levels > 0) & (levels < 255)
+        mask = np.where(between, 1, levels) if between.any() else levels == 255
+        return resize_mask(mask.astype(np.uint8), size)
 
 
 def mask_size_problem(path: Path, mask: np.ndarray, size: tuple[int, int]) -> str:
     """Describe a mask (H,W) whose image has another (width, height)."""
     height, width = mask.shape
     return f'{path}: mask of {width}x{height} for an image of {size[0]}x{size[1]}; give it the same size'
-
-
-def _object_mask(levels: np.ndarray) -> np.ndarray:
-    """Levels of a mask file, uint8 (H,W) -> uint8 (H,W): 0 background, 1 object, 255 not scored."""
-    between = (levels > 0) & (levels < 255)
-    return np.where(between, np.uint8(1), levels) if between.any() else (levels == 255).astype(np.uint8)
-
-
-def _stem(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix('').as_posix()

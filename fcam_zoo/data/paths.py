@@ -28,6 +28,11 @@ def splits_of(root: Path) -> list[str]:
     return [name for name in ('train', 'val', 'test') if (root / name).is_dir()]
 
 
+def stem_within(folder: Path, path: Path) -> str:
+    """Return the path of a file relative to a folder, without suffix and with forward slashes."""
+    return path.relative_to(folder).with_suffix('').as_posix()
+
+
 def leaves_folder(name: str) -> bool:
     """Return whether a relative path from an untrusted file could point outside the folder it is relative to."""
     # Windows rules know both separators and drive letters, so they refuse all that POSIX rules would.

@@ -60,17 +60,20 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """PIL image of any size -> uint8 (3,size,size) in 0..255."""
-        left, top = torch.randint(self.resize - self.size + 1, (2,)).tolist()
+        image = self._crop(_resized(image, self.resize))
         flip = torch.rand(()).item() < self.hflip
-        image = _resized(image, self.resize).crop((left, top, left + self.size, top + self.size))
         return _to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
+
+    def _crop(self, image: Image.Image) -> Image.Image:
+        left, top = torch.randint(self.resize - self.size + 1, (2,)).tolist()
+        return image.crop((left, top, left + self.size, top + self.size))
 
     def __repr__(self) -> str:
         return f'TrainTransform(size={self.size}, resize={self.resize}, hflip={self.hflip})'
 
 
 class ScaleTransform(TrainTransform):
-    """Crop a random area with a random aspect ratio (3/4 to 4/3), resize it to size x size, flip at random.
+    """Resize as `TrainTransform`, crop a random area of random aspect ratio (3/4 to 4/3), resize it, flip at random.
 
     A stronger augmentation than `TrainTransform`, for the classifier of a small data set (RandomResizedCrop: Szegedy et
     al., CVPR 2015).
@@ -89,13 +92,10 @@ class ScaleTransform(TrainTransform):
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f'scale={scale} must be two fractions of the area, 0 < smallest <= largest <= 1')
         self.scale = tuple(scale)
-        self._crop = RandomResizedCrop(self.size, self.scale, interpolation=InterpolationMode.BILINEAR)
+        self._resized_crop = RandomResizedCrop(self.size, self.scale, interpolation=InterpolationMode.BILINEAR)
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        """PIL image of any size -> uint8 (3,size,size) in 0..255."""
-        image = self._crop(_resized(image, self.resize))
-        flip = torch.rand(()).item() < self.hflip
-        return _to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
+    def _crop(self, image: Image.Image) -> Image.Image:
+        return self._resized_crop(image)
 
     def __repr__(self) -> str:
         return f'ScaleTransform(size={self.size}, scale={self.scale}, hflip={self.hflip})'

@@ -6,6 +6,7 @@ import filecmp
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,13 @@ from tqdm import tqdm
 
 from ..errors import DatasetError, ImageError
 from .annotated import annotation_path
-from .annotations import Annotations, MaskFiles
+from .annotations import Annotations, Box, MaskFiles
 from .folder import read_folder
 from .formats import detect_format
 from .images import images_within, open_image, open_levels, open_mask
 from .mask_folder import mask_size_problem
-from .metadata import LOCALIZATION, read_metadata
-from .paths import splits_of, subfolders
+from .paths import splits_of, stem_within, subfolders
+from .wsol import LOCALIZATION, read_metadata
 
 
 def check_dataset(
@@ -86,7 +87,7 @@ def _load(root: Path, split: str, annotations: str | os.PathLike | None) -> Anno
     if split == 'train' and not data.boxes and not data.masks:
         unused, data = data.unused, dataset.load(root, split, annotations, False)
         data.unused = unused
-    data.warnings += data.repeated_boxes()
+    data.warnings += _repeated_boxes(data)
     return data
 
 
@@ -106,49 +107,56 @@ def _annotated_splits(root: Path, annotations: str | os.PathLike) -> list[str]:
 
 def _masks_without_image(data: Annotations) -> Iterator[str]:
     # One folder may serve all splits, so the image of a mask may be in any of them.
-    folders = {data.root / split for split in splits_of(data.root)} if data.unused else set()
-    stems = {p.relative_to(f).with_suffix('').as_posix() for f in folders if f.is_dir() for p in images_within(f)}
+    folders = [data.root / split for split in splits_of(data.root)] if data.unused else []
+    stems = {stem_within(folder, path) for folder in folders for path in images_within(folder)}
     for stem, path in data.unused.items():
         if stem not in stems:
             yield f'{path}: mask without image; name it like its image below {data.images}, or remove it'
 
 
-def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], np.ndarray]) -> Iterator[str]:
-    path, size = data.images / image_id, data.sizes.get(image_id)
-    try:
+def _repeated_boxes(data: Annotations) -> Iterator[str]:
+    for image_id, boxes in data.boxes.items():
+        first: dict[Box, str] = {}
+        for box, where in boxes:
+            if first.setdefault(box, where) != where:
+                yield f'{where}: the box {box} of {image_id} is already at {first[box]}; remove one'
+
+
+def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], np.ndarray]) -> list[str]:
+    problems: list[str] = []
+    path, source, stored = data.images / image_id, data.source(image_id), None
+    with _reporting(problems, path, 'image', source):
         stored = open_image(path, exif=False).size
-        if size not in (None, stored):
-            yield data.size_problem(image_id, stored)
-        size = size or stored
-    except FileNotFoundError:
-        stored = None
-        yield f'{path}: image is missing; restore it, or remove it from {data.source(image_id)}'
-    except (ImageError, OSError) as e:
-        stored = None
-        yield str(e)
+    size = data.sizes.get(image_id, stored)
+    if stored is not None and size != stored:
+        problems.append(data.size_problem(image_id, stored))
     if size is not None:
-        yield from data.boxes_outside(image_id, size)
-    files = data.masks.get(image_id, MaskFiles(()))
-    for file in [*files.objects, *([files.ignore] if files.ignore else [])]:
-        try:
+        problems += data.boxes_outside(image_id, size)
+    objects, ignore = data.masks.get(image_id, MaskFiles(()))
+    for file in (*objects, *([ignore] if ignore else ())):
+        with _reporting(problems, file, 'mask', source):
             mask = read_mask(file)
-            if stored not in (None, mask.shape[::-1]):
-                yield mask_size_problem(file, mask, stored)
-        except FileNotFoundError:
-            yield f'{file}: mask is missing; restore it, or remove it from {data.source(image_id)}'
-        except (ImageError, OSError) as e:
-            yield str(e)
+            if stored is not None and stored != mask.shape[::-1]:
+                problems.append(mask_size_problem(file, mask, stored))
+    return problems
+
+
+@contextmanager
+def _reporting(problems: list[str], file: Path, what: str, source: Path) -> Iterator[None]:
+    """Add a problem if a file that `source` lists cannot be read in the block."""
+    try:
+        yield
+    except FileNotFoundError:
+        problems.append(f'{file}: {what} is missing; restore it, or remove it from {source}')
+    except (ImageError, OSError) as e:
+        problems.append(str(e))
 
 
 def _in_two_splits(members: dict[str, dict[str, Path]]) -> Iterator[str]:
     """Report images that two splits share: the same file, or files with the same id and content."""
     for (first, images), (second, others) in itertools.combinations(members.items(), 2):
-        for image_id, path in images.items():
-            other = others.get(image_id)
-            if other is not None and (other == path or _same_content(path, other)):
-                yield (f'{path}: in the splits {first} and {second}; remove it from one, or results will be invalid')
-
-
-def _same_content(first: Path, second: Path) -> bool:
-    # Missing files are reported by _check_image.
-    return first.is_file() and second.is_file() and filecmp.cmp(first, second, shallow=False)
+        for image_id in [i for i in images if i in others]:
+            path, other = images[image_id], others[image_id]
+            # Missing files were reported before.
+            if path == other or (path.is_file() and other.is_file() and filecmp.cmp(path, other, shallow=False)):
+                yield f'{path}: in the splits {first} and {second}; remove it from one, or results will be invalid'

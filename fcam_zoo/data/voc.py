@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 from xml.etree import ElementTree
 
 from .annotated import AnnotatedDataset
-from .annotations import NUMBER, Annotations, Problem, number_classes, shown
+from .annotations import NUMBER, Annotations, Box, Problem, noting, number_classes, parse_box, read_text, shown
 from .images import SUFFIXES, images_within
-from .paths import files_within
+from .paths import files_within, stem_within
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +30,17 @@ class VocDataset(AnnotatedDataset):
     """
 
     @staticmethod
-    def _read(data: Annotations, ground_truth: bool) -> None:
+    def _read(data: Annotations) -> None:
         files = [_parse(data, path) for path in files_within(data.path, '.xml')]
         # Over all files, so that every split numbers its classes and counts its pixels in the same way.
         labels = number_classes(data, {found.name for file in files for found in file.objects})
-        first = 1
-        if any(0 <= min(found.corners[:2]) < 0.5 for file in files for found in file.objects):
-            first = 0
+        first = 0 if any(0 in found.corners[:2] for file in files for found in file.objects) else 1
+        if first == 0:
             logger.warning('%s: some corners are 0, so pixels are assumed to count from 0, not from 1', data.path)
         by_stem: dict[str, str] = {}
         if any(PurePosixPath(file.image).suffix.lower() not in SUFFIXES for file in files):
-            paths = (path.relative_to(data.images) for path in images_within(data.images))
-            by_stem = {path.with_suffix('').as_posix(): path.as_posix() for path in paths}
+            paths = images_within(data.images)
+            by_stem = {stem_within(data.images, path): path.relative_to(data.images).as_posix() for path in paths}
         for file in _selected(data, files):
             data.problems += file.problems
             image_id = by_stem.get(file.image, file.image)
@@ -55,24 +53,23 @@ class VocDataset(AnnotatedDataset):
             data.sources[image_id] = file.path
             if file.size:
                 data.sizes[image_id] = file.size
-            for found in file.objects:
-                x0, y0, x1, y1 = (math.floor(v + 0.5) - first for v in found.corners)
-                data.label_by_area(image_id, labels.get(found.name, 0), (x1 - x0) * (y1 - y0))
-                if ground_truth:
-                    data.add_box(image_id, (x0, y0, x1, y1), found.place)
+            for name, corners, where in file.objects:
+                x0, y0, x1, y1 = (corner - first for corner in corners)
+                area = (x1 - x0) * (y1 - y0)
+                data.add_object(image_id, labels.get(name, 0), area, (x0, y0, x1, y1), where)
 
 
 class _Object(NamedTuple):
     name: str
-    corners: tuple[float, ...]
-    place: str
+    corners: Box  # As in the file, rounded.
+    where: str
 
 
 @dataclass
 class _File:
     path: Path
     name: str  # Relative to the folder, without suffix.
-    image: str = ''
+    image: str = ''  # Id of the image; '' if it has none.
     size: tuple[int, int] | None = None
     objects: list[_Object] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -90,15 +87,13 @@ def _selected(data: Annotations, files: list[_File]) -> list[_File]:
     listing = data.path.parent / 'ImageSets' / 'Main' / f'{data.split}.txt'
     if not data.split or not listing.is_file():
         return files
-    try:
-        lines = listing.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        data.problems.append(f'{listing}: cannot be read ({e}); write one name per line, as UTF-8')
-        return []
     by_name = {file.name: file for file in files}
-    # A name may contain spaces; the lists of a single class have a number after each name.
-    entries = (line.strip() for line in lines if line.strip())
-    names = list(dict.fromkeys(entry if entry in by_name else entry.split()[0] for entry in entries))
+    names: list[str] = []
+    with noting(data.problems, listing):
+        entries = [line.strip() for line in read_text(listing, 'check its permissions').splitlines()]
+        # A name may contain spaces; the lists of a single class have a number after each name.
+        names = [entry if entry in by_name else entry.split()[0] for entry in entries if entry]
+    names = list(dict.fromkeys(names))
     for name in names:
         if name not in by_name:
             data.problems.append(f'{listing}: {data.path} has no XML file {shown(name)}; add it or remove the line')
@@ -106,29 +101,23 @@ def _selected(data: Annotations, files: list[_File]) -> list[_File]:
 
 
 def _parse(data: Annotations, path: Path) -> _File:
-    relative = path.relative_to(data.path)
-    file = _File(path, relative.with_suffix('').as_posix())
-    try:
+    file = _File(path, stem_within(data.path, path))
+    with noting(file.problems, path):
         root = _read_xml(path)
-        name = (root.findtext('filename') or '').strip() or relative.stem
-        image_id = data.image_id(name, 'filename')
-    except Problem as problem:
-        file.problems.append(f'{path}: {problem}')
-        return file
-    # A bare name is relative to the subfolder that the XML file is in.
-    file.image = image_id if '/' in image_id else (relative.parent / image_id).as_posix()
-    size = [(root.findtext(f'size/{side}') or '').strip() or '0' for side in ('width', 'height')]
-    if not all(NUMBER.fullmatch(v) and float(v) >= 0 and float(v).is_integer() for v in size):
-        sides = ' x '.join(map(shown, size))
-        file.problems.append(f'{path}: {sides} is not a size; write width and height in pixels, or no size')
-    elif all(map(float, size)):  # Some tools write 0 for an unknown size.
-        file.size = int(float(size[0])), int(float(size[1]))
-    for number, element in enumerate(root.findall('object'), 1):
-        place = f'object {number}'
-        try:
-            file.objects.append(_parse_object(element, place))
-        except Problem as problem:
-            file.problems.append(f'{path}: {place}: {problem}')
+        folder, stem = PurePosixPath(file.name).parent, PurePosixPath(file.name).name
+        image_id = data.image_id(_text(root, 'filename') or stem, 'filename')
+        # A bare name is relative to the subfolder that the XML file is in.
+        file.image = image_id if '/' in image_id else (folder / image_id).as_posix()
+        for number, element in enumerate(root.findall('object'), 1):
+            where = f'{path}, object {number}'
+            with noting(file.problems, where):
+                file.objects.append(_parse_object(element, where))
+        size = [_text(root, f'size/{side}') or '0' for side in ('width', 'height')]
+        if not all(NUMBER.fullmatch(v) and float(v) >= 0 and float(v).is_integer() for v in size):
+            sides = ' x '.join(map(shown, size))
+            raise Problem(f'{sides} is not a size; write width and height in pixels, or no size')
+        if all(map(float, size)):  # Some tools write 0 for an unknown size.
+            file.size = int(float(size[0])), int(float(size[1]))
     return file
 
 
@@ -144,14 +133,12 @@ def _read_xml(path: Path) -> ElementTree.Element:
     return root
 
 
-def _parse_object(element: ElementTree.Element, place: str) -> _Object:
-    name = (element.findtext('name') or '').strip()
+def _parse_object(element: ElementTree.Element, where: str) -> _Object:
+    name = _text(element, 'name')
     if not name or not name.isprintable():
         raise Problem('has no name; write its class')
-    texts = [(element.findtext(f'bndbox/{corner}') or '').strip() for corner in _CORNERS]
-    if not all(map(NUMBER.fullmatch, texts)):
-        raise Problem(f'bndbox needs {", ".join(_CORNERS)} as numbers; write them in pixels')
-    x0, y0, x1, y1 = corners = tuple(map(float, texts))
-    if x1 < x0 or y1 < y0:
-        raise Problem('bndbox is inverted; write xmin <= xmax and ymin <= ymax')
-    return _Object(name, corners, place)
+    return _Object(name, parse_box([_text(element, f'bndbox/{corner}') for corner in _CORNERS], _CORNERS), where)
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    return (element.findtext(path) or '').strip()

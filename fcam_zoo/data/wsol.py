@@ -1,30 +1,41 @@
-"""Data sets in the WSOL metadata layout: CUB, ImageNet and OpenImages as in Choe et al. (CVPR 2020)."""
+"""The WSOL metadata layout of CUB, ImageNet and OpenImages (Choe et al., CVPR 2020).
+
+Plain text without header, comma separated, one folder per split:
+
+    <root>/images/<id>
+    <root>/masks/<mask>
+    <root>/metadata/<split>/image_ids.txt       <id>                         the order of evaluation
+                            class_labels.txt    <id>,<label>                 from 0
+                            image_sizes.txt     <id>,<width>,<height>        may be empty
+                            localization.txt    <id>,<x0>,<y0>,<x1>,<y1>     any number of lines per image, or
+                                                <id>,<mask>,<ignore mask>    the ignore mask on the first line only
+"""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Container
+from pathlib import Path, PurePosixPath
 
+from .annotations import Annotations, MaskFiles, Problem, not_below, noting, parse_box, read_text
 from .base import ImageDataset, Transform, reads_ground_truth
-from .metadata import read_metadata
+from .paths import leaves_folder
+
+IDS, LABELS, SIZES, LOCALIZATION = 'image_ids.txt', 'class_labels.txt', 'image_sizes.txt', 'localization.txt'
+
+_WHOLE = re.compile(r'-?[0-9]{1,9}')
+_Lines = list[tuple[str, list[str]]]  # File and line ('image_ids.txt, line 3'), and fields.
 
 
 class WSOLDataset(ImageDataset):
     """One split of a data set with class labels, and with boxes or masks to evaluate localization.
 
-    The layout is described in `fcam_zoo.data.metadata`, items and attributes in `ImageDataset`. Images are not turned
-    by their EXIF orientation, since boxes and masks refer to the stored pixels.
-
-    Args:
-        root: Folder with `images`, `metadata` and, for masks, `masks`.
-        split: Folder of `metadata`: 'train', 'val' or 'test'.
-        transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
-        ground_truth: Whether to read `localization.txt`. None reads it in every split but 'train': weak supervision
-            must not use the boxes of its training images.
-
-    Raises:
-        DatasetError: If metadata are missing, malformed or contradictory. The message has the first problem with file
-            and line, and the number of the others; `check_dataset` lists them all.
+    The layout is described in `fcam_zoo.data.wsol`. Arguments are those of `open_dataset`, where `split` is a folder of
+    `<root>/metadata`; items, attributes and errors are those of `ImageDataset`. Images are not turned by their EXIF
+    orientation, since boxes and masks refer to the stored pixels. Each label is named after the folder of its images if
+    folders and labels match one to one, else by its number.
     """
 
     exif = False
@@ -37,3 +48,124 @@ class WSOLDataset(ImageDataset):
         ground_truth: bool | None = None,
     ) -> None:
         super().__init__(read_metadata(Path(root), split, reads_ground_truth(split, ground_truth)), transform)
+
+
+def read_metadata(root: Path, split: str, ground_truth: bool) -> Annotations:
+    """Read the metadata of a split and collect their problems; `localization.txt` only with `ground_truth`."""
+    data = Annotations(root, split, root / 'metadata' / split, root / 'images', ground_truth, tolerance=1)
+    if not data.path.is_dir():
+        data.problems.append(f'{data.path}: no such split; the WSOL layout has its metadata in this folder')
+        return data
+    readers = {IDS: _read_ids, LABELS: _read_labels, SIZES: _read_sizes}
+    if ground_truth:
+        readers[LOCALIZATION] = _read_localization
+    for name, read in readers.items():
+        file = data.path / name
+        with noting(data.problems, file):
+            lines = enumerate(read_text(file, 'the WSOL layout needs this file').splitlines(), 1)
+            read(
+                data, [(f'{file}, line {n}', [f.strip() for f in line.split(',')]) for n, line in lines if line.strip()]
+            )
+    ids = set(data.ids)
+    for name, table in ((LABELS, data.labels), (SIZES, data.sizes), (LOCALIZATION, {**data.boxes, **data.masks})):
+        extra = (image_id for image_id in table if image_id not in ids)
+        data.warnings += [
+            f'{data.path / name}: {i} is not in {IDS}; add it there or remove its lines here' for i in extra
+        ]
+    data.listed = data.ids
+    pairs = {(data.labels[i], PurePosixPath(i).parent.name) for i in data.ids if i in data.labels}
+    folders, owners = Counter(label for label, _ in pairs), Counter(folder for _, folder in pairs)
+    for label, folder in sorted(pairs):
+        data.classes[label] = folder if folder and folders[label] == owners[folder] == 1 else str(label)
+    return data
+
+
+def _whole_numbers(values: list[str], names: str) -> list[int]:
+    if len(values) != names.count(',') + 1:
+        raise Problem(f'{len(values) + 1} fields; write <id>,{names}')
+    if not all(map(_WHOLE.fullmatch, values)):
+        raise Problem(f'{",".join(values)} are not whole numbers; write <id>,{names}')
+    return list(map(int, values))
+
+
+def _check_new(image_id: str, known: Container[str]) -> None:
+    if image_id in known:
+        raise Problem(f'{image_id} is listed twice; remove one of the lines')
+
+
+def _note_missing(data: Annotations, file: str, lines: _Lines, problem: str) -> None:
+    """Note the ids that no line of a file begins with; `{}` in the problem stands for the id."""
+    named = {fields[0] for _, fields in lines}
+    data.problems += [f'{data.path / file}: {i} {problem.format(i)}' for i in data.ids if i not in named]
+
+
+def _read_ids(data: Annotations, lines: _Lines) -> None:
+    seen: set[str] = set()
+    for where, (image_id, *rest) in lines:
+        with noting(data.problems, where):
+            if rest:
+                raise Problem('an id cannot contain a comma; rename the file')
+            if leaves_folder(image_id):
+                raise not_below(data.images, image_id, 'id')
+            _check_new(image_id, seen)
+            seen.add(image_id)
+            data.ids.append(image_id)
+    if not data.ids:
+        raise Problem('lists no images; write one id per line')
+
+
+def _read_labels(data: Annotations, lines: _Lines) -> None:
+    for where, (image_id, *values) in lines:
+        with noting(data.problems, where):
+            (label,) = _whole_numbers(values, '<label>')
+            if label < 0:
+                raise Problem(f'label {label} is negative; labels count from 0')
+            _check_new(image_id, data.labels)
+            data.labels[image_id] = label
+    _note_missing(data, LABELS, lines, 'has no label; add the line {},<label>')
+
+
+def _read_sizes(data: Annotations, lines: _Lines) -> None:
+    for where, (image_id, *values) in lines:
+        with noting(data.problems, where):
+            width, height = _whole_numbers(values, '<width>,<height>')
+            if width < 1 or height < 1:
+                raise Problem(f'{width}x{height} is not a size; write width and height in pixels')
+            _check_new(image_id, data.sizes)
+            data.sizes[image_id] = width, height
+
+
+def _read_localization(data: Annotations, lines: _Lines) -> None:
+    if not lines:
+        raise Problem('is empty; write boxes or masks, or open the split with ground_truth=False')
+    masks = len(lines[0][1]) == 3
+    if data.sizes and not masks:
+        for image_id in data.ids:
+            if image_id not in data.sizes:
+                fix = f'add {image_id},<width>,<height>'
+                data.problems.append(f'{data.path / SIZES}: {image_id} has no size, which its boxes need; {fix}')
+    for where, (image_id, *values) in lines:
+        with noting(data.problems, where):
+            if masks:
+                _add_mask(data, image_id, values)
+            else:
+                _whole_numbers(values, '<x0>,<y0>,<x1>,<y1>')
+                data.add_box(image_id, parse_box(values), where)
+    _note_missing(data, LOCALIZATION, lines, 'has no box or mask; add a line, or remove the image')
+
+
+def _add_mask(data: Annotations, image_id: str, values: list[str]) -> None:
+    if len(values) != 2:
+        raise Problem(f'{len(values) + 1} fields; write <id>,<mask>,<ignore mask or nothing>')
+    mask, ignore = values
+    folder = data.root / 'masks'
+    for name in (mask, ignore or mask):
+        if leaves_folder(name):
+            raise not_below(folder, name, 'mask')
+    files = data.masks.get(image_id)
+    if files is None:
+        data.masks[image_id] = MaskFiles((folder / mask,), folder / ignore if ignore else None)
+    elif ignore:
+        raise Problem(f'{image_id} already has a line; write the ignore mask on its first line only')
+    else:
+        data.masks[image_id] = files._replace(objects=(*files.objects, folder / mask))
