@@ -38,7 +38,7 @@ def test_wheel_contains_modules_and_weights(tmp_path):
         metadata = archive.read(next(n for n in names if n.endswith('METADATA'))).decode()
     modules = {str(p.relative_to(ROOT)) for p in (ROOT / 'fcam_zoo').rglob('*.py')}
     assert modules <= names
-    assert 'fcam_zoo/py.typed' in names
+    assert {'fcam_zoo/py.typed', 'fcam_zoo/benchmark/report.html.jinja'} <= names
     assert {f'fcam_zoo/weights/{entry["file"]}' for entry in index} <= names
     assert 'License: Apache-2.0' in metadata or 'License-Expression: Apache-2.0' in metadata
 

@@ -19,7 +19,7 @@ MAP_TITLES = {
     'xgradcam': 'XGrad-CAM',
     'layercam': 'LayerCAM',
     'fcam': 'F-CAM',
-    'center': 'centre baseline',
+    'center': 'center baseline',
 }
 
 Points = Callable[[Mapping[str, Sequence[float]]], tuple[Any, Any]]

@@ -18,7 +18,7 @@ from .._io import atomic_path, write_json
 from .._version import __version__
 from ._analysis import activation_shares, class_table, size_table
 from ._scores import Scores
-from .descriptions import MetricDescription, describe_meta
+from .descriptions import Column, MetricDescription, describe_meta
 
 
 @dataclass
@@ -156,3 +156,9 @@ def check_comparable(reports: Mapping[str, Report]) -> None:
         keys = ('dataset', 'split', 'n', 'metric', 'iou')
         if different := [k for k in keys if report.meta.get(k) != reports[first].meta.get(k)]:
             raise ValueError(f'reports {first} and {name} have different {", ".join(different)}: show them apart')
+
+
+def columns_of(reports: Mapping[str, Report]) -> list[Column]:
+    """Return the columns of all metrics that at least one of the reports has."""
+    keys = {key for report in reports.values() for key in report.metrics}
+    return [column for column in next(iter(reports.values())).description.columns if column.key in keys]

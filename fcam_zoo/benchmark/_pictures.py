@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from ... import viz
-from ..boxes import box_iou, boxes_from_score_map, resize_boxes
-from ..inputs import as_array, as_score_maps
-from ..report import Report
+from .. import viz
+from .boxes import box_iou, boxes_from_score_map, resize_boxes
+from .inputs import as_array, as_score_maps
+from .report import Report
 
 FOUND_COLOR, TRUTH_COLOR = (255, 64, 255), (255, 255, 255)
 Outlines = list[np.ndarray]
@@ -47,7 +45,7 @@ def show(image: Image.Image, score_map: Any, report: Report, dataset: Any, index
     score_map = as_score_maps(as_array(score_map)[None])[0]
     canvas = np.array(viz.blend(image, score_map, _OPACITY))
     truth, found = _OUTLINES[report.description.kind](score_map, report, dataset, index, image.size)
-    for width, dark in ((4, True), (2, False)):  # a dark rim first, so that lines are visible on any colour
+    for width, dark in ((4, True), (2, False)):  # a dark rim first, so that lines are visible on any color
         for outlines, color in ((truth, TRUTH_COLOR), (found, FOUND_COLOR)):
             cv2.polylines(canvas, outlines, True, (0, 0, 0) if dark else color, width, cv2.LINE_AA)
     return Image.fromarray(canvas)
@@ -88,10 +86,3 @@ def _outline_boxes(boxes: np.ndarray, size: tuple[int, int], new_size: tuple[int
 def _outlines(mask: np.ndarray, size: tuple[int, int]) -> Outlines:
     large = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     return list(cv2.findContours(large, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)[0])
-
-
-def data_url(image: Image.Image) -> str:
-    """Encode a picture as JPEG in a data URL."""
-    with io.BytesIO() as buffer:
-        image.save(buffer, 'JPEG', quality=82, optimize=True)
-        return 'data:image/jpeg;base64,' + b64encode(buffer.getvalue()).decode()
