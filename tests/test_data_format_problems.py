@@ -136,9 +136,9 @@ def test_hostile_xml(flat, content, message):
 CSV_PROBLEMS = [
     (
         ['image;x0;y0;x1;y1'],
-        r'boxes\.csv, line 1: the header must be image,x0,y0,x1,y1,label,score \(the last two',
+        r'boxes\.csv: the header must be image,x0,y0,x1,y1,label,score \(the last two',
     ),
-    ([], 'line 1: the header must be'),
+    ([], 'the header must be'),
     (['image,x0,y0,x1,y1,label'], 'lists no images of'),
     ([None, '0.jpg,1,2,3,4'], 'line 8: 5 fields; write image,x0,y0,x1,y1,label'),
     ([None, '../0.jpg,1,2,3,4,disc'], r"line 8: image '\.\./0\.jpg' is not a path below"),
@@ -147,7 +147,7 @@ CSV_PROBLEMS = [
     ([None, '0.jpg,9,2,3,4,disc'], r'line 8: box \(9, 2, 3, 4\) is inverted'),
     ([None, '0.jpg,1,2,3,4,"di\nsc"'], r"line 9: label 'di\\nsc' has characters that cannot be printed"),
     ([None, 'new.jpg,1,2,3,4,'], r'new\.jpg has no label; add one, or remove the image'),
-    ([None, f'0.jpg,1,2,3,4,{"x" * 200_000}'], r'is not CSV \(field larger than'),
+    ([None, f'0.jpg,1,2,3,4,{"x" * 200_000}'], r'is not CSV \(line 8: field larger than'),
 ]
 
 

@@ -1,7 +1,6 @@
 """Data sets of images, annotation formats, and the transforms from images to tensors."""
 
-from .annotated import AnnotatedDataset
-from .base import ImageDataset
+from .base import AnnotatedDataset, ImageDataset
 from .box_csv import CsvDataset
 from .coco import CocoDataset
 from .folder import FolderDataset

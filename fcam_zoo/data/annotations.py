@@ -74,9 +74,9 @@ class Annotations:
             raise not_below(self.images, name, field_name)
         return PurePosixPath(name.replace('\\', '/')).as_posix()
 
-    def add_object(self, image_id: str, label: int, area: float, box: Box | None, where: str) -> None:
-        """Add an object to an image. The largest one sets the label of the image, the first of equal ones wins."""
-        if area > self._areas.get(image_id, -math.inf):
+    def add_object(self, image_id: str, label: int | None, area: float, box: Box | None, where: str) -> None:
+        """Add an object to an image; the label of the image is that of its largest object, of equal ones the first."""
+        if label is not None and area > self._areas.get(image_id, -math.inf):
             self._areas[image_id], self.labels[image_id] = area, label
         self.add_box(image_id, box, where)
 

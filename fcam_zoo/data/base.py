@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +16,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import DatasetError
-from .annotations import Annotations, MaskFiles
+from .annotations import Annotations, MaskFiles, finish, noting
 from .images import image_size, open_image, open_mask, resize_mask
 from .transforms import EvalTransform
+
+logger = logging.getLogger(__name__)
 
 Transform = Callable[[Image.Image], Any]
 
@@ -43,16 +48,17 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
         transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
 
     Raises:
-        DatasetError: If `data` has problems, or a box outside its image.
+        DatasetError: If files are missing, malformed or contradictory, or a box is outside its image. The message has
+            the first problem and the number of the others; `check_dataset` lists them all.
     """
 
     boxes: list[np.ndarray] | None = None
     masks: list[MaskFiles] | None = None
-    exif = True  # Whether images are turned upright. Boxes and masks refer to the stored pixels.
+    exif = False  # Whether images are turned upright by their EXIF orientation; boxes and masks need stored pixels.
 
     def __init__(self, data: Annotations, transform: Transform | None) -> None:
-        known = [i for i in data.ids if i in data.sizes]
-        check_problems([*data.problems, *(p for i in known for p in data.boxes_outside(i, data.sizes[i]))])
+        outside = (p for i in data.ids if i in data.sizes for p in data.boxes_outside(i, data.sizes[i]))
+        check_problems([*data.problems, *outside])
         self.name = data.root.absolute().name
         self.root, self.images_root, self.split = data.root, data.images, data.split
         self.ids, self.class_names = data.ids, data.classes
@@ -79,15 +85,9 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
             FileNotFoundError, ImageError: If an image without annotated size is missing or unreadable.
             DatasetError: If a box is outside such an image.
         """
-        problems: list[str] = []
-        sizes = []
-        for index, image_id in enumerate(self.ids):
-            size = self._annotations.sizes.get(image_id)
-            if size is None:
-                size = image_size(self.path(index))
-                problems += self._annotations.boxes_outside(image_id, size)
-            sizes.append(size)
-        check_problems(problems)
+        known, boxes_outside = self._annotations.sizes, self._annotations.boxes_outside
+        sizes = [known.get(i) or image_size(self.path(index)) for index, i in enumerate(self.ids)]
+        check_problems([p for i, size in zip(self.ids, sizes) for p in boxes_outside(i, size)])
         return np.array(sizes, np.int64).reshape(-1, 2)
 
     def path(self, index: int) -> Path:
@@ -142,6 +142,65 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
         )
 
 
+class AnnotatedDataset(ImageDataset):
+    """Images with an annotation file; base of `CocoDataset`, `VocDataset`, `CsvDataset` and `MaskDataset`.
+
+    Arguments are those of `open_dataset`; items, attributes and errors are those of `ImageDataset`. Images are in
+    `<root>/<split>`, `<root>/images`, `<root>/JPEGImages` or `root`, the first that exists, and are not turned by their
+    EXIF orientation. Images without annotation are left out, and their number is logged.
+
+    The label of an image is the class of its largest object. It is the class folder of the image if the format has
+    fewer than two classes, or names its classes like the folders. Without classes and class folders, all images have
+    the class `object`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        split: str,
+        annotations: str | os.PathLike,
+        transform: Transform | None = None,
+        ground_truth: bool | None = None,
+    ) -> None:
+        data = self.load(root, split, annotations, reads_ground_truth(split, ground_truth))
+        super().__init__(data, transform)
+        if len(data.ids) < len(data.listed):
+            left = len(data.listed) - len(data.ids)
+            logger.warning('%s: %d of %d images have no annotation and are left out', data.path, left, len(data.listed))
+
+    @classmethod
+    def load(
+        cls, root: str | os.PathLike, split: str, annotations: str | os.PathLike, ground_truth: bool
+    ) -> Annotations:
+        """Read the annotations and collect their problems.
+
+        Raises:
+            DatasetError: If `root` is not a folder.
+        """
+        root = Path(root)
+        if not root.is_dir():
+            raise DatasetError(f'{root}: no such folder; give the folder of a data set')
+        folders = (root / name for name in (split, 'images', 'JPEGImages') if name)
+        images = next((folder for folder in folders if folder.is_dir()), root)
+        data = Annotations(root, split, annotation_path(annotations, split), images, ground_truth)
+        with noting(data.problems, data.path):
+            cls._read(data)
+        finish(data)
+        return data
+
+    @staticmethod
+    @abstractmethod
+    def _read(data: Annotations) -> None:
+        """Fill in the content of the file and its problems; raise a `Problem` of the whole file."""
+
+    def _open(self, index: int) -> Image.Image:
+        image = super()._open(index)
+        image_id = self.ids[index]
+        if self.boxes is not None and image.size != self._annotations.sizes.get(image_id, image.size):
+            raise DatasetError(self._annotations.size_problem(image_id, image.size))
+        return image
+
+
 def check_problems(problems: list[str]) -> None:
     """Raise `DatasetError` with the first problem and the number of the others, if there are any."""
     if problems:
@@ -152,3 +211,8 @@ def check_problems(problems: list[str]) -> None:
 def reads_ground_truth(split: str, ground_truth: bool | None) -> bool:
     """Return whether boxes or masks are read; by default in every split but 'train'."""
     return split != 'train' if ground_truth is None else ground_truth
+
+
+def annotation_path(annotations: str | os.PathLike, split: str) -> Path:
+    """Return the annotation file or folder of a split."""
+    return Path(str(annotations).replace('{split}', split))

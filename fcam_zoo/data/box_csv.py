@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import NamedTuple
 
-from .annotated import AnnotatedDataset
 from .annotations import Annotations, Box, Problem, noting, number_classes, parse_box, read_text, shown
+from .base import AnnotatedDataset
 
 HEADER = ['image', 'x0', 'y0', 'x1', 'y1', 'label', 'score']
 
@@ -26,52 +25,39 @@ class CsvDataset(AnnotatedDataset):
     def _read(data: Annotations) -> None:
         data.tolerance = 1
         rows = _read_rows(data)
-        data.listed = list(dict.fromkeys(row.image_id for row in rows))
-        names = {row.label for row in rows if row.label}
+        data.listed = list(dict.fromkeys(image_id for image_id, *_ in rows))
+        names = {label for _, _, label, _ in rows if label}
         if all(name.isascii() and name.isdigit() and len(name) < 7 for name in names):
             numbers = {name: int(name) for name in names}
             data.classes = {label: str(label) for label in sorted(numbers.values())}
         else:
             numbers = number_classes(data, names)
         for image_id, box, label, where in rows:
-            if label in numbers:
-                area = -1 if box is None else (box[2] - box[0]) * (box[3] - box[1])
-                data.add_object(image_id, numbers[label], area, box, where)
-            else:
-                data.add_box(image_id, box, where)
+            area = -1 if box is None else (box[2] - box[0]) * (box[3] - box[1])
+            data.add_object(image_id, numbers.get(label), area, box, where)
 
 
-class _Row(NamedTuple):
-    image_id: str
-    box: Box | None  # None for an image without object.
-    label: str
-    where: str
+_Row = tuple[str, Box | None, str, str]
+"""Image id, box (None for an image without object), label ('' for none), file and line."""
 
 
 def _read_rows(data: Annotations) -> list[_Row]:
-    lines = csv.reader(io.StringIO(read_text(data.path, 'give a CSV file of boxes')))
-    rows: list[_Row] = []
+    reader = csv.reader(io.StringIO(read_text(data.path, 'give a CSV file of boxes')))
     try:
-        header = [column.strip() for column in next(lines, [])]
-        if header not in (HEADER[:5], HEADER[:6], HEADER):
-            problem = f'the header must be {",".join(HEADER)} (the last two are optional); correct it'
-            data.problems.append(f'{data.path}, line 1: {problem}')
-            return []
-        for fields in lines:
-            where = f'{data.path}, line {lines.line_num}'
-            if ''.join(fields).strip():
-                with noting(data.problems, where):
-                    rows.append(_parse_row(data, where, [f.strip() for f in fields], len(header)))
+        lines = [(reader.line_num, [f.strip() for f in fields]) for fields in reader if ''.join(fields).strip()]
     except csv.Error as e:
-        data.problems.append(f'{data.path}, line {lines.line_num}: is not CSV ({e}); write the file again')
-        return []
+        raise Problem(f'is not CSV (line {reader.line_num}: {e}); write the file again') from e
+    columns = lines.pop(0)[1] if lines else []
+    if columns not in (HEADER[:5], HEADER[:6], HEADER):
+        raise Problem(f'the header must be {",".join(HEADER)} (the last two are optional); correct the first line')
+    rows: list[_Row] = []
+    for number, fields in lines:
+        where = f'{data.path}, line {number}'
+        with noting(data.problems, where):
+            if len(fields) != len(columns):
+                raise Problem(f'{len(fields)} fields; write {",".join(columns)}')
+            image_id, label = data.image_id(fields[0], 'image'), ''.join(fields[5:6])
+            if not label.isprintable():
+                raise Problem(f'label {shown(label)} has characters that cannot be printed; remove them')
+            rows.append((image_id, parse_box(fields[1:5]) if any(fields[1:5]) else None, label, where))
     return rows
-
-
-def _parse_row(data: Annotations, where: str, fields: list[str], count: int) -> _Row:
-    if len(fields) != count:
-        raise Problem(f'{len(fields)} fields; write {",".join(HEADER[:count])}')
-    image_id, label = data.image_id(fields[0], 'image'), fields[5] if count > 5 else ''
-    if not label.isprintable():
-        raise Problem(f'label {shown(label)} has characters that cannot be printed; remove them')
-    return _Row(image_id, parse_box(fields[1:5]) if any(fields[1:5]) else None, label, where)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .annotated import AnnotatedDataset
 from .annotations import Annotations, Box, Problem, noting, read_text, shown
+from .base import AnnotatedDataset
 
 MAX_BYTES = 2 * 1024**3
 """Largest file that is parsed; the instances of COCO train2017 are a quarter of it."""
@@ -42,9 +42,11 @@ class CocoDataset(AnnotatedDataset):
             with noting(data.problems, where):
                 if label is None:
                     raise Problem(f'category_id {shown(category)} is not among the categories; add it there')
-                x, y, width, height = _numbers(entry.get('bbox'), image_id)
+                bbox = entry.get('bbox')
+                if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+                    raise Problem(f'bbox of {image_id} is not four numbers; write x, y, width, height in pixels')
+                x, y, width, height = map(float, bbox)
                 if data.ground_truth and (width <= 0 or height <= 0):
-                    data.add_object(image_id, label, width * height, None, where)
                     raise Problem(f'bbox of {image_id} is {width:g} wide and {height:g} high; correct or remove it')
                 data.add_object(image_id, label, width * height, whole_pixels(x, y, width, height), where)
 
@@ -125,10 +127,8 @@ def _read_categories(data: Annotations, entries: list) -> dict[Key | None, int]:
     return {key: label for label, key in enumerate(order)}
 
 
-def _numbers(bbox: object, image_id: str) -> list[float]:
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(v) in (int, float) and abs(v) <= 1e9 for v in bbox):
-        raise Problem(f'bbox of {image_id} is not four numbers; write x, y, width, height in pixels')
-    return list(map(float, bbox))
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= 1e9
 
 
 def _key(value: object) -> Key | None:

@@ -19,7 +19,7 @@ class FolderDataset(ImageDataset):
 
     Args:
         root: Folder of the class folders or, with `split`, of the splits.
-        transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
+        transform: As for `open_dataset`.
         split: A split below `root`. If `<root>/train` exists its folders number the classes of every split, so that a
             split without one of the classes has the labels that a model was trained on.
 
@@ -27,6 +27,8 @@ class FolderDataset(ImageDataset):
         DatasetError: If a folder is missing, there are fewer than two classes, a class folder has no images, or a class
             is not in `<root>/train`.
     """
+
+    exif = True
 
     def __init__(self, root: str | os.PathLike, transform: Transform | None = None, *, split: str = '') -> None:
         super().__init__(read_folder(Path(root), split), transform)

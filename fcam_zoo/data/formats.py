@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import DatasetError
-from .annotated import AnnotatedDataset, annotation_path
-from .base import ImageDataset, Transform
+from .base import AnnotatedDataset, ImageDataset, Transform, annotation_path
 from .box_csv import HEADER, CsvDataset
 from .coco import CocoDataset
 from .folder import FolderDataset

@@ -58,10 +58,7 @@ def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = 
 
 
 def open_stored(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, int]:
-    """Read an image file as 8-bit RGB in its stored orientation, and its EXIF orientation (1 to 8, 1 is upright).
-
-    Errors are those of `open_image`.
-    """
+    """Like `open_image`, return the image as stored, and its EXIF orientation (1 to 8, 1 is upright)."""
     with _opened(path, max_pixels) as image:
         image.load()
         try:
@@ -84,19 +81,13 @@ def as_stored(upright_pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Read the stored width and height of an image file from its header; EXIF orientation is not applied.
-
-    Errors are those of `open_image`.
-    """
+    """Read width and height from the header of an image, without EXIF orientation; errors as in `open_image`."""
     with _opened(path) as image:
         return image.size
 
 
 def open_mask(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask file as grey levels, uint8 (H,W) in 0..255; a 1-bit mask has 0 and 255.
-
-    Errors are those of `open_image`.
-    """
+    """Read a mask as grey levels, uint8 (H,W); a 1-bit mask has 0 and 255. Errors are those of `open_image`."""
     with _opened(path) as image:
         return np.array(image.convert('L'))
 

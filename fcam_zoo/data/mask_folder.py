@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DatasetError
-from .annotated import AnnotatedDataset
 from .annotations import Annotations, MaskFiles, Problem
+from .base import AnnotatedDataset
 from .images import image_size, images_within, open_levels, resize_mask
 from .paths import files_within, stem_within
 

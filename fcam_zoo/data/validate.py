@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DatasetError, ImageError
-from .annotated import annotation_path
 from .annotations import Annotations, Box, MaskFiles
+from .base import annotation_path
 from .folder import read_folder
 from .formats import detect_format
 from .images import images_within, open_image, open_levels, open_mask

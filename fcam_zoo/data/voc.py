@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 from xml.etree import ElementTree
 
-from .annotated import AnnotatedDataset
 from .annotations import NUMBER, Annotations, Box, Problem, noting, number_classes, parse_box, read_text, shown
+from .base import AnnotatedDataset
 from .images import SUFFIXES, images_within
 from .paths import files_within, stem_within
 
@@ -33,8 +33,8 @@ class VocDataset(AnnotatedDataset):
     def _read(data: Annotations) -> None:
         files = [_parse(data, path) for path in files_within(data.path, '.xml')]
         # Over all files, so that every split numbers its classes and counts its pixels in the same way.
-        labels = number_classes(data, {found.name for file in files for found in file.objects})
-        first = 0 if any(0 in found.corners[:2] for file in files for found in file.objects) else 1
+        labels = number_classes(data, {name for file in files for name, _, _ in file.objects})
+        first = 0 if any(0 in corners[:2] for file in files for _, corners, _ in file.objects) else 1
         if first == 0:
             logger.warning('%s: some corners are 0, so pixels are assumed to count from 0, not from 1', data.path)
         by_stem: dict[str, str] = {}
@@ -59,19 +59,13 @@ class VocDataset(AnnotatedDataset):
                 data.add_object(image_id, labels.get(name, 0), area, (x0, y0, x1, y1), where)
 
 
-class _Object(NamedTuple):
-    name: str
-    corners: Box  # As in the file, rounded.
-    where: str
-
-
 @dataclass
 class _File:
     path: Path
     name: str  # Relative to the folder, without suffix.
     image: str = ''  # Id of the image; '' if it has none.
     size: tuple[int, int] | None = None
-    objects: list[_Object] = field(default_factory=list)
+    objects: list[tuple[str, Box, str]] = field(default_factory=list)  # Name, corners as in the file, file and place.
     problems: list[str] = field(default_factory=list)
 
 
@@ -111,7 +105,11 @@ def _parse(data: Annotations, path: Path) -> _File:
         for number, element in enumerate(root.findall('object'), 1):
             where = f'{path}, object {number}'
             with noting(file.problems, where):
-                file.objects.append(_parse_object(element, where))
+                name = _text(element, 'name')
+                if not name or not name.isprintable():
+                    raise Problem('has no name; write its class')
+                corners = parse_box([_text(element, f'bndbox/{corner}') for corner in _CORNERS], _CORNERS)
+                file.objects.append((name, corners, where))
         size = [_text(root, f'size/{side}') or '0' for side in ('width', 'height')]
         if not all(NUMBER.fullmatch(v) and float(v) >= 0 and float(v).is_integer() for v in size):
             sides = ' x '.join(map(shown, size))
@@ -131,13 +129,6 @@ def _read_xml(path: Path) -> ElementTree.Element:
     if root.tag != 'annotation':
         raise Problem(f'has the root {shown(root.tag)}, but in Pascal VOC it is <annotation>; move the file elsewhere')
     return root
-
-
-def _parse_object(element: ElementTree.Element, where: str) -> _Object:
-    name = _text(element, 'name')
-    if not name or not name.isprintable():
-        raise Problem('has no name; write its class')
-    return _Object(name, parse_box([_text(element, f'bndbox/{corner}') for corner in _CORNERS], _CORNERS), where)
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

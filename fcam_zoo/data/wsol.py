@@ -38,8 +38,6 @@ class WSOLDataset(ImageDataset):
     folders and labels match one to one, else by its number.
     """
 
-    exif = False
-
     def __init__(
         self,
         root: str | os.PathLike,
