@@ -212,7 +212,7 @@ def test_check_of_masks(flat):
         '0.jpg: not an image',
         '1.png: not an image',
         '2.png: mask of 5x6 for an image',
-        '3.png: a mask of mode RGB',
+        '3.png: masks of mode RGB',
     ]
     assert len(problems) == 4
     assert all(want in problem for want, problem in zip(wanted, problems))

@@ -71,7 +71,7 @@ class Annotations:
     def image_id(self, name: object, field_name: str) -> str:
         """Convert the value of a field to the id of an image; raise a `Problem` if it leaves the image folder."""
         if not isinstance(name, str) or not name.isprintable() or len(name) > 1000 or leaves_folder(name):
-            raise not_below(self.images, name, field_name)
+            raise path_problem(self.images, name, field_name)
         return PurePosixPath(name.replace('\\', '/')).as_posix()
 
     def add_object(self, image_id: str, label: int | None, area: float, box: Box | None, where: str) -> None:
@@ -105,21 +105,21 @@ class Annotations:
 
 
 @contextmanager
-def noting(problems: list[str], where: object) -> Iterator[None]:
-    """Add the `Problem` that is raised in the block to `problems`, and continue after the block."""
+def collect_problem(problems: list[str], where: object) -> Iterator[None]:
+    """Add a `Problem` that is raised in the block to `problems`, and continue after the block."""
     try:
         yield
     except Problem as problem:
         problems.append(f'{where}: {problem}')
 
 
-def not_below(folder: Path, name: object, field_name: str) -> Problem:
+def path_problem(folder: Path, name: object, field_name: str) -> Problem:
     """Describe the value of a field that is not a path below a folder."""
-    return Problem(f'{field_name} {shown(name)} is not a path below {folder}; write a relative path in that folder')
+    return Problem(f'{field_name} {quote(name)} is not a path below {folder}; write a relative path in that folder')
 
 
-def shown(value: object) -> str:
-    """Format a value of an untrusted file for a message, on one line and at most about 100 characters."""
+def quote(value: object) -> str:
+    """Quote a value of an untrusted file for a message, on one line and at most about 100 characters."""
     text = repr(value)
     return text if len(text) <= 100 else f'{text[:100]}...'
 
@@ -128,7 +128,7 @@ def read_text(path: Path, fix: str, max_bytes: float = math.inf) -> str:
     """Read a UTF-8 file, with or without byte order mark; raise a `Problem`, with `fix`, if that is not possible."""
     try:
         if path.stat().st_size > max_bytes:
-            raise Problem(f'larger than {max_bytes} bytes; split it')
+            raise Problem(f'is larger than {max_bytes} bytes; split it')
         return path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError:
         raise Problem('is not UTF-8 text; save it as UTF-8') from None
@@ -139,7 +139,7 @@ def read_text(path: Path, fix: str, max_bytes: float = math.inf) -> str:
 def parse_box(texts: Sequence[str], names: Sequence[str] = ('x0', 'y0', 'x1', 'y1')) -> Box:
     """Round the coordinates of a box to whole pixels; raise a `Problem` if it is inverted or they are not numbers."""
     if not all(map(NUMBER.fullmatch, texts)):
-        raise Problem(f'{shown(",".join(texts))} are not four numbers; write {",".join(names)} in pixels')
+        raise Problem(f'{quote(",".join(texts))} are not four numbers; write {",".join(names)} in pixels')
     x0, y0, x1, y1 = (math.floor(float(text) + 0.5) for text in texts)
     if x1 < x0 or y1 < y0:
         order = f'{names[0]} <= {names[2]} and {names[1]} <= {names[3]}'
@@ -159,7 +159,7 @@ def number_classes(data: Annotations, names: Iterable[str]) -> dict[str, int]:
     if not names <= set(order):
         order = sorted(names)
     if file.is_file():
-        with noting(data.problems, file):
+        with collect_problem(data.problems, file):
             order = [line.strip() for line in read_text(file, 'check its permissions').rstrip().splitlines()]
             if not all(order) or len(set(order)) < len(order):
                 raise Problem('has an empty or repeated line; write one class name per line, label 0 first')
@@ -190,10 +190,9 @@ def finish(data: Annotations) -> None:
 
 
 def _label_by_folder(data: Annotations) -> None:
-    """Use class folders as labels, numbered as in `FolderDataset`, if they say more than the format.
+    """Use class folders as labels, numbered as in `FolderDataset`, if they contain all images and fit the format.
 
-    That is the case if every image is in a folder, and the format has fewer than two classes or each folder is one of
-    its classes.
+    They fit if the format has fewer than two classes, or if each folder is one of its classes.
     """
     folder = {i: i.split('/', 1)[0] for i in data.ids if '/' in i}
     names = set(folder.values())

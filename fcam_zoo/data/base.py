@@ -16,7 +16,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import DatasetError
-from .annotations import Annotations, MaskFiles, finish, noting
+from .annotations import Annotations, MaskFiles, collect_problem, finish
 from .images import image_size, open_image, open_mask, resize_mask
 from .transforms import EvalTransform
 
@@ -68,7 +68,7 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
             self.boxes = [np.array([located.box for located in data.boxes[i]], np.int64) for i in data.ids]
         if data.masks:
             self.masks = [data.masks[i] for i in data.ids]
-        # Every process that loads images gets a copy, so this keeps sizes and the boxes that are still to check.
+        # Every process that loads images gets a copy, so this keeps only sizes and the boxes that are still unchecked.
         unchecked = {i: boxes for i, boxes in data.boxes.items() if i not in data.sizes}
         self._annotations = dataclasses.replace(data, listed=[], labels={}, boxes=unchecked, masks={}, _areas={})
 
@@ -149,9 +149,9 @@ class AnnotatedDataset(ImageDataset):
     `<root>/<split>`, `<root>/images`, `<root>/JPEGImages` or `root`, the first that exists, and are not turned by their
     EXIF orientation. Images without annotation are left out, and their number is logged.
 
-    The label of an image is the class of its largest object. It is the class folder of the image if the format has
-    fewer than two classes, or names its classes like the folders. Without classes and class folders, all images have
-    the class `object`.
+    The label of an image is the class of its largest object. If all images are in class folders, the folder is the
+    label when the format has fewer than two classes, or when every folder is one of its classes. Without classes and
+    class folders, all images have the class `object`.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class AnnotatedDataset(ImageDataset):
         folders = (root / name for name in (split, 'images', 'JPEGImages') if name)
         images = next((folder for folder in folders if folder.is_dir()), root)
         data = Annotations(root, split, annotation_path(annotations, split), images, ground_truth)
-        with noting(data.problems, data.path):
+        with collect_problem(data.problems, data.path):
             cls._read(data)
         finish(data)
         return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from .annotations import Annotations, Box, Problem, noting, number_classes, parse_box, read_text, shown
+from .annotations import Annotations, Box, Problem, collect_problem, number_classes, parse_box, quote, read_text
 from .base import AnnotatedDataset
 
 HEADER = ['image', 'x0', 'y0', 'x1', 'y1', 'label', 'score']
@@ -53,11 +53,11 @@ def _read_rows(data: Annotations) -> list[_Row]:
     rows: list[_Row] = []
     for number, fields in lines:
         where = f'{data.path}, line {number}'
-        with noting(data.problems, where):
+        with collect_problem(data.problems, where):
             if len(fields) != len(columns):
                 raise Problem(f'{len(fields)} fields; write {",".join(columns)}')
             image_id, label = data.image_id(fields[0], 'image'), ''.join(fields[5:6])
             if not label.isprintable():
-                raise Problem(f'label {shown(label)} has characters that cannot be printed; remove them')
+                raise Problem(f'label {quote(label)} has characters that cannot be printed; remove them')
             rows.append((image_id, parse_box(fields[1:5]) if any(fields[1:5]) else None, label, where))
     return rows

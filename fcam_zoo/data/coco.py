@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .annotations import Annotations, Box, Problem, noting, read_text, shown
+from .annotations import Annotations, Box, Problem, collect_problem, quote, read_text
 from .base import AnnotatedDataset
 
 MAX_BYTES = 2 * 1024**3
@@ -37,11 +37,11 @@ class CocoDataset(AnnotatedDataset):
             image_id, label = images.get(_key(image)), labels.get(_key(category))
             if image_id is None:
                 # A file that was reduced to some of its images often keeps the annotations of the others.
-                data.warnings.append(f'{where}: image_id {shown(image)} is not among its images; remove the annotation')
+                data.warnings.append(f'{where}: image_id {quote(image)} is not among its images; remove the annotation')
                 continue
-            with noting(data.problems, where):
+            with collect_problem(data.problems, where):
                 if label is None:
-                    raise Problem(f'category_id {shown(category)} is not among the categories; add it there')
+                    raise Problem(f'category_id {quote(category)} is not among the categories; add it there')
                 bbox = entry.get('bbox')
                 if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
                     raise Problem(f'bbox of {image_id} is not four numbers; write x, y, width, height in pixels')
@@ -69,7 +69,7 @@ def _load(path: Path) -> dict[str, list]:
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as e:  # ValueError: also a number with thousands of digits.
-        raise Problem(f'is not JSON ({e}); write it again') from e
+        raise Problem(f'is not JSON ({e}); write the file again') from e
     keys = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise Problem(f'is not a COCO instances file; it must be an object with the lists {", ".join(keys)}')
@@ -85,7 +85,7 @@ def _entries(data: Annotations, kind: str, entries: list) -> Iterator[tuple[str,
     for number, entry in enumerate(entries):
         where = f'{data.path}, {kind}[{number}]'
         if isinstance(entry, dict):
-            yield where if _key(entry.get('id')) is None else f'{where} (id {shown(entry["id"])})', entry
+            yield where if _key(entry.get('id')) is None else f'{where} (id {quote(entry["id"])})', entry
         else:
             data.problems.append(f'{where}: is not an object')
 
@@ -94,10 +94,10 @@ def _read_images(data: Annotations, entries: list) -> dict[Key | None, str]:
     found: dict[Key | None, str] = {}
     names: set[str] = set()
     for where, entry in _entries(data, 'images', entries):
-        with noting(data.problems, where):
+        with collect_problem(data.problems, where):
             key = _key(entry.get('id'))
             if key is None:
-                raise Problem('has no id; give each image a number of its own')
+                raise Problem('has no id; give each image its own id')
             name = data.image_id(entry.get('file_name'), 'file_name')
             if key in found or name in names:
                 raise Problem(f'{name} is listed twice, or another image has its id; remove one')
@@ -105,7 +105,7 @@ def _read_images(data: Annotations, entries: list) -> dict[Key | None, str]:
             if type(width) is int and type(height) is int and 0 < min(width, height) <= max(width, height) < 10**9:
                 data.sizes[name] = width, height
             elif (width, height) != (None, None):
-                raise Problem(f'{shown((width, height))} is not a width and height; write both in pixels, or neither')
+                raise Problem(f'{quote((width, height))} is not a width and height; write both in pixels, or neither')
             found[key] = name
             names.add(name)
             data.listed.append(name)
@@ -115,12 +115,12 @@ def _read_images(data: Annotations, entries: list) -> dict[Key | None, str]:
 def _read_categories(data: Annotations, entries: list) -> dict[Key | None, int]:
     names: dict[Key, str] = {}
     for where, entry in _entries(data, 'categories', entries):
-        with noting(data.problems, where):
+        with collect_problem(data.problems, where):
             key, name = _key(entry.get('id')), entry.get('name')
             if key is None or not isinstance(name, str) or not name.strip() or not name.isprintable():
                 raise Problem('needs an id and a name; write both')
             if key in names:
-                raise Problem(f'another category has the id {shown(entry["id"])}; remove one')
+                raise Problem(f'another category has the id {quote(entry["id"])}; remove one')
             names[key] = name.strip()
     order = sorted(names)
     data.classes = {label: names[key] for label, key in enumerate(order)}

@@ -19,7 +19,7 @@ MAX_PIXELS = 80_000_000
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
 """Suffixes of the images that are found in a folder; a file that is given by its path may have any suffix."""
 
-# Raster formats. By default Pillow runs Ghostscript on a PostScript file, whatever its suffix.
+# Only raster formats: by default Pillow runs Ghostscript on a PostScript file, whatever its suffix.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM', 'JPEG2000')
 
 _UPRIGHT = {
@@ -42,7 +42,7 @@ def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = 
         path: Image file: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM/PGM or JPEG 2000.
         exif: Turn the image upright by its EXIF orientation; an unreadable EXIF block is ignored. Set False if boxes or
             masks refer to the stored pixels, as in the WSOL layout.
-        max_pixels: Images with more pixels are refused from their header, before decoding. Pillow also refuses images
+        max_pixels: Images with more pixels in their header are refused before decoding. Pillow also refuses images
             above twice `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Returns:
@@ -102,7 +102,7 @@ def open_levels(path: str | os.PathLike) -> np.ndarray:
             return np.array(image if image.mode == 'P' else image.convert('L'))
         values = np.array(image)
         if image.mode != 'RGB' or (values != values[..., :1]).any():
-            raise ImageError(f'{path}: a mask of mode {image.mode} has no levels; save it as 8-bit grey or palette')
+            raise ImageError(f'{path}: masks of mode {image.mode} are not supported; save it as 8-bit grey or palette')
         return values[..., 0].copy()
 
 
@@ -114,17 +114,11 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a decoded image of any mode to 8-bit RGB.
+    """Convert a decoded image of any mode to a new 8-bit RGB image of the same size.
 
     Transparent pixels become white, since most cut-out images are made for a white page. 16-bit grey is scaled (65535
     becomes 255), while Pillow's conversion clips. Palettes, CMYK and other modes are converted by Pillow, without a
     colour profile.
-
-    Args:
-        image: Any PIL image.
-
-    Returns:
-        A new image of mode RGB and of the same size.
 
     Raises:
         ImageError: If pixels are 32-bit integers or floats, which have no defined white.

@@ -40,7 +40,7 @@ def check_dataset(
             split, so `splits` must name that split if the data set has several.
 
     Returns:
-        One line per problem, with the file and the fix; empty for a sound data set. Problems are missing or malformed
+        One line per problem, with the file and the fix; empty if there are none. Problems are missing or malformed
         metadata, ids without label, size or localization, lines with unknown ids, boxes outside their images, images
         that are missing, unreadable, or not of the annotated size, masks that are missing, unreadable, or not of the
         size of their image, masks without image, repeated boxes and annotations, class folders without images, and

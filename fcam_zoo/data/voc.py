@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from xml.etree import ElementTree
 
-from .annotations import NUMBER, Annotations, Box, Problem, noting, number_classes, parse_box, read_text, shown
+from .annotations import NUMBER, Annotations, Box, Problem, collect_problem, number_classes, parse_box, quote, read_text
 from .base import AnnotatedDataset
 from .images import SUFFIXES, images_within
 from .paths import files_within, stem_within
@@ -24,9 +24,9 @@ _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 class VocDataset(AnnotatedDataset):
     """Boxes of a folder of VOC XML files; arguments, attributes and errors are those of `AnnotatedDataset`.
 
-    Corners count from 1, the last pixel inside, and are converted to pixels from 0. If a corner in the folder is 0, all
-    its files are read as counting from 0, which is logged. Objects marked `difficult` are kept, parts of objects are
-    not read. If `ImageSets/Main/<split>.txt` exists beside the folder it selects the files.
+    Corners count pixels from 1, the last pixel inside, and are converted to pixels from 0. If a corner in the folder is
+    0, all its files are assumed to count from 0, and a warning is logged. Objects marked `difficult` are kept; parts of
+    objects are not read. If `ImageSets/Main/<split>.txt` exists beside the folder, it lists the files of the split.
     """
 
     @staticmethod
@@ -70,7 +70,7 @@ class _File:
 
 
 class _DoctypeRefusingBuilder(ElementTree.TreeBuilder):
-    """A document type can define entities, which may grow without bound or name other files; VOC needs none."""
+    """Refuses a document type: it can define entities that grow without bound or name other files."""
 
     def doctype(self, *_: object) -> NoReturn:
         raise ValueError('it declares a DOCTYPE, which VOC does not need; remove it')
@@ -83,20 +83,20 @@ def _selected(data: Annotations, files: list[_File]) -> list[_File]:
         return files
     by_name = {file.name: file for file in files}
     names: list[str] = []
-    with noting(data.problems, listing):
+    with collect_problem(data.problems, listing):
         entries = [line.strip() for line in read_text(listing, 'check its permissions').splitlines()]
         # A name may contain spaces; the lists of a single class have a number after each name.
         names = [entry if entry in by_name else entry.split()[0] for entry in entries if entry]
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in by_name:
-            data.problems.append(f'{listing}: {data.path} has no XML file {shown(name)}; add it or remove the line')
+            data.problems.append(f'{listing}: {data.path} has no XML file {quote(name)}; add it or remove the line')
     return [by_name[name] for name in names if name in by_name]
 
 
 def _parse(data: Annotations, path: Path) -> _File:
     file = _File(path, stem_within(data.path, path))
-    with noting(file.problems, path):
+    with collect_problem(file.problems, path):
         root = _read_xml(path)
         folder, stem = PurePosixPath(file.name).parent, PurePosixPath(file.name).name
         image_id = data.image_id(_text(root, 'filename') or stem, 'filename')
@@ -104,7 +104,7 @@ def _parse(data: Annotations, path: Path) -> _File:
         file.image = image_id if '/' in image_id else (folder / image_id).as_posix()
         for number, element in enumerate(root.findall('object'), 1):
             where = f'{path}, object {number}'
-            with noting(file.problems, where):
+            with collect_problem(file.problems, where):
                 name = _text(element, 'name')
                 if not name or not name.isprintable():
                     raise Problem('has no name; write its class')
@@ -112,7 +112,7 @@ def _parse(data: Annotations, path: Path) -> _File:
                 file.objects.append((name, corners, where))
         size = [_text(root, f'size/{side}') or '0' for side in ('width', 'height')]
         if not all(NUMBER.fullmatch(v) and float(v) >= 0 and float(v).is_integer() for v in size):
-            sides = ' x '.join(map(shown, size))
+            sides = ' x '.join(map(quote, size))
             raise Problem(f'{sides} is not a size; write width and height in pixels, or no size')
         if all(map(float, size)):  # Some tools write 0 for an unknown size.
             file.size = int(float(size[0])), int(float(size[1]))
@@ -125,9 +125,9 @@ def _read_xml(path: Path) -> ElementTree.Element:
             raise ValueError(f'it has more than {MAX_BYTES} bytes')
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_DoctypeRefusingBuilder()))
     except (OSError, ElementTree.ParseError, ValueError, LookupError, RecursionError) as e:
-        raise Problem(f'cannot be read as XML ({e}); write it again') from e
+        raise Problem(f'cannot be read as XML ({e}); write the file again') from e
     if root.tag != 'annotation':
-        raise Problem(f'has the root {shown(root.tag)}, but in Pascal VOC it is <annotation>; move the file elsewhere')
+        raise Problem(f'has the root {quote(root.tag)}, but in Pascal VOC it is <annotation>; move the file elsewhere')
     return root
 
 

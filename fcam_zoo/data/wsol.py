@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Container
 from pathlib import Path, PurePosixPath
 
-from .annotations import Annotations, MaskFiles, Problem, not_below, noting, parse_box, read_text
+from .annotations import Annotations, MaskFiles, Problem, collect_problem, parse_box, path_problem, read_text
 from .base import ImageDataset, Transform, reads_ground_truth
 from .paths import leaves_folder
 
@@ -59,8 +59,8 @@ def read_metadata(root: Path, split: str, ground_truth: bool) -> Annotations:
         readers[LOCALIZATION] = _read_localization
     for name, read in readers.items():
         file = data.path / name
-        with noting(data.problems, file):
-            lines = enumerate(read_text(file, 'the WSOL layout needs this file').splitlines(), 1)
+        with collect_problem(data.problems, file):
+            lines = enumerate(read_text(file, 'add it, since the WSOL layout needs this file').splitlines(), 1)
             read(
                 data, [(f'{file}, line {n}', [f.strip() for f in line.split(',')]) for n, line in lines if line.strip()]
             )
@@ -100,11 +100,11 @@ def _note_missing(data: Annotations, file: str, lines: _Lines, problem: str) -> 
 def _read_ids(data: Annotations, lines: _Lines) -> None:
     seen: set[str] = set()
     for where, (image_id, *rest) in lines:
-        with noting(data.problems, where):
+        with collect_problem(data.problems, where):
             if rest:
                 raise Problem('an id cannot contain a comma; rename the file')
             if leaves_folder(image_id):
-                raise not_below(data.images, image_id, 'id')
+                raise path_problem(data.images, image_id, 'id')
             _check_new(image_id, seen)
             seen.add(image_id)
             data.ids.append(image_id)
@@ -114,7 +114,7 @@ def _read_ids(data: Annotations, lines: _Lines) -> None:
 
 def _read_labels(data: Annotations, lines: _Lines) -> None:
     for where, (image_id, *values) in lines:
-        with noting(data.problems, where):
+        with collect_problem(data.problems, where):
             (label,) = _whole_numbers(values, '<label>')
             if label < 0:
                 raise Problem(f'label {label} is negative; labels count from 0')
@@ -125,7 +125,7 @@ def _read_labels(data: Annotations, lines: _Lines) -> None:
 
 def _read_sizes(data: Annotations, lines: _Lines) -> None:
     for where, (image_id, *values) in lines:
-        with noting(data.problems, where):
+        with collect_problem(data.problems, where):
             width, height = _whole_numbers(values, '<width>,<height>')
             if width < 1 or height < 1:
                 raise Problem(f'{width}x{height} is not a size; write width and height in pixels')
@@ -143,7 +143,7 @@ def _read_localization(data: Annotations, lines: _Lines) -> None:
                 fix = f'add {image_id},<width>,<height>'
                 data.problems.append(f'{data.path / SIZES}: {image_id} has no size, which its boxes need; {fix}')
     for where, (image_id, *values) in lines:
-        with noting(data.problems, where):
+        with collect_problem(data.problems, where):
             if masks:
                 _add_mask(data, image_id, values)
             else:
@@ -159,7 +159,7 @@ def _add_mask(data: Annotations, image_id: str, values: list[str]) -> None:
     folder = data.root / 'masks'
     for name in (mask, ignore or mask):
         if leaves_folder(name):
-            raise not_below(folder, name, 'mask')
+            raise path_problem(folder, name, 'mask')
     files = data.masks.get(image_id)
     if files is None:
         data.masks[image_id] = MaskFiles((folder / mask,), folder / ignore if ignore else None)
