@@ -98,7 +98,9 @@ def test_invalid_masks(flat):
     assert set(np.unique(dataset.mask(0, (9, 9)))) == {0, 1}
     rgb[0, 0] = (200, 0, 0)
     Image.fromarray(rgb).save(path / '0.png')
-    with pytest.raises(ImageError, match=r'0\.png: masks of mode RGB are not supported; save it as 8-bit grey or palette'):
+    with pytest.raises(
+        ImageError, match=r'0\.png: masks of mode RGB are not supported; save it as 8-bit grey or palette'
+    ):
         dataset.mask(0, (9, 9))
     Image.fromarray(np.ones((60, 72), np.uint16)).save(path / '0.png')
     with pytest.raises(ImageError, match='are not supported'):

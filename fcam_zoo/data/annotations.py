@@ -18,16 +18,12 @@ NUMBER = re.compile(r'-?[0-9]{1,9}(\.[0-9]{0,20})?')
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels from 0; x1, y1 is the last pixel inside."""
 
+LocatedBox = tuple[Box, str]
+"""A box, and where it was read: the file and its line or id."""
+
 
 class Problem(ValueError):
     """What is wrong with an entry of an annotation file, and how to fix it."""
-
-
-class LocatedBox(NamedTuple):
-    """A box, and where it was read: the file and its line or id."""
-
-    box: Box
-    where: str
 
 
 class MaskFiles(NamedTuple):
@@ -64,10 +60,6 @@ class Annotations:
     unused: dict[str, Path] = field(default_factory=dict)  # Masks without image: path without suffix -> file.
     _areas: dict[str, float] = field(default_factory=dict)  # Id -> area of its largest object.
 
-    def source(self, image_id: str) -> Path:
-        """Return the file or folder that describes an image."""
-        return self.sources.get(image_id, self.path)
-
     def image_id(self, name: object, field_name: str) -> str:
         """Convert the value of a field to the id of an image; raise a `Problem` if it leaves the image folder."""
         if not isinstance(name, str) or not name.isprintable() or len(name) > 1000 or leaves_folder(name):
@@ -75,7 +67,7 @@ class Annotations:
         return PurePosixPath(name.replace('\\', '/')).as_posix()
 
     def add_object(self, image_id: str, label: int | None, area: float, box: Box | None, where: str) -> None:
-        """Add an object to an image; the label of the image is that of its largest object, of equal ones the first."""
+        """Add an object to an image. The label of the image is that of its largest object; on a tie, the first."""
         if label is not None and area > self._areas.get(image_id, -math.inf):
             self._areas[image_id], self.labels[image_id] = area, label
         self.add_box(image_id, box, where)
@@ -83,7 +75,7 @@ class Annotations:
     def add_box(self, image_id: str, box: Box | None, where: str) -> None:
         """Add a box to an image, if ground truth is read."""
         if self.ground_truth and box is not None:
-            self.boxes.setdefault(image_id, []).append(LocatedBox(box, where))
+            self.boxes.setdefault(image_id, []).append((box, where))
 
     def boxes_outside(self, image_id: str, size: tuple[int, int]) -> Iterator[str]:
         """Report the boxes of an image that are not inside its (width, height)."""
@@ -98,9 +90,10 @@ class Annotations:
     def size_problem(self, image_id: str, size: tuple[int, int]) -> str:
         """Describe an image file whose (width, height) is not that of its annotation."""
         width, height = self.sizes[image_id]
+        source = self.sources.get(image_id, self.path)
         return (
-            f'{self.images / image_id}: {size[0]}x{size[1]} pixels, but {self.source(image_id)} says {width}x{height}; '
-            'correct it, and the boxes if the image was resized'
+            f'{self.images / image_id}: {size[0]}x{size[1]} pixels, but {source} says {width}x{height}; correct it, '
+            'and the boxes if the image was resized'
         )
 
 

@@ -65,7 +65,7 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
         self.labels = np.array([data.labels[i] for i in data.ids], np.int64)
         self.transform = transform or EvalTransform()
         if data.boxes:
-            self.boxes = [np.array([located.box for located in data.boxes[i]], np.int64) for i in data.ids]
+            self.boxes = [np.array([box for box, _ in data.boxes[i]], np.int64) for i in data.ids]
         if data.masks:
             self.masks = [data.masks[i] for i in data.ids]
         # Every process that loads images gets a copy, so this keeps only sizes and the boxes that are still unchecked.
@@ -172,11 +172,7 @@ class AnnotatedDataset(ImageDataset):
     def load(
         cls, root: str | os.PathLike, split: str, annotations: str | os.PathLike, ground_truth: bool
     ) -> Annotations:
-        """Read the annotations and collect their problems.
-
-        Raises:
-            DatasetError: If `root` is not a folder.
-        """
+        """Read the annotations and collect their problems; raise `DatasetError` if `root` is not a folder."""
         root = Path(root)
         if not root.is_dir():
             raise DatasetError(f'{root}: no such folder; give the folder of a data set')

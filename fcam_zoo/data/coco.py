@@ -43,9 +43,10 @@ class CocoDataset(AnnotatedDataset):
                 if label is None:
                     raise Problem(f'category_id {quote(category)} is not among the categories; add it there')
                 bbox = entry.get('bbox')
-                if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+                numbers = bbox if isinstance(bbox, list) else []
+                if len(numbers) != 4 or not all(type(v) in (int, float) and abs(v) <= 1e9 for v in numbers):
                     raise Problem(f'bbox of {image_id} is not four numbers; write x, y, width, height in pixels')
-                x, y, width, height = map(float, bbox)
+                x, y, width, height = map(float, numbers)
                 if data.ground_truth and (width <= 0 or height <= 0):
                     raise Problem(f'bbox of {image_id} is {width:g} wide and {height:g} high; correct or remove it')
                 data.add_object(image_id, label, width * height, whole_pixels(x, y, width, height), where)
@@ -81,7 +82,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _entries(data: Annotations, kind: str, entries: list) -> Iterator[tuple[str, Entry]]:
-    """Yield where each entry of a list is, and the entry; note entries that are not objects."""
+    """Yield the place and the content of each entry of a list; add a problem for those that are not objects."""
     for number, entry in enumerate(entries):
         where = f'{data.path}, {kind}[{number}]'
         if isinstance(entry, dict):
@@ -125,10 +126,6 @@ def _read_categories(data: Annotations, entries: list) -> dict[Key | None, int]:
     order = sorted(names)
     data.classes = {label: names[key] for label, key in enumerate(order)}
     return {key: label for label, key in enumerate(order)}
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= 1e9
 
 
 def _key(value: object) -> Key | None:

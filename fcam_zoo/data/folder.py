@@ -50,7 +50,6 @@ def read_folder(root: Path, split: str) -> Annotations:
     for name in present:
         if name not in classes:
             data.problems.append(f'{folder / name}: no such class in {train}; add it there or remove it here')
-    for name in present:
         images = [path.relative_to(folder).as_posix() for path in images_within(folder / name)]
         if not images:
             data.problems.append(f'{folder / name}: class folder without images; fill or remove it')

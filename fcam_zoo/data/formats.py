@@ -56,11 +56,7 @@ def open_dataset(
 
 
 def detect_format(path: Path) -> type[AnnotatedDataset]:
-    """Return the class that reads an annotation file or folder, by its content.
-
-    Raises:
-        DatasetError: If it is missing, unreadable, or of an unknown format.
-    """
+    """Choose the class that reads an annotation file or folder; raise `DatasetError` if its content is unknown."""
     if path.is_dir():
         if files_within(path, '.xml'):
             return VocDataset

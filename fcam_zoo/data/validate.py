@@ -124,7 +124,7 @@ def _repeated_boxes(data: Annotations) -> Iterator[str]:
 
 def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], np.ndarray]) -> list[str]:
     problems: list[str] = []
-    path, source, stored = data.images / image_id, data.source(image_id), None
+    path, source, stored = data.images / image_id, data.sources.get(image_id, data.path), None
     with _reporting(problems, path, 'image', source):
         stored = open_image(path, exif=False).size
     size = data.sizes.get(image_id, stored)

@@ -13,6 +13,7 @@ Plain text without header, comma separated, one folder per split:
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections import Counter
@@ -26,7 +27,7 @@ from .paths import leaves_folder
 IDS, LABELS, SIZES, LOCALIZATION = 'image_ids.txt', 'class_labels.txt', 'image_sizes.txt', 'localization.txt'
 
 _WHOLE = re.compile(r'-?[0-9]{1,9}')
-_Lines = list[tuple[str, list[str]]]  # File and line ('image_ids.txt, line 3'), and fields.
+_Lines = list[tuple[str, list[str]]]  # File and line, and fields.
 
 
 class WSOLDataset(ImageDataset):
@@ -39,11 +40,7 @@ class WSOLDataset(ImageDataset):
     """
 
     def __init__(
-        self,
-        root: str | os.PathLike,
-        split: str,
-        transform: Transform | None = None,
-        ground_truth: bool | None = None,
+        self, root: str | os.PathLike, split: str, transform: Transform | None = None, ground_truth: bool | None = None
     ) -> None:
         super().__init__(read_metadata(Path(root), split, reads_ground_truth(split, ground_truth)), transform)
 
@@ -60,10 +57,7 @@ def read_metadata(root: Path, split: str, ground_truth: bool) -> Annotations:
     for name, read in readers.items():
         file = data.path / name
         with collect_problem(data.problems, file):
-            lines = enumerate(read_text(file, 'add it, since the WSOL layout needs this file').splitlines(), 1)
-            read(
-                data, [(f'{file}, line {n}', [f.strip() for f in line.split(',')]) for n, line in lines if line.strip()]
-            )
+            read(data, _read_lines(file))
     ids = set(data.ids)
     for name, table in ((LABELS, data.labels), (SIZES, data.sizes), (LOCALIZATION, {**data.boxes, **data.masks})):
         extra = (image_id for image_id in table if image_id not in ids)
@@ -78,23 +72,35 @@ def read_metadata(root: Path, split: str, ground_truth: bool) -> Annotations:
     return data
 
 
-def _whole_numbers(values: list[str], names: str) -> list[int]:
+def _read_lines(file: Path) -> _Lines:
+    lines = enumerate(read_text(file, 'add it, since the WSOL layout needs this file').splitlines(), 1)
+    return [(f'{file}, line {n}', [f.strip() for f in line.split(',')]) for n, line in lines if line.strip()]
+
+
+def _whole_numbers(values: list[str], names: str, minimum: float = -math.inf) -> list[int]:
     if len(values) != names.count(',') + 1:
         raise Problem(f'{len(values) + 1} fields; write <id>,{names}')
-    if not all(map(_WHOLE.fullmatch, values)):
-        raise Problem(f'{",".join(values)} are not whole numbers; write <id>,{names}')
+    if not all(_WHOLE.fullmatch(value) and int(value) >= minimum for value in values):
+        at_least = '' if minimum == -math.inf else f' >= {minimum}'
+        raise Problem(f'{",".join(values)} are not whole numbers{at_least}; write <id>,{names}')
     return list(map(int, values))
 
 
-def _check_new(image_id: str, known: Container[str]) -> None:
-    if image_id in known:
-        raise Problem(f'{image_id} is listed twice; remove one of the lines')
+def _read_table(data: Annotations, lines: _Lines, names: str, minimum: int) -> dict[str, list[int]]:
+    """Read the whole numbers of each image, one line per image."""
+    table: dict[str, list[int]] = {}
+    for where, (image_id, *values) in lines:
+        with collect_problem(data.problems, where):
+            numbers = _whole_numbers(values, names, minimum)
+            if image_id in table:
+                raise Problem(f'{image_id} is listed twice; remove one of the lines')
+            table[image_id] = numbers
+    return table
 
 
-def _note_missing(data: Annotations, file: str, lines: _Lines, problem: str) -> None:
-    """Note the ids that no line of a file begins with; `{}` in the problem stands for the id."""
-    named = {fields[0] for _, fields in lines}
-    data.problems += [f'{data.path / file}: {i} {problem.format(i)}' for i in data.ids if i not in named]
+def _report_missing(data: Annotations, file: str, known: Container[str], problem: str) -> None:
+    """Add a problem for each id that is not known from a file; `{}` in the problem stands for the id."""
+    data.problems += [f'{data.path / file}: {i} {problem.format(i)}' for i in data.ids if i not in known]
 
 
 def _read_ids(data: Annotations, lines: _Lines) -> None:
@@ -105,7 +111,8 @@ def _read_ids(data: Annotations, lines: _Lines) -> None:
                 raise Problem('an id cannot contain a comma; rename the file')
             if leaves_folder(image_id):
                 raise path_problem(data.images, image_id, 'id')
-            _check_new(image_id, seen)
+            if image_id in seen:
+                raise Problem(f'{image_id} is listed twice; remove one of the lines')
             seen.add(image_id)
             data.ids.append(image_id)
     if not data.ids:
@@ -113,24 +120,13 @@ def _read_ids(data: Annotations, lines: _Lines) -> None:
 
 
 def _read_labels(data: Annotations, lines: _Lines) -> None:
-    for where, (image_id, *values) in lines:
-        with collect_problem(data.problems, where):
-            (label,) = _whole_numbers(values, '<label>')
-            if label < 0:
-                raise Problem(f'label {label} is negative; labels count from 0')
-            _check_new(image_id, data.labels)
-            data.labels[image_id] = label
-    _note_missing(data, LABELS, lines, 'has no label; add the line {},<label>')
+    data.labels = {i: label for i, (label,) in _read_table(data, lines, '<label>', 0).items()}
+    _report_missing(data, LABELS, {fields[0] for _, fields in lines}, 'has no label; add the line {},<label>')
 
 
 def _read_sizes(data: Annotations, lines: _Lines) -> None:
-    for where, (image_id, *values) in lines:
-        with collect_problem(data.problems, where):
-            width, height = _whole_numbers(values, '<width>,<height>')
-            if width < 1 or height < 1:
-                raise Problem(f'{width}x{height} is not a size; write width and height in pixels')
-            _check_new(image_id, data.sizes)
-            data.sizes[image_id] = width, height
+    table = _read_table(data, lines, '<width>,<height>', 1)
+    data.sizes = {i: (width, height) for i, (width, height) in table.items()}
 
 
 def _read_localization(data: Annotations, lines: _Lines) -> None:
@@ -138,10 +134,8 @@ def _read_localization(data: Annotations, lines: _Lines) -> None:
         raise Problem('is empty; write boxes or masks, or open the split with ground_truth=False')
     masks = len(lines[0][1]) == 3
     if data.sizes and not masks:
-        for image_id in data.ids:
-            if image_id not in data.sizes:
-                fix = f'add {image_id},<width>,<height>'
-                data.problems.append(f'{data.path / SIZES}: {image_id} has no size, which its boxes need; {fix}')
+        problem = 'has no size, which its boxes need; add {},<width>,<height>'
+        _report_missing(data, SIZES, data.sizes, problem)
     for where, (image_id, *values) in lines:
         with collect_problem(data.problems, where):
             if masks:
@@ -149,7 +143,9 @@ def _read_localization(data: Annotations, lines: _Lines) -> None:
             else:
                 _whole_numbers(values, '<x0>,<y0>,<x1>,<y1>')
                 data.add_box(image_id, parse_box(values), where)
-    _note_missing(data, LOCALIZATION, lines, 'has no box or mask; add a line, or remove the image')
+    _report_missing(
+        data, LOCALIZATION, {fields[0] for _, fields in lines}, 'has no box or mask; add a line, or remove the image'
+    )
 
 
 def _add_mask(data: Annotations, image_id: str, values: list[str]) -> None:
