@@ -23,8 +23,8 @@ def candidates(photo: Image.Image, teacher: torch.Tensor) -> Image.Image:
     """Draw the foreground (green) and background (blue) candidates of a class map (s,s) over the photograph."""
     found = sampling.regions(teacher[None])
     pixels = np.array(photo.resize(tuple(teacher.shape[::-1])))
-    for mask, colour in zip(found, (GREEN, BLUE)):
-        pixels[mask[0].numpy()] = (0.4 * pixels[mask[0].numpy()] + 0.6 * np.array(colour)).astype(np.uint8)
+    for mask, color in zip(found, (GREEN, BLUE)):
+        pixels[mask[0].numpy()] = (0.4 * pixels[mask[0].numpy()] + 0.6 * np.array(color)).astype(np.uint8)
     return Image.fromarray(pixels).resize(photo.size)
 
 
