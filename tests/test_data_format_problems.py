@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from shapes import make, refused
 
-from fcam_zoo.data import check_dataset, open_dataset
+from fcam_zoo.data import CocoDataset, check_dataset, coco, open_dataset
 from fcam_zoo.errors import DatasetError
 
 
@@ -168,6 +168,18 @@ def test_csv_dialect(flat):
     assert dataset.class_names == {0: 'object'}
     path.write_bytes(b'image,x0,y0,x1,y1\ncaf\xe9.jpg,1,2,3,4')
     refused(flat, path, 'is not UTF-8 text; save it as UTF-8')
+
+
+def test_files_that_are_not_utf8_or_too_large(flat, monkeypatch):
+    flat.write('ImageSets/Main/test.txt', '0')
+    for name, write in (('classes.txt', flat.write_csv), ('ImageSets/Main/test.txt', flat.write_voc)):
+        (flat.root / name).write_bytes(b'caf\xe9')
+        refused(flat, write(), rf'{name}: is not UTF-8 text; save it as UTF-8')
+        (flat.root / name).unlink()
+    with pytest.raises(DatasetError, match=r'gone\.json: cannot be read \(No such file .*; give a COCO instances file'):
+        CocoDataset(flat.root, 'test', flat.root / 'gone.json')
+    monkeypatch.setattr(coco, 'MAX_BYTES', 100)
+    refused(flat, flat.write_coco(), r'instances\.json: is larger than 100 bytes; split it')
 
 
 def test_the_error_counts_the_other_problems(flat):

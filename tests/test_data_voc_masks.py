@@ -136,5 +136,7 @@ def test_masks_without_images(flat):
     assert check_dataset(flat.root, ['test'], annotations=masks, quiet=True) == []
     for path in masks.iterdir():
         path.rename(path.with_stem(f'x{path.stem}'))
-    with pytest.raises(DatasetError, match=r'no mask matches an image of .*images; that of 0\.jpg is 0\.png'):
+    with pytest.raises(
+        DatasetError, match=r'no mask matches an image of .*images; .* the mask of 0\.jpg must be 0\.png'
+    ):
         open_dataset(flat.root, 'test', annotations=masks)

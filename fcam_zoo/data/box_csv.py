@@ -38,7 +38,7 @@ class CsvDataset(AnnotatedDataset):
 
 
 _Row = tuple[str, Box | None, str, str]
-"""Image id, box (None for an image without object), label ('' for none), file and line."""
+"""Image id, box (None: no object in the image), label ('': none), and the file and line."""
 
 
 def _read_rows(data: Annotations) -> list[_Row]:

@@ -58,7 +58,7 @@ def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = 
 
 
 def open_stored(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, int]:
-    """Read an image as `open_image`, but as stored, and its EXIF orientation (1 to 8, 1 is upright)."""
+    """Read an image like `open_image`, but as stored; also return its EXIF orientation, 1 (upright) to 8."""
     with _opened(path, max_pixels) as image:
         image.load()
         try:

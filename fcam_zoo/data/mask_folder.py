@@ -16,10 +16,9 @@ from .paths import files_within, stem_within
 class MaskDataset(AnnotatedDataset):
     """Masks of a folder; arguments, attributes and errors are those of `AnnotatedDataset`.
 
-    The mask of `<class>/a.jpg` is `<class>/a.png` in the folder, of the size of the stored image, 8-bit grey or
-    palette. 0 is background. If a file contains only 0 and 255, 255 is the object; otherwise 1 to 254 are objects and
-    255 is ignored, as in the segmentations of Pascal VOC. `mask` raises `DatasetError` for a mask of another size than
-    its image.
+    The mask of `<class>/a.jpg` is `<class>/a.png` in the folder. It has the size of the stored image and is 8-bit grey
+    or palette. 0 is background. If a file contains only 0 and 255, 255 is the object; otherwise 1 to 254 are objects
+    and 255 is not scored, as in the segmentations of Pascal VOC. `mask` raises `DatasetError` if the sizes differ.
     """
 
     @staticmethod
@@ -51,7 +50,8 @@ class MaskDataset(AnnotatedDataset):
                 data.masks[ids[stem]] = MaskFiles((path,))
         if data.listed and not data.masks:
             image = Path(data.listed[0])
-            raise Problem(f'no mask matches an image of {data.images}; that of {image} is {image.with_suffix(".png")}')
+            fix = f'for example, the mask of {image} must be {image.with_suffix(".png")}'
+            raise Problem(f'no mask matches an image of {data.images}; {fix}')
 
     def _read_mask(self, index: int, files: MaskFiles, size: tuple[int, int]) -> np.ndarray:
         levels = open_levels(files.objects[0])

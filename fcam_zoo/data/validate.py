@@ -125,7 +125,7 @@ def _repeated_boxes(data: Annotations) -> Iterator[str]:
 def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], np.ndarray]) -> list[str]:
     problems: list[str] = []
     path, source, stored = data.images / image_id, data.sources.get(image_id, data.path), None
-    with _reporting(problems, path, 'image', source):
+    with _report_unreadable(problems, path, 'image', source):
         stored = open_image(path, exif=False).size
     size = data.sizes.get(image_id, stored)
     if stored is not None and size != stored:
@@ -134,7 +134,7 @@ def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], n
         problems += data.boxes_outside(image_id, size)
     objects, ignore = data.masks.get(image_id, MaskFiles(()))
     for file in (*objects, *([ignore] if ignore else ())):
-        with _reporting(problems, file, 'mask', source):
+        with _report_unreadable(problems, file, 'mask', source):
             mask = read_mask(file)
             if stored is not None and stored != mask.shape[::-1]:
                 problems.append(mask_size_problem(file, mask, stored))
@@ -142,7 +142,7 @@ def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], n
 
 
 @contextmanager
-def _reporting(problems: list[str], file: Path, what: str, source: Path) -> Iterator[None]:
+def _report_unreadable(problems: list[str], file: Path, what: str, source: Path) -> Iterator[None]:
     """Add a problem if a file that `source` lists cannot be read in the block."""
     try:
         yield
