@@ -1,10 +1,11 @@
-"""The index of released weights, `weights/index.json`: the one place where released files are described."""
+"""Model names, and the index of released weights, `weights/index.json`."""
 
 from __future__ import annotations
 
 import functools
 import json
 import os
+import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,59 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from ._download import fetch, split_id, verify_download
-from .errors import WeightsError
+from ._weights import verify_file
+from .errors import UnknownModelError, WeightsError
 
 # Metrics of one split by kind of map: {'fcam': {'max_box_acc_50': 81.5}}.
 Metrics = dict[str, dict[str, float]]
+# A teacher's name has no underscore, except before a final cam or ccam (ts_cam, nl_ccam).
+_PATTERN = re.compile(
+    r'(?P<architecture>fcam_[a-z0-9_]+)\.(?P<teacher>[a-z0-9]+(?:_c?cam)?)_(?P<dataset>[a-z0-9]+)'
+    r'(?:_(?P<variant>[a-z0-9_]+))?'
+)
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """The parts of a model's name.
+
+    Attributes:
+        architecture: timm architecture, `fcam_<backbone>`.
+        teacher: CAM method that taught the decoder.
+        dataset: Short name of the training data.
+        variant: What follows another underscore, such as `seed1`; it distinguishes training runs of one name.
+    """
+
+    architecture: str
+    teacher: str
+    dataset: str
+    variant: str = ''
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """Split a full name.
+
+        Raises:
+            UnknownModelError: When the text does not have the form of a name.
+        """
+        match = _PATTERN.fullmatch(text)
+        if match is None:
+            form = 'fcam_<backbone>.<teacher>_<dataset>, e.g. fcam_resnet50.layercam_cub'
+            raise UnknownModelError(f'{text!r} is not a model name: use {form}')
+        return cls(**match.groupdict(default=''))
+
+    @property
+    def tag(self) -> str:
+        """timm tag, `<teacher>_<dataset>`, followed by the variant if there is one."""
+        return '_'.join(part for part in (self.teacher, self.dataset, self.variant) if part)
+
+    @property
+    def hub_name(self) -> str:
+        """torch.hub name, `fcam_<backbone>_<dataset>`, which all teachers share."""
+        return f'{self.architecture}_{self.dataset}'
+
+    def __str__(self) -> str:
+        return f'{self.architecture}.{self.tag}'
 
 
 @dataclass
@@ -159,4 +209,5 @@ def fetch_weights(
     path = local_path(entry, cache_dir)
     if path is None:
         path = fetch(entry.hf_hub_id, entry.file, cache_dir=cache_dir, local_files_only=local_files_only)
-    return verify_download(path, entry.size, entry.sha256)
+    verify = verify_download if entry.hf_hub_id else verify_file
+    return verify(path, entry.size, entry.sha256)

@@ -13,11 +13,11 @@ import pytest
 from synthetic import make_wsol, shape_image
 
 import fcam_zoo
-from fcam_zoo._names import ModelName
+from fcam_zoo._index import ModelName
 from fcam_zoo.cli import COMMANDS, build_parser, main
 from fcam_zoo.cli.train import settings_of
 from fcam_zoo.errors import UnknownModelError
-from fcam_zoo.models.table import ARCHITECTURES, training_command
+from fcam_zoo.models.zoo import ARCHITECTURES, training_command
 from fcam_zoo.train import TrainConfig
 
 

@@ -11,7 +11,7 @@ import torch
 import fcam_zoo
 from fcam_zoo import hub
 from fcam_zoo.errors import FcamZooError, HubError, UnknownModelError, WeightsError
-from fcam_zoo.models.table import hub_names
+from fcam_zoo.models.zoo import hub_names
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fcam_zoo._names import ModelName
+from fcam_zoo._index import ModelName
 from fcam_zoo.errors import UnknownModelError
 
 
@@ -12,6 +12,7 @@ from fcam_zoo.errors import UnknownModelError
     ('text', 'parts', 'hub_name'),
     [
         ('fcam_resnet50.cam_cub', ('fcam_resnet50', 'cam', 'cub', ''), 'fcam_resnet50_cub'),
+        ('fcam_vgg16.ts_cam_cub', ('fcam_vgg16', 'ts_cam', 'cub', ''), 'fcam_vgg16_cub'),
         (
             'fcam_mobilenetv1_075_s8.layercam_cub50_seed1_long',
             ('fcam_mobilenetv1_075_s8', 'layercam', 'cub50', 'seed1_long'),

@@ -23,15 +23,14 @@ import torch
 from safetensors.torch import save_file
 
 from fcam_zoo import _index, hub
-from fcam_zoo._index import DatasetFacts, Metrics, ReleaseEntry
+from fcam_zoo._index import DatasetFacts, Metrics, ModelName, ReleaseEntry
 from fcam_zoo._io import atomic_path
-from fcam_zoo._names import ModelName
 from fcam_zoo._weights import digest, fingerprint
 from fcam_zoo.data import EvalTransform, open_dataset
 from fcam_zoo.errors import UnknownModelError, WeightsError
 from fcam_zoo.hub.save import state_to_save
 from fcam_zoo.models import FCAM, create_model
-from fcam_zoo.models.table import ARCHITECTURES, released
+from fcam_zoo.models.zoo import ARCHITECTURES, released
 
 from . import records
 from .measure import cost_of, measure_metrics, val_thresholds

@@ -6,8 +6,7 @@ import csv
 import statistics
 from collections.abc import Sequence
 
-from fcam_zoo._index import ReleaseEntry
-from fcam_zoo._names import ModelName
+from fcam_zoo._index import ModelName, ReleaseEntry
 from fcam_zoo.benchmark.descriptions import MAP_TITLES
 from fcam_zoo.cams import METHODS
 

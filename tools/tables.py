@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fcam_zoo._index import Metrics, ReleaseEntry
+from fcam_zoo._index import Metrics, ModelName, ReleaseEntry
 from fcam_zoo._io import write_text
-from fcam_zoo._names import ModelName
 
 from . import records
 from .card import description_of, model_card, render_readme

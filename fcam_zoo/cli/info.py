@@ -7,7 +7,7 @@ import json
 
 from .._index import index
 from ..models import create_model, list_models
-from ..models.table import full_name, no_weights
+from ..models.zoo import full_name, no_weights
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

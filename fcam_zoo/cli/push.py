@@ -9,7 +9,7 @@ from typing import Any
 from .. import hub
 from ..errors import UnknownModelError
 from ..models import create_model, list_models
-from ..models.table import full_name
+from ..models.zoo import full_name
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

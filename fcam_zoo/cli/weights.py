@@ -6,7 +6,7 @@ import argparse
 
 from .. import _index, hub
 from ..errors import FcamZooError
-from ..models.table import full_name
+from ..models.zoo import full_name
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import timm
 
 from ..errors import TrainingError
-from ..models.table import released
+from ..models.zoo import released
 
 FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'license')
 # Settings that depend on the machine of the training.

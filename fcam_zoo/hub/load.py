@@ -13,8 +13,8 @@ from .. import _index
 from .._download import fetch_folder
 from .._weights import read_weights
 from ..models import FCAM, create_model
-from ..models.folder import verify_folder
-from ..models.table import released
+from ..models.source import verify_folder
+from ..models.zoo import released
 
 
 def from_pretrained(id_or_dir: str | os.PathLike, *, revision: str | None = None, **kwargs: Any) -> FCAM:

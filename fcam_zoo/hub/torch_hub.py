@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .._index import index
-from .._names import ModelName
+from .._index import ModelName, index
 from ..models import FCAM, create_model
-from ..models.table import hub_names
+from ..models.zoo import hub_names
 
 
 def entry_points() -> dict[str, Callable[..., FCAM]]:

@@ -3,8 +3,8 @@
 from . import mobilenetv1 as mobilenetv1
 from . import wsol_nets as wsol_nets
 from .config import FCAMConfig as FCAMConfig
-from .factory import create_model as create_model
-from .factory import list_models as list_models
 from .fcam import FCAM as FCAM
 from .fcam import FCAMOutput as FCAMOutput
 from .fcam import wrap as wrap
+from .zoo import create_model as create_model
+from .zoo import list_models as list_models

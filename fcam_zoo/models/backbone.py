@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -17,11 +17,8 @@ from huggingface_hub.errors import HTTPError
 from .._weights import read_weights
 from ..errors import UnknownModelError, WeightsError
 from .config import FCAMConfig
-from .pyramid import PROBE_ERRORS, run_small
+from .pyramid import TimmClassifier, run_small
 from .stride import remove_strides, trace_strides
-
-if TYPE_CHECKING:
-    from .classifier import TimmClassifier
 
 
 def build_backbone(config: FCAMConfig) -> TimmClassifier:
@@ -52,10 +49,7 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
     if config.backbone_checkpoint is not None:
         load_checkpoint(net, config.backbone_checkpoint)
     if config.output_stride is not None and not config.dilated:
-        try:
-            layers = run_small(net, config.in_chans, partial(trace_strides, net))
-        except PROBE_ERRORS as e:
-            raise UnknownModelError(f'backbone {name!r} cannot be traced: {str(e).splitlines()[0]}') from e
+        layers = run_small(net, config.in_chans, partial(trace_strides, net))
         remove_strides(net, layers, config.output_stride)
     return net
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn as nn
@@ -21,11 +21,8 @@ from ..errors import UnknownModelError
 from .backbone import build_backbone, check_num_classes, head_parameters, load_exactly
 from .config import FCAMConfig
 from .decoder import UnetDecoder
-from .pyramid import Encoding, Pyramid
+from .pyramid import Encoding, Pyramid, TimmClassifier
 from .timm_mixin import TimmModelMixin
-
-if TYPE_CHECKING:
-    from .classifier import TimmClassifier
 
 # The paper's decoder for networks of its size, a lighter one for mobile networks.
 LARGE_DECODER = (256, 128, 64, 32, 16)
@@ -54,12 +51,14 @@ class FCAM(TimmModelMixin, nn.Module):
         ValueError: For an argument of the wrong type or out of range.
     """
 
+    _model_args: dict[str, Any]
+
     def __init__(self, backbone: str | nn.Module = 'resnet50', **arguments: Any) -> None:
         super().__init__()
         # How a wrapped classifier was built is not known; saving checks that its name builds the same network.
         self.wrapped = isinstance(backbone, nn.Module)
         config = FCAMConfig(_name_of(backbone), **arguments)
-        self.backbone = cast('TimmClassifier', backbone) if self.wrapped else build_backbone(config)
+        self.backbone = cast(TimmClassifier, backbone) if self.wrapped else build_backbone(config)
         self.pyramid = Pyramid(self.backbone, config.in_chans)
         if config.output_stride not in (None, self.pyramid.output_stride):
             raise UnknownModelError(
@@ -97,6 +96,18 @@ class FCAM(TimmModelMixin, nn.Module):
     def model_args(self) -> dict[str, Any]:
         """Arguments that build the same network again, with the current threshold, as config.json records them."""
         return replace(self.config, threshold=self.threshold).to_dict()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Give the classifier a fresh head, as timm's models do; class names that no longer fit are dropped."""
+        self.backbone.reset_classifier(num_classes, global_pool)
+        self.num_classes = num_classes
+        self.pyramid = Pyramid(self.backbone, self.in_chans)
+        self.drop_stale_label_names()
+
+    def drop_stale_label_names(self) -> None:
+        """Drop label_names whose count no longer matches num_classes."""
+        if len(self.pretrained_cfg.get('label_names') or ()) != self.num_classes:
+            self.pretrained_cfg.pop('label_names', None)
 
     def freeze(self) -> FCAM:
         """Freeze the classifier: no gradients, and batch norm and dropout in eval mode even after `train()`."""
@@ -214,7 +225,7 @@ def _name_of(backbone: str | nn.Module) -> str:
     """timm name of a backbone; the class name of a wrapped classifier that does not record one."""
     if isinstance(backbone, str):
         return backbone
-    cfg = cast('TimmClassifier', backbone).pretrained_cfg or {}
+    cfg = cast(TimmClassifier, backbone).pretrained_cfg or {}
     return cfg.get('architecture') or type(backbone).__name__
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn as nn
@@ -14,17 +14,22 @@ from timm.models import VisionTransformer
 from .._modes import eval_mode
 from ..cams.closed_form import linear_weight
 from ..errors import UnknownModelError
-from .stride import measured_stride
 
-if TYPE_CHECKING:
-    from .classifier import TimmClassifier
-
+T = TypeVar('T')
 # Levels of a network whose maps all have one size: its blocks at thirds of the depth.
 TOKEN_LEVELS = 3
 # Sides of the probe images; the larger one is for valid padding, which blurs the strides of the smaller.
 PROBE_SIDES = (64, 320)
 # What networks raise for an input or a use that they do not support.
 PROBE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError)
+
+
+class TimmClassifier(nn.Module):
+    """A timm network with a classification head, for annotations: timm has no base class that declares its methods."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Encoding(NamedTuple):
@@ -81,11 +86,7 @@ class Pyramid:
         else:
             # Levels at full resolution, such as VGG's first, are never used by the decoder.
             self.indices = [i for i, reduction in enumerate(reductions) if reduction > 1]
-        with eval_mode(net), torch.no_grad():
-            try:
-                run_small(net, in_chans, lambda x: self._probe(net, x))
-            except PROBE_ERRORS as e:
-                raise UnknownModelError(f'{name} is not supported as a backbone: {str(e).splitlines()[0]}') from e
+        run_small(net, in_chans, lambda x: self._probe(net, x))
 
     def _probe(self, net: TimmClassifier, x: torch.Tensor) -> None:
         """Find channels and strides in one small pass, and check that body and head give the network's logits."""
@@ -179,23 +180,39 @@ class Pyramid:
         )
 
 
-def run_small(net: TimmClassifier, in_chans: int, run: Callable[[torch.Tensor], Any]) -> Any:
+def run_small(net: TimmClassifier, in_chans: int, run: Callable[[torch.Tensor], T]) -> T:
     """Call `run` with a small random image (1,C,H,W) that the network takes, or a larger one if that fails.
 
+    The network is in eval mode, and autograd is off.
+
     Raises:
-        Exception: The error of `run` at the largest size.
+        UnknownModelError: With the error of `run` at the largest size.
     """
     size, multiple = accepted_sizes(net)
     sizes = [size] if size else [(multiple * math.ceil(side / multiple),) * 2 for side in PROBE_SIDES]
-    parameter = next(net.parameters())
-    for h, w in sizes:
-        x = torch.rand(1, in_chans, h, w, generator=torch.Generator().manual_seed(0)).to(parameter)
+    parameter, error = next(net.parameters()), Exception()
+    for height, width in sizes:
+        x = torch.rand(1, in_chans, height, width, generator=torch.Generator().manual_seed(0)).to(parameter)
         try:
-            return run(x)
-        except PROBE_ERRORS:
-            if (h, w) == sizes[-1]:
-                raise
-    return None
+            with eval_mode(net), torch.no_grad():
+                return run(x)
+        except PROBE_ERRORS as e:
+            error = e
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    raise UnknownModelError(f'{type(net).__name__} is not supported as a backbone: {reason}') from error
+
+
+def measured_stride(x: torch.Tensor, side: int) -> int:
+    """Stride of a map with `side` rows, computed from images (B,C,H,W).
+
+    Raises:
+        ValueError: When the images are too small to determine it.
+    """
+    height = x.shape[-2]
+    if height % side and height < 128:
+        raise ValueError(f'{height} pixels make {side} cells: the images are too small')
+    # Patches have sides of any length; all other strides are products of 2.
+    return height // side if height % side == 0 and height < 128 else 2 ** round(math.log2(height / side))
 
 
 def accepted_sizes(net: TimmClassifier) -> tuple[tuple[int, int] | None, int]:

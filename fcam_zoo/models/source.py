@@ -1,23 +1,31 @@
-"""Where the weights of a model come from: a name, a folder or a Hub id -> one verified `WeightsSource`."""
+"""Where the weights of a model come from: a release or a folder -> one verified `WeightsSource`."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
-from .. import _index
-from .._download import WEIGHTS, commit_of, fetch_folder, repo_of
-from .._names import ModelName
+from .._download import CONFIG, WEIGHTS, commit_of, repo_of, verify_download
+from .._index import ModelName, ReleaseEntry, fetch_weights
 from .._weights import digest, read_shapes
 from ..errors import WeightsError
 from .backbone import check_num_classes, head_parameters
-from .fcam import FCAM
-from .folder import verify_folder
-from .table import released
+from .config import check_model_args
+
+if TYPE_CHECKING:
+    from .fcam import FCAM
+
+MAX_SIDE = 2**13
+MAX_CONFIG = 16 * 2**20
+CFG_FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
 
 
 @dataclass(frozen=True)
@@ -77,31 +85,20 @@ class WeightsSource:
             )
 
 
-def find_source(name: str, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> WeightsSource:
-    """Resolve any name of weights, downloading them if needed.
-
-    Args:
-        name: A released name, `local-dir:<folder>`, or `hf-hub:<org>/<name>`, optionally with `@<revision>`.
-        cache_dir: Folder of downloads; default: that of the Hub's client.
-        local_files_only: Do not download.
+def release_source(
+    entry: ReleaseEntry, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False
+) -> WeightsSource:
+    """Source of a released model, whose weights are downloaded if needed.
 
     Raises:
-        UnknownModelError: When the name has no released weights.
-        FileNotFoundError: When the folder or one of its files does not exist.
-        HubError: When a file cannot be downloaded.
-        WeightsError: When the weights or their config are damaged.
+        HubError: When the file cannot be downloaded.
+        WeightsError: When the file is missing, truncated or altered.
     """
-    kind, _, place = name.partition(':')
-    if kind in ('hf-hub', 'hf_hub') and place:
-        return _folder_source(fetch_folder(place, cache_dir=cache_dir, local_files_only=local_files_only))
-    if kind == 'local-dir' and place:
-        return _folder_source(Path(place))
-    entry = released(name)
-    parts = ModelName.parse(entry.name)
+    name = ModelName.parse(entry.name)
     return WeightsSource(
-        _index.fetch_weights(entry, cache_dir, local_files_only),
-        parts.architecture,
-        parts.tag,
+        fetch_weights(entry, cache_dir, local_files_only),
+        name.architecture,
+        name.tag,
         entry.num_classes,
         {'num_classes': entry.num_classes, **entry.model_args},
         entry.backbone,
@@ -109,29 +106,7 @@ def find_source(name: str, cache_dir: str | os.PathLike | None = None, local_fil
     )
 
 
-def timm_source(
-    architecture: str,
-    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None,
-    cache_dir: str | os.PathLike | None = None,
-    local_files_only: bool = False,
-) -> WeightsSource | None:
-    """The same for timm's arguments: an architecture and a tag, or the pretrained_cfg of a folder or repository.
-
-    Returns:
-        None for a pretrained_cfg that the caller made, whose weights timm loads.
-    """
-    cfg = pretrained_cfg
-    if isinstance(cfg, dict) and cfg.get('source') in ('local-dir', 'hf-hub'):
-        place = cfg['file'] if cfg['source'] == 'local-dir' else cfg['hf_hub_id']
-        return find_source(f'{cfg["source"]}:{place}', cache_dir, local_files_only)
-    if isinstance(cfg, (dict, PretrainedCfg)):
-        return None
-    if cfg is None and (default := get_pretrained_cfg(architecture)) is not None:
-        cfg = default.tag
-    return find_source(f'{architecture}.{cfg}' if cfg else architecture, cache_dir, local_files_only)
-
-
-def _folder_source(folder: Path) -> WeightsSource:
+def folder_source(folder: Path) -> WeightsSource:
     """Source of a model folder, also one in the Hub's cache, whose commit is then recorded."""
     config = verify_folder(folder)
     cfg = {**config['pretrained_cfg'], 'num_classes': config['num_classes']}
@@ -150,3 +125,66 @@ def _folder_source(folder: Path) -> WeightsSource:
         {**arguments, 'num_classes': config['num_classes']},
         arguments.get('backbone'),
     )
+
+
+def verify_folder(folder: Path) -> dict[str, Any]:
+    """Check a model folder: its config.json, and size and SHA-256 of the weights if the config has them.
+
+    Returns:
+        The config.
+
+    Raises:
+        FileNotFoundError: When the folder or one of its files does not exist.
+        WeightsError: When the config is damaged or does not describe an F-CAM, or the weights are not those it names.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f'model folder {folder} does not exist')
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f'{folder} has no {file}: a model folder holds {CONFIG} and {WEIGHTS}')
+    config = read_config(folder / CONFIG)
+    if (weights := config.get('weights')) is not None:
+        try:
+            size, sha256 = int(weights['size']), str(weights['sha256'])
+        except (TypeError, ValueError, KeyError) as e:
+            raise WeightsError(f'{folder / CONFIG} is damaged: weights must have size and sha256') from e
+        verify_download(folder / WEIGHTS, size, sha256)
+    return config
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read and validate a config.json.
+
+    Raises:
+        WeightsError: When it is damaged or does not describe an F-CAM.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError(f'it has {path.stat().st_size:,} bytes')
+        config = json.loads(path.read_text(encoding='utf-8'))
+        architecture, num_classes = config['architecture'], config['num_classes']
+        cfg, arguments = config['pretrained_cfg'], config.get('model_args', {})
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise WeightsError(f'{path} is damaged ({e!r}): save or train the model again') from e
+    if not isinstance(architecture, str) or architecture.split('_')[0] != 'fcam' or not timm.is_model(architecture):
+        hint = 'load a classifier with timm.create_model and add a decoder with fcam_zoo.wrap'
+        raise WeightsError(f'{path}: unknown F-CAM architecture {architecture!r}; {hint}')
+    check_model_args(arguments, str(path))
+    check_model_args({'num_classes': num_classes}, str(path))
+    _check_cfg(cfg, config.get('label_names'), path)
+    return config
+
+
+def _check_cfg(cfg: Any, label_names: Any, path: Path) -> None:
+    """Validate input statistics and class names."""
+    unknown = sorted(cfg.keys() - CFG_FIELDS) if isinstance(cfg, dict) else ['it is not an object']
+    if unknown:
+        raise WeightsError(f'{path}: pretrained_cfg is damaged, timm does not know {", ".join(unknown)}')
+    for key, least in (('mean', -math.inf), ('std', 1e-6), ('input_size', 1)):
+        value = cfg.get(key, [1])
+        numbers = isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value)
+        if not numbers or not all(least <= v <= MAX_SIDE for v in value):
+            raise WeightsError(f'{path}: pretrained_cfg has an invalid {key}={str(value)[:60]}')
+    for names in (label_names, cfg.get('label_names')):
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise WeightsError(f'{path}: label_names must be a list of names')

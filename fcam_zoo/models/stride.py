@@ -7,23 +7,19 @@ layers in order, and those beyond the requested stride get a lower one.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from timm.layers import BlurPool2d
+from timm.layers import BlurPool2d, get_padding, to_2tuple
 from timm.models.inception_v3 import InceptionB, InceptionD
 from timm.models.swin_transformer import PatchMerging
 from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
 
-from .._modes import eval_mode
 from ..errors import UnknownModelError
-
-if TYPE_CHECKING:
-    from .classifier import TimmClassifier
+from .pyramid import TimmClassifier, measured_stride
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 # Blocks that halve the map in code, without a strided layer.
@@ -70,25 +66,6 @@ class UnstridedMerging(nn.Module):
         return self.reduction(self.norm(x)) if self.norm_first else self.norm(self.reduction(x))
 
 
-def _first(value: Any) -> int:
-    """The value for rows of a layer's kernel_size, stride or padding: a number or one per side."""
-    return value if isinstance(value, int) else value[0]
-
-
-def measured_stride(x: torch.Tensor, side: int) -> int:
-    """Stride of a map with `side` rows, computed from images (B,C,H,W).
-
-    Raises:
-        ValueError: When the images are too small to determine it.
-    """
-    height = x.shape[-2]
-    if height % side and height < 128:
-        raise ValueError(f'{height} pixels make {side} cells: the images are too small')
-    # Patches have sides of any length; all other strides are products of 2.
-    return height // side if height % side == 0 and height < 128 else 2 ** round(math.log2(height / side))
-
-
-@torch.no_grad()
 def trace_strides(net: TimmClassifier, x: torch.Tensor) -> list[StridedLayer]:
     """Strided layers of a network, in the order in which they run on images (B,C,H,W)."""
     found: list[StridedLayer] = []
@@ -96,7 +73,7 @@ def trace_strides(net: TimmClassifier, x: torch.Tensor) -> list[StridedLayer]:
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], _output: torch.Tensor) -> None:
         blocks = isinstance(module, (*_INCEPTION, *_MERGING))
-        stride = 2 if blocks else _first(module.stride)
+        stride = 2 if blocks else to_2tuple(module.stride)[0]
         if stride > 1:
             side = inputs[0].shape[1] if isinstance(module, _MERGING) else inputs[0].shape[-2]
             found.append(StridedLayer(names[module], stride, measured_stride(x, side)))
@@ -104,8 +81,7 @@ def trace_strides(net: TimmClassifier, x: torch.Tensor) -> list[StridedLayer]:
     watched = (nn.Conv2d, *_POOLS, BlurPool2d, *_INCEPTION, *_MERGING)
     handles = [m.register_forward_hook(note) for m in net.modules() if isinstance(m, watched)]
     try:
-        with eval_mode(net):
-            net.forward_features(x)
+        net.forward_features(x)
     finally:
         for handle in handles:
             handle.remove()
@@ -149,7 +125,7 @@ def _restride(net: nn.Module, layer: StridedLayer, stride: int) -> bool:
         _replace(net, layer.name, UnstridedInception(module))
     elif isinstance(module, _MERGING):
         _replace(net, layer.name, UnstridedMerging(module))
-    elif isinstance(module, _POOLS) and _first(module.kernel_size) % 2 == 0:
+    elif isinstance(module, _POOLS) and to_2tuple(module.kernel_size)[0] % 2 == 0:
         # Without its stride, a 2x2 pool has no effect left to keep.
         _replace(net, layer.name, nn.Identity())
     elif isinstance(module, _POOLS):
@@ -177,15 +153,14 @@ def _restride_convolution(net: nn.Module, conv: nn.Conv2d, stride: int) -> bool:
 
 def _pad_to_keep_size(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> None:
     """Replace valid padding, so that a layer of stride 1 keeps the size of its input."""
-    kernel = _first(module.kernel_size)
+    kernel, padding = to_2tuple(module.kernel_size)[0], to_2tuple(module.padding)[0]
     # timm's 'same' layers pad their input themselves.
-    if kernel == 1 or _first(module.padding) != 0 or 'Same' in type(module).__name__:
+    if kernel == 1 or padding != 0 or 'Same' in type(module).__name__:
         return
     if kernel % 2 == 0:
         module.padding = 'same'
     else:
-        side = _first(getattr(module, 'dilation', 1)) * (kernel - 1) // 2
-        module.padding = (side, side)
+        module.padding = to_2tuple(get_padding(kernel, dilation=to_2tuple(getattr(module, 'dilation', 1))[0]))
 
 
 def _replace(net: nn.Module, name: str, module: nn.Module) -> None:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn as nn
 
-from .pyramid import Pyramid
-
 if TYPE_CHECKING:
-    from .classifier import TimmClassifier
     from .decoder import UnetDecoder
+    from .pyramid import TimmClassifier
 
 
 class TimmModelMixin:
@@ -23,9 +21,6 @@ class TimmModelMixin:
 
     backbone: TimmClassifier
     decoder: UnetDecoder
-    pretrained_cfg: dict[str, Any]
-    in_chans: int
-    _model_args: dict[str, Any]
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B,C,H,W), normalised -> the classifier's last features, in its own layout."""
@@ -39,18 +34,6 @@ class TimmModelMixin:
         """The last layer of the classifier; a list for several heads (distilled DeiT)."""
         head = self.backbone.get_classifier()
         return nn.ModuleList(head) if isinstance(head, tuple) else head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Give the classifier a fresh head, as timm's models do; class names that no longer fit are dropped."""
-        self.backbone.reset_classifier(num_classes, global_pool)
-        self.num_classes = num_classes
-        self.pyramid = Pyramid(self.backbone, self.in_chans)
-        self.drop_stale_label_names()
-
-    def drop_stale_label_names(self) -> None:
-        """Drop label_names whose count no longer matches num_classes."""
-        if len(self.pretrained_cfg.get('label_names') or ()) != self.num_classes:
-            self.pretrained_cfg.pop('label_names', None)
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:

@@ -1,9 +1,11 @@
-"""timm's side of the zoo: pretrained_cfg of every name, and one entry point for each architecture."""
+"""The zoo: its table of names, `create_model`, and its entry points in timm."""
 
 from __future__ import annotations
 
+import fnmatch
+import functools
 import os
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 from timm.models import (
@@ -15,15 +17,195 @@ from timm.models import (
 )
 
 from .. import _index
-from .._names import ModelName
+from .._download import fetch_folder
+from .._index import ModelName
+from ..cams import METHODS as TEACHERS
 from ..errors import UnknownModelError
 from .config import check_model_args
 from .fcam import FCAM, INPUT_CFG, prefixed
-from .source import WeightsSource, timm_source
-from .table import ARCHITECTURES, PAPER_DATASETS, names
+from .source import WeightsSource, folder_source, release_source
 
+# Architecture -> arguments of FCAM. The paper's networks have output stride 8 without dilation, and so does `_s8`.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    'fcam_resnet50': {'backbone': 'resnet50', 'output_stride': 8},
+    'fcam_vgg16': {'backbone': 'vgg16_wsol', 'output_stride': 8},
+    'fcam_inception_v3': {'backbone': 'inception_v3_wsol', 'output_stride': 8},
+    'fcam_mobilenetv1_075_s8': {'backbone': 'mobilenetv1_075', 'output_stride': 8},
+    'fcam_mobilenetv1_075': {'backbone': 'mobilenetv1_075', 'output_stride': 16},
+    'fcam_mobilenetv1_025': {'backbone': 'mobilenetv1_025', 'output_stride': 16},
+}
+# The paper's networks and data sets (F-CAM, Tables 1 and 2), with their numbers of classes. The index adds the
+# released names.
+PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
+PAPER_DATASETS = {'cub': 200, 'openimages': 100}
+RECIPES = Path(__file__).resolve().parent.parent / 'recipes'
 # Fields of timm's pretrained_cfg_overlay by which callers name their own weights, which timm loads.
 OWN_WEIGHTS = {'file', 'url', 'state_dict', 'hf_hub_id'}
+
+
+@functools.cache
+def _table(released: tuple[str, ...]) -> dict[str, ModelName]:
+    parsed = [ModelName.parse(name) for name in released]
+    paper = [
+        ModelName(architecture, teacher, dataset)
+        for architecture in PAPER_ARCHITECTURES
+        for dataset in PAPER_DATASETS
+        for teacher in TEACHERS
+    ]
+    order = list(ARCHITECTURES)
+    return {str(n): n for n in sorted({*parsed, *paper}, key=lambda n: (order.index(n.architecture), n.tag))}
+
+
+def names() -> dict[str, ModelName]:
+    """Every name of the zoo, `fcam_<backbone>.<teacher>_<dataset>`, and its parts, by architecture and tag."""
+    return _table(tuple(_index.index()))
+
+
+def hub_names() -> dict[str, list[str]]:
+    """torch.hub names without dots, `fcam_<backbone>_<dataset>` -> zoo names, the best released one first."""
+    groups: dict[str, list[str]] = {}
+    for name, parts in names().items():
+        groups.setdefault(parts.hub_name, []).append(name)
+    return {group: sorted(members, key=_val_score, reverse=True) for group, members in groups.items()}
+
+
+def full_name(name: str) -> str:
+    """The best released name of a torch.hub name; any other name is returned unchanged."""
+    return hub_names().get(name, [name])[0]
+
+
+def released(name: str) -> _index.ReleaseEntry:
+    """Index entry of a full name or a torch.hub name.
+
+    Raises:
+        UnknownModelError: When it has no released weights.
+    """
+    name = full_name(name)
+    entry = _index.index().get(name)
+    if entry is None:
+        raise no_weights(name)
+    return entry
+
+
+def no_weights(name: str) -> UnknownModelError:
+    """The error for a name that cannot be loaded: unknown, only an architecture, or without released weights."""
+    available = f'Released: {", ".join(sorted(_index.index())) or "none"}.'
+    if name == 'fcam' or name in ARCHITECTURES:
+        return UnknownModelError(f'{name} is an architecture without weights: add a teacher and data set. {available}')
+    if name not in names():
+        return UnknownModelError(
+            f'unknown model {name!r}. Architectures: fcam, {", ".join(ARCHITECTURES)}. {available} '
+            'fcam_zoo.list_models() lists every name'
+        )
+    return UnknownModelError(f'{name} has no released weights. {available} Train it: {training_command(name)}')
+
+
+def training_command(name: str) -> str:
+    """The command that trains a model of the zoo: with its recipe if the package has one, else with its settings."""
+    parts = ModelName.parse(name)
+    arguments = ARCHITECTURES[parts.architecture]
+    settings = f'--backbone {arguments["backbone"]} --backbone-pretrained --output-stride {arguments["output_stride"]}'
+    if (RECIPES / f'{parts.hub_name}.yaml').is_file():
+        settings = f'--recipe {parts.hub_name}'
+    return f'fcam-zoo train DATA -o RUN {settings} --teacher {parts.teacher}'
+
+
+def _val_score(name: str) -> float:
+    """Localization metric on val, by which the best teacher is selected; -1 without released weights."""
+    entry = _index.index().get(name)
+    if entry is None:
+        return -1.0
+    metrics = entry.metrics['val']['fcam']
+    return metrics.get('mean', metrics.get('pxap', 0.0))
+
+
+def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
+    """Names of the zoo, by architecture in the order of its table (larger ones of a family first), then by name.
+
+    Args:
+        filter: Shell pattern such as '*cub*'; '' lists all.
+        pretrained: Only those with released weights.
+    """
+    released = _index.index()
+    return [name for name in names() if fnmatch.fnmatch(name, filter or '*') and (not pretrained or name in released)]
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    num_classes: int | None = None,
+    reset_head: bool = False,
+    backbone_pretrained: bool = False,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    **kwargs: Any,
+) -> FCAM:
+    """Create an F-CAM.
+
+    Args:
+        name: `fcam_<backbone>.<teacher>_<dataset>`; `fcam_<backbone>_<dataset>`, the best released teacher;
+            `fcam_<backbone>`; 'fcam' with backbone=<any timm name>; 'local-dir:<folder>' or 'hf-hub:<org>/<name>',
+            optionally with '@<branch, tag or commit>', which always load their weights.
+        pretrained: Load the released weights.
+        num_classes: Classes of the head; default: that of the data set, of the folder, or 1000.
+        reset_head: Keep a fresh head if num_classes differs from that of the weights, instead of raising an error.
+        backbone_pretrained: Load timm's weights into the backbone (network or cache). Ignored if the F-CAM's weights
+            hold the backbone; implied if they hold only the decoder, unless backbone_checkpoint is given.
+        cache_dir: Folder of downloads; default: that of the Hub's client (HF_HOME).
+        local_files_only: Do not download the weights of the F-CAM; use the cache or fail.
+        **kwargs: Further arguments of `FCAMConfig`.
+
+    Returns:
+        The model, in eval mode when it has its weights.
+
+    Raises:
+        UnknownModelError: For a name that does not exist or has no released weights; the message lists those that do.
+        FileNotFoundError: For a local folder or checkpoint that does not exist.
+        HubError: When the Hub cannot provide a file.
+        WeightsError: When weights are altered, truncated, or do not fit.
+    """
+    source, architecture, tag = None, name, None
+    if pretrained or ':' in name:
+        source = find_source(name, cache_dir, local_files_only)
+        architecture = source.architecture
+    elif (parts := names().get(full_name(name))) is not None:
+        architecture, tag = parts.architecture, parts.tag
+    elif name != 'fcam' and name not in ARCHITECTURES:
+        raise no_weights(name)
+    arguments = {'num_classes': num_classes, 'backbone_pretrained': backbone_pretrained or None, **kwargs}
+    model = create_fcam(
+        architecture,
+        source=source,
+        pretrained_cfg=tag,
+        cache_dir=cache_dir,
+        reset_head=reset_head,
+        # As in timm, None stands for the default.
+        **{key: value for key, value in arguments.items() if value is not None},
+    )
+    return model.eval() if source else model
+
+
+def find_source(name: str, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> WeightsSource:
+    """Resolve any name of weights, downloading them if needed.
+
+    Args:
+        name: A released name, `local-dir:<folder>`, or `hf-hub:<org>/<name>`, optionally with `@<revision>`.
+        cache_dir: Folder of downloads; default: that of the Hub's client.
+        local_files_only: Do not download.
+
+    Raises:
+        UnknownModelError: When the name has no released weights.
+        FileNotFoundError: When the folder or one of its files does not exist.
+        HubError: When a file cannot be downloaded.
+        WeightsError: When the weights or their config are damaged.
+    """
+    kind, _, place = name.partition(':')
+    if kind in ('hf-hub', 'hf_hub') and place:
+        return folder_source(fetch_folder(place, cache_dir=cache_dir, local_files_only=local_files_only))
+    if kind == 'local-dir' and place:
+        return folder_source(Path(place))
+    return release_source(released(name), cache_dir, local_files_only)
 
 
 def create_fcam(
@@ -51,7 +233,7 @@ def create_fcam(
     check_model_args(kwargs.get('pretrained_model_args') or {}, f'config.json of {architecture}')
     overlay = dict(pretrained_cfg_overlay or {})
     if pretrained and source is None and OWN_WEIGHTS.isdisjoint(overlay):
-        source = timm_source(architecture, pretrained_cfg, cache_dir, local_files_only)
+        source = _timm_source(architecture, pretrained_cfg, cache_dir, local_files_only)
     arguments = {**ARCHITECTURES.get(architecture, {}), **(source.arguments if source else {}), **kwargs}
     if source:
         pretrained_cfg = source.pretrained_cfg
@@ -60,7 +242,7 @@ def create_fcam(
         overlay = {**_backbone_cfg(arguments.get('backbone', 'resnet50')), **overlay}
     model = build_model_with_cfg(
         # timm does not pass its cache_dir on to the model.
-        partial(FCAM, cache_dir=cache_dir),
+        functools.partial(FCAM, cache_dir=cache_dir),
         architecture,
         pretrained and source is None,
         pretrained_cfg=pretrained_cfg,  # type: ignore[arg-type]  # timm's annotation lacks tags and None.
@@ -78,12 +260,34 @@ def create_fcam(
     return model
 
 
+def _timm_source(
+    architecture: str,
+    cfg: str | dict[str, Any] | PretrainedCfg | None,
+    cache_dir: str | os.PathLike | None,
+    local_files_only: bool,
+) -> WeightsSource | None:
+    """Resolve timm's arguments: an architecture and a tag, or the pretrained_cfg of a folder or repository.
+
+    Returns:
+        None for a pretrained_cfg that the caller made, whose weights timm loads.
+    """
+    if isinstance(cfg, dict) and cfg.get('source') in ('local-dir', 'hf-hub'):
+        place = cfg['file'] if cfg['source'] == 'local-dir' else cfg['hf_hub_id']
+        return find_source(f'{cfg["source"]}:{place}', cache_dir, local_files_only)
+    if isinstance(cfg, (dict, PretrainedCfg)):
+        return None
+    default = get_pretrained_cfg(architecture)
+    tag = cfg or (default.tag if default else None)
+    return find_source(f'{architecture}.{tag}' if tag else architecture, cache_dir, local_files_only)
+
+
 def _default_cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
     """pretrained_cfg of every name; only released ones name a file."""
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {'fcam': dict(INPUT_CFG)}
     for architecture, arguments in ARCHITECTURES.items():
         base = {**_backbone_cfg(arguments['backbone']), 'license': 'apache-2.0', 'paper_name': 'F-CAM'}
-        tagged = {name: {**base, **_name_cfg(name)} for name in names() if name.startswith(f'{architecture}.')}
+        own = [name for name, parts in names().items() if parts.architecture == architecture]
+        tagged = {name: {**base, **_name_cfg(name)} for name in own}
         cfgs.update(tagged or {f'{architecture}.untrained': base})
     return cfgs
 
@@ -91,7 +295,7 @@ def _default_cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
 def _name_cfg(name: str) -> dict[str, Any]:
     entry = _index.index().get(name)
     if entry is None:
-        return {'num_classes': PAPER_DATASETS[ModelName.parse(name).dataset]}
+        return {'num_classes': PAPER_DATASETS[names()[name].dataset]}
     classes = {'num_classes': entry.num_classes, 'label_names': tuple(entry.class_names)}
     return {**classes, **_location(entry)}
 
