@@ -1,6 +1,6 @@
 """torch.hub entry points: torch.hub.load(repo, 'fcam_<backbone>_<dataset>', pretrained=True).
 
-They are generated from the zoo table (fcam_zoo/models/table.py); torch.hub.list and torch.hub.help show them.
+They are generated from the zoo (fcam_zoo/models/zoo.py). torch.hub.list and torch.hub.help show them.
 """
 
 dependencies = ['torch', 'timm', 'huggingface_hub', 'safetensors']

@@ -1,7 +1,7 @@
-"""fcam_zoo: full-resolution class activation maps, a timm-style zoo of weakly supervised localizers.
+"""fcam_zoo: a timm-style zoo of weakly supervised localizers with full-resolution class activation maps.
 
-Importing it registers the models in timm. Other parts are imported on first use: `fcam_zoo.localize` needs OpenCV, for
-example, and creating a model does not.
+Importing the package registers its models in timm. Other parts are imported on first use, so that creating a model does
+not import OpenCV, for example.
 """
 
 import importlib

@@ -27,13 +27,13 @@ _PATTERN = re.compile(
 
 @dataclass(frozen=True)
 class ModelName:
-    """The parts of a model's name.
+    """The parts of a model name, `fcam_<backbone>.<teacher>_<dataset>[_<variant>]`.
 
     Attributes:
         architecture: timm architecture, `fcam_<backbone>`.
         teacher: CAM method that taught the decoder.
         dataset: Short name of the training data.
-        variant: What follows another underscore, such as `seed1`; it distinguishes training runs of one name.
+        variant: Distinguishes training runs of the same model, such as `seed1`.
     """
 
     architecture: str
@@ -61,7 +61,7 @@ class ModelName:
 
     @property
     def hub_name(self) -> str:
-        """torch.hub name, `fcam_<backbone>_<dataset>`, which all teachers share."""
+        """torch.hub name, `fcam_<backbone>_<dataset>`; the same for all teachers."""
         return f'{self.architecture}_{self.dataset}'
 
     def __str__(self) -> str:
@@ -79,31 +79,31 @@ class DatasetFacts:
 
 @dataclass
 class ReleaseEntry:
-    """A measured model, as weights/index.json and results/measured.json hold it; only released models have a file.
+    """A measured model: an entry of weights/index.json or results/measured.json. Only released models have a file.
 
     Attributes:
         name: `fcam_<backbone>.<teacher>_<dataset>`.
         backbone: timm name of the weights from which the classifier started.
         teacher: CAM method that taught the decoder.
         num_classes: Classes of the classifier.
-        class_names: Their names, in the order of the logits.
+        class_names: Class names, in the order of the logits.
         model_args: Arguments of `FCAM`, except backbone and num_classes.
         dataset: The training data.
-        metrics: By split; `<split>_last_epoch` has those of the last epoch, the others those of the best.
-        epochs: Best and last epoch by training stage.
-        selection: How the epoch was chosen.
+        metrics: By split, at the best epoch; those of the last epoch are under `<split>_last_epoch`.
+        epochs: Best and last epoch of each training stage.
+        selection: How the best epoch was chosen.
         recipe: Settings of `fcam-zoo train`.
-        license: Of the weights.
+        license: License of the weights.
         cost: Parameters, 10^9 multiplications, images per second, and threads.
-        commit: Of the code that measured.
+        commit: Commit of the code that measured the model.
         elsewhere: Metrics on other data sets, by data set and split.
-        remark: What the recipe does not say of the training.
+        remark: Training details that the recipe does not record.
         file: File name of the weights; '' when they are not released.
-        size: Of the file, in bytes.
-        sha256: Of the file.
-        hf_hub_id: `org/name@commit` of a file that is on the Hub instead of in the weights folder.
-        holds: 'decoder' when the file leaves out the classifier, which is timm's `backbone`, with timm's weights.
-        classifier_sha256: Digest of that classifier's tensors.
+        size: Size of the file in bytes.
+        sha256: SHA-256 of the file.
+        hf_hub_id: `org/name@commit` if the file is on the Hub; '' if it is in the weights folder.
+        holds: 'decoder' if the file has only the decoder; the classifier is then timm's `backbone`, with timm's weights.
+        classifier_sha256: Digest of the tensors of that classifier.
     """
 
     name: str
@@ -139,18 +139,18 @@ class ReleaseEntry:
         return cls(**{**values, 'dataset': DatasetFacts(**values['dataset'])})
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object, without the optional fields that have no value."""
+        """Return the JSON object, without optional fields that have no value."""
         required = {f.name for f in fields(self) if f.default is f.default_factory is MISSING}
         return {key: value for key, value in asdict(self).items() if value or key in required}
 
     @property
     def holds_backbone(self) -> bool:
-        """Whether the weight file has the classifier too."""
+        """Whether the weight file also contains the classifier."""
         return self.holds != 'decoder'
 
 
 def weights_dir() -> Path:
-    """Folder of the released weights: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the released weights: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / 'weights'
     return installed if installed.is_dir() else package.parent / 'weights'
@@ -158,7 +158,7 @@ def weights_dir() -> Path:
 
 @functools.cache
 def index() -> dict[str, ReleaseEntry]:
-    """Released models by name.
+    """Return the released models by name.
 
     Raises:
         WeightsError: When the index is missing or damaged.
@@ -171,7 +171,7 @@ def index() -> dict[str, ReleaseEntry]:
 
 
 def read_entries(path: Path) -> dict[str, ReleaseEntry]:
-    """Entries by name of a JSON list, such as weights/index.json.
+    """Read a JSON list of entries, such as weights/index.json, into a dict by name.
 
     Raises:
         ValueError: When the file is missing or damaged; the message says why.
@@ -184,7 +184,7 @@ def read_entries(path: Path) -> dict[str, ReleaseEntry]:
 
 
 def local_path(entry: ReleaseEntry, cache_dir: str | os.PathLike | None = None) -> Path | None:
-    """Path of a released weight file, not verified; None when it must be downloaded first."""
+    """Return the path of a released weight file, not verified; None if it is not downloaded yet."""
     if not entry.hf_hub_id:
         return weights_dir() / Path(entry.file).name
     repo_id, revision = split_id(entry.hf_hub_id)
@@ -195,11 +195,11 @@ def local_path(entry: ReleaseEntry, cache_dir: str | os.PathLike | None = None) 
 def fetch_weights(
     entry: ReleaseEntry, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False
 ) -> Path:
-    """Path of a released weight file, downloaded if it is on the Hub; its size and SHA-256 are checked.
+    """Return the path of a released weight file, after checking its size and SHA-256; download it first if needed.
 
     Args:
-        entry: Of the index.
-        cache_dir: Folder of downloads; default: that of the Hub's client.
+        entry: Entry of the index.
+        cache_dir: Download folder; default: that of the Hub's client.
         local_files_only: Do not download.
 
     Raises:

@@ -13,13 +13,13 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Iterator[Path]:
-    """Yield a temporary path; on success it is fsynced and renamed to `path`, on error removed.
+    """Yield a temporary path; on success sync the file to disk and rename it to `path`, on error remove it.
 
-    A killed process leaves the temporary file. Its name keeps the suffix of `path`, by which PIL and OpenCV choose the
-    format.
+    The temporary name has the suffix of `path`, from which PIL and OpenCV choose the format. If the process is killed,
+    the temporary file remains.
 
     Args:
-        path: Final path; its folder is created.
+        path: Final path; its folder is created if needed.
         folder: Existing folder of the temporary file, on the same file system; default: that of `path`.
     """
     path = Path(path)
@@ -47,5 +47,5 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write a value as indented JSON, atomically; NaN raises ValueError, since strict readers cannot parse it."""
+    """Write a value as indented JSON, atomically; NaN raises ValueError, because it is not valid JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')

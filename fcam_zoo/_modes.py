@@ -10,7 +10,7 @@ import torch.nn as nn
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run a module in eval mode; afterwards, also after an error, each submodule has its previous mode again."""
+    """Set a module to eval mode; on exit, also after an error, restore the mode of each submodule."""
     modes = [(m, m.training) for m in module.modules()]
     module.eval()
     try:
@@ -22,7 +22,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_parameters(module: nn.Module) -> Iterator[None]:
-    """Set requires_grad to False for all parameters, so that autograd does not record operations for them."""
+    """Set requires_grad to False for all parameters; on exit, restore it."""
     trainable = [p for p in module.parameters() if p.requires_grad]
     for p in trainable:
         p.requires_grad_(False)

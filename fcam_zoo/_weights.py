@@ -1,4 +1,4 @@
-"""Weight files: verify size and SHA-256, then the header, then read tensors. Only safetensors: no file runs code."""
+"""Verify and read weight files. Only safetensors files are read, because they cannot run code."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 
 from .errors import WeightsError
 
-# A header has about 100 bytes per tensor; a larger one is not read.
+# Largest header that is read, in bytes; a header has about 100 bytes per tensor.
 MAX_HEADER = 16 * 2**20
 AGAIN = 'download the file again, or reinstall fcam-zoo if the file is part of it'
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
-    """Name, size in bytes and SHA-256 of a file."""
+    """Return name, size in bytes and SHA-256 of a file."""
     return {'file': path.name, 'size': path.stat().st_size, 'sha256': _sha256(path)}
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of named tensors as float32; independent of the file and of the stored precision."""
+    """Return the SHA-256 of named tensors, converted to float32; it does not depend on the file or its precision."""
     found = hashlib.sha256()
     for key in sorted(state):
         if state[key].is_floating_point():
@@ -34,10 +34,10 @@ def digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def verify_file(path: Path, size: int, sha256: str) -> Path:
-    """Check a file's size and SHA-256.
+    """Check the size and SHA-256 of a file, and return its path.
 
     Raises:
-        WeightsError: When it is missing or differs.
+        WeightsError: When the file is missing or differs.
     """
     if not path.is_file():
         raise WeightsError(f'weight file {path} is missing: {AGAIN}')
@@ -45,17 +45,17 @@ def verify_file(path: Path, size: int, sha256: str) -> Path:
     if actual != size:
         what = 'truncated' if actual < size else 'a different file'
         raise WeightsError(f'weight file {path} has {actual} bytes instead of {size}: it is {what}; {AGAIN}')
-    digest = _sha256(path)
-    if digest != sha256:
-        raise WeightsError(f'weight file {path} has SHA-256 {digest} instead of {sha256}: it was altered; {AGAIN}')
+    found = _sha256(path)
+    if found != sha256:
+        raise WeightsError(f'weight file {path} has SHA-256 {found} instead of {sha256}: it was altered; {AGAIN}')
     return path
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a safetensors file, from its header.
+    """Read the names and shapes of the tensors of a safetensors file from its header.
 
     Raises:
-        WeightsError: When the header is damaged or claims more than the file holds.
+        WeightsError: When the header is damaged or declares more bytes than the file has.
     """
     try:
         total = path.stat().st_size
@@ -73,7 +73,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file on the CPU, after its header was checked.
+    """Read the tensors of a safetensors file to the CPU, after checking its header.
 
     Raises:
         WeightsError: When the file is damaged.

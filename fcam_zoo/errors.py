@@ -30,7 +30,7 @@ class TrainingError(FcamZooError, RuntimeError):
 
 
 class DistributedError(FcamZooError, RuntimeError):
-    """Processes of one torchrun that cannot start or continue together."""
+    """Distributed processes (torchrun) that cannot start or continue."""
 
 
 class ExportError(FcamZooError, RuntimeError):

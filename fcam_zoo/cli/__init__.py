@@ -12,28 +12,28 @@ from collections.abc import Sequence
 from .._version import __version__
 from ..errors import FcamZooError
 
-# Command -> its line in `fcam-zoo --help`. Each is a module of this package, imported only when it runs.
+# Command -> its line in `fcam-zoo --help`. Each command is a module of this package, imported only when it runs.
 COMMANDS = {
-    'list': 'names of the zoo',
-    'info': 'what a model is, how it was trained and measured',
-    'demo': 'localize photographs with the released weights',
-    'predict': 'boxes and masks for images',
+    'list': 'list the models of the zoo',
+    'info': 'describe a model: training, metrics, license, size',
+    'demo': 'localize objects in photographs with released models',
+    'predict': 'write boxes and masks for images',
     'app': 'view CAM, F-CAM and boxes of images in the browser',
     'train': 'train a localizer from images and labels',
-    'benchmark': 'MaxBoxAcc, top-1 localization or PxAP of models, or of score maps in files',
-    'figures': 'figures of the F-CAM paper for any model: pictures, threshold curves, activations',
+    'benchmark': 'measure MaxBoxAcc, top-1 localization or PxAP of models or of score maps in files',
+    'figures': 'draw the figures of the F-CAM paper for any model: pictures, threshold curves, activations',
     'export': 'export a model to ONNX',
     'push': 'publish a model on the Hugging Face Hub',
-    'pull': 'download a model and verify it',
+    'pull': 'download and verify a model',
     'weights': 'list, verify and remove weight files',
 }
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser with the arguments of one command; the others only have their line of help."""
+    """Build the parser with the arguments of one command; the others only have their line of help."""
     parser = argparse.ArgumentParser(
         'fcam-zoo',
-        description='Weakly supervised object localization: train with labels, get full-resolution maps, boxes, masks.',
+        description='Weakly supervised object localization: train with image labels, get maps, boxes and masks.',
         epilog='Start with: fcam-zoo demo. Help for a command: fcam-zoo COMMAND --help',
     )
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
@@ -47,7 +47,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run a command and return its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser(argv[0] if argv else None).parse_args(argv)
     level = logging.WARNING if getattr(args, 'quiet', False) else logging.INFO
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except BrokenPipeError:
-        # The reader, such as head, closed the pipe: discard the rest.
+        # The reader of the pipe, such as head, stopped: discard the remaining output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

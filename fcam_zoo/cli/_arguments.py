@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Arguments shared by several commands."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 
 
 def add_classifier_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option that gives the classifier of a decoder-only model."""
+    """Add --backbone-checkpoint, the classifier of a decoder-only model."""
     parser.add_argument(
         '--backbone-checkpoint',
         metavar='FILE',
-        help='safetensors file of the classifier in timm names, for a decoder-only model (default: from timm)',
+        help='for a decoder-only model: safetensors file of its classifier, with timm key names (default: from timm)',
     )
 
 

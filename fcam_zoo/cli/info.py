@@ -14,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'info', description='Describe a model: data set, teacher, metrics, recipe, license, size.'
     )
-    parser.add_argument('name', help='a name of `fcam-zoo list`, local-dir:FOLDER, or hf-hub:org/name')
+    parser.add_argument('name', help='a name from `fcam-zoo list`, local-dir:FOLDER, or hf-hub:org/name')
     parser.set_defaults(run=run)
 
 

@@ -9,8 +9,8 @@ from ..models import list_models
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser('list', description='List the models of the zoo.')
-    parser.add_argument('filter', nargs='?', default='', help="shell pattern, e.g. '*cub*'")
-    parser.add_argument('--pretrained', action='store_true', help='only those with released weights')
+    parser.add_argument('filter', nargs='?', default='', help="shell pattern, e.g. '*cub*' (default: all models)")
+    parser.add_argument('--pretrained', action='store_true', help='only models with released weights')
     parser.set_defaults(run=run)
 
 

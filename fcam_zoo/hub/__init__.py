@@ -1,4 +1,4 @@
-"""Weights: the index of released files, their verification, model folders, and the Hugging Face Hub."""
+"""Weights: released files and their verification, model folders, and the Hugging Face Hub."""
 
 from .._index import index as index
 from .cache import downloads as downloads

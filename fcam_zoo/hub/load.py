@@ -1,4 +1,4 @@
-"""Load models and weights from the Hub, folders and the index."""
+"""Load models and weights from the Hub, from folders, or by released name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def from_pretrained(id_or_dir: str | os.PathLike, *, revision: str | None = None
     Args:
         id_or_dir: A model folder; `org/name`, optionally with `@<branch, tag or commit>`; or a released name.
         revision: Revision of a repository, instead of `@<revision>`.
-        **kwargs: Of `create_model`: cache_dir, local_files_only, num_classes, reset_head, …
+        **kwargs: Arguments of `create_model`: cache_dir, local_files_only, num_classes, reset_head, …
 
     Raises:
         FileNotFoundError: When a folder lacks a file.
-        UnknownModelError: When a name without / is neither a folder nor released.
+        UnknownModelError: When a name without / is neither a folder nor a released model.
         HubError: When the Hub cannot provide a file.
         WeightsError: When weights are altered, truncated, or do not fit.
     """
@@ -40,7 +40,7 @@ def from_pretrained(id_or_dir: str | os.PathLike, *, revision: str | None = None
 
 
 def verify(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
-    """Path of a released weight file, after checking its size and SHA-256; does not download.
+    """Return the path of a released weight file, after checking its size and SHA-256; never downloads.
 
     Raises:
         UnknownModelError: When the model is not released.
@@ -53,7 +53,7 @@ def verify(name: str, cache_dir: str | os.PathLike | None = None) -> Path:
 def load_weights(
     name: str, *, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Tensors of a released model by parameter name, on the CPU, in the stored precision (float16 parameters).
+    """Read the tensors of a released model by name, on the CPU, in the stored precision (float16 parameters).
 
     Raises:
         UnknownModelError: When the model is not released.
@@ -68,10 +68,10 @@ def pull(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
 
     Args:
         name: A released name, or `org/name`, optionally with `@<branch, tag or commit>`.
-        cache_dir: Folder of downloads; default: that of the Hub's client.
+        cache_dir: Download folder; default: that of the Hub's client.
 
     Returns:
-        The weight file of a released model, or the folder of a repository, for `local-dir:`.
+        The weight file of a released model, or the folder of a repository, which `local-dir:` can load.
 
     Raises:
         UnknownModelError: When a name without / is not released.
@@ -87,5 +87,5 @@ def pull(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
 
 
 def _without_source(name: str | os.PathLike) -> str:
-    """Remove the prefix `hf-hub:` or `local-dir:` that push prints and `create_model` takes."""
+    """Remove the prefix `hf-hub:` or `local-dir:`, which `fcam-zoo push` prints and `create_model` accepts."""
     return re.sub('^(hf[-_]hub|local-dir):', '', os.fspath(name))

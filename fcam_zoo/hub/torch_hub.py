@@ -1,4 +1,4 @@
-"""torch.hub entry points, one for each backbone and data set of the zoo table."""
+"""torch.hub entry points: one for each backbone and data set of the zoo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..models.zoo import hub_names
 
 
 def entry_points() -> dict[str, Callable[..., FCAM]]:
-    """Functions by torch.hub name (`fcam_<backbone>_<dataset>`); their docstrings list the measured metrics."""
+    """Return the entry points by name, `fcam_<backbone>_<dataset>`; their docstrings list the measured metrics."""
     return {name: _entry_point(name, models) for name, models in hub_names().items()}
 
 
