@@ -102,7 +102,7 @@ class ReleaseEntry:
         size: Size of the file in bytes.
         sha256: SHA-256 of the file.
         hf_hub_id: `org/name@commit` if the file is on the Hub; '' if it is in the weights folder.
-        holds: 'decoder' if the file has only the decoder; the classifier is then timm's `backbone`, with timm's weights.
+        holds: 'decoder' if the file has only the decoder; its classifier is timm's `backbone`, with timm's weights.
         classifier_sha256: Digest of the tensors of that classifier.
     """
 
