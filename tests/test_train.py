@@ -20,7 +20,8 @@ from fcam_zoo.errors import ImageError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, checkpoint, train
 from fcam_zoo.train.loading import StepLayout, batches
 from fcam_zoo.train.loop import StageRun
-from fcam_zoo.train.monitor import Monitor
+from fcam_zoo.train.monitor import sample_sheet
+from fcam_zoo.train.setup import Setup
 from fcam_zoo.train.stages import ClassifierStage, DecoderStage, lr_factor
 
 
@@ -148,7 +149,7 @@ def test_output_files(data, run):
     assert {'partial_ce', 'crf', 'val'} <= rows[0].keys()
 
 
-def test_samples_show_the_shifted_map_that_training_uses(data, tmp_path, monkeypatch):
+def test_samples_show_the_shifted_map_that_training_uses(data, monkeypatch):
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
     stage = DecoderStage(model, DecoderConfig(shift=[8.0, -4.0], variant='reference'), 'gradcampp')
     samples = WSOLDataset(data, 'val', fcam_zoo.data.EvalTransform(64))
@@ -158,7 +159,7 @@ def test_samples_show_the_shifted_map_that_training_uses(data, tmp_path, monkeyp
     regions = sampling.regions
     monkeypatch.setattr(sampling, 'regions', lambda maps, *args: used.append(maps) or regions(maps, *args))
     items = [samples[i] for i in range(2)]
-    Monitor(tmp_path, samples, quiet=True, active=True).sheet(stage, items)
+    sample_sheet(stage, items)
     model.eval()
     images, labels = torch.stack([item[0] for item in items]), torch.tensor([item[1] for item in items])
     stage.regions(stage.encode(images), labels, (64, 64))
@@ -230,9 +231,9 @@ def test_accumulated_step_is_the_step_of_the_whole_batch(data, tmp_path):
                 module.train = lambda mode=True, module=module: module
                 module.training = False
         settings = ClassifierConfig(epochs=1, batch_size=8, accumulate=accumulate)
-        one = config(data, classifier=settings)
         dataset = WSOLDataset(data, 'train', fcam_zoo.data.EvalTransform(64))
-        stage_run = StageRun(ClassifierStage(model, settings, 'layercam'), one, dataset, None, tmp_path, None)
+        setup = Setup(config(data, classifier=settings), dataset, None, model)
+        stage_run = StageRun(ClassifierStage(model, settings, 'layercam'), setup, tmp_path)
         parts = list(batches(stage_run.dataset, StepLayout(8, accumulate), epoch=1))[:accumulate]
         terms, _ = stage_run.step(1, parts)
         weights.append((terms['ce'], model.get_classifier().weight.detach().clone()))

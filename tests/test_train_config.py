@@ -25,7 +25,7 @@ from fcam_zoo.train.config import RECIPES
         ({'decoder': {'background_fraction': 2}}, r'in \[0,1\]'),
         ({'decoder': {'seed_weight': 0, 'crf_weight': 0, 'size_weight': 0}}, 'are all 0: set one above 0'),
         ({'decoder': {'variant': 'x'}}, r'decoder\.variant'),
-        ({'decoder': {'batch_size': 9, 'accumulate': 2}}, 'not a multiple'),
+        ({'decoder': {'crop_scale': [2.0]}}, r'decoder\.crop_scale is \[2\.0\]: give the smallest and the largest'),
         ({'decoder': [1]}, r'decoder is \[1\]: give settings by name'),
         ({'classifier': {'label_smoothing': 1.5}}, r'in \[0,1\)'),
         ({'classifier': {'epochs': -1}}, 'give 0 or a positive number'),

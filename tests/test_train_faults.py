@@ -62,12 +62,12 @@ def test_runs_of_other_versions_are_resumed_or_refused(tmp_path):
     [
         ({'classifier': ClassifierConfig(epochs=1, head_layers=['layer9'])}, 'no module layer9'),
         ({'decoder': DecoderConfig(epochs=1, batch_size=16, accumulate=16)}, 'fewer than 16 parts'),
-        ({'decoder': DecoderConfig(epochs=1, crop_scale=[2.0])}, 'scale'),
+        ({'decoder': DecoderConfig(epochs=1, batch_size=9, accumulate=2)}, 'batch_size=9 is not a multiple of 2'),
     ],
 )
 def test_settings_that_do_not_fit_leave_the_folder_free(tmp_path, stages, message):
     data = make_folder(tmp_path / 'photos', {'train': 8})
-    with pytest.raises((TrainingError, ValueError), match=message):
+    with pytest.raises(TrainingError, match=message):
         train(train_config(data, **{**SHORT, **stages}), tmp_path / 'run', quiet=True)
     assert not (tmp_path / 'run').exists()
 
@@ -94,6 +94,5 @@ def test_warning_about_an_untrained_head(tmp_path, caplog):
     save_pretrained(model, tmp_path / 'model')
     data = make_folder(tmp_path / 'photos', {'train': 4})
     settings = train_config(data, init=f'local-dir:{tmp_path / "model"}', classifier=ClassifierConfig(epochs=0))
-    _, keep_head = build_model(settings, open_data(settings)[0])
-    assert not keep_head
+    build_model(settings, open_data(settings)[0])
     assert 'so the head is random' in caplog.text

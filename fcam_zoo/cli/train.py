@@ -6,11 +6,9 @@ import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from ..cams import METHODS
 from ..train import TrainConfig, plan, recipe_names, summary_table, sweep, train
-from ..train.config import flatten, set_value
 from ..train.sweep import best_run, parse_sweep
 
 
@@ -102,18 +100,16 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
-    settings: dict[str, Any] = (TrainConfig.from_file(args.recipe) if args.recipe else TrainConfig()).to_dict()
-    given = vars(args)
-    for place in flatten(settings):
-        if given.get(place) is not None:
-            set_value(settings, place, given[place])
-    settings['data'] = str(Path(args.data))
+    config = TrainConfig.from_file(args.recipe) if args.recipe else TrainConfig()
+    places = config.flat().keys()
+    changes = {place: value for place, value in vars(args).items() if place in places and value is not None}
+    changes['data'] = str(Path(args.data))
     for item in args.set:
         place, sign, value = item.partition('=')
         if not sign:
             raise ValueError(f'--set {item}: write KEY=VALUE, e.g. decoder.lr=0.005')
         try:
-            set_value(settings, place, json.loads(value))
+            changes[place] = json.loads(value)
         except json.JSONDecodeError:
-            set_value(settings, place, value)
-    return TrainConfig.from_dict(settings)
+            changes[place] = value
+    return config.replace(changes)

@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from .._io import atomic_path
 from ..errors import TrainingError
 from ..models import FCAM
 from .records import EpochMetrics
+
+# Files of a stage folder.
+STATE, BEST = 'state.safetensors', 'best.safetensors'
 
 
 @dataclass
@@ -88,6 +91,13 @@ def load_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer) -> Pro
             f'{path} is not a state of this training ({e}): delete it or choose another output folder'
         ) from e
     return progress
+
+
+def load_weights(model: FCAM, path: Path) -> None:
+    """Load the weights of a state or of a file that contains only weights."""
+    model.load_state_dict(
+        {k.removeprefix('model.'): v for k, v in load_file(path).items() if not k.startswith('momentum.')}
+    )
 
 
 def weights_of(model: FCAM) -> dict[str, torch.Tensor]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
+from .. import _index
 from ..cams.methods import METHODS, VARIANTS
 
 Schedule = Literal['constant', 'cosine', 'step']
@@ -120,11 +120,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self)
-        for name, stage in (('classifier', self.classifier), ('decoder', self.decoder)):
-            if stage.batch_size % stage.accumulate:
-                raise ValueError(
-                    f'{name}.batch_size={stage.batch_size} is not a multiple of accumulate={stage.accumulate}'
-                )
         if self.decoder.seed_weight == self.decoder.crf_weight == self.decoder.size_weight == 0:
             raise ValueError('decoder: seed_weight, crf_weight and size_weight are all 0: set one above 0')
         if self.classifier.epochs == self.decoder.epochs == 0:
@@ -134,7 +129,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values."""
-        return dataclasses.asdict(self)
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
@@ -143,20 +138,24 @@ class TrainConfig:
         Raises:
             ValueError: For an unknown setting, or one with a wrong type or value.
         """
-        return _create(cls, values)
+        stages = {name: _create(stage, values[name], f'{name}.') for name, stage in STAGES.items() if name in values}
+        return _create(cls, {**values, **stages})
 
     @classmethod
     def from_file(cls, recipe: str | os.PathLike) -> TrainConfig:
-        """Read a recipe: a YAML or JSON file, or the name of a packaged recipe (`recipe_names`).
+        """Read a recipe: a YAML or JSON file, a packaged recipe (`recipe_names`), or the settings of a released model.
 
         Raises:
             FileNotFoundError: When the recipe does not exist.
             ValueError: When the file is neither YAML nor JSON, or a setting is wrong.
         """
+        if entry := _index.index().get(str(recipe)):
+            # The classifier started from timm's weights, which the index does not record as a setting.
+            return cls.from_dict({**entry.recipe, 'backbone': entry.backbone, 'backbone_pretrained': True})
         path = RECIPES / f'{recipe}.yaml' if str(recipe) in recipe_names() else Path(recipe)
         if not path.is_file():
             names = ', '.join(recipe_names())
-            raise FileNotFoundError(f'recipe {recipe} does not exist: give a file or one of {names}')
+            raise FileNotFoundError(f'recipe {recipe} does not exist: give a file, a released model, or one of {names}')
         try:
             text = path.read_text(encoding='utf-8')
             values = json.loads(text) if text.lstrip().startswith('{') else yaml.safe_load(text)
@@ -166,35 +165,35 @@ class TrainConfig:
             raise ValueError(f'recipe {recipe} contains no settings: write lines like `backbone: resnet50`')
         return cls.from_dict(values)
 
+    def replace(self, changes: dict[str, Any]) -> TrainConfig:
+        """Return a config with other values of some settings, which are named by dotted place (`decoder.lr`).
+
+        Raises:
+            ValueError: For an unknown setting, or one with a wrong type or value.
+        """
+        values = self.to_dict()
+        for place, value in changes.items():
+            parent, dot, key = place.rpartition('.')
+            target = values.get(parent) if dot else values
+            if not isinstance(target, dict):
+                raise _unknown(place, TrainConfig)
+            target[key] = value
+        return self.from_dict(values)
+
+    def flat(self) -> dict[str, Any]:
+        """Return all settings by dotted place."""
+        values = self.to_dict()
+        for stage in STAGES:
+            values.update({f'{stage}.{key}': value for key, value in values.pop(stage).items()})
+        return values
+
 
 def recipe_names() -> list[str]:
     """List the packaged recipes: the grid of the F-CAM paper."""
     return sorted(file.name.removesuffix('.yaml') for file in RECIPES.iterdir() if file.name.endswith('.yaml'))
 
 
-def set_value(settings: dict[str, Any], place: str, value: Any) -> None:
-    """Set one setting by its dotted place (`decoder.lr`) in settings as a nested dict.
-
-    Raises:
-        ValueError: When there is no such setting.
-    """
-    *parents, key = place.split('.')
-    target: Any = settings
-    for parent in parents:
-        target = target.get(parent) if isinstance(target, dict) else None
-    if not isinstance(target, dict) or key not in target:
-        raise _unknown(place, [*settings, 'classifier.*', 'decoder.*'])
-    target[key] = value
-
-
-def flatten(settings: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-    """Return nested settings as one dict by dotted place."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat.update(flatten(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value})
-    return flat
-
-
+STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
 # Settings of earlier versions, and what to do with them.
 FORMER = {
     'decoder.alpha': 'rename it to decoder.seed_weight',
@@ -206,25 +205,19 @@ FORMER = {
 }
 
 
-def _unknown(place: str, known: list[str]) -> ValueError:
-    if place in FORMER:
-        return ValueError(f'{place} is a setting of an earlier version: {FORMER[place]}')
-    return ValueError(f'unknown setting {place}: choose one of {", ".join(known)}')
-
-
 def _create(cls: type, values: Any, prefix: str = '') -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f'{prefix.rstrip(".") or "config"} is {values!r}: give settings by name')
-    hints = get_type_hints(cls)
+        raise ValueError(f'{prefix.rstrip(".")} is {values!r}: give settings by name')
     for key in values:
-        if key not in hints:
-            raise _unknown(f'{prefix}{key}', list(hints))
-    return cls(
-        **{
-            key: _create(hints[key], value, f'{prefix}{key}.') if dataclasses.is_dataclass(hints[key]) else value
-            for key, value in values.items()
-        }
-    )
+        if key not in get_type_hints(cls):
+            raise _unknown(f'{prefix}{key}', cls)
+    return cls(**values)
+
+
+def _unknown(place: str, cls: type) -> ValueError:
+    if place in FORMER:
+        return ValueError(f'{place} is a setting of an earlier version: {FORMER[place]}')
+    return ValueError(f'unknown setting {place}: choose one of {", ".join(get_type_hints(cls))}')
 
 
 Rule = tuple[Callable[[Any], bool], str]
@@ -232,7 +225,7 @@ POSITIVE: Rule = (lambda value: value > 0, 'give a positive number')
 NOT_NEGATIVE: Rule = (lambda value: value >= 0, 'give 0 or a positive number')
 BELOW_1: Rule = (lambda value: 0 <= value < 1, 'give a value in [0,1)')
 ODD: Rule = (lambda value: value >= 1 and value % 2 == 1, 'give an odd number of pixels')
-# What values must satisfy beyond their types, and how to fix them.
+# What values other than None must satisfy beyond their types, and how to fix them.
 RULES: dict[str, Rule] = {
     **dict.fromkeys(('batch_size', 'accumulate', 'step_epochs', 'lr', 'head_lr', 'gamma'), POSITIVE),
     **dict.fromkeys(('epochs', 'weight_decay', 'workers'), NOT_NEGATIVE),
@@ -241,53 +234,48 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(('erosion', 'dilation'), ODD),
     'background_fraction': (lambda value: 0 <= value <= 1, 'give a value in [0,1]'),
     'checkpoint_minutes': POSITIVE,
+    'crop_scale': (
+        lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
+        'give the smallest and the largest share of the area, such as [0.4, 1]',
+    ),
     'image_size': (lambda value: value >= 32, 'give at least 32 pixels'),
-    'num_classes': (lambda value: value is None or value > 0, 'give a positive number, or null to count the classes'),
+    'num_classes': (lambda value: value > 0, 'give a positive number, or null to count the classes'),
     'shift': (lambda value: len(value) == 2, 'give two numbers of pixels, down and right'),
     'teacher': (lambda value: value in METHODS, f'choose one of {", ".join(METHODS)}'),
     'variant': (lambda value: value in VARIANTS, f'choose one of {", ".join(VARIANTS)}'),
 }
+TYPE_NAMES = {str: 'text', int: 'a whole number', bool: 'true or false', dict: 'settings by name'}
 
 
 def _check(config: Any, prefix: str = '') -> None:
     """Raise ValueError for a wrong type or value; integers become floats where a float is expected."""
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        if dataclasses.is_dataclass(hint) and type(value) is hint:
+        has_type, expected = _type_rule(hint)
+        if not has_type(value):
+            raise ValueError(f'{prefix}{name} is {value!r:.99}: give {expected}')
+        if hint in STAGES.values():
             _check(value, f'{name}.')
-            continue
-        if not _fits(value, hint):
-            raise ValueError(f'{prefix}{name} is {value!r:.99}: give {_type_name(hint)}')
         if hint is float:
             setattr(config, name, float(value))
-        holds, fix = RULES.get(name, (lambda value: True, ''))
-        if not holds(value):
-            raise ValueError(f'{prefix}{name} is {value!r}: {fix}')
+        if name in RULES and value is not None:
+            holds, fix = RULES[name]
+            if not holds(value):
+                raise ValueError(f'{prefix}{name} is {value!r}: {fix}')
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    origin, args = get_origin(hint), get_args(hint)
+def _type_rule(hint: Any) -> Rule:
+    """Return the test of a type, and what to give instead of a value of another type."""
+    origin, args = get_origin(hint) or hint, get_args(hint)
     if origin is Literal:
-        return value in args
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, arg) for arg in args)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict)
-    if hint is float:
+        return lambda value: value in args, ' or '.join(map(repr, args))
+    if origin is float:
         # False for NaN, infinity and huge integers, which YAML and JSON can hold.
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return type(value) is hint
-
-
-def _type_name(hint: Any) -> str:
-    names = {str: 'text', int: 'a whole number', float: 'a number such as 0.001', bool: 'true or false'}
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return ' or '.join(map(repr, args))
-    if origin in (Union, types.UnionType):
-        return ' or '.join(_type_name(arg) for arg in args if arg is not type(None))
+        return lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max, 'a number such as 0.001'
+    if origin is types.UnionType:
+        is_item, expected = _type_rule(args[0])
+        return lambda value: value is None or is_item(value), expected
     if origin is list:
-        return f'a list, each {_type_name(args[0])}'
-    return 'settings by name' if origin is dict else names.get(hint, f'a {hint.__name__}')
+        is_item, expected = _type_rule(args[0])
+        return lambda value: type(value) is list and all(map(is_item, value)), f'a list, each {expected}'
+    return lambda value: type(value) is origin, TYPE_NAMES.get(origin, f'a {origin.__name__}')

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import logging
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .._distributed import rank, world_size
-from ..data import EvalTransform
 from ..data.base import ImageDataset
 from ..errors import ImageError, TrainingError
 from .config import StageConfig
-
-logger = logging.getLogger(__name__)
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -44,14 +40,10 @@ class StepLayout:
     Attributes:
         batch_size: Images of a step, over all processes and backward passes.
         accumulate: Backward passes per step.
-        rank: Of this process.
-        world_size: Number of processes.
     """
 
     batch_size: int
     accumulate: int = 1
-    rank: int = 0
-    world_size: int = 1
 
     @classmethod
     def create(cls, settings: StageConfig, n_images: int) -> StepLayout:
@@ -68,13 +60,13 @@ class StepLayout:
         size = min(settings.batch_size, n_images // parts * parts)
         if size < 1:
             raise TrainingError(f'{n_images} images are fewer than {parts} parts of a step (processes x accumulate)')
-        return cls(size, settings.accumulate, rank(), world_size())
+        return cls(size, settings.accumulate)
 
     def parts(self, order: list[int], step: int) -> Iterator[list[int]]:
         """Yield this process's share of a step of an epoch's order, one list per backward pass."""
-        size = self.batch_size // (self.world_size * self.accumulate)
+        size = self.batch_size // (world_size() * self.accumulate)
         for i in range(self.accumulate):
-            start = step * self.batch_size + (i * self.world_size + self.rank) * size
+            start = step * self.batch_size + (i * world_size() + rank()) * size
             yield order[start : start + size]
 
 
@@ -109,36 +101,27 @@ class SeededDataset(Dataset):
         return TrainingError(f'{self.dataset.name}: no image can be read')
 
 
-def without_augmentation(dataset: ImageDataset, size: int) -> ImageDataset:
-    """Return a copy of the data set with images resized to size x size."""
-    dataset = copy.copy(dataset)
-    dataset.transform = EvalTransform(size)
-    return dataset
+def items_of(dataset: ImageDataset, count: int, skip_bad: bool) -> Iterator[tuple[torch.Tensor, int, int]]:
+    """Yield up to `count` items, spread over the data set, which is usually sorted by class.
 
-
-def items_of(dataset: ImageDataset, index: Iterable[int], skip_bad: bool) -> list[tuple[Any, int, int]]:
-    """Return the items at these indices; with `skip_bad`, leave out unreadable images.
+    Args:
+        dataset: Images uint8 (3,H,W) with labels, not augmented.
+        count: Number of items.
+        skip_bad: Leave out unreadable images.
 
     Raises:
         ImageError, OSError: For an unreadable image without `skip_bad`.
     """
-    items = []
-    for i in index:
+    for i in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist():
         try:
-            items.append(dataset[i])
+            yield dataset[i]
         except (ImageError, OSError):
             if not skip_bad:
                 raise
-    return items
 
 
 def batches(
-    dataset: SeededDataset,
-    layout: StepLayout,
-    epoch: int,
-    first_step: int = 0,
-    workers: int = 0,
-    reported: set[int] | None = None,
+    dataset: SeededDataset, layout: StepLayout, epoch: int, first_step: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
     """Iterate over the batches of an epoch in this process; `layout.accumulate` of them make a step.
 
@@ -148,13 +131,11 @@ def batches(
         epoch: Number of the epoch; with the seed it determines order and augmentation.
         first_step: Where an interrupted epoch continues.
         workers: Processes that load images; 0 loads in this process.
-        reported: Indices of unreadable images that were logged before; new ones are logged and added.
 
     Raises:
         ImageError, OSError: For an unreadable image, unless the data set skips them.
         TrainingError: When no image can be read.
     """
-    reported = set() if reported is None else reported
     generator = torch.Generator().manual_seed(derived_seed(dataset.seed, 'order', epoch))
     order = torch.randperm(len(dataset), generator=generator).tolist()
     steps = range(first_step, len(dataset) // layout.batch_size)
@@ -169,9 +150,6 @@ def batches(
     for batch in loader:
         if isinstance(batch, Exception):
             raise type(batch)(f'{batch}; fix or remove the file, or skip unreadable images with --skip-bad')
-        for index in set(batch.bad) - reported:
-            reported.add(index)
-            logger.warning('%s cannot be read and is skipped', dataset.dataset.path(index))
         yield batch
 
 

@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import reduce
 from itertools import islice
 from pathlib import Path
@@ -15,53 +15,41 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
-from .._distributed import all_reduce, gather
-from ..data.base import ImageDataset
+from .._distributed import all_reduce, gather, rank, world_size
 from ..errors import TrainingError
 from .batch_norm import GlobalBatchNorm
-from .checkpoint import Progress, load_state, save_state, save_tensors, weights_of
-from .config import TrainConfig
+from .checkpoint import BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of
 from .loading import Batch, SeededDataset, StepLayout, batches, derived_seed
-from .monitor import Monitor
+from .monitor import write_epoch
 from .records import EpochMetrics, StageSummary
+from .setup import Setup
 from .stages import Stage, lr_factor
+from .validation import validate
 
 logger = logging.getLogger(__name__)
-Validation = Callable[[Stage], dict[str, float]]
 AMP_TYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 class StageRun:
-    """Runs a stage on its data set.
+    """Runs a stage.
 
     Args:
         stage: Model and loss.
-        config: All settings.
-        train_set: Images and labels.
-        validate: Returns the metrics of the model after an epoch; empty if nothing can be measured, and then the last
-            epoch is the best.
-        folder: Output folder of the stage.
-        monitor: Progress bar, logs and sample pictures.
+        setup: Data and all settings.
+        run_dir: Output folder of the training.
+        quiet: No progress bars.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        config: TrainConfig,
-        train_set: ImageDataset,
-        validate: Validation,
-        folder: Path,
-        monitor: Monitor,
-    ) -> None:
-        self.stage, self.config, self.settings = stage, config, stage.config
-        self.validate, self.folder, self.monitor = validate, folder, monitor
-        self.state_path = folder / 'state.safetensors'
+    def __init__(self, stage: Stage, setup: Setup, run_dir: Path, quiet: bool = True) -> None:
+        self.stage, self.setup, self.config, self.settings = stage, setup, setup.config, stage.config
+        self.run_dir, self.folder, self.quiet = run_dir, run_dir / stage.name, quiet
         self.device = next(stage.model.parameters()).device
-        self.seed = derived_seed(config.seed, stage.name)
-        self.dataset = SeededDataset(train_set, self.seed, config.skip_bad)
-        self.layout = StepLayout.create(self.settings, len(train_set))
-        self.steps = len(train_set) // self.layout.batch_size
+        self.seed = derived_seed(self.config.seed, stage.name)
+        self.dataset = SeededDataset(setup.train_set, self.seed, self.config.skip_bad)
+        self.layout = StepLayout.create(self.settings, len(setup.train_set))
+        self.steps = len(setup.train_set) // self.layout.batch_size
         self.optimizer = torch.optim.SGD(
             stage.parameter_groups(),
             momentum=self.settings.momentum,
@@ -69,11 +57,11 @@ class StageRun:
             nesterov=self.settings.momentum > 0,
         )
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == 'float16')
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == 'float16')
         self.progress = Progress()
         self.interrupted = threading.Event()
         self.module: Any = stage
-        self.distributed = self.layout.world_size > 1
+        self.distributed = world_size() > 1
         if self.distributed:
             devices = [self.device] if self.device.type == 'cuda' else None
             self.module = DistributedDataParallel(stage, device_ids=devices, broadcast_buffers=False)
@@ -85,8 +73,11 @@ class StageRun:
             TrainingError: When the loss is not finite, or the state cannot be read or written.
             KeyboardInterrupt: After an interruption, once the state is saved.
         """
-        if self.state_path.exists():
-            self._restore()
+        if (path := self.folder / STATE).exists():
+            self.progress = load_state(path, self.stage.model, self.optimizer)
+            self.stage.load_progress(self.progress.stage)
+            self.scaler.load_state_dict(self.progress.scaler)
+            logger.info('%s: resumed after epoch %d, step %d', self.stage.name, self.progress.epoch, self.progress.step)
         with _stop_on_signal(self.interrupted):
             while self.progress.epoch < self.settings.epochs:
                 self._run_steps()
@@ -112,7 +103,7 @@ class StageRun:
         """
         step = self.progress.step
         # For dropout: the same in a resumed run, different in each process.
-        torch.manual_seed(derived_seed(self.seed, 'step', epoch, step, self.layout.rank))
+        torch.manual_seed(derived_seed(self.seed, 'step', epoch, step, rank()))
         factor = lr_factor(self.settings, epoch, step, self.steps)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs):
             group['lr'] = lr * factor
@@ -131,29 +122,43 @@ class StageRun:
         flags = values.new_tensor([not bool(torch.isfinite(values).all()), self.interrupted.is_set()])
         shared = all_reduce(torch.cat([values.nan_to_num(), flags])).tolist()
         if shared[-2]:
-            raise self._not_finite(epoch, values, parts)
+            if not flags[0]:
+                raise TrainingError(f'{self.stage.name}: the loss of another process is not finite')
+            images = ', '.join(self.dataset.dataset.ids[i] for part in parts for i in part.indices)
+            raise TrainingError(
+                f'{self.stage.name}: loss is {values.sum().item()} at epoch {epoch}, step {step} ({images}): '
+                f'lower {self.stage.name}.lr'
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return {name: value / self.layout.world_size for name, value in zip(terms, shared)}, bool(shared[-1])
+        return {name: value / world_size() for name, value in zip(terms, shared)}, bool(shared[-1])
 
     def _run_steps(self) -> None:
         """Run the remaining steps of the current epoch."""
         progress, epoch = self.progress, self.progress.epoch + 1
         self.stage.train()
-        reported = set(progress.bad)
-        loader = batches(self.dataset, self.layout, epoch, progress.step, self.config.workers, reported)
+        loader = batches(self.dataset, self.layout, epoch, progress.step, self.config.workers)
         images, saved = self.layout.batch_size, time.monotonic()
-        with self.monitor.bar(self.stage, epoch, progress.step * images, self.steps * images) as bar:
+        with tqdm(
+            desc=f'{self.stage.name} {epoch}/{self.settings.epochs}',
+            initial=progress.step * images,
+            total=self.steps * images,
+            unit='image',
+            disable=self.quiet or rank() > 0,
+            leave=False,
+        ) as bar:
             while progress.step < self.steps:
                 started = time.perf_counter()
-                terms, stop = self.step(epoch, list(islice(loader, self.layout.accumulate)))
+                parts = list(islice(loader, self.layout.accumulate))
+                for index in {i for part in parts for i in part.bad}.difference(progress.bad):
+                    logger.warning('%s cannot be read and is skipped', self.dataset.dataset.path(index))
+                    progress.bad.append(index)
+                terms, stop = self.step(epoch, parts)
                 for name, value in terms.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
-                progress.bad = sorted(reported)
-                means = {name: f'{value / progress.step:.3f}' for name, value in progress.sums.items()}
-                bar.set_postfix(means, refresh=False)
+                bar.set_postfix({k: value / progress.step for k, value in progress.sums.items()}, refresh=False)
                 bar.update(images)
                 if stop:
                     self._save()
@@ -167,7 +172,7 @@ class StageRun:
         progress, epoch = self.progress, self.progress.epoch + 1
         progress.bad = sorted(set().union(*gather(lambda: progress.bad)))
         self.stage.end_epoch()
-        val = self.validate(self.stage)
+        val = validate(self.stage, self.setup, self.quiet)
         metrics = EpochMetrics(
             epoch,
             {name: round(value / self.steps, 5) for name, value in progress.sums.items()},
@@ -177,13 +182,16 @@ class StageRun:
         )
         progress.history.append(metrics)
         score = self.stage.score(val) if val else float(epoch)
-        if score > progress.best_score:
+        improved = score > progress.best_score
+        if improved:
             progress.best_epoch, progress.best_score = epoch, score
-            self._write(lambda: save_tensors(self.folder / 'best.safetensors', weights_of(self.stage.model)))
-        if self.config.keep_epochs:
-            path = self.folder / f'epoch_{epoch:03d}.safetensors'
-            self._write(lambda: save_tensors(path, weights_of(self.stage.model)))
-        self._write(lambda: self.monitor.epoch(self.stage, progress.history, self.folder))
+        if rank() == 0:
+            weights = weights_of(self.stage.model)
+            if improved:
+                save_tensors(self.folder / BEST, weights)
+            if self.config.keep_epochs:
+                save_tensors(self.folder / f'epoch_{epoch:03d}.safetensors', weights)
+            write_epoch(self.stage, self.setup, self.run_dir, progress.history)
         progress.epoch, progress.step, progress.sums, progress.seconds = epoch, 0, {}, 0.0
         # The state is written last: a run killed before that continues from the previous state and writes the same.
         self._save()
@@ -199,32 +207,11 @@ class StageRun:
         ):
             return self.module(images, labels, generators)
 
-    def _not_finite(self, epoch: int, values: torch.Tensor, parts: list[Batch]) -> TrainingError:
-        if bool(torch.isfinite(values).all()):
-            return TrainingError(f'{self.stage.name}: the loss of another process is not finite')
-        images = ', '.join(self.dataset.dataset.ids[i] for part in parts for i in part.indices)
-        return TrainingError(
-            f'{self.stage.name}: loss is {values.sum().item()} at epoch {epoch}, step {self.progress.step} '
-            f'({images}): lower {self.stage.name}.lr'
-        )
-
-    def _restore(self) -> None:
-        self.progress = load_state(self.state_path, self.stage.model, self.optimizer)
-        self.stage.load_progress(self.progress.stage)
-        if self.config.amp == 'float16':
-            self.scaler.load_state_dict(self.progress.scaler)
-        logger.info('%s: resumed after epoch %d, step %d', self.stage.name, self.progress.epoch, self.progress.step)
-
     def _save(self) -> None:
         self.progress.stage = self.stage.progress()
         self.progress.scaler = self.scaler.state_dict()
-        self._write(lambda: save_state(self.state_path, self.stage.model, self.optimizer, self.progress))
-
-    def _write(self, function: Callable[[], None]) -> None:
-        """Call a function that writes to the folder, in the first process only."""
-        if self.layout.rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            function()
+        if rank() == 0:
+            save_state(self.folder / STATE, self.stage.model, self.optimizer, self.progress)
 
 
 @contextlib.contextmanager

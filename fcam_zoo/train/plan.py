@@ -13,7 +13,6 @@ import torch
 from .config import TrainConfig
 from .loading import batches
 from .loop import StageRun
-from .monitor import Monitor
 from .run_folder import check_folder
 from .setup import prepare, training_device
 from .validation import selection_of
@@ -83,19 +82,15 @@ def plan(config: TrainConfig, run_dir: Path) -> TrainPlan:
     check_folder(run_dir, config, resume=False)
     with training_device(config.device) as device:
         setup = prepare(config, device)
-        train_set = setup.train_set
-        monitor = Monitor(run_dir, train_set, quiet=True, active=False)
         stages = {}
-        for spec in setup.stages:
-            train_set.transform = spec.transform(config.image_size)
-            stage = spec.create()
-            run = StageRun(stage, config, train_set, lambda stage: {}, run_dir / stage.name, monitor)
-            stages[stage.name] = StagePlan(spec.settings.epochs, run.steps, run.layout.batch_size, _time_step(run))
-        labels = train_set.labels.tolist()
+        for stage in setup.stages():
+            run = StageRun(stage, setup, run_dir)
+            stages[stage.name] = StagePlan(stage.config.epochs, run.steps, run.layout.batch_size, _time_step(run))
+        labels, names = setup.train_set.labels.tolist(), setup.train_set.class_names
         return TrainPlan(
-            classes={name: labels.count(label) for label, name in sorted(train_set.class_names.items())},
+            classes={name: labels.count(label) for label, name in sorted(names.items())},
             val_images=0 if setup.val_set is None else len(setup.val_set),
-            selection=selection_of(setup.val_set),
+            selection=selection_of(setup),
             parameters=sum(p.numel() for p in setup.model.parameters()),
             device=str(device),
             stages=stages,

@@ -6,14 +6,12 @@ import os
 from pathlib import Path
 
 from .._distributed import barrier, rank
+from .checkpoint import BEST, load_weights
 from .config import TrainConfig
-from .loading import without_augmentation
 from .loop import StageRun
-from .monitor import Monitor
 from .records import StageSummary
-from .run_folder import check_folder, claim_folder, load_weights, save_models
-from .setup import Setup, prepare, training_device
-from .validation import validator
+from .run_folder import check_folder, claim_folder, save_models
+from .setup import prepare, training_device
 
 
 def train(
@@ -48,25 +46,14 @@ def train(
         setup = prepare(config, device)
         if rank() == 0:
             claim_folder(run_dir, config, setup.model)
-        summary = _run_stages(setup, run_dir, quiet)
+        summary: dict[str, StageSummary] = {}
+        for stage in setup.stages():
+            if config.compile:
+                setup.model.decoder.compile()
+            summary[stage.name] = StageRun(stage, setup, run_dir, quiet).run()
+            barrier()
+            load_weights(setup.model, run_dir / stage.name / BEST)
         if rank() == 0:
             save_models(setup.model, run_dir, summary)
         barrier()
         return summary
-
-
-def _run_stages(setup: Setup, run_dir: Path, quiet: bool) -> dict[str, StageSummary]:
-    config, train_set = setup.config, setup.train_set
-    samples = setup.val_set if setup.val_set is not None else without_augmentation(train_set, config.image_size)
-    monitor = Monitor(run_dir, samples, quiet, rank() == 0)
-    summary: dict[str, StageSummary] = {}
-    for spec in setup.stages:
-        train_set.transform = spec.transform(config.image_size)
-        stage = spec.create()
-        if config.compile:
-            setup.model.decoder.compile()
-        validate = validator(stage, setup, quiet)
-        summary[stage.name] = StageRun(stage, config, train_set, validate, run_dir / stage.name, monitor).run()
-        barrier()
-        load_weights(setup.model, run_dir / stage.name, 'best')
-    return summary

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from safetensors.torch import load_file
 
 from .._io import write_json
 from .._version import __version__
+from ..benchmark.descriptions import describe
 from ..errors import TrainingError
 from ..hub import save_pretrained
 from ..models import FCAM
-from .config import TrainConfig, flatten
+from .checkpoint import BEST, STATE, load_weights
+from .config import TrainConfig
 from .records import StageSummary
 
 # Settings that may change on resume, since they do not affect the result. (Without skip_bad, a run stops before the
@@ -41,10 +42,10 @@ def check_folder(run_dir: Path, config: TrainConfig, resume: bool) -> None:
         raise TrainingError(
             f'{path} is damaged or of another version of fcam_zoo ({e}): choose another output folder'
         ) from e
-    before, now = flatten(old.to_dict()), flatten(config.to_dict())
-    changed = [k for k in before | now if before.get(k) != now.get(k) and k not in CHANGEABLE_ON_RESUME]
+    before, now = old.flat(), config.flat()
+    changed = [k for k in now if before[k] != now[k] and k not in CHANGEABLE_ON_RESUME]
     if changed:
-        values = ', '.join(f'{k} (there {before.get(k)!r}, now {now.get(k)!r})' for k in changed)
+        values = ', '.join(f'{k} (there {before[k]!r}, now {now[k]!r})' for k in changed)
         raise TrainingError(f'{path} differs in {values}: resume with the settings of its first start')
 
 
@@ -79,22 +80,12 @@ def claim_folder(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
         raise TrainingError(f'{run_dir} cannot be written ({e}): choose another output folder') from e
 
 
-def load_weights(model: FCAM, folder: Path, which: str) -> None:
-    """Load the 'best' weights of a stage folder, or the 'last' ones from its state file."""
-    if which == 'best':
-        model.load_state_dict(load_file(folder / 'best.safetensors'))
-    else:
-        state = load_file(folder / 'state.safetensors')
-        model.load_state_dict({k.removeprefix('model.'): v for k, v in state.items() if k.startswith('model.')})
-
-
 def save_models(model: FCAM, run_dir: Path, summary: dict[str, StageSummary]) -> None:
     """Write the best and the last model of the last stage, and summary.json."""
     name, final = list(summary.items())[-1]
-    for which, metrics in (('last', final.last.val), ('best', final.best.val)):
-        load_weights(model, run_dir / name, which)
-        threshold = metrics.get('best_threshold_50', metrics.get('best_threshold'))
-        if name == 'decoder' and threshold is not None:
-            model.threshold = threshold
+    for which, file, metrics in (('last', STATE, final.last.val), ('best', BEST, final.best.val)):
+        load_weights(model, run_dir / name / file)
+        if name == 'decoder' and 'kept' not in metrics:
+            model.threshold = metrics[describe(metrics).best_threshold]
         save_pretrained(model, run_dir / which)
     write_json(run_dir / 'summary.json', {stage: result.to_dict() for stage, result in summary.items()})

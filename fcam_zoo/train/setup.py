@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from .._distributed import process_group
@@ -17,7 +18,7 @@ from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
 from ..errors import DatasetError, TrainingError
 from ..models import FCAM, create_model
-from .config import StageConfig, TrainConfig
+from .config import TrainConfig
 from .loading import StepLayout
 from .stages import ClassifierStage, DecoderStage, Stage
 
@@ -25,27 +26,40 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StageSpec:
-    """A stage to run: its settings, and a function that creates it."""
-
-    settings: StageConfig
-    create: Callable[[], Stage]
-
-    def transform(self, size: int) -> TrainTransform:
-        """Return the augmentation that makes images of size x size."""
-        scale = self.settings.crop_scale
-        return TrainTransform(size) if scale is None else ScaleTransform(size, scale)
-
-
-@dataclass(frozen=True)
 class Setup:
-    """Data, model and stages of a training. val_set is None when the data set has no val split."""
+    """Data and model of a training. val_set is None when the data set has no val split."""
 
     config: TrainConfig
     train_set: ImageDataset
     val_set: ImageDataset | None
     model: FCAM
-    stages: list[StageSpec]
+
+    @property
+    def fixed_set(self) -> ImageDataset:
+        """Return images without augmentation: those of val, or of train when there is no val split."""
+        if self.val_set is not None:
+            return self.val_set
+        dataset = copy.copy(self.train_set)
+        dataset.transform = EvalTransform(self.config.image_size)
+        return dataset
+
+    def stages(self) -> Iterator[Stage]:
+        """Create each stage that has epochs, and set the augmentation of its images.
+
+        A stage freezes and unfreezes parts of the model, so finish it before the next one is created.
+        """
+        kinds: tuple[type[Stage], ...] = (ClassifierStage, DecoderStage)
+        for kind in kinds:
+            settings, size = getattr(self.config, kind.name), self.config.image_size
+            if settings.epochs:
+                scale = settings.crop_scale
+                self.train_set.transform = TrainTransform(size) if scale is None else ScaleTransform(size, scale)
+                yield kind(self.model, settings, self.config.teacher)
+
+
+def has_ground_truth(dataset: ImageDataset | None) -> bool:
+    """Return whether there is a data set with boxes or masks."""
+    return dataset is not None and (dataset.boxes is not None or dataset.masks is not None)
 
 
 def prepare(config: TrainConfig, device: torch.device) -> Setup:
@@ -54,17 +68,18 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     Raises:
         DatasetError: When the data set is missing or faulty, or does not fit the settings.
         TrainingError: When the teacher or head_layers do not fit the model, or batch_size the data.
-        ValueError: For a wrong crop_scale.
     """
     train_set, val_set = open_data(config)
-    model, keep_head = build_model(config, train_set)
-    stages = _stages(config, model, keep_head)
-    for spec in stages:
-        spec.create().parameter_groups()
-        spec.transform(config.image_size)
-        StepLayout.create(spec.settings, len(train_set))
-    model.to(device).to(memory_format=torch.channels_last)
-    return Setup(config, train_set, val_set, model, stages)
+    setup = Setup(config, train_set, val_set, build_model(config, train_set))
+    for stage in setup.stages():
+        stage.parameter_groups()
+        StepLayout.create(stage.config, len(train_set))
+    if config.classifier.epochs and val_set is None:
+        logger.warning('%s has no val split: the last epoch of the classifier is used as the best', config.data)
+    if config.decoder.epochs and not has_ground_truth(val_set):
+        logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
+    setup.model.to(device).to(memory_format=torch.channels_last)
+    return setup
 
 
 @contextmanager
@@ -104,8 +119,10 @@ def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
     return train_set, val_set
 
 
-def build_model(config: TrainConfig, train_set: ImageDataset) -> tuple[FCAM, bool]:
-    """Build the model before training, on the CPU. The bool is whether training continues with its head.
+def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
+    """Build the model before training, on the CPU.
+
+    A head that is trained from the start is zero, so that it does not disturb a pretrained backbone at first.
 
     Raises:
         DatasetError: When the data set has more classes than num_classes.
@@ -117,9 +134,17 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> tuple[FCAM, boo
     torch.manual_seed(config.seed)
     names = _class_names(config, train_set, num_classes)
     if config.init:
-        model, keep_head = _initial_model(config, names)
+        model = create_model(config.init, pretrained=not config.init.startswith('local-dir:'))
+        new_head = list(model.pretrained_cfg.get('label_names') or ()) != names
+        if new_head:
+            model.reset_classifier(num_classes)
     else:
-        model, keep_head = _new_model(config, num_classes), False
+        model, new_head = _new_model(config, num_classes), True
+    if new_head and config.classifier.epochs:
+        for parameter in model.get_classifier().parameters():
+            nn.init.zeros_(parameter)
+    elif new_head and config.init:
+        logger.warning('%s has other classes, so the head is random: set classifier.epochs above 0', config.init)
     if config.teacher == 'cam' and not model.pyramid.linear_head:
         raise TrainingError(
             f'teacher cam needs a head of average pooling and one linear layer; {model.model_args["backbone"]} has '
@@ -128,19 +153,7 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> tuple[FCAM, boo
     # Users of the trained model get its training size by default.
     model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = names
-    return model, keep_head
-
-
-def _initial_model(config: TrainConfig, names: list[str]) -> tuple[FCAM, bool]:
-    """Load the model that `init` names; its head is kept if the class names are the same."""
-    init = str(config.init)
-    model = create_model(init, pretrained=not init.startswith('local-dir:'))
-    keep_head = list(model.pretrained_cfg.get('label_names') or ()) == names
-    if not keep_head:
-        model.reset_classifier(len(names))
-        if not config.classifier.epochs:
-            logger.warning('%s has other classes, so the head is random: set classifier.epochs above 0', init)
-    return model, keep_head
+    return model
 
 
 def _new_model(config: TrainConfig, num_classes: int) -> FCAM:
@@ -167,12 +180,3 @@ def _class_names(config: TrainConfig, train_set: ImageDataset, num_classes: int)
         info = ImageNetInfo(subset)
         return [info.index_to_description(i) for i in range(num_classes)]
     return [train_set.class_names.get(i, str(i)) for i in range(num_classes)]
-
-
-def _stages(config: TrainConfig, model: FCAM, keep_head: bool) -> list[StageSpec]:
-    """Describe the stages that have epochs."""
-    stages: list[tuple[StageConfig, Callable[[], Stage]]] = [
-        (config.classifier, partial(ClassifierStage, model, config.classifier, config.teacher, keep_head)),
-        (config.decoder, partial(DecoderStage, model, config.decoder, config.teacher)),
-    ]
-    return [StageSpec(settings, create) for settings, create in stages if settings.epochs]

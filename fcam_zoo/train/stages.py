@@ -39,9 +39,9 @@ class Stage(nn.Module):
     val_maps: str
     config: StageConfig
 
-    def __init__(self, model: FCAM, teacher: str) -> None:
+    def __init__(self, model: FCAM, config: StageConfig, teacher: str) -> None:
         super().__init__()
-        self.model, self.teacher = model, teacher
+        self.model, self.config, self.teacher = model, config, teacher
 
     def forward(
         self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
@@ -86,21 +86,14 @@ class Stage(nn.Module):
 
 
 class ClassifierStage(Stage):
-    """Cross-entropy on image labels; the decoder is not trained.
-
-    The head starts from zero, so that random weights do not disturb the pretrained backbone at first; with `keep_head`
-    it starts from its own weights.
-    """
+    """Cross-entropy on image labels; the decoder is not trained."""
 
     name = 'classifier'
     config: ClassifierConfig
 
-    def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str, keep_head: bool = False) -> None:
-        super().__init__(model.unfreeze(), teacher)
-        self.config, self.val_maps = config, teacher
-        if not keep_head:
-            for parameter in model.get_classifier().parameters():
-                nn.init.zeros_(parameter)
+    def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str) -> None:
+        super().__init__(model.unfreeze(), config, teacher)
+        self.val_maps = teacher
         model.decoder.requires_grad_(False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -137,8 +130,7 @@ class DecoderStage(Stage):
     config: DecoderConfig
 
     def __init__(self, model: FCAM, config: DecoderConfig, teacher: str) -> None:
-        super().__init__(model.freeze(), teacher)
-        self.config = config
+        super().__init__(model.freeze(), config, teacher)
         model.decoder.requires_grad_(True)
         weights = (config.seed_weight, config.crf_weight, config.size_weight)
         self.criterion = PixelAlignmentLoss(*weights, kernel=config.crf_kernel)

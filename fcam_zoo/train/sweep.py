@@ -13,15 +13,15 @@ from typing import Any
 from .._distributed import barrier, rank
 from .._io import write_json
 from ..errors import TrainingError
-from .config import TrainConfig, set_value
+from .config import TrainConfig
 from .run import train
-from .setup import open_data, training_device
+from .setup import has_ground_truth, open_data, training_device
 from .stages import localization_score
-from .validation import has_ground_truth
 
 logger = logging.getLogger(__name__)
-# Values that the paper searches (F-CAM, Sec. 4.1).
-PAPER_VALUES: dict[str, list[Any]] = {'decoder.background_fraction': [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]}
+# The paper searches n- in these values (F-CAM, Sec. 4.1).
+PAPER_PLACE = 'decoder.background_fraction'
+PAPER_VALUES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,21 @@ class SweepRun:
 
 
 def parse_sweep(text: str) -> tuple[str, list[Any]]:
-    """Parse `KEY=V1,V2,...` (JSON values), or a KEY whose values the paper gives.
+    """Parse `KEY=V1,V2,...` (JSON values); `background_fraction` may have no values, then it has the paper's.
 
     Raises:
         ValueError: When values are missing.
     """
     place, sign, values = text.partition('=')
-    if f'decoder.{place}' in PAPER_VALUES:
-        place = f'decoder.{place}'
-    if not sign:
-        if place not in PAPER_VALUES:
-            raise ValueError(
-                f'--sweep {text}: write KEY=V1,V2,...; only {", ".join(PAPER_VALUES)} can be given without values'
-            )
-        return place, PAPER_VALUES[place]
+    place = PAPER_PLACE if place == 'background_fraction' else place
+    if place == PAPER_PLACE and not sign:
+        return place, PAPER_VALUES
     try:
         found = json.loads(f'[{values}]')
     except json.JSONDecodeError:
         found = [value.strip() for value in values.split(',')]
     if not found:
-        raise ValueError(f'--sweep {text}: give at least one value')
+        raise ValueError(f'--sweep {text}: write KEY=V1,V2,...; only background_fraction can be given without values')
     return place, found
 
 
@@ -85,14 +80,10 @@ def sweep(
         TrainingError: When val has no boxes or masks; otherwise as `train`.
     """
     run_dir = Path(run_dir)
-    configs = []
-    for value in values:
-        settings = config.to_dict()
-        set_value(settings, place, value)
-        configs.append(TrainConfig.from_dict(settings))
+    configs = [config.replace({place: value}) for value in values]
     with training_device(config.device):
         _, val_set = open_data(config)
-        if val_set is None or not has_ground_truth(val_set):
+        if not has_ground_truth(val_set):
             raise TrainingError(f'a sweep selects by localization, but val of {config.data} has no boxes or masks')
         rows: list[SweepRun] = []
         shared: Path | None = None

@@ -2,94 +2,80 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
+from itertools import islice
 
-import numpy as np
 import torch
 
 from .._modes import eval_mode
 from ..benchmark import evaluate_many
 from ..data.base import ImageDataset
-from .loading import items_of, without_augmentation
-from .loop import Validation
-from .setup import Setup
+from .loading import items_of
+from .setup import Setup, has_ground_truth
 from .stages import Stage, image_size
 
-logger = logging.getLogger(__name__)
+BATCH_SIZE = 16
 # As in the published code; final metrics use steps of 0.001.
 VAL_THRESHOLDS = [i * 0.004 for i in range(250)]
 # Images of `kept_probability`, spread over the data set.
 KEPT_IMAGES = 200
 
 
-def selection_of(val_set: ImageDataset | None) -> str:
+def selection_of(setup: Setup) -> str:
     """Describe how the best epoch of the decoder is selected."""
+    val_set = setup.val_set
     if val_set is None or not has_ground_truth(val_set):
         return f'label-free, on images of {"train" if val_set is None else "val"}'
     return f'by {"boxes" if val_set.boxes is not None else "masks"} of val'
 
 
-def has_ground_truth(dataset: ImageDataset) -> bool:
-    """Return whether the data set has boxes or masks."""
-    return dataset.boxes is not None or dataset.masks is not None
+@torch.no_grad()
+def validate(stage: Stage, setup: Setup, quiet: bool = True) -> dict[str, float]:
+    """Measure the model after an epoch.
 
+    Args:
+        stage: Stage with the model.
+        setup: Data and settings.
+        quiet: No progress bar.
 
-def validator(stage: Stage, setup: Setup, quiet: bool) -> Validation:
-    """Return a function that measures the model after each epoch of a stage.
-
-    With boxes or masks on val, it measures localization. Otherwise it measures the classifier by its accuracy on val
-    (nothing without val), and the decoder by `kept_probability`, on val or else on train.
+    Returns:
+        With boxes or masks on val, the metrics of `benchmark.evaluate`. Otherwise for the decoder 'kept', the
+        `kept_probability` on val or else on train, and for the classifier 'cls', its accuracy on val (empty without
+        val).
     """
     config, val_set = setup.config, setup.val_set
     if val_set is not None and has_ground_truth(val_set):
-        truth = val_set
-        # Workers take seconds to start in each epoch.
-        workers = config.workers if len(truth) >= 1000 else 0
-        return lambda stage: localization(stage, truth, workers, quiet)
+        reports = evaluate_many(
+            stage.model,
+            val_set,
+            (stage.val_maps,),
+            batch_size=BATCH_SIZE,
+            # Workers take seconds to start in each epoch.
+            workers=config.workers if len(val_set) >= 1000 else 0,
+            thresholds=VAL_THRESHOLDS,
+            threshold={},  # The model has no selected threshold yet.
+            rows=False,
+            quiet=quiet,
+        )
+        return reports[stage.val_maps].metrics
     if stage.name == 'decoder':
-        logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
-        images = without_augmentation(setup.train_set, config.image_size) if val_set is None else val_set
-        return lambda stage: {'kept': kept_probability(stage, images, config.skip_bad)}
-    if val_set is not None:
-        labelled = val_set
-        return lambda stage: {'cls': accuracy(stage, labelled, config.skip_bad)}
-    logger.warning('%s has no val split: the last epoch of the classifier is used as the best', config.data)
-    return lambda stage: {}
+        return {'kept': kept_probability(stage, setup.fixed_set, config.skip_bad)}
+    return {} if val_set is None else {'cls': accuracy(stage, val_set, config.skip_bad)}
 
 
-@torch.no_grad()
-def localization(stage: Stage, val_set: ImageDataset, workers: int, quiet: bool) -> dict[str, float]:
-    """Compute the metrics of the stage's kind of maps on boxes or masks."""
-    reports = evaluate_many(
-        stage.model,
-        val_set,
-        (stage.val_maps,),
-        batch_size=16,
-        workers=workers,
-        thresholds=VAL_THRESHOLDS,
-        threshold={},  # The model has no selected threshold yet.
-        rows=False,
-        quiet=quiet,
-    )
-    return reports[stage.val_maps].metrics
-
-
-@torch.no_grad()
-def accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool = False) -> float:
+def accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
     """Compute the top-1 accuracy in percent; with `skip_bad`, unreadable images are left out.
 
     Raises:
         ImageError, OSError: For an unreadable image without `skip_bad`.
     """
     found: list[bool] = []
-    for images, labels in _batches(stage, dataset, list(range(len(dataset))), skip_bad):
+    for images, labels in _batches(stage, items_of(dataset, len(dataset), skip_bad)):
         found += (stage.model.classify(stage.encode(images)).argmax(1) == labels).tolist()
     return 100 * sum(found) / max(1, len(found))
 
 
-@torch.no_grad()
-def kept_probability(stage: Stage, dataset: ImageDataset, skip_bad: bool = False) -> float:
+def kept_probability(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
     """Compute the mean probability, in percent, of the label of images whose background is removed.
 
     Of ten criteria measured on cub50, within a run it loses least against selection by boxes
@@ -103,9 +89,8 @@ def kept_probability(stage: Stage, dataset: ImageDataset, skip_bad: bool = False
     Raises:
         ImageError, OSError: For an unreadable image without `skip_bad`.
     """
-    index = np.linspace(0, len(dataset) - 1, min(KEPT_IMAGES, len(dataset))).round().astype(int).tolist()
     found: list[float] = []
-    for images, labels in _batches(stage, dataset, index, skip_bad):
+    for images, labels in _batches(stage, items_of(dataset, KEPT_IMAGES, skip_bad)):
         maps = stage.model.decoder(stage.encode(images).levels, image_size(images)).softmax(1)[:, 1]
         found += label_probability(stage, remove_background(images, maps), labels).tolist()
     return 100 * sum(found) / max(1, len(found))
@@ -125,13 +110,11 @@ def label_probability(stage: Stage, images: torch.Tensor, labels: torch.Tensor) 
 
 
 def _batches(
-    stage: Stage, dataset: ImageDataset, index: list[int], skip_bad: bool, batch_size: int = 16
+    stage: Stage, items: Iterator[tuple[torch.Tensor, int, int]]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield images and labels on the device of the model, which is in eval mode meanwhile."""
     device = next(stage.model.parameters()).device
     with eval_mode(stage.model):
-        for start in range(0, len(index), batch_size):
-            items = items_of(dataset, index[start : start + batch_size], skip_bad)
-            if items:
-                labels = torch.tensor([item[1] for item in items], device=device)
-                yield torch.stack([item[0] for item in items]).to(device), labels
+        while batch := list(islice(items, BATCH_SIZE)):
+            images, labels, _ = zip(*batch)
+            yield torch.stack(images).to(device), torch.tensor(labels, device=device)
