@@ -13,11 +13,11 @@ import pytest
 from synthetic import make_wsol, shape_image
 
 import fcam_zoo
-from fcam_zoo._index import ModelName
+from fcam_zoo._index import ModelName, index
 from fcam_zoo.cli import COMMANDS, build_parser, main
 from fcam_zoo.cli.train import settings_of
 from fcam_zoo.errors import UnknownModelError
-from fcam_zoo.models.zoo import ARCHITECTURES, training_command
+from fcam_zoo.models.zoo import ARCHITECTURES
 from fcam_zoo.train import TrainConfig
 
 
@@ -70,11 +70,14 @@ def test_training_command_works_as_printed(name):
     assert (config.classifier, config.decoder, config.output_stride) == (recipe.classifier, recipe.decoder, 8)
 
 
-def test_training_command_without_a_recipe_lists_the_settings():
-    words = shlex.split(training_command('fcam_mobilenetv1_025.layercam_birds'))[1:]
-    config = settings_of(build_parser('train').parse_args(words))
-    assert (config.backbone, config.output_stride, config.backbone_pretrained) == ('mobilenetv1_025', 16, True)
-    assert config.teacher == 'layercam'
+@pytest.mark.parametrize('name', fcam_zoo.list_models(pretrained=True))
+def test_recipe_of_a_released_model_has_its_settings(name):
+    config = settings_of(build_parser('train').parse_args(['train', 'DATA', '-o', 'RUN', '--recipe', name]))
+    entry = index()[name]
+    start = {'backbone': entry.backbone, 'backbone_pretrained': True}
+    assert (entry.recipe | start).items() <= config.to_dict().items()
+    model = ARCHITECTURES[ModelName.parse(name).architecture]
+    assert (config.output_stride, config.backbone.split('.')[0]) == (model['output_stride'], model['backbone'])
 
 
 def test_weights_verify(capsys):

@@ -18,7 +18,7 @@ from fcam_zoo import sampling, viz
 from fcam_zoo.data import WSOLDataset
 from fcam_zoo.errors import ImageError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, checkpoint, train
-from fcam_zoo.train.loading import StepLayout, batches
+from fcam_zoo.train.loading import batches
 from fcam_zoo.train.loop import StageRun
 from fcam_zoo.train.monitor import sample_sheet
 from fcam_zoo.train.setup import Setup
@@ -234,7 +234,7 @@ def test_accumulated_step_is_the_step_of_the_whole_batch(data, tmp_path):
         dataset = WSOLDataset(data, 'train', fcam_zoo.data.EvalTransform(64))
         setup = Setup(config(data, classifier=settings), dataset, None, model)
         stage_run = StageRun(ClassifierStage(model, settings, 'layercam'), setup, tmp_path)
-        parts = list(batches(stage_run.dataset, StepLayout(8, accumulate), epoch=1))[:accumulate]
+        parts = list(batches(stage_run.dataset, 8, accumulate, epoch=1))[:accumulate]
         terms, _ = stage_run.step(1, parts)
         weights.append((terms['ce'], model.get_classifier().weight.detach().clone()))
     assert weights[0][0] == pytest.approx(weights[1][0], rel=1e-5)

@@ -25,7 +25,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('data', help='root of the data set')
     parser.add_argument('-o', '--output', required=True, type=Path, help='run folder: models best/ and last/, metrics')
     parser.add_argument(
-        '--recipe', help=f'settings as a YAML or JSON file, or one of {", ".join(recipe_names())}; options override it'
+        '--recipe',
+        help='settings: a YAML or JSON file, the name of a released model (those it was trained with), or one of '
+        f'{", ".join(recipe_names())}; other options override them',
     )
     _add_settings(parser)
     parser.add_argument(

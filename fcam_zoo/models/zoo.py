@@ -38,7 +38,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 # released names.
 PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
 PAPER_DATASETS = {'cub': 200, 'openimages': 100}
-RECIPES = Path(__file__).resolve().parent.parent / 'recipes'
 # Fields of timm's pretrained_cfg_overlay by which callers name their own weights, which timm loads.
 OWN_WEIGHTS = {'file', 'url', 'state_dict', 'hf_hub_id'}
 
@@ -97,17 +96,10 @@ def no_weights(name: str) -> UnknownModelError:
             f'unknown model {name!r}. Architectures: fcam, {", ".join(ARCHITECTURES)}. {available} '
             'fcam_zoo.list_models() lists every name'
         )
-    return UnknownModelError(f'{name} has no released weights. {available} Train it: {training_command(name)}')
-
-
-def training_command(name: str) -> str:
-    """The command that trains a model of the zoo: with its recipe if the package has one, else with its settings."""
+    # The other names without weights are the paper's grid, which has recipes.
     parts = ModelName.parse(name)
-    arguments = ARCHITECTURES[parts.architecture]
-    settings = f'--backbone {arguments["backbone"]} --backbone-pretrained --output-stride {arguments["output_stride"]}'
-    if (RECIPES / f'{parts.hub_name}.yaml').is_file():
-        settings = f'--recipe {parts.hub_name}'
-    return f'fcam-zoo train DATA -o RUN {settings} --teacher {parts.teacher}'
+    command = f'fcam-zoo train DATA -o RUN --recipe {parts.hub_name} --teacher {parts.teacher}'
+    return UnknownModelError(f'{name} has no released weights. {available} Train it: {command}')
 
 
 def _val_score(name: str) -> float:

@@ -30,7 +30,6 @@ class Progress:
         step: Finished steps of the next epoch; sums and seconds belong to them.
         history: Metrics of the finished epochs.
         bad: Indices of unreadable images.
-        stage: State of the stage beside the weights.
         scaler: State of the gradient scaler.
     """
 
@@ -42,7 +41,6 @@ class Progress:
     best_score: float = -math.inf
     history: list[EpochMetrics] = field(default_factory=list)
     bad: list[int] = field(default_factory=list)
-    stage: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -53,6 +51,7 @@ class Progress:
     def from_json(cls, text: str) -> Progress:
         """Read what `to_json` returned."""
         values = json.loads(text)
+        values.pop('stage', None)  # Written by earlier versions.
         values['history'] = [EpochMetrics.from_row(row) for row in values['history']]
         return cls(**values)
 

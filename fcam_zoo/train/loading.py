@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,41 +32,18 @@ class Batch(NamedTuple):
     bad: list[int]
 
 
-@dataclass(frozen=True)
-class StepLayout:
-    """How the images of one optimizer step are divided over processes and backward passes.
+def step_size(settings: StageConfig, n_images: int) -> int:
+    """Return the number of images of an optimizer step; a small data set gets smaller steps.
 
-    Attributes:
-        batch_size: Images of a step, over all processes and backward passes.
-        accumulate: Backward passes per step.
+    Raises:
+        TrainingError: When they cannot be divided into equal parts, one per process and backward pass.
     """
-
-    batch_size: int
-    accumulate: int = 1
-
-    @classmethod
-    def create(cls, settings: StageConfig, n_images: int) -> StepLayout:
-        """Lay out the steps of a stage in this process; small data sets get smaller batches.
-
-        Raises:
-            TrainingError: When the batch or the data set cannot be divided into equal parts.
-        """
-        parts = settings.accumulate * world_size()
-        if settings.batch_size % parts:
-            raise TrainingError(
-                f'batch_size={settings.batch_size} is not a multiple of {parts} (processes x accumulate)'
-            )
-        size = min(settings.batch_size, n_images // parts * parts)
-        if size < 1:
-            raise TrainingError(f'{n_images} images are fewer than {parts} parts of a step (processes x accumulate)')
-        return cls(size, settings.accumulate)
-
-    def parts(self, order: list[int], step: int) -> Iterator[list[int]]:
-        """Yield this process's share of a step of an epoch's order, one list per backward pass."""
-        size = self.batch_size // (world_size() * self.accumulate)
-        for i in range(self.accumulate):
-            start = step * self.batch_size + (i * world_size() + rank()) * size
-            yield order[start : start + size]
+    parts = settings.accumulate * world_size()
+    if settings.batch_size % parts:
+        raise TrainingError(f'batch_size={settings.batch_size} is not a multiple of {parts} (processes x accumulate)')
+    if n_images < parts:
+        raise TrainingError(f'{n_images} images are fewer than {parts} parts of a step (processes x accumulate)')
+    return min(settings.batch_size, n_images // parts * parts)
 
 
 class SeededDataset(Dataset):
@@ -121,13 +97,14 @@ def items_of(dataset: ImageDataset, count: int, skip_bad: bool) -> Iterator[tupl
 
 
 def batches(
-    dataset: SeededDataset, layout: StepLayout, epoch: int, first_step: int = 0, workers: int = 0
+    dataset: SeededDataset, batch_size: int, accumulate: int, epoch: int, first_step: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
-    """Iterate over the batches of an epoch in this process; `layout.accumulate` of them make a step.
+    """Iterate over this process's batches of an epoch, `accumulate` per step.
 
     Args:
         dataset: The training images.
-        layout: How a step is divided.
+        batch_size: Images of a step, over all processes and backward passes (see `step_size`).
+        accumulate: Backward passes per step.
         epoch: Number of the epoch; with the seed it determines order and augmentation.
         first_step: Where an interrupted epoch continues.
         workers: Processes that load images; 0 loads in this process.
@@ -138,10 +115,12 @@ def batches(
     """
     generator = torch.Generator().manual_seed(derived_seed(dataset.seed, 'order', epoch))
     order = torch.randperm(len(dataset), generator=generator).tolist()
-    steps = range(first_step, len(dataset) // layout.batch_size)
+    size = batch_size // (accumulate * world_size())
+    # The processes take turns.
+    starts = range(first_step * batch_size + rank() * size, len(order) // batch_size * batch_size, size * world_size())
     loader = DataLoader(
         dataset,
-        batch_sampler=([(epoch, i) for i in part] for step in steps for part in layout.parts(order, step)),
+        batch_sampler=([(epoch, i) for i in order[start : start + size]] for start in starts),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_init_worker,

@@ -21,7 +21,7 @@ from .._distributed import all_reduce, gather, rank, world_size
 from ..errors import TrainingError
 from .batch_norm import GlobalBatchNorm
 from .checkpoint import BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of
-from .loading import Batch, SeededDataset, StepLayout, batches, derived_seed
+from .loading import Batch, SeededDataset, batches, derived_seed, step_size
 from .monitor import write_epoch
 from .records import EpochMetrics, StageSummary
 from .setup import Setup
@@ -48,8 +48,8 @@ class StageRun:
         self.device = next(stage.model.parameters()).device
         self.seed = derived_seed(self.config.seed, stage.name)
         self.dataset = SeededDataset(setup.train_set, self.seed, self.config.skip_bad)
-        self.layout = StepLayout.create(self.settings, len(setup.train_set))
-        self.steps = len(setup.train_set) // self.layout.batch_size
+        self.batch_size = step_size(self.settings, len(setup.train_set))
+        self.steps = len(setup.train_set) // self.batch_size
         self.optimizer = torch.optim.SGD(
             stage.parameter_groups(),
             momentum=self.settings.momentum,
@@ -75,7 +75,8 @@ class StageRun:
         """
         if (path := self.folder / STATE).exists():
             self.progress = load_state(path, self.stage.model, self.optimizer)
-            self.stage.load_progress(self.progress.stage)
+            for _ in range(self.progress.epoch):
+                self.stage.end_epoch()
             self.scaler.load_state_dict(self.progress.scaler)
             logger.info('%s: resumed after epoch %d, step %d', self.stage.name, self.progress.epoch, self.progress.step)
         with _stop_on_signal(self.interrupted):
@@ -137,19 +138,20 @@ class StageRun:
         """Run the remaining steps of the current epoch."""
         progress, epoch = self.progress, self.progress.epoch + 1
         self.stage.train()
-        loader = batches(self.dataset, self.layout, epoch, progress.step, self.config.workers)
-        images, saved = self.layout.batch_size, time.monotonic()
+        accumulate, workers = self.settings.accumulate, self.config.workers
+        loader = batches(self.dataset, self.batch_size, accumulate, epoch, progress.step, workers)
+        saved = time.monotonic()
         with tqdm(
             desc=f'{self.stage.name} {epoch}/{self.settings.epochs}',
-            initial=progress.step * images,
-            total=self.steps * images,
+            initial=progress.step * self.batch_size,
+            total=self.steps * self.batch_size,
             unit='image',
             disable=self.quiet or rank() > 0,
             leave=False,
         ) as bar:
             while progress.step < self.steps:
                 started = time.perf_counter()
-                parts = list(islice(loader, self.layout.accumulate))
+                parts = list(islice(loader, accumulate))
                 for index in {i for part in parts for i in part.bad}.difference(progress.bad):
                     logger.warning('%s cannot be read and is skipped', self.dataset.dataset.path(index))
                     progress.bad.append(index)
@@ -159,7 +161,7 @@ class StageRun:
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
                 bar.set_postfix({k: value / progress.step for k, value in progress.sums.items()}, refresh=False)
-                bar.update(images)
+                bar.update(self.batch_size)
                 if stop:
                     self._save()
                     raise KeyboardInterrupt
@@ -177,7 +179,7 @@ class StageRun:
             epoch,
             {name: round(value / self.steps, 5) for name, value in progress.sums.items()},
             round(progress.seconds, 1),
-            round(self.steps * self.layout.batch_size / max(progress.seconds, 1e-9), 2),
+            round(self.steps * self.batch_size / max(progress.seconds, 1e-9), 2),
             {name: round(value, 3) for name, value in val.items()},
         )
         progress.history.append(metrics)
@@ -208,7 +210,6 @@ class StageRun:
             return self.module(images, labels, generators)
 
     def _save(self) -> None:
-        self.progress.stage = self.stage.progress()
         self.progress.scaler = self.scaler.state_dict()
         if rank() == 0:
             save_state(self.folder / STATE, self.stage.model, self.optimizer, self.progress)

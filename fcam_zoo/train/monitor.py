@@ -25,7 +25,11 @@ SAMPLES = 4
 def write_epoch(stage: Stage, setup: Setup, run_dir: Path, history: list[EpochMetrics]) -> None:
     """Log the last epoch of the history; write metrics.jsonl, TensorBoard curves and sample maps."""
     metrics, folder = history[-1], run_dir / stage.name
-    logger.info('%s', epoch_line(stage, metrics))
+    terms = ', '.join(f'{name} {value:.3f}' for name, value in metrics.terms.items())
+    val = ', '.join(f'{name} {value:.1f}' for name, value in metrics.val.items() if name in MAIN_METRICS)
+    speed = f'{metrics.seconds:.0f} s, {metrics.images_per_second:.1f} images/s'
+    parts = [terms, f'val: {val}', speed] if val else [terms, speed]
+    logger.info('%s %d/%d: %s', stage.name, metrics.epoch, stage.config.epochs, '; '.join(parts))
     write_text(folder / 'metrics.jsonl', ''.join(json.dumps(m.to_row()) + '\n' for m in history))
     if find_spec('tensorboard') is not None:
         _write_curves(metrics, run_dir / 'tensorboard' / stage.name)
@@ -34,14 +38,6 @@ def write_epoch(stage: Stage, setup: Setup, run_dir: Path, history: list[EpochMe
     if items:
         with atomic_path(folder / 'samples' / f'epoch_{metrics.epoch:03d}.png') as temporary:
             sample_sheet(stage, items).save(temporary)
-
-
-def epoch_line(stage: Stage, metrics: EpochMetrics) -> str:
-    """Format the metrics of an epoch as a log line."""
-    terms = ', '.join(f'{name} {value:.3f}' for name, value in metrics.terms.items())
-    val = ', '.join(f'{name} {value:.1f}' for name, value in metrics.val.items() if name in MAIN_METRICS)
-    speed = f'{metrics.seconds:.0f} s, {metrics.images_per_second:.1f} images/s'
-    return f'{stage.name} {metrics.epoch}/{stage.config.epochs}: {terms}; {f"val: {val}; " if val else ""}{speed}'
 
 
 def _write_curves(metrics: EpochMetrics, folder: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from .config import TrainConfig
 from .loading import batches
 from .loop import StageRun
-from .run_folder import check_folder
+from .run import check_folder
 from .setup import prepare, training_device
 from .validation import selection_of
 
@@ -28,11 +28,6 @@ class StagePlan:
     steps_per_epoch: int
     batch_size: int
     seconds_per_step: float
-
-    @property
-    def hours(self) -> float:
-        """Return the time of all steps."""
-        return self.seconds_per_step * self.steps_per_epoch * self.epochs / 3600
 
 
 @dataclass(frozen=True)
@@ -66,9 +61,10 @@ class TrainPlan:
             f'model: {self.parameters:,} parameters, on {self.device}',
         ]
         for name, stage in self.stages.items():
+            hours = stage.seconds_per_step * stage.steps_per_epoch * stage.epochs / 3600
             lines.append(
                 f'{name}: {stage.epochs} epochs of {stage.steps_per_epoch} steps of {stage.batch_size} images, '
-                f'{stage.seconds_per_step:.3f} s per step: {stage.hours:.2f} h plus validation'
+                f'{stage.seconds_per_step:.3f} s per step: {hours:.2f} h plus validation'
             )
         return '\n'.join([*lines, f'memory: {self.memory / 2**30:.2f} GiB'])
 
@@ -85,7 +81,7 @@ def plan(config: TrainConfig, run_dir: Path) -> TrainPlan:
         stages = {}
         for stage in setup.stages():
             run = StageRun(stage, setup, run_dir)
-            stages[stage.name] = StagePlan(stage.config.epochs, run.steps, run.layout.batch_size, _time_step(run))
+            stages[stage.name] = StagePlan(stage.config.epochs, run.steps, run.batch_size, _time_step(run))
         labels, names = setup.train_set.labels.tolist(), setup.train_set.class_names
         return TrainPlan(
             classes={name: labels.count(label) for label, name in sorted(names.items())},
@@ -101,11 +97,11 @@ def plan(config: TrainConfig, run_dir: Path) -> TrainPlan:
 def _time_step(run: StageRun) -> float:
     """Return the mean time of a step in seconds. The first step warms up and is left out if there are others."""
     run.stage.train()
-    loader = batches(run.dataset, run.layout, epoch=1)
+    loader = batches(run.dataset, run.batch_size, run.settings.accumulate, epoch=1)
     times = []
     for _ in range(min(STEPS, run.steps)):
         started = time.perf_counter()
-        run.step(1, list(islice(loader, run.layout.accumulate)))
+        run.step(1, list(islice(loader, run.settings.accumulate)))
         times.append(time.perf_counter() - started)
     later = times[1:] or times
     return sum(later) / len(later)

@@ -19,7 +19,7 @@ from ..data.base import ImageDataset
 from ..errors import DatasetError, TrainingError
 from ..models import FCAM, create_model
 from .config import TrainConfig
-from .loading import StepLayout
+from .loading import step_size
 from .stages import ClassifierStage, DecoderStage, Stage
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup = Setup(config, train_set, val_set, build_model(config, train_set))
     for stage in setup.stages():
         stage.parameter_groups()
-        StepLayout.create(stage.config, len(train_set))
+        step_size(stage.config, len(train_set))
     if config.classifier.epochs and val_set is None:
         logger.warning('%s has no val split: the last epoch of the classifier is used as the best', config.data)
     if config.decoder.epochs and not has_ground_truth(val_set):

@@ -75,14 +75,7 @@ class Stage(nn.Module):
         return cams.resize(self.model.class_map(encoding, labels, self.teacher), size)
 
     def end_epoch(self) -> None:
-        """Update the stage after the last step of an epoch."""
-
-    def progress(self) -> dict[str, Any]:
-        """Return the state beside the weights that a resumed run needs, as JSON values."""
-        return {}
-
-    def load_progress(self, progress: dict[str, Any]) -> None:
-        """Restore `progress`."""
+        """Change the loss after an epoch as its schedule says; resuming repeats this for the finished epochs."""
 
 
 class ClassifierStage(Stage):
@@ -174,12 +167,6 @@ class DecoderStage(Stage):
 
     def end_epoch(self) -> None:
         self.criterion.step_epoch()
-
-    def progress(self) -> dict[str, Any]:
-        return self.criterion.get_extra_state()
-
-    def load_progress(self, progress: dict[str, Any]) -> None:
-        self.criterion.set_extra_state(progress)
 
 
 def image_size(images: torch.Tensor) -> tuple[int, int]:
