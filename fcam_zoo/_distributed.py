@@ -32,7 +32,7 @@ def process_group(device: str, backend: str | None = None) -> Iterator[str]:
     """
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    if 'RANK' not in os.environ or (dist.is_available() and dist.is_initialized()):
+    if 'RANK' not in os.environ or _is_initialized():
         yield device
         return
     backend = backend or ('nccl' if device.startswith('cuda') else 'gloo')
@@ -61,14 +61,18 @@ def _local_gpu(shared: bool) -> int:
     raise DistributedError(f'local rank {local} has no GPU of its own: {fix}')
 
 
+def _is_initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def rank() -> int:
     """Return the rank of this process, 0 outside a process group."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _is_initialized() else 0
 
 
 def world_size() -> int:
     """Return the number of processes, 1 outside a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if _is_initialized() else 1
 
 
 def barrier() -> None:

@@ -16,9 +16,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'train',
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
-        'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. If val has boxes or masks, they select the '
-        'best epoch; they are not used otherwise. Continue an interrupted run with --resume. Under torchrun, all '
-        'processes train one model.',
+        'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. Boxes or masks of val, if there are '
+        'any, select the best epoch; those of train are not used. Continue an interrupted run with --resume. Under '
+        'torchrun, all processes train one model.',
         epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained. '
         'Then: fcam-zoo predict photos/ --model local-dir:runs/birds/best -o out',
     )
@@ -38,7 +38,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar='KEY=V1,V2',
         help="train once per value and select the best on val; background_fraction without values takes the paper's",
     )
-    parser.add_argument('--dry-run', action='store_true', help='print the plan, with memory and time of a few steps')
+    parser.add_argument(
+        '--dry-run',
+        action='store_true',
+        help='only check data and settings, time a few steps, and print the expected time and memory',
+    )
     parser.add_argument('--resume', action='store_true', help='continue an interrupted run')
     parser.add_argument('--quiet', action='store_true', help='no progress bars and no log')
     parser.set_defaults(run=run)
@@ -79,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     config = settings_of(args)
     searched = parse_sweep(args.sweep) if args.sweep else None
     if args.dry_run:
-        lines = [str(plan(config, args.output))]
+        lines = [plan(config, args.output)]
         if searched:
             lines.append(f'once for each of {len(searched[1])} values of {searched[0]}')
     elif searched:

@@ -23,11 +23,15 @@ STATE, BEST = 'state.safetensors', 'best.safetensors'
 
 @dataclass
 class Progress:
-    """How far a stage is: finished epochs, then steps of the next epoch with the sums of its loss terms.
+    """How much of a stage is finished, and what a resumed run needs besides the weights.
 
     Attributes:
         epoch: Finished epochs.
-        step: Finished steps of the next epoch; sums and seconds belong to them.
+        step: Finished steps of the next epoch.
+        sums: Sum of each term of the loss over these steps.
+        seconds: Time of these steps.
+        best_epoch: Best epoch so far.
+        best_score: Its score on val.
         history: Metrics of the finished epochs.
         bad: Indices of unreadable images.
         scaler: State of the gradient scaler.

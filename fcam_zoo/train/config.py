@@ -25,10 +25,10 @@ RECIPES = resources.files('fcam_zoo') / 'recipes'
 class StageConfig:
     """Settings of both stages; the optimizer is SGD with Nesterov momentum.
 
-    batch_size counts the images of one optimizer step, over all processes and accumulate backward passes.
+    batch_size is the number of images per optimizer step, which `accumulate` backward passes and all processes share.
     schedule 'step' multiplies the learning rates by gamma every step_epochs epochs, down to 1e-7; 'cosine' decays to 0.
-    crop_scale, the smallest and largest share of the image area, replaces the paper's 224-of-256 crops with
-    `data.ScaleTransform`.
+    crop_scale, the smallest and the largest share of the image area in a crop, uses `data.ScaleTransform`; without it,
+    crops have 7/8 of the side, as in the paper.
     """
 
     epochs: int = 7

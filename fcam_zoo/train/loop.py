@@ -152,7 +152,7 @@ class StageRun:
             while progress.step < self.steps:
                 started = time.perf_counter()
                 parts = list(islice(loader, accumulate))
-                for index in {i for part in parts for i in part.bad}.difference(progress.bad):
+                for index in sorted({i for part in parts for i in part.bad}.difference(progress.bad)):
                     logger.warning('%s cannot be read and is skipped', self.dataset.dataset.path(index))
                     progress.bad.append(index)
                 terms, stop = self.step(epoch, parts)

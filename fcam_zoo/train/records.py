@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-# The metrics that a log line or the summary table has room for.
+# Metrics in log lines and in the summary table.
 MAIN_METRICS = ('max_box_acc_50', 'mean', 'top1_50', 'pxap', 'cls', 'kept')
 
 

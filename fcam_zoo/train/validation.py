@@ -60,15 +60,11 @@ def validate(stage: Stage, setup: Setup, quiet: bool = True) -> dict[str, float]
         return reports[stage.val_maps].metrics
     if stage.name == 'decoder':
         return {'kept': kept_probability(stage, setup.fixed_set, config.skip_bad)}
-    return {} if val_set is None else {'cls': accuracy(stage, val_set, config.skip_bad)}
+    return {} if val_set is None else {'cls': _accuracy(stage, val_set, config.skip_bad)}
 
 
-def accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
-    """Compute the top-1 accuracy in percent; with `skip_bad`, unreadable images are left out.
-
-    Raises:
-        ImageError, OSError: For an unreadable image without `skip_bad`.
-    """
+def _accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
+    """Compute the top-1 accuracy in percent."""
     found: list[bool] = []
     for images, labels in _batches(stage, items_of(dataset, len(dataset), skip_bad)):
         found += (stage.model.classify(stage.encode(images)).argmax(1) == labels).tolist()
@@ -85,9 +81,6 @@ def kept_probability(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> flo
         stage: The decoder stage.
         dataset: Images uint8 (3,H,W) with labels, not augmented.
         skip_bad: Leave out unreadable images.
-
-    Raises:
-        ImageError, OSError: For an unreadable image without `skip_bad`.
     """
     found: list[float] = []
     for images, labels in _batches(stage, items_of(dataset, KEPT_IMAGES, skip_bad)):
