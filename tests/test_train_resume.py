@@ -60,7 +60,8 @@ def recipe(tmp_path_factory) -> Path:
         checkpoint_minutes=1e-9,
         backbone_kwargs={'drop_rate': 0.1},
         classifier=ClassifierConfig(epochs=1, batch_size=8),
-        decoder=DecoderConfig(epochs=2, batch_size=8),
+        # The size term changes with the epoch.
+        decoder=DecoderConfig(epochs=2, batch_size=8, size_weight=0.1),
     )
     path = folder / 'recipe.json'
     path.write_text(json.dumps(config.to_dict()))

@@ -33,7 +33,7 @@ AMP_TYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 class StageRun:
-    """Runs a stage.
+    """The training of one stage.
 
     Args:
         stage: Model and loss.

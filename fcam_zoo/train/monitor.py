@@ -34,7 +34,7 @@ def write_epoch(stage: Stage, setup: Setup, run_dir: Path, history: list[EpochMe
     if find_spec('tensorboard') is not None:
         _write_curves(metrics, run_dir / 'tensorboard' / stage.name)
     # Unreadable sample images are left out; training itself decides whether they stop the run.
-    items = list(items_of(setup.fixed_set, SAMPLES, skip_bad=True))
+    items = list(items_of(setup.eval_set, SAMPLES, skip_bad=True))
     if items:
         with atomic_path(folder / 'samples' / f'epoch_{metrics.epoch:03d}.png') as temporary:
             sample_sheet(stage, items).save(temporary)

@@ -35,7 +35,7 @@ class Setup:
     model: FCAM
 
     @property
-    def fixed_set(self) -> ImageDataset:
+    def eval_set(self) -> ImageDataset:
         """Return images without augmentation: those of val, or of train when there is no val split."""
         if self.val_set is not None:
             return self.val_set

@@ -75,7 +75,7 @@ class Stage(nn.Module):
         return cams.resize(self.model.class_map(encoding, labels, self.teacher), size)
 
     def end_epoch(self) -> None:
-        """Change the loss after an epoch as its schedule says; resuming repeats this for the finished epochs."""
+        """Update the loss after an epoch; a resumed run repeats this once per finished epoch."""
 
 
 class ClassifierStage(Stage):

@@ -59,7 +59,7 @@ def validate(stage: Stage, setup: Setup, quiet: bool = True) -> dict[str, float]
         )
         return reports[stage.val_maps].metrics
     if stage.name == 'decoder':
-        return {'kept': kept_probability(stage, setup.fixed_set, config.skip_bad)}
+        return {'kept': kept_probability(stage, setup.eval_set, config.skip_bad)}
     return {} if val_set is None else {'cls': _accuracy(stage, val_set, config.skip_bad)}
 
 
