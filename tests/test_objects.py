@@ -11,7 +11,7 @@ from glow import Glow
 from synthetic import shape_image
 
 import fcam_zoo
-from fcam_zoo.labelling.record import run_lengths
+from fcam_zoo.labelling.labeller import run_lengths
 from fcam_zoo.localization import localize_stream
 from fcam_zoo.objects import find_regions, foreground
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO
 from xml.etree import ElementTree
@@ -19,29 +19,11 @@ from PIL import Image
 from .. import viz
 from .._version import __version__
 from ..data.box_csv import HEADER
-from ..localization import Localization
 from .inputs import Inputs
+from .labeller import ImageRecord, LabelledImage
 from .output import MARKER, sync_file
-from .record import ImageRecord
 
 NOTE = f'made by a model (fcam_zoo {__version__}), not by people'
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """An image with its labels.
-
-    Attributes:
-        record: What the journal keeps.
-        stored: The localization in stored pixels.
-        upright: The localization in pixels of the image rotated by its EXIF orientation.
-        image: The rotated image, for formats that draw it.
-    """
-
-    record: ImageRecord
-    stored: Localization
-    upright: Localization
-    image: Image.Image | None = None
 
 
 class Format:
@@ -69,6 +51,15 @@ class Format:
     def file_of(self, image_id: str) -> str:
         """Path of the file of an image below `folder`; empty when the format has none."""
         return self.image_file.format(PurePosixPath(image_id).with_suffix(''))
+
+    def check_files(self) -> None:
+        """Raise ValueError when two images share a file, also on file systems that ignore case."""
+        owners: dict[str, str] = {}
+        for image_id in self.inputs.ids if self.image_file else ():
+            file = self.file_of(image_id)
+            owner = owners.setdefault(file.casefold(), image_id)
+            if owner != image_id:
+                raise ValueError(f'{owner} and {image_id} would share {file}: rename one of the images')
 
     @contextmanager
     def create(self, path: str, mode: str = 'w') -> Iterator[IO]:
@@ -226,14 +217,14 @@ class Overlays(Format):
     image_file = '{}.png'
     needs_image = True
 
-    def __init__(self, folder: Path, classes: tuple[str, ...], model_name: str, inputs: Inputs) -> None:
-        super().__init__(folder, classes, model_name, inputs)
-        self._shared: set[str] = set()
-        users = Counter(self.file_of(image_id).casefold() for image_id in inputs.ids)
-        self._shared = {file for file, count in users.items() if count > 1}
+    @cached_property
+    def _shared(self) -> set[str]:
+        """Paths that several images would have without their suffix, in lower case."""
+        users = Counter(Format.file_of(self, image_id).casefold() for image_id in self.inputs.ids)
+        return {file for file, count in users.items() if count > 1}
 
     def file_of(self, image_id: str) -> str:
-        """The old suffix is kept for images that differ only in it: `a.jpg.png`."""
+        """Path as in other formats, except that images that differ only in their suffix keep it: `a.jpg.png`."""
         file = super().file_of(image_id)
         return f'{image_id}.png' if file.casefold() in self._shared else file
 

@@ -50,12 +50,11 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         raise NotADirectoryError(f'{output} is not a folder: choose another output folder')
     given = [Path(p) for p in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     written = _real(output)
-    for folder in given:
-        if folder.is_dir() and _real(folder) == written:
-            raise ValueError(
-                f'{output} is the folder of the images, so outputs would be read as images: choose another output '
-                'folder, for example one inside it'
-            )
+    if any(path.is_dir() and _real(path) == written for path in given):
+        raise ValueError(
+            f'{output} is the folder of the images, so outputs would be read as images: choose another output folder, '
+            'for example one inside it'
+        )
     folders = [_absolute(p if p.is_dir() else p.parent) for p in given]
     root = Path(os.path.commonpath(folders)) if folders else Path()
     found: dict[str, str] = {}
@@ -82,6 +81,7 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
 
 
 def _images_of(argument: Path, output: Path, problems: list[str]) -> list[Path]:
+    """List the images of a file or folder, without those in the output folder; errors are added to `problems`."""
     try:
         listed = list_images(argument)
     except (FcamZooError, OSError) as e:
@@ -122,19 +122,3 @@ def is_writable(image_id: str) -> bool:
     trimmed = image_id == image_id.strip() and stem == stem.strip() and len(image_id) <= MAX_NAME
     # The length in bytes is checked last, because names that are not printable may not be encodable.
     return trimmed and image_id.isprintable() and '\\' not in image_id and len(os.fsencode(stem)) <= MAX_STEM
-
-
-def check_distinct(files: Iterable[tuple[str, str]]) -> None:
-    """Check that no two images share an output file, also on file systems that ignore case.
-
-    Args:
-        files: Id of each image and its file.
-
-    Raises:
-        ValueError: When two images share a file.
-    """
-    owners: dict[str, str] = {}
-    for image_id, file in files:
-        other = owners.setdefault(file.casefold(), image_id)
-        if other != image_id:
-            raise ValueError(f'{other} and {image_id} would share {file}: rename one of the images')

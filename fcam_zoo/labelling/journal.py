@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from .labeller import ImageRecord
 from .output import sync_file
-from .record import ImageRecord
 
 
 class Journal:

@@ -1,15 +1,86 @@
-"""From the network's output for an image to the objects in its pixels."""
+"""Labels of an image: objects in its pixels, from the network's output, and what the journal keeps of them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+from PIL import Image
 
 from ..data.images import as_stored
-from ..localization import Postprocessor, resize_map
-from .formats import LabelledImage
+from ..localization import Localization, Postprocessor, resize_map
+from ..objects import Region
 from .inputs import Inputs
 from .loading import LoadedImage
-from .record import ImageRecord, object_records
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """An object.
+
+    Attributes:
+        box: x0, y0, x1, y1 in pixels, ends exclusive.
+        score: Confidence in [0,1].
+        area: Number of pixels of its mask.
+        counts: Run lengths of its mask in the whole image, column by column, background first (COCO's RLE).
+    """
+
+    box: Sequence[int]
+    score: float
+    area: int
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """An image and its objects.
+
+    Attributes:
+        image: Id.
+        label: Index among the classes of the run.
+        predicted: Name of the class that the model predicts.
+        predicted_index: Index of this class in the model.
+        probability: Probability of this class.
+        size: Stored width and height.
+        objects: Objects in stored pixels.
+        upright_size: Width and height of the image rotated by its EXIF orientation.
+        upright_objects: Objects in pixels of the rotated image.
+    """
+
+    image: str
+    label: int
+    predicted: str
+    predicted_index: int
+    probability: float
+    size: Sequence[int]
+    objects: list[ObjectRecord]
+    upright_size: Sequence[int]
+    upright_objects: list[ObjectRecord]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ImageRecord:
+        """Invert `dataclasses.asdict`, except that tuples become lists."""
+        lists = {key: [ObjectRecord(**found) for found in values[key]] for key in ('objects', 'upright_objects')}
+        return cls(**{**values, **lists})
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image with its labels.
+
+    Attributes:
+        record: What the journal keeps.
+        stored: The localization in stored pixels.
+        upright: The localization in pixels of the image rotated by its EXIF orientation.
+        image: The rotated image, for formats that draw it.
+    """
+
+    record: ImageRecord
+    stored: Localization
+    upright: Localization
+    image: Image.Image | None = None
 
 
 class Labeller:
@@ -35,13 +106,7 @@ class Labeller:
                 raise ValueError(f'the class name {name!r} cannot be written to annotation files: rename it')
 
     def label(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> LabelledImage:
-        """Label an image.
-
-        Args:
-            loaded: The image.
-            score_map: F-CAM float32 (s,s) in [0,1] of the upright image.
-            probs: Class probabilities (K,).
-        """
+        """Label an image, given the F-CAM float32 (s,s) in [0,1] of the upright image and class probabilities (K,)."""
         rotated = loaded.orientation >= 5
         full = resize_map(score_map, loaded.size[::-1] if rotated else loaded.size)
         stored = upright = self.postprocess(full, probs)
@@ -56,9 +121,9 @@ class Labeller:
             predicted_index=stored.class_index,
             probability=round(stored.score, 6),
             size=stored.size,
-            objects=object_records(stored, certainty),
+            objects=_object_records(stored, certainty),
             upright_size=upright.size,
-            upright_objects=object_records(upright, certainty),
+            upright_objects=_object_records(upright, certainty),
         )
         return LabelledImage(record, stored, upright)
 
@@ -68,3 +133,22 @@ def _class_folders(inputs: Inputs) -> tuple[str, ...]:
         if '/' not in image_id:
             raise ValueError(f"labels='folder': {image_id} is not in a class folder of {inputs.root}; move it into one")
     return tuple(sorted({image_id.split('/')[0] for image_id in inputs.ids}))
+
+
+def _object_records(found: Localization, certainty: float) -> list[ObjectRecord]:
+    """The confidence of an object is `certainty` times the mean of the map inside it."""
+    return [
+        ObjectRecord(region.box, round(certainty * region.strength, 6), region.area, run_lengths(region, found.size))
+        for region in found.objects
+    ]
+
+
+def run_lengths(region: Region, size: tuple[int, int]) -> list[int]:
+    """Run lengths of a region's mask in an image of (width, height), column by column, background first."""
+    x0, y0, x1, y1 = region.box
+    width, height = size
+    columns = np.zeros((x1 - x0, height), bool)
+    columns[:, y0:y1] = region.mask.T
+    edges = x0 * height + np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
+    counts: list[int] = np.diff(edges, prepend=0, append=width * height).tolist()
+    return counts if counts[-1] else counts[:-1]

@@ -27,38 +27,36 @@ class LoadedImage:
         orientation: EXIF orientation, 1 to 8.
         views: uint8 (3,s,s) of the upright image per input size. Arrays, because each tensor sent by a worker needs
             shared memory and an open file.
-        error: Why the image cannot be read; the other fields are empty then.
     """
 
     index: int
-    size: tuple[int, int] = (0, 0)
-    orientation: int = 1
-    views: tuple[np.ndarray, ...] = ()
-    error: str = ''
+    size: tuple[int, int]
+    orientation: int
+    views: tuple[np.ndarray, ...]
 
 
-class _ImageFiles(Dataset[LoadedImage]):
+class _ImageFiles(Dataset['LoadedImage | str']):
     def __init__(self, paths: tuple[str, ...], inference: InferenceOptions) -> None:
         self.paths, self.inference = paths, inference
 
-    def __getitem__(self, index: int) -> LoadedImage:
+    def __getitem__(self, index: int) -> LoadedImage | str:
         try:
             image, orientation = open_stored(self.paths[index])
             views = self.inference.prepare(upright(image, orientation))
-            return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views))
         except (FcamZooError, OSError) as e:
-            return LoadedImage(index, error=str(e))
+            return str(e)
+        return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views))
 
 
 def load_batches(
     paths: tuple[str, ...], inference: InferenceOptions, first: int, batch_size: int, workers: int
-) -> Iterator[list[LoadedImage]]:
-    """Yield batches of consecutive images.
+) -> Iterator[list[LoadedImage | str]]:
+    """Yield batches of consecutive images; an image that cannot be read is replaced by its error.
 
     Args:
         paths: All images.
         inference: Input sizes.
-        first: Index of the first image, a multiple of the batch size.
+        first: Index of the first image.
         batch_size: Images per batch.
         workers: Processes that read; 0 reads in this process.
     """
@@ -73,11 +71,10 @@ def load_batches(
 
 @contextmanager
 def explain_worker_death() -> Iterator[None]:
-    """Surround all work done while `load_batches` runs: torch reports a dead worker by a signal, whose exception is
-    raised wherever the main process happens to be.
+    """Convert torch's error about a dead worker to FcamZooError.
 
-    Raises:
-        FcamZooError: When a worker died.
+    Surround all work done while `load_batches` runs: a signal handler of torch raises the error wherever the main
+    process happens to be.
     """
     try:
         yield

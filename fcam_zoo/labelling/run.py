@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -22,13 +22,12 @@ from ..inference import InferenceOptions
 from ..localization import Postprocessor
 from ..models import FCAM
 from .formats import FORMATS, Format
-from .inputs import Inputs, check_distinct, find_inputs
+from .inputs import Inputs, find_inputs
 from .journal import Journal
-from .labeller import Labeller
+from .labeller import ImageRecord, Labeller
 from .loading import LoadedImage, explain_worker_death, load_batches
 from .options import LabelOptions
 from .output import OutputFolder, lock
-from .record import ImageRecord
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def label_images(
 
     Each format has a folder of its own in `output`, for example `coco/annotations.json`. The folders appear at the end
     of the run; nothing else in `output` changes, except the state in `.fcam_zoo`. An unreadable image is reported and
-    left out. A run that was killed is continued with `resume`, and ends with the same files as an uninterrupted one.
+    left out. `resume` continues a killed run and ends with the same files as an uninterrupted one.
 
     Args:
         model: Runs on its own device in eval mode; its mode is restored.
@@ -89,7 +88,7 @@ def label_images(
     folder.check_inputs(inputs.paths)
     writers = [FORMATS[f](folder.new / f, labeller.classes, options.model_name, inputs) for f in folder.formats]
     for writer in writers:
-        check_distinct((image_id, file) for image_id in inputs.ids if (file := writer.file_of(image_id)))
+        writer.check_files()
     settings = {
         'version': __version__,
         'weights': f'SHA-256 {digest(model.state_dict())}',
@@ -100,8 +99,7 @@ def label_images(
         **asdict(inference),
     }
     with lock(output):
-        journal = _open_journal(folder, settings, options)
-        with closing(journal):
+        with closing(_open_journal(folder, settings, options)) as journal:
             if not folder.complete.exists():
                 with explain_worker_death():
                     _Run(model, inputs, inference, labeller, writers, journal, options).label_rest()
@@ -155,28 +153,27 @@ class _Run:
         paths, done, options = self.inputs.paths, self.journal.done, self.options
         bar = tqdm(total=len(paths), initial=done, unit='image', disable=not options.progress)
         with bar, ThreadPoolExecutor(max(1, options.workers)) as pool:
-            previous: list[Future[ImageRecord | str]] = []
+            previous: list[Future[ImageRecord | str] | str] = []
             for batch in load_batches(paths, self.inference, done, options.batch_size, options.workers):
-                outputs = self._outputs(batch)
-                jobs = [pool.submit(self._finish_image, image, *outputs.get(image.index, ())) for image in batch]
+                outputs = self._outputs([image for image in batch if isinstance(image, LoadedImage)])
+                jobs = [
+                    image if isinstance(image, str) else pool.submit(self._finish_image, image, *next(outputs))
+                    for image in batch
+                ]
                 self._commit(previous, bar)
                 previous = jobs
             self._commit(previous, bar)
 
-    def _outputs(self, batch: list[LoadedImage]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """Map and probabilities of each readable image, by its index."""
-        readable = [image for image in batch if not image.error]
-        if not readable:
-            return {}
-        views = [tuple(map(torch.from_numpy, image.views)) for image in readable]
-        maps, probs = self.inference.run(self.model, views)
-        return dict(zip((image.index for image in readable), zip(maps.numpy(), probs.numpy())))
+    def _outputs(self, batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Map and probabilities of each image."""
+        if not batch:
+            return iter(())
+        maps, probs = self.inference.run(self.model, [tuple(map(torch.from_numpy, image.views)) for image in batch])
+        return zip(maps.numpy(), probs.numpy())
 
-    def _finish_image(self, loaded: LoadedImage, *output: np.ndarray) -> ImageRecord | str:
+    def _finish_image(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> ImageRecord | str:
         """Label an image and write its files; returns the error of an unreadable image."""
-        if loaded.error:
-            return loaded.error
-        labelled = self.labeller.label(loaded, *output)
+        labelled = self.labeller.label(loaded, score_map, probs)
         if any(writer.needs_image for writer in self.writers):
             # The file is read a second time. When this fails, no format must contain the image.
             path = self.inputs.paths[loaded.index]
@@ -191,7 +188,7 @@ class _Run:
             writer.write(labelled)
         return labelled.record
 
-    def _commit(self, jobs: Sequence[Future[ImageRecord | str]], bar: tqdm) -> None:
+    def _commit(self, jobs: Sequence[Future[ImageRecord | str] | str], bar: tqdm) -> None:
         if jobs:
-            self.journal.add([job.result() for job in jobs])
+            self.journal.add([job if isinstance(job, str) else job.result() for job in jobs])
             bar.update(len(jobs))
