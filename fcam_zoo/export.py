@@ -79,7 +79,7 @@ def to_program(
     """Export with torch.export: images (B,C,H,W), normalised -> logits (B,K) and F-CAM (B,H,W) in [0,1].
 
     Args:
-        model: The model, which stays unchanged: a copy is exported in eval mode, in float32 and on the CPU.
+        model: A copy is exported in eval mode, in float32 and on the CPU.
         size: Side or (H,W) in pixels; default: the model's input size.
         dynamic: Accept any batch size and any image size of at least 32 x 32 pixels (or the network's own minimum); the
             program raises for sizes that it does not support. Otherwise it accepts one image of `size`.
@@ -92,7 +92,7 @@ def to_program(
     """
     _check_torch()
     size = _image_size(model, size)
-    return _trace(_deployed(model, None if dynamic else size), size, dynamic)
+    return _trace(_deployed(model, None if dynamic else size), size, dynamic)[0]
 
 
 def to_onnx(
@@ -112,12 +112,11 @@ def to_onnx(
     odd and not square, and the smallest.
 
     Args:
-        model: The model, which stays unchanged; weights are written in float32.
-        path: Output file. It is only created or replaced once the comparison succeeded.
+        model: As in `to_program`.
+        path: Output file. It is only created or replaced after the comparison succeeds.
         size: Side or (H,W) in pixels: the only size of a static file, the recommended size of a dynamic file. Default:
             the model's input size.
-        dynamic: Accept any batch size and any image size of at least 32 x 32 pixels (or the network's own minimum).
-            Otherwise the file accepts one image of `size`.
+        dynamic: As in `to_program`.
         opset: ONNX opset, 18 or later.
         tolerance: Largest accepted absolute difference from the model; 1e-5 of the largest output value is added for
             the rounding of float32.
@@ -130,9 +129,12 @@ def to_onnx(
         ExportError: If the network cannot be exported, is too large for one file, or differs from the written file.
     """
     _check_torch()
-    onnx, onnxruntime, _ = (_import(package) for package in ('onnx', 'onnxruntime', 'onnxscript'))
+    onnx, *_ = (_import(package) for package in ('onnx', 'onnxruntime', 'onnxscript'))
     path = Path(path)
-    _check_output(path)
+    if path.is_dir():
+        raise IsADirectoryError(f'{path} is a folder: name a file, such as {path / "model.onnx"}')
+    if path.parent.is_file():
+        raise NotADirectoryError(f'{path.parent} is not a folder: choose another output')
     newest = onnx.defs.onnx_opset_version()
     if not OPSET <= opset <= newest:
         raise ValueError(f'opset is {opset}: choose {OPSET} to {newest}')
@@ -141,17 +143,19 @@ def to_onnx(
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     if weights > MAX_BYTES:
         raise ExportError(
-            f'the model has {weights / 1e9:.1f} GB of weights, one ONNX file can have {MAX_BYTES / 1e9:.0f} GB: choose '
-            'a smaller backbone, or use fcam_zoo.export.to_program'
+            f'{weights / 1e9:.1f} GB of weights do not fit into one ONNX file: choose a smaller backbone, or use '
+            'fcam_zoo.export.to_program'
         )
     with atomic_path(path) as temporary:
-        program = _trace(net, size, dynamic)
-        smallest = _smallest(program)
+        program, smallest = _trace(net, size, dynamic)
         proto = _convert(program, opset, dynamic)
         _describe(proto, model, size, smallest)
         temporary.write_bytes(proto.SerializeToString())
-        shapes = _shapes(model.in_chans, size, smallest, dynamic)
-        difference = _compare(onnxruntime, temporary, net, shapes, tolerance, _hint(dynamic))
+        shapes: tuple[Shape, ...] = ((1, model.in_chans, *size),)
+        if dynamic:
+            odd = (size[0] * 5 // 4) | 1, max(smallest[1], size[1] * 3 // 4) | 1
+            shapes += (2, model.in_chans, *odd), (3, model.in_chans, *smallest)
+        difference = _compare(temporary, net, shapes, tolerance, _hint(dynamic))
     return OnnxExport(path, path.stat().st_size, difference, shapes)
 
 
@@ -167,16 +171,6 @@ def _import(package: str) -> Any:
         raise ImportError(f"ONNX export needs {package} ({e}): pip install 'fcam-zoo[export]'") from e
 
 
-def _check_output(path: Path) -> None:
-    """Fail before the export, not after it, if the file cannot be written."""
-    if path.is_dir():
-        raise IsADirectoryError(f'{path} is a folder: name a file, such as {path / "model.onnx"}')
-    folder = next(p for p in path.absolute().parents if p.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        reason = 'is not writable' if folder.is_dir() else 'is not a folder'
-        raise OSError(f'{path} cannot be written: {folder} {reason}. Choose another output')
-
-
 def _image_size(model: FCAM, size: int | Sequence[int] | None) -> tuple[int, int]:
     if not isinstance(model, FCAM):
         raise TypeError(f'{type(model).__name__} is not an FCAM: create one with fcam_zoo.wrap(classifier)')
@@ -189,10 +183,7 @@ def _image_size(model: FCAM, size: int | Sequence[int] | None) -> tuple[int, int
 
 
 def _deployed(model: FCAM, size: tuple[int, int] | None = None) -> _Deployed:
-    """Copy a model for the export; `size` is that of a static graph.
-
-    A vision transformer then resizes its position embedding here instead of in the graph.
-    """
+    """Copy a model for the export. For a static graph of `size`, a transformer resizes its position embedding here."""
     net = _Deployed(copy.deepcopy(model)).cpu().float().to(memory_format=torch.contiguous_format).eval()
     module: Any
     for module in net.modules():
@@ -207,7 +198,10 @@ def _deployed(model: FCAM, size: tuple[int, int] | None = None) -> _Deployed:
 
 
 @torch.no_grad()
-def _trace(net: _Deployed, size: tuple[int, int], dynamic: bool) -> torch.export.ExportedProgram:
+def _trace(
+    net: _Deployed, size: tuple[int, int], dynamic: bool
+) -> tuple[torch.export.ExportedProgram, tuple[int, int]]:
+    """Return the program and the smallest image (H,W) that it supports."""
     model = net.model
     axes = None
     images = torch.zeros(1, model.in_chans, *size)
@@ -236,16 +230,10 @@ def _trace(net: _Deployed, size: tuple[int, int], dynamic: bool) -> torch.export
         raise ExportError(f'torch.export fails for {_name(model)} ({_first_line(e)}): {_hint(dynamic)}') from e
     if any(side < least for side, least in zip(size, smallest)):
         raise ExportError(f'size is {size}, but {_name(model)} needs at least {smallest}: give a larger size')
-    try:
-        # The program asserts conditions of the traced size, which may be false at other sizes; ONNX would ignore them.
-        program.module()(torch.zeros(1, model.in_chans, *size))
-    except Exception as e:
-        raise ExportError(f'{_name(model)} branches on the image size ({_first_line(e)}): {_hint(dynamic)}') from e
-    return program
+    return program, smallest
 
 
 def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
-    """Smallest image (H,W) that a program supports."""
     images = next(n for n in program.graph.nodes if n.op == 'placeholder' and n.name == INPUT).meta['val']
     sides = []
     for side in images.shape[-2:]:
@@ -257,14 +245,6 @@ def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
             raise ValueError(f'its graph supports sides up to {supported.upper} pixels only')
         sides.append(max(MIN_SIDE, int(supported.lower)))
     return sides[0], sides[1]
-
-
-def _shapes(channels: int, size: tuple[int, int], smallest: tuple[int, int], dynamic: bool) -> tuple[Shape, ...]:
-    """Shapes to compare: one image of `size`; for a dynamic file also two with odd sides, and three of the smallest."""
-    if not dynamic:
-        return ((1, channels, *size),)
-    odd = (size[0] * 5 // 4) | 1, max(smallest[1], size[1] * 3 // 4) | 1
-    return (1, channels, *size), (2, channels, *odd), (3, channels, *smallest)
 
 
 @contextlib.contextmanager
@@ -279,7 +259,7 @@ def _integer_padding() -> Iterator[None]:
 
 
 def _same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> Any:
-    """Pixels of 'same' padding along one side of x pixels, in integer arithmetic.
+    """Compute the 'same' padding in pixels along a side of x pixels, in integer arithmetic.
 
     timm divides, rounds up and clamps at zero, which the solver of symbolic shapes cannot simplify: the terms multiply
     with every layer, and a dynamic export takes minutes or fails. These terms cancel down to the side of the output.
@@ -292,7 +272,7 @@ def _same_padding(x: int, kernel_size: int, stride: int, dilation: int) -> Any:
 def _convert(program: torch.export.ExportedProgram, opset: int, dynamic: bool) -> onnx.ModelProto:
     try:
         with warnings.catch_warnings():
-            # Warnings about the exporter's internals; the file itself is compared with the model.
+            # They are about the exporter's internals; the file itself is compared with the model.
             warnings.simplefilter('ignore')
             exported = torch.onnx.export(
                 program,
@@ -340,21 +320,16 @@ def _describe(proto: onnx.ModelProto, model: FCAM, size: tuple[int, int], smalle
 
 
 @torch.no_grad()
-def _compare(
-    onnxruntime: Any, path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: float, hint: str
-) -> float:
-    """Largest difference between the file in onnxruntime and the model, on noise images of each shape.
-
-    Raises:
-        ExportError: If onnxruntime cannot run the file, or the difference exceeds the tolerance. It ends with `hint`.
-    """
+def _compare(path: Path, net: _Deployed, shapes: Sequence[Shape], tolerance: float, hint: str) -> float:
+    """Return the largest difference between the file in onnxruntime and the model, on noise images of each shape."""
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randn(shape, generator=generator) for shape in shapes]
+    onnxruntime = _import('onnxruntime')
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), providers=['CPUExecutionProvider'])
         results = [session.run(list(OUTPUTS), {INPUT: images.numpy()}) for images in batches]
     except Exception as e:  # onnxruntime's errors have no common base class
-        raise ExportError(f'onnxruntime cannot run the file ({_first_line(e)}): try opset={OPSET} (--opset)') from e
+        raise ExportError(f'onnxruntime cannot run the file ({_first_line(e)}): {hint}, or opset={OPSET}') from e
     worst = 0.0
     for images, found in zip(batches, results):
         for name, a, b in zip(OUTPUTS, found, net(images)):

@@ -156,7 +156,7 @@ def test_argument_errors(onnx, tmp_path, monkeypatch, capsys):
     with pytest.raises(IsADirectoryError, match='is a folder: name a file'):
         export.to_onnx(model, tmp_path)
     (tmp_path / 'file').touch()
-    with pytest.raises(OSError, match=r'is not a folder\. Choose another output'):
+    with pytest.raises(NotADirectoryError, match='file is not a folder: choose another output'):
         export.to_onnx(model, tmp_path / 'file' / 'a.onnx')
     assert main(['export', '--model', 'fcam_nothing', '-o', str(tmp_path / 'b.onnx')]) == 1
     assert "unknown model 'fcam_nothing'" in capsys.readouterr().err
