@@ -1,4 +1,4 @@
-"""Annotations of folders: their content, read back by several libraries, and what they refuse."""
+"""Annotations of folders: their content, read back by several libraries, and invalid arguments."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def test_dead_worker_is_reported():
 
 
 def test_workers_exit_when_the_main_process_is_killed(tmp_path):
-    """Also when their queue holds more than a pipe buffers."""
+    """They exit even if their queue holds more than a pipe buffers."""
     for i in range(64):
         draw(tmp_path / 'in' / f'{i}.png', (56, 56), [])
     code = (
@@ -205,7 +205,6 @@ def test_export_may_be_given_several_times():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['-o', ''], 'the name is empty'),
         (['-o', 'out', '--overwrite', '--resume'], 'not allowed with argument'),
         (['-o', 'out', '--threshold', 'high'], "'high' is neither a number in [0,1) nor otsu"),
     ],

@@ -110,25 +110,23 @@ def _coco_images(records: Iterator[ImageRecord]) -> Iterator[dict]:
 
 
 def _coco_annotations(records: Iterator[ImageRecord]) -> Iterator[dict]:
-    annotation = 0
-    for number, record in enumerate(records, 1):
-        for found in record.objects:
-            annotation += 1
-            x0, y0, x1, y1 = found.box
-            yield {
-                'id': annotation,
-                'image_id': number,
-                'category_id': record.label + 1,
-                'bbox': [x0, y0, x1 - x0, y1 - y0],
-                'area': found.area,
-                'iscrowd': 0,
-                'score': found.score,
-                'segmentation': {'size': [record.size[1], record.size[0]], 'counts': found.counts},
-            }
+    objects = ((image, record, found) for image, record in enumerate(records, 1) for found in record.objects)
+    for number, (image, record, found) in enumerate(objects, 1):
+        x0, y0, x1, y1 = found.box
+        yield {
+            'id': number,
+            'image_id': image,
+            'category_id': record.label + 1,
+            'bbox': [x0, y0, x1 - x0, y1 - y0],
+            'area': found.area,
+            'iscrowd': 0,
+            'score': found.score,
+            'segmentation': {'size': [record.size[1], record.size[0]], 'counts': found.counts},
+        }
 
 
 class Voc(Format):
-    """`Annotations/<image>.xml` and `ImageSets/Main/train.txt`, in stored pixels that count from 1."""
+    """`Annotations/<image>.xml` and `ImageSets/Main/train.txt`, in stored pixels, counted from 1, ends inclusive."""
 
     image_file = 'Annotations/{}.xml'
 
@@ -182,7 +180,7 @@ class Yolo(Format):
 
 
 class Csv(Format):
-    """`boxes.csv`, as `CsvDataset` reads it, in stored pixels, the last pixel inside."""
+    """`boxes.csv`, as `CsvDataset` reads it, in stored pixels, ends inclusive."""
 
     main_file = 'boxes.csv'
 
@@ -254,12 +252,5 @@ class Overlays(Format):
         }
 
 
-FORMATS: dict[str, type[Format]] = {
-    'overlays': Overlays,
-    'coco': Coco,
-    'voc': Voc,
-    'yolo': Yolo,
-    'csv': Csv,
-    'masks': Masks,
-}
+FORMATS: dict[str, type[Format]] = {cls.__name__.lower(): cls for cls in (Overlays, Coco, Voc, Yolo, Csv, Masks)}
 """Formats by name, which is also the name of their folder."""

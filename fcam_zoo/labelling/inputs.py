@@ -12,7 +12,10 @@ from ..data import list_images
 from ..errors import FcamZooError
 
 MAX_NAME = 1000
+"""Longest id in characters, so that paths stay below the 4096 bytes of most systems."""
+
 MAX_STEM = 251
+"""Longest file name in bytes without its suffix: with `.png` it has the 255 bytes of most file systems."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,7 @@ from .output import sync_file
 class Journal:
     """Lines of JSON: the settings, then a list per batch with the record or the error of each image.
 
-    Creating the object reads the file; `open` prepares it for further batches.
-
-    Args:
-        path: The file; it may be missing.
+    Creating the object reads the file, if it exists; `open` prepares it for further batches.
 
     Attributes:
         settings: The settings of the run.
@@ -31,11 +28,7 @@ class Journal:
         self.path = path
         self.settings: dict[str, Any] = {}
         self.done = self._end = 0
-        if path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        with self.path.open('rb') as lines:
+        with suppress(FileNotFoundError), path.open('rb') as lines:
             for line in lines:
                 try:
                     entry = json.loads(line)
@@ -50,7 +43,7 @@ class Journal:
                     self.done += len(entry)
 
     def differences(self, settings: dict[str, Any]) -> str:
-        """List the settings of the run that differ from other settings, with their values in the run."""
+        """List the settings of the run that differ from `settings`, with their values in the run."""
         values = json.loads(json.dumps(settings))
         changed = [key for key, value in values.items() if self.settings.get(key) != value]
         return ', '.join(f'{key}: {str(self.settings.get(key))[:60]}' for key in changed)

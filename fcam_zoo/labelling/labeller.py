@@ -1,4 +1,4 @@
-"""Labels of an image: objects in its pixels, from the network's output, and what the journal keeps of them."""
+"""From the network's output for an image to its objects, and to the record of them in the journal."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _class_folders(inputs: Inputs) -> tuple[str, ...]:
 
 
 def _object_records(found: Localization, certainty: float) -> list[ObjectRecord]:
-    """The confidence of an object is `certainty` times the mean of the map inside it."""
+    """Convert the objects of a localization; their confidence is `certainty` times the mean of the map inside."""
     return [
         ObjectRecord(region.box, round(certainty * region.strength, 6), region.area, run_lengths(region, found.size))
         for region in found.objects
@@ -144,7 +144,7 @@ def _object_records(found: Localization, certainty: float) -> list[ObjectRecord]
 
 
 def run_lengths(region: Region, size: tuple[int, int]) -> list[int]:
-    """Run lengths of a region's mask in an image of (width, height), column by column, background first."""
+    """Compute the run lengths of a region's mask in an image of (width, height), column by column, background first."""
     x0, y0, x1, y1 = region.box
     width, height = size
     columns = np.zeros((x1 - x0, height), bool)

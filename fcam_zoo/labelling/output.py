@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -26,12 +25,12 @@ MARKER = '.fcam_zoo.txt'
 
 logger = logging.getLogger(__name__)
 
-_locks: set[int] = set()
+_locks: set[IO] = set()
 
 
 def _close_locks() -> None:
-    while _locks:
-        os.close(_locks.pop())
+    for file in _locks:
+        file.close()
 
 
 # Forked workers outlive a killed run by seconds; their copy of the lock would block a resumed run.
@@ -45,41 +44,31 @@ def lock(output: Path) -> Iterator[None]:
 
     Raises:
         BlockingIOError: When another run holds the lock.
-        ValueError: When the state folder contains a symbolic link.
+        ValueError: When the state folder is or contains a symbolic link.
     """
     state = output / STATE
-    _refuse_links(state)
-    state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(state / 'lock', os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _acquire(descriptor, output)
-        _locks.add(descriptor)
-        yield
-    finally:
-        _locks.discard(descriptor)
-        os.close(descriptor)
-
-
-def _refuse_links(folder: Path) -> None:
-    inside = (Path(root, name) for root, folders, files in os.walk(folder) for name in folders + files)
-    for path in (folder, *inside):
+    inside = (Path(root, name) for root, folders, files in os.walk(state) for name in folders + files)
+    for path in (state, *inside):
         if path.is_symlink():
             raise ValueError(f'{path} is a symbolic link: remove it')
-
-
-def _acquire(descriptor: int, output: Path) -> None:
-    try:
-        if sys.platform == 'win32':
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        if e.errno not in (errno.EAGAIN, errno.EACCES):
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / 'lock').open('ab') as file:
+        try:
+            if sys.platform == 'win32':
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as e:
+            raise BlockingIOError(
+                f'{output} is being written by another run: wait until it ends, or choose another output folder'
+            ) from e
+        except OSError as e:
             logger.warning('%s: the file system does not support locks (%s); do not start a second run', output, e)
-            return
-        raise BlockingIOError(
-            f'{output} is being written by another run: wait until it ends, or choose another output folder'
-        ) from e
+        _locks.add(file)
+        try:
+            yield
+        finally:
+            _locks.discard(file)
 
 
 @contextmanager
@@ -105,7 +94,7 @@ class OutputFolder:
     Attributes:
         journal: File of the journal.
         new: Folder of the format folders that are being written.
-        complete: Name of that folder once all its files are written.
+        complete: The folder that `new` is renamed to when all its files are written.
     """
 
     def __init__(self, path: Path, formats: Iterable[str]) -> None:
@@ -131,18 +120,16 @@ class OutputFolder:
         Raises:
             FileExistsError: When results exist and `overwrite` is False, or a folder was not written by `label_images`.
         """
-        for name in self.formats:
-            folder = self.path / name
+        choose = 'choose another output folder'
+        for folder in (self.path / name for name in self.formats):
             if not os.path.lexists(folder):
                 continue
             if folder.is_symlink() or not (folder / MARKER).is_file():
-                raise FileExistsError(
-                    f'{folder} was not written by fcam_zoo: move it away, or choose another output folder'
-                )
+                raise FileExistsError(f'{folder} was not written by fcam_zoo: move it away, or {choose}')
             if not overwrite:
                 raise FileExistsError(
                     f'{folder} already holds results: replace them with --overwrite (in Python overwrite=True), or '
-                    'choose another output folder'
+                    f'{choose}'
                 )
 
     def discard_unfinished(self) -> None:

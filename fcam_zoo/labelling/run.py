@@ -71,7 +71,7 @@ def label_images(
         FileExistsError: When `output` holds results of one of the formats, or an unfinished run, and neither
             `overwrite` nor `resume` is given.
         ValueError: For an argument out of range, images in a folder that would be replaced, images that would share an
-            output file, or other settings than those of the run to resume.
+            output file, or settings that differ from those of the run to resume.
         BlockingIOError: When another run is writing to `output`.
         OSError: When a file cannot be written.
         FcamZooError: When a process that reads images dies.
@@ -114,11 +114,10 @@ def label_images(
 
 
 def _open_journal(folder: OutputFolder, settings: dict[str, Any], options: LabelOptions) -> Journal:
-    """Decide between a new run and the unfinished one. A run without a finished batch does not count as unfinished."""
+    """Continue the unfinished run or start a new one; a run without a finished batch does not count as unfinished."""
     journal = Journal(folder.journal)
     if journal.done and options.resume:
-        differences = journal.differences(settings)
-        if differences:
+        if differences := journal.differences(settings):
             raise ValueError(
                 f'{folder.path} holds an unfinished run with other settings ({differences}): resume it with these, or '
                 'discard it with --overwrite (in Python overwrite=True)'
@@ -165,7 +164,7 @@ class _Run:
             self._commit(previous, bar)
 
     def _outputs(self, batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Map and probabilities of each image."""
+        """Run the network: map (s,s) and class probabilities (K,) of each image."""
         if not batch:
             return iter(())
         maps, probs = self.inference.run(self.model, [tuple(map(torch.from_numpy, image.views)) for image in batch])
