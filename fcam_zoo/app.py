@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
 
 from fcam_zoo import FCAM, _index, cams, create_model, label_images, list_models, localize, viz
-from fcam_zoo.data import EvalTransform, normalize, open_image
+from fcam_zoo.data import open_image
 from fcam_zoo.errors import FcamZooError
+from fcam_zoo.inference import class_maps
 from fcam_zoo.labelling import LabelOptions
 from fcam_zoo.localization import MIN_AREA, Localization
 from fcam_zoo.objects import Threshold
@@ -79,20 +78,12 @@ def show(path: str | None, name: str, method: str, threshold: float, otsu: bool,
     picture = viz.blend(image, found.map)
     for region in found.objects:
         picture = viz.draw_box(picture, region.box, f'{found.label} {found.score * region.strength:.2f}')
-    cam = viz.blend(image, class_map(model, image, method))
+    cam = viz.blend(image, class_maps(model, [image], method)[0])
     return cam, picture, found.object_mask().astype(np.uint8) * 255, rows_of(found), str(annotation)
 
 
-@torch.inference_mode()
-def class_map(model: FCAM, image: Image.Image, method: str) -> np.ndarray:
-    """Compute the CAM (s,s) in [0,1] of the predicted class of an image."""
-    cfg = model.pretrained_cfg
-    x = normalize(EvalTransform(cfg['input_size'][-1])(image)[None], cfg['mean'], cfg['std'])
-    return model.cam(x, method=method)[0].numpy()
-
-
 def rows_of(found: Localization) -> list[list[Any]]:
-    """One row per object: class, confidence, box."""
+    """Return one row per object: class, confidence, box."""
     return [[found.label, round(found.score * region.strength, 3), *region.box] for region in found.objects]
 
 

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from . import viz
 from ._io import atomic_path
-from ._modes import eval_mode
 from .benchmark.descriptions import MAP_TITLES
 from .benchmark.plots import activations as activations
 from .benchmark.plots import curves as curves
 from .benchmark.plots import overlap as overlap
 from .cams import METHODS
-from .data import EvalTransform, normalize
+from .inference import class_maps
 from .localization import Localization, localize, resize_map
 from .models import FCAM
 from .objects import Threshold, check_threshold, find_regions, foreground
@@ -88,8 +86,8 @@ def grid(
     columns = []
     for title, image in pictures.items():
         drawn = {'fcam': (found[title].map, found[title].box)}
-        for method, small in _class_maps(model, image, [name for name in maps if name != 'fcam']).items():
-            large = resize_map(small, image.size)
+        for method in (name for name in maps if name != 'fcam'):
+            large = resize_map(class_maps(model, [image], method)[0], image.size)
             regions = find_regions(foreground(large, cam_threshold), large, False, 0)
             drawn[method] = large, regions[0].box if regions else (0, 0, 0, 0)
         columns.append([(image, title), *((_drawn(image, *drawn[name], height), MAP_TITLES[name]) for name in maps)])
@@ -100,16 +98,6 @@ def check_maps(maps: Sequence[str]) -> None:
     """Raise ValueError for no map, or for one that is neither 'fcam' nor a CAM method."""
     if not maps or not {*maps} <= {'fcam', *METHODS}:
         raise ValueError(f'maps {", ".join(maps)}: choose from fcam, {", ".join(METHODS)}')
-
-
-@torch.no_grad()
-def _class_maps(model: FCAM, image: Image.Image, methods: Sequence[str]) -> dict[str, np.ndarray]:
-    """Compute class maps (s,s) of the predicted class, float32 in [0,1]."""
-    cfg = model.pretrained_cfg
-    x = normalize(EvalTransform(cfg['input_size'][-1])(image)[None], cfg['mean'], cfg['std'])
-    x = x.to(next(model.parameters()).device)
-    with eval_mode(model):
-        return {method: model.cam(x, method=method)[0].float().cpu().numpy() for method in methods}
 
 
 def _drawn(image: Image.Image, score_map: np.ndarray, box: Sequence[int], height: int) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -66,3 +67,13 @@ class InferenceOptions:
                     maps.append(F.interpolate(fcam, (side, side), mode='bilinear')[:, 0])
                     probs.append(output.logits.float().softmax(1))
         return torch.stack(maps).mean(0).cpu(), torch.stack(probs).mean(0).cpu()
+
+
+@torch.inference_mode()
+def class_maps(model: FCAM, images: Sequence[Image.Image], method: str = 'cam') -> np.ndarray:
+    """Compute the CAMs of the predicted classes of RGB images at the input size of the model: (B,s,s) in [0,1]."""
+    cfg, device = model.pretrained_cfg, next(model.parameters()).device
+    prepare = EvalTransform(cfg['input_size'][-1])
+    x = normalize(torch.stack([prepare(image) for image in images]).to(device), cfg['mean'], cfg['std'])
+    with eval_mode(model):
+        return model.cam(x, method=method).float().cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,7 +14,7 @@ from PIL import Image
 from .data.images import open_image
 from .inference import InferenceOptions
 from .models import FCAM
-from .objects import Region, Threshold, check_min_area, check_threshold, find_regions, foreground
+from .objects import Region, Threshold, check_threshold, find_regions, foreground
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
@@ -89,7 +89,8 @@ class Postprocessor:
         """
         threshold = model.threshold if threshold is None else threshold
         check_threshold(threshold)
-        check_min_area(min_area)
+        if not 0 <= min_area < 1:
+            raise ValueError(f'min_area is {min_area}: choose a share of the image in [0,1)')
         names = class_names or model.pretrained_cfg.get('label_names') or [str(i) for i in range(model.num_classes)]
         if len(names) != model.num_classes:
             raise ValueError(
@@ -180,35 +181,16 @@ def localize(
     """
     if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    return list(
-        localize_stream(
-            model, images, threshold, class_names, batch_size, multi=multi, min_area=min_area, sizes=sizes, flip=flip
-        )
-    )
-
-
-def localize_stream(
-    model: FCAM,
-    images: Iterable[ImageLike],
-    threshold: Threshold | None = None,
-    class_names: Sequence[str] | None = None,
-    batch_size: int = 8,
-    *,
-    multi: bool = False,
-    min_area: float = MIN_AREA,
-    sizes: Sequence[int] | None = None,
-    flip: bool = False,
-) -> Iterator[Localization]:
-    """Yield the results of `localize` one by one, in constant memory."""
     if batch_size < 1:
         raise ValueError(f'batch_size is {batch_size}: give at least one image per forward pass')
     postprocess = Postprocessor.for_model(model, threshold, class_names, multi, min_area)
     inference = InferenceOptions.for_model(model, sizes, flip)
-    source = iter(images)
+    source, results = iter(images), []
     while batch := [as_image(image) for image in islice(source, batch_size)]:
         maps, probs = inference.run(model, [inference.prepare(image) for image in batch])
         for image, score_map, p in zip(batch, maps.numpy(), probs.numpy()):
-            yield postprocess(resize_map(score_map, image.size), p)
+            results.append(postprocess(resize_map(score_map, image.size), p))
+    return results
 
 
 def as_image(image: ImageLike) -> Image.Image:

@@ -41,12 +41,6 @@ def check_threshold(threshold: Threshold) -> None:
         raise ValueError(f"threshold is {threshold!r}: choose a value in [0,1), or 'otsu'")
 
 
-def check_min_area(min_area: float) -> None:
-    """Raise ValueError unless the share of the image is in [0,1)."""
-    if not 0 <= min_area < 1:
-        raise ValueError(f'min_area is {min_area}: choose a share of the image in [0,1)')
-
-
 def foreground(score_map: np.ndarray, threshold: Threshold) -> np.ndarray:
     """Threshold a map in 8-bit grey levels.
 

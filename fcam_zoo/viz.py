@@ -55,21 +55,17 @@ def overlay(image: Image.Image, found: Localization, opacity: float = 0.5) -> Im
 
 def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int = 240, gap: int = 6) -> Image.Image:
     """Arrange captioned pictures in rows, all scaled to the same height."""
-    sheets = []
+    scaled = []
     for row in rows:
-        scaled = [(im.resize((max(1, round(im.width * height / im.height)), height)), text) for im, text in row]
-        sheet = Image.new('RGB', (sum(im.width for im, _ in scaled) + gap * (len(scaled) - 1), height), 'white')
-        x = 0
-        for im, text in scaled:
+        scaled.append([im.resize((max(1, round(im.width * height / im.height)), height)) for im, _ in row])
+        for im, (_, text) in zip(scaled[-1], row):
             if text:
                 caption(ImageDraw.Draw(im), (4, 4), text, 14)
-            sheet.paste(im, (x, 0))
+    width = max(sum(im.width + gap for im in pictures) - gap for pictures in scaled)
+    page = Image.new('RGB', (width, len(rows) * (height + gap) - gap), 'white')
+    for i, pictures in enumerate(scaled):
+        x = 0
+        for im in pictures:
+            page.paste(im, (x, i * (height + gap)))
             x += im.width + gap
-        sheets.append(sheet)
-    total = sum(s.height for s in sheets) + gap * (len(sheets) - 1)
-    page = Image.new('RGB', (max(s.width for s in sheets), total), 'white')
-    y = 0
-    for sheet in sheets:
-        page.paste(sheet, (0, y))
-        y += sheet.height + gap
     return page

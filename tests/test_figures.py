@@ -16,7 +16,7 @@ import fcam_zoo
 from fcam_zoo import figures
 from fcam_zoo.benchmark import Report, evaluate, read_reports
 from fcam_zoo.cli import main
-from fcam_zoo.data import WSOLDataset
+from fcam_zoo.data import EvalTransform, WSOLDataset, normalize
 
 pytest.importorskip('matplotlib')
 
@@ -143,9 +143,7 @@ def test_grid(model_dir: Path) -> None:
     x0, y0, *_ = (round(edge * 0.64) for edge in found['1'].box)
     assert picture.getpixel((96 + 6 + x0 + 30, 2 * (64 + 6) + y0)) == fcam_zoo.viz.BOX_COLOR
     # The box of a class map is that of the largest region above Otsu's threshold.
-    x = figures.normalize(
-        figures.EvalTransform(224)(images['0'])[None], *(model.pretrained_cfg[k] for k in ('mean', 'std'))
-    )
+    x = normalize(EvalTransform(224)(images['0'])[None], *(model.pretrained_cfg[k] for k in ('mean', 'std')))
     score_map = cv2.resize(model.eval().cam(x, method='layercam')[0].numpy(), (150, 100)).clip(0, 1)
     grey = (score_map * 255).astype(np.uint8)
     above = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]

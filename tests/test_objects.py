@@ -12,7 +12,6 @@ from synthetic import shape_image
 
 import fcam_zoo
 from fcam_zoo.labelling.labeller import run_lengths
-from fcam_zoo.localization import localize_stream
 from fcam_zoo.objects import find_regions, foreground
 
 
@@ -114,7 +113,7 @@ def test_average_of_equal_maps_is_the_map():
 )
 def test_arguments_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
-        list(localize_stream(Glow(), [scene((40, 40))], **options))
+        fcam_zoo.localize(Glow(), scene((40, 40)), **options)
 
 
 def test_run_lengths_decode_to_the_mask():

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 
 from .. import _index, viz
 from .._io import atomic_path
-from ..data import EvalTransform, normalize
+from ..inference import class_maps
 from ..localization import localize
-from ..models import FCAM, create_model, list_models
+from ..models import create_model, list_models
 
 # Photographs in scikit-image, all public domain or CC0.
 PHOTOS = {'chelsea': 'cat', 'rocket': 'rocket', 'coffee': 'cup', 'astronaut': 'astronaut'}
@@ -32,18 +30,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     photos = load_photos()
-    names = (
-        [args.model] if args.model else [n for n in list_models(pretrained=True) if _index.index()[n].holds_backbone]
-    )
+    images = list(photos.values())
+    complete = [name for name in list_models(pretrained=True) if _index.index()[name].holds_backbone]
     print(f'{"photograph":12}{"model":42}{"label":28}{"score":>6}  box (x0, y0, x1, y1)')
     rows = [[(image, title) for title, image in photos.items()]]
-    for name in names:
+    for name in [args.model] if args.model else complete:
         model = create_model(name, pretrained=True)
-        found = localize(model, list(photos.values()))
-        for (title, _), result in zip(photos.items(), found):
+        found = localize(model, images)
+        for title, result in zip(photos, found):
             print(f'{title:12}{name:42}{result.label:28}{result.score:6.2f}  {result.box}')
-        rows.append([(viz.blend(im, m), f'CAM {short(name)}') for im, m in zip(photos.values(), cams(model, photos))])
-        rows.append([(viz.overlay(im, r), f'F-CAM {short(name)}') for im, r in zip(photos.values(), found)])
+        rows.append([(viz.blend(im, m), f'CAM {short(name)}') for im, m in zip(images, class_maps(model, images))])
+        rows.append([(viz.overlay(im, r), f'F-CAM {short(name)}') for im, r in zip(images, found)])
     path = args.output / 'demo.png'
     with atomic_path(path) as temporary:
         viz.grid(rows).save(temporary)
@@ -68,11 +65,3 @@ def load_photos() -> dict[str, Image.Image]:
     except ImportError as e:
         raise ImportError("the demo's photographs come with scikit-image: pip install 'fcam-zoo[demo]'") from e
     return {title: Image.fromarray(getattr(data, name)()).convert('RGB') for name, title in PHOTOS.items()}
-
-
-@torch.inference_mode()
-def cams(model: FCAM, photos: dict[str, Image.Image]) -> np.ndarray:
-    """Compute the CAM of the predicted class for comparison."""
-    cfg = model.pretrained_cfg
-    images = torch.stack([EvalTransform(cfg['input_size'][-1])(image) for image in photos.values()])
-    return model.cam(normalize(images, cfg['mean'], cfg['std'])).numpy()

@@ -6,7 +6,6 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('images', nargs='+', help='image files and folders')
     parser.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
     add_classifier_argument(parser)
-    parser.add_argument('-o', '--output', required=True, type=_folder, help='output folder, created if needed')
+    parser.add_argument('-o', '--output', required=True, type=Path, help='output folder, created if needed')
     parser.add_argument(
         '--export',
         nargs='+',
@@ -42,7 +41,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=threshold,
         help="tau in [0,1), or otsu for Otsu's threshold per map (default: the threshold of the model)",
     )
-    parser.add_argument('--multi', action='store_true', help='several objects per image: all regions large enough')
+    parser.add_argument(
+        '--multi', action='store_true', help='keep all regions that are large enough, not only the largest'
+    )
     parser.add_argument(
         '--min-area',
         type=float,
@@ -68,30 +69,19 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--device', default='cpu', help='cpu (default), cuda, cuda:1, ...')
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
-        '--overwrite', action='store_true', help='replace earlier results of these formats; discard an unfinished run'
+        '--overwrite',
+        action='store_true',
+        help='replace earlier results of these formats, and discard an unfinished run',
     )
     existing.add_argument('--resume', action='store_true', help='continue an unfinished run')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(run=run)
 
 
-def _folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError('the name is empty')
-    return Path(text)
-
-
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Raise KeyboardInterrupt on SIGTERM inside the block."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
