@@ -76,7 +76,7 @@ class _Deployed(nn.Module):
 def to_program(
     model: FCAM, *, size: int | tuple[int, int] | None = None, dynamic: bool = True
 ) -> torch.export.ExportedProgram:
-    """Export with torch.export: images (B,C,H,W), normalised -> logits (B,K) and F-CAM (B,H,W) in [0,1].
+    """Export with torch.export: images (B,C,H,W), normalized -> logits (B,K) and F-CAM (B,H,W) in [0,1].
 
     Args:
         model: A copy is exported in eval mode, in float32 and on the CPU.
@@ -106,7 +106,7 @@ def to_onnx(
 ) -> OnnxExport:
     """Write one ONNX file, and compare its outputs in onnxruntime with those of the model.
 
-    Input `images` (B,C,H,W), normalised; outputs `logits` (B,K) and `fcam` (B,H,W) in [0,1], as from `FCAM.fcam`.
+    Input `images` (B,C,H,W), normalized; outputs `logits` (B,K) and `fcam` (B,H,W) in [0,1], as from `FCAM.fcam`.
     Metadata of the file: name, mean, std, input_size, min_size, interpolation, threshold, class_names (if the model has
     them) and license; lists are JSON. A dynamic file is compared at three batch and image sizes: `size`, one that is
     odd and not square, and the smallest.

@@ -8,10 +8,14 @@ import argparse
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'app',
-        description='Serve a page that localizes dropped images: CAM and F-CAM, boxes, mask, and the annotation to '
-        'download. The page loads nothing from other servers. Needs the extra `app`.',
+        description='Serve a web page that localizes images. It shows CAM, F-CAM with boxes, and mask, and offers the '
+        'annotation as a download. The page loads nothing from other servers. Needs the extra `app`.',
     )
-    parser.add_argument('--models', nargs='+', help='names or local-dir:RUN/best (default: all released models)')
+    parser.add_argument(
+        '--models',
+        nargs='+',
+        help='names or local-dir:RUN/best (default: all released models that include their backbone)',
+    )
     parser.add_argument(
         '--host',
         default='127.0.0.1',

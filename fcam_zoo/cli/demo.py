@@ -23,8 +23,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description='Localize four CC0 photographs from scikit-image (a cat, and objects that no released model was '
         'trained on), print a table and save a picture of photograph, CAM, and F-CAM with its box. Works offline.',
     )
-    parser.add_argument('-o', '--output', type=Path, default=Path('fcam-zoo-demo'), help='default: fcam-zoo-demo')
-    parser.add_argument('--model', help='default: all released models that include their backbone')
+    parser.add_argument(
+        '-o', '--output', type=Path, default=Path('fcam-zoo-demo'), help='output folder (default: fcam-zoo-demo)'
+    )
+    parser.add_argument(
+        '--model', help='a name or local-dir:RUN/best (default: all released models that include their backbone)'
+    )
     parser.set_defaults(run=run)
 
 

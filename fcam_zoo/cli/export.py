@@ -13,8 +13,8 @@ from ._arguments import add_classifier_argument
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'export',
-        description='Export a model to one ONNX file for normalised images (B,C,H,W) of any batch and image size. The '
-        'outputs are class logits (B,K) and the F-CAM (B,H,W) in [0,1]; the metadata have mean, std, input size, class '
+        description='Export a model to one ONNX file for normalized images (B,C,H,W) of any batch and image size. The '
+        'outputs are class logits (B,K) and the F-CAM (B,H,W) in [0,1]; the metadata hold mean, std, input size, class '
         'names and threshold. The file is compared with the model in onnxruntime before it is kept.',
         epilog='Example: fcam-zoo export --model fcam_mobilenetv1_075_cub50 -o cub50.onnx',
     )
