@@ -129,7 +129,9 @@ def to_onnx(
         ExportError: If the network cannot be exported, is too large for one file, or differs from the written file.
     """
     _check_torch()
-    onnx, *_ = (_import(package) for package in ('onnx', 'onnxruntime', 'onnxscript'))
+    onnx = _import('onnx')
+    for package in ('onnxruntime', 'onnxscript'):  # Used below: fail before the export, which takes long.
+        _import(package)
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f'{path} is a folder: name a file, such as {path / "model.onnx"}')
