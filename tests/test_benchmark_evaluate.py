@@ -206,9 +206,9 @@ def test_conventions() -> None:
     plain = evaluate_many(model, dataset, ['cam', 'fcam'], quiet=True)
     for name, maps in expected.items():
         assert found[name].curves == evaluate(maps, dataset, name, quiet=True).curves
-        assert 'min-max normalised' in found[name].meta['score_maps']
+        assert 'min-max normalized' in found[name].meta['score_maps']
     assert 'bicubically' in found['cam'].meta['score_maps']
-    assert 'not renormalised' in plain['fcam'].meta['score_maps']
+    assert 'not renormalized' in plain['fcam'].meta['score_maps']
     with pytest.raises(ValueError, match="unknown convention 'nearest': choose one of bilinear, bicubic"):
         evaluate(model, dataset, convention='nearest', quiet=True)
     with pytest.raises(ValueError, match='Model has no class_map'):

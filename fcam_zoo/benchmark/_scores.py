@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,24 +36,42 @@ def measure(metrics: Sequence[BoxMetric | PixelAP], score_maps: ArrayLike, truth
     return Measured(counts, activations(score_maps, masks), (masks == 1).mean((1, 2)))
 
 
-class Scores:
+class Scores(ABC):
     """Base class of the results on one kind of ground truth.
 
-    Attributes:
-        metrics: The metric and, with a threshold that was chosen elsewhere, the same metric at this threshold.
+    Args:
+        metric: The metric.
+        fixed: The same metric at a threshold that was chosen elsewhere, if there is one.
         threshold: That threshold, or None.
     """
 
+    takes_labels = False  # whether the metric also counts labels and logits
+
     def __init__(self, metric: Any, fixed: Any = None, threshold: float | None = None) -> None:
-        self.metrics = [metric] if threshold is None else [metric, fixed]
-        self.threshold = threshold
+        self.metric, self.threshold = metric, threshold
+        self.metrics = [metric] if fixed is None else [metric, fixed]
         self.activations: np.ndarray = np.zeros((3, ACTIVATION_BINS), np.int64)
         self.lists: dict[str, list[np.ndarray]] = {}  # by name, an array over the images of each batch
 
-    @property
-    def metric(self) -> Any:
-        """Return the metric."""
-        return self.metrics[0]
+    @abstractmethod
+    def results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
+        """Return metrics, except those of classification, and curves of a report."""
+
+    @abstractmethod
+    def meta(self) -> dict[str, Any]:
+        """Return name and options of the metric."""
+
+    @abstractmethod
+    def group_score(self, rows: Sequence[Mapping[str, Any]]) -> Score:
+        """Return a function that scores images by their indices."""
+
+    @abstractmethod
+    def _kept(self, counts: np.ndarray, fixed: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Return what rows need of the counts of each image, by name."""
+
+    @abstractmethod
+    def _columns(self, dataset: Any) -> dict[str, list[Any]]:
+        """Return the columns of rows that depend on the metric."""
 
     def add(self, found: Measured, labels: ArrayLike | None, logits: ArrayLike | None, rows: bool) -> None:
         """Count a measured batch, and keep what rows need.
@@ -61,13 +80,13 @@ class Scores:
             ValueError: As `BoxMetric.count` and `PixelAP.count`.
         """
         for metric, counts in zip(self.metrics, found.counts):
-            self._count(metric, counts, labels, logits)
+            metric.count(counts, *((labels, logits) if self.takes_labels else ()))
         self.activations = self.activations + found.activations
         kept = {}
         if logits is not None:
             kept['top1'], kept['top5'] = top_k_hits(labels, logits, len(found.shares))
         if rows:
-            kept |= {'share': found.shares, **self._per_image(*found.counts)}
+            kept |= {'share': found.shares, **self._kept(*found.counts)}
         for name, values in kept.items():
             self.lists.setdefault(name, []).append(values)
 
@@ -87,46 +106,17 @@ class Scores:
         """Return `Report.rows`."""
         if 'share' not in self.lists:
             return []
-        rows = [
-            {'id': dataset.ids[i], 'label': int(dataset.labels[i]), 'object_share': 100 * share}
-            for i, share in enumerate(self.kept('share').tolist())
-        ]
-        self._fill_rows(rows, dataset)
-        for key in ('top1', 'top5'):
-            for row, hit in zip(rows, self.kept(key).tolist() if key in self.lists else ()):
-                row[key] = hit
-        return rows
-
-    def results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
-        """Return metrics and curves of a report."""
-        metrics, curves = self._results()
-        if 'top1' in self.lists:
-            metrics['cls'] = 100 * float(self.kept('top1').mean())
-        return metrics, curves
-
-    def meta(self) -> dict[str, Any]:
-        """Return name and options of the metric."""
-        raise NotImplementedError
-
-    def group_score(self, rows: Sequence[dict[str, Any]]) -> Score:
-        """Return a function that scores images by their indices."""
-        raise NotImplementedError
-
-    def _count(self, metric: Any, counts: np.ndarray, _labels: ArrayLike | None, _logits: ArrayLike | None) -> None:
-        metric.count(counts)
-
-    def _per_image(self, counts: np.ndarray, fixed: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        raise NotImplementedError
-
-    def _fill_rows(self, rows: list[dict[str, Any]], dataset: Any) -> None:
-        raise NotImplementedError
-
-    def _results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
-        raise NotImplementedError
+        shares = (100 * self.kept('share')).tolist()
+        columns = {'id': dataset.ids[: len(shares)], 'label': np.asarray(dataset.labels)[: len(shares)].tolist()}
+        columns |= {'object_share': shares, **self._columns(dataset)}
+        columns |= {key: self.kept(key).tolist() for key in ('top1', 'top5') if key in self.lists}
+        return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
 class BoxScores(Scores):
     """Results on boxes."""
+
+    takes_labels = True
 
     def __init__(self, threshold: float | None = None, **options: Any) -> None:
         fixed = None if threshold is None else BoxMetric(**{**options, 'thresholds': [threshold]})
@@ -134,18 +124,7 @@ class BoxScores(Scores):
         # float32 distinguishes IoUs of maps of this size, and compares them like float64.
         self.levels = {f'{level:g}': np.float32(level / 100) for level in self.metric.iou}
 
-    def _count(self, metric: Any, counts: np.ndarray, labels: ArrayLike | None, logits: ArrayLike | None) -> None:
-        metric.count(counts, labels, logits)
-
-    def _per_image(self, counts: np.ndarray, fixed: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        each = counts.astype(np.float32)
-        hits = each[:, None] >= np.array(list(self.levels.values()))[:, None]
-        kept: dict[str, np.ndarray] = {'each': each, 'samples': np.packbits(hits, axis=2)}
-        if fixed is not None:
-            kept['fixed'] = fixed[:, 0].astype(np.float32)
-        return kept
-
-    def _results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
+    def results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
         result = self.metric.compute()
         metrics: dict[str, float] = {}
         curves = {'threshold': self.metric.thresholds.tolist()}
@@ -162,26 +141,32 @@ class BoxScores(Scores):
             metrics |= {'threshold': self.threshold, **{f'box_acc_{k}': v for k, v in zip(self.levels, fixed)}}
         return metrics, curves
 
-    def _fill_rows(self, rows: list[dict[str, Any]], dataset: Any) -> None:
-        each = self.kept('each')
-        best = self.metric.compute()['num_correct'].argmax(1)
-        for i, row in enumerate(rows):
-            width, height = dataset.sizes[i]
-            row |= {'width': int(width), 'height': int(height), 'n_boxes': len(dataset.boxes[i])}
-            for (level, required), threshold in zip(self.levels.items(), best):
-                row[f'iou_{level}'] = float(each[i, threshold])
-                row[f'hit_{level}'] = bool(each[i, threshold] >= required)
-        if self.threshold is not None:
-            for row, iou in zip(rows, self.kept('fixed').tolist()):
-                row['iou_at_threshold'] = iou
-
     def meta(self) -> dict[str, Any]:
         name = 'MaxBoxAccV2' if self.metric.multi_contour else 'MaxBoxAcc'
         return {'metric': name, 'iou': list(self.metric.iou), 'multi_contour': self.metric.multi_contour}
 
-    def group_score(self, rows: Sequence[dict[str, Any]]) -> Score:
+    def group_score(self, rows: Sequence[Mapping[str, Any]]) -> Score:
         hits = {f'accuracy_{k}': np.array([row[f'hit_{k}'] for row in rows]) for k in self.levels}
         return lambda index: {key: 100 * float(hit[index].mean()) for key, hit in hits.items()}
+
+    def _kept(self, counts: np.ndarray, fixed: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        each = counts.astype(np.float32)
+        hits = each[:, None] >= np.array(list(self.levels.values()))[:, None]
+        kept: dict[str, np.ndarray] = {'each': each, 'samples': np.packbits(hits, axis=2)}
+        if fixed is not None:
+            kept['fixed'] = fixed[:, 0].astype(np.float32)
+        return kept
+
+    def _columns(self, dataset: Any) -> dict[str, list[Any]]:
+        each = self.kept('each')
+        widths, heights = np.asarray(dataset.sizes)[: len(each)].T.tolist()
+        columns = {'width': widths, 'height': heights, 'n_boxes': [len(b) for b in dataset.boxes[: len(each)]]}
+        for (level, required), best in zip(self.levels.items(), self.metric.compute()['num_correct'].argmax(1)):
+            columns[f'iou_{level}'] = each[:, best].tolist()
+            columns[f'hit_{level}'] = (each[:, best] >= required).tolist()
+        if self.threshold is not None:
+            columns['iou_at_threshold'] = self.kept('fixed').tolist()
+        return columns
 
 
 class MaskScores(Scores):
@@ -191,15 +176,7 @@ class MaskScores(Scores):
         fixed = None if threshold is None else PixelAP(sorted({0.0, threshold}))
         super().__init__(PixelAP(thresholds), fixed, threshold)
 
-    def _per_image(self, counts: np.ndarray, fixed: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        # 16 bits hold the pixels of maps up to 256 x 256.
-        kept = {'samples': counts.astype(np.min_scalar_type(counts.max(initial=0)))}
-        kept['each'] = np.array([average_precision(*h)[0] if h[0].any() else np.nan for h in counts])
-        if fixed is not None:
-            kept['fixed'] = np.array([_f1_at_threshold(*h) if h[0].any() else np.nan for h in fixed])
-        return kept
-
-    def _results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
+    def results(self) -> tuple[dict[str, float], dict[str, list[float]]]:
         result = self.metric.compute()
         known = ~np.isnan(result['precision'])
         thresholds = self.metric.edges[:-1][::-1]
@@ -215,15 +192,10 @@ class MaskScores(Scores):
             metrics |= {'threshold': self.threshold, 'f1': _f1_at_threshold(fixed['hist_true'], fixed['hist_false'])}
         return metrics, curves
 
-    def _fill_rows(self, rows: list[dict[str, Any]], _dataset: Any) -> None:
-        for name, key in (('each', 'pxap'), ('fixed', 'f1_at_threshold')):
-            for row, value in zip(rows, self.kept(name).tolist() if name in self.lists else ()):
-                row[key] = None if np.isnan(value) else value
-
     def meta(self) -> dict[str, Any]:
         return {'metric': 'PxAP'}
 
-    def group_score(self, rows: Sequence[dict[str, Any]]) -> Score:
+    def group_score(self, rows: Sequence[Mapping[str, Any]]) -> Score:
         samples = self.kept('samples')
 
         def score(index: np.ndarray) -> dict[str, Any]:
@@ -232,6 +204,18 @@ class MaskScores(Scores):
 
         return score
 
+    def _kept(self, counts: np.ndarray, fixed: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        # 16 bits hold the pixels of maps up to 256 x 256.
+        kept = {'samples': counts.astype(np.min_scalar_type(counts.max(initial=0)))}
+        kept['pxap'] = np.array([average_precision(*h)[0] if h[0].any() else np.nan for h in counts])
+        if fixed is not None:
+            kept['f1_at_threshold'] = np.array([_f1_at_threshold(*h) if h[0].any() else np.nan for h in fixed])
+        return kept
+
+    def _columns(self, dataset: Any) -> dict[str, list[Any]]:
+        keys = [key for key in ('pxap', 'f1_at_threshold') if key in self.lists]
+        return {key: [None if np.isnan(v) else v for v in self.kept(key).tolist()] for key in keys}
+
 
 def _f1_at_threshold(hist_true: np.ndarray, hist_false: np.ndarray) -> float:
     """Return F1 in percent, given the histograms of `PixelAP` at one threshold."""
@@ -239,4 +223,4 @@ def _f1_at_threshold(hist_true: np.ndarray, hist_false: np.ndarray) -> float:
     return float(f1_scores(precision, recall)[_FIXED])
 
 
-SCORES: dict[str, type[Scores]] = {'boxes': BoxScores, 'masks': MaskScores}
+SCORES: dict[str, Callable[..., Scores]] = {'boxes': BoxScores, 'masks': MaskScores}

@@ -3,61 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .._distributed import gather, picklable, rank
+from .._distributed import gather, rank
 from ._scores import SCORES, Scores, measure
 from ._workers import map_in_workers, share_of
 from .boxes import resize_boxes
-from .inputs import ArrayLike, BatchError, as_array
+from .inputs import ArrayLike, BatchError
 from .report import Report, make_report
-from .sources import (
-    Convention,
-    Labels,
-    MapOptions,
-    Opened,
-    Source,
-    center_map,
-    check_source,
-    describe_maps,
-    is_array,
-    open_source,
-    score,
-    scoring_mode,
-)
-
-
-@dataclass(frozen=True)
-class Options:
-    """Arguments of `evaluate_many`, and what follows from them.
-
-    Attributes:
-        names: Kinds of map, each once.
-        made: Those that the source makes: all but the centre baseline.
-        metric: Arguments of the metric.
-        maps: How maps are made.
-        thresholds: Kind of map -> threshold that was chosen elsewhere.
-    """
-
-    names: list[str]
-    made: list[str]
-    metric: dict[str, Any]
-    maps: MapOptions
-    thresholds: dict[str, float]
-    batch_size: int
-    workers: int
-    limit: int | None
-    rows: bool
-    quiet: bool
+from .sources import Batch, Convention, Labels, MapMaker, Source, describe_maps
 
 
 def evaluate(source: Source, dataset: Dataset, maps: str = 'fcam', **options: Any) -> Report:
@@ -136,31 +98,31 @@ def evaluate_many(
             beyond the classes of the model, an array of another length, and as `BoxMetric` and `PixelAP`.
     """
     names = list(dict.fromkeys(maps))
-    options = Options(
-        names=names,
-        made=[name for name in names if name != 'center'],
-        metric={'thresholds': thresholds, 'iou': iou, 'multi_contour': multi_contour},
-        maps=MapOptions(device, convention, labels),
-        thresholds=_fixed_thresholds(source, names, threshold),
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        rows=rows,
-        quiet=quiet,
-    )
-    first, *others = gather(partial(_score_share, source, dataset, options))
+    fixed = _fixed_thresholds(source, names, threshold)
+    metric = {'thresholds': thresholds, 'iou': iou, 'multi_contour': multi_contour}
+
+    def score_share() -> dict[str, Scores]:
+        """Score the images of this process."""
+        maker = MapMaker(source, dataset, names, convention, labels, device)
+        kind, total = _check(dataset, names, batch_size, workers, limit)
+        scores = {name: SCORES[kind](fixed.get(name), **metric) for name in names}
+        mine = share_of(total, batch_size)
+        jobs = _jobs(maker.batches(mine, batch_size, workers), dataset, scores)
+        with tqdm(total=len(mine), desc='scoring', unit='image', disable=quiet or rank() > 0) as bar:
+            for batch, results in map_in_workers(jobs, measure, workers):
+                true = None if batch.logits is None else maker.dataset.labels[batch.indices]
+                for (name, found), result in zip(scores.items(), results):
+                    with _named(name, batch.indices, dataset):
+                        found.add(result(), true, batch.logits, rows)
+                bar.update(len(batch.indices))
+        return scores
+
+    first, *others = gather(score_share)
     for other in others:
         for name in names:
             first[name].merge(other[name])
-    made_here = isinstance(source, torch.nn.Module) or callable(source)
     return {
-        name: make_report(
-            name,
-            scores,
-            dataset,
-            describe_maps(name, source, options.maps),
-            labels if made_here and name != 'center' else None,
-        )
+        name: make_report(name, scores, dataset, describe_maps(name, source, convention, labels))
         for name, scores in first.items()
     }
 
@@ -181,32 +143,6 @@ def _fixed_thresholds(
     return {name: float(value) for name, value in found.items()}
 
 
-def _score_share(given: Source, dataset: Any, options: Options) -> dict[str, Scores]:
-    """Score the images of this process."""
-    source = open_source(given, dataset)
-    check_source(source, dataset, options.made, options.maps)
-    _check(dataset, options)
-    total = len(dataset) if options.limit is None else min(options.limit, len(dataset))
-    if total < 1 or not options.names:
-        raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {options.names}')
-    kind = 'boxes' if getattr(dataset, 'boxes', None) is not None else 'masks'
-    scores = {name: SCORES[kind](options.thresholds.get(name), **options.metric) for name in options.names}
-    mine = share_of(total, options.batch_size)
-    jobs = _jobs(_batches(source, dataset, mine, options), dataset, scores)
-    silent = options.quiet or rank() > 0
-    with (
-        scoring_mode(source, options.maps.device),
-        tqdm(total=len(mine), desc='scoring', unit='image', disable=silent) as bar,
-    ):
-        for (index, logits), results in map_in_workers(jobs, measure, options.workers):
-            labels = None if logits is None else dataset.labels[index]
-            for (name, found), result in zip(scores.items(), results):
-                with _named(name, index, dataset):
-                    found.add(result(), labels, logits, options.rows)
-            bar.update(len(index))
-    return scores
-
-
 @contextmanager
 def _named(name: str, index: list[int], dataset: Any) -> Iterator[None]:
     """Name the image and the kind of map in errors."""
@@ -221,87 +157,39 @@ def _named(name: str, index: list[int], dataset: Any) -> Iterator[None]:
 
 
 def _jobs(
-    batches: Iterator[tuple[list[int], dict[str, Any], torch.Tensor | None]], dataset: Any, scores: dict[str, Scores]
-) -> Iterator[tuple[tuple[list[int], torch.Tensor | None], list[tuple[Any, ...]]]]:
-    """Yield indices and logits of each batch, and the arguments of `measure` for each kind of map."""
-    for index, found, logits in batches:
-        size = next(iter(found.values())).shape[-2:] if found else dataset[0][0].shape[-2:]
-        if 'center' in scores:
-            found['center'] = np.broadcast_to(center_map(tuple(size)), (len(index), *size))
-        truth = cache(partial(_ground_truth, dataset, index))
-        arrays = {name: as_array(found[name]) for name in scores}
-        yield (
-            (index, logits),
-            [(scores[name].metrics, maps, truth(tuple(maps.shape[-2:]))) for name, maps in arrays.items()],
-        )
+    batches: Iterable[Batch], dataset: Any, scores: Mapping[str, Scores]
+) -> Iterator[tuple[Batch, list[tuple[Any, ...]]]]:
+    """Yield each batch, and the arguments of `measure` for each kind of map."""
+    for batch in batches:
+        truth = cache(partial(_ground_truth, dataset, batch.indices))
+        yield batch, [(scores[name].metrics, maps, truth(maps.shape[-2:])) for name, maps in batch.maps.items()]
 
 
-def _check(dataset: Any, options: Options) -> None:
-    if getattr(dataset, 'boxes', None) is None and not getattr(dataset, 'masks', None):
+def _check(dataset: Any, names: Sequence[str], batch_size: int, workers: int, limit: int | None) -> tuple[str, int]:
+    """Return the kind of ground truth, 'boxes' or 'masks', and the number of images to score."""
+    kind = 'masks' if getattr(dataset, 'boxes', None) is None else 'boxes'
+    if kind == 'masks' and not getattr(dataset, 'masks', None):
         raise ValueError(f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on')
     twice = [image_id for image_id, number in Counter(dataset.ids).items() if number > 1]
     if twice:
         raise ValueError(f'image {twice[0]} is in the data set twice: list each image once')
-    for name, least in (('batch_size', 1), ('workers', 0)):
-        if (value := getattr(options, name)) < least:
+    for name, value, least in (('batch_size', batch_size, 1), ('workers', workers, 0)):
+        if value < least:
             raise ValueError(f'{name}={value}: give {least} or more')
-
-
-def _batches(
-    source: Opened, dataset: Any, mine: range, options: Options
-) -> Iterator[tuple[list[int], dict[str, Any], torch.Tensor | None]]:
-    """Yield indices, maps and logits of batches. Images are read only if the maps depend on them."""
-    made, batch_size = options.made, options.batch_size
-    if not made or is_array(source):
-        for start in range(mine.start, mine.stop, batch_size):
-            index = list(range(start, min(start + batch_size, mine.stop)))
-            yield index, {made[0]: source[start : index[-1] + 1]} if made and is_array(source) else {}, None
-        return
-    items = _Caught(dataset, mine)
-    loader = DataLoader(items, batch_size, num_workers=options.workers, collate_fn=_collate)
-    for start, batch in zip(mine[::batch_size], loader):
-        if isinstance(batch, Exception):
-            raise batch
-        images, labels, index = batch
-        expected = list(range(start, start + len(images)))
-        if index.tolist() != expected:
-            raise ValueError(
-                f'items {start} to {expected[-1]} of the data set return the indices {index.tolist()}: some images '
-                'would be scored twice or not at all; return the index as the third element'
-            )
-        yield expected, *score(source, made, images, labels, options.maps)
-
-
-class _Caught(Dataset):
-    """Items of a data set, or their errors: DataLoader workers would put their traceback into the message."""
-
-    def __init__(self, dataset: Any, indices: range) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.dataset[self.indices[index]]
-        except Exception as error:
-            return picklable(error)
-
-
-def _collate(items: list[Any]) -> Any:
-    """Return a batch, or the first error."""
-    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
+    total = len(dataset) if limit is None else min(limit, len(dataset))
+    if total < 1 or not names:
+        raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {list(names)}')
+    return kind, total
 
 
 def _ground_truth(dataset: Any, index: list[int], size: tuple[int, int]) -> Any:
     """Return boxes (n,4) of each image, or masks (B,h,w), at a size (h,w)."""
-    if getattr(dataset, 'boxes', None) is not None:
-        return [_resized(dataset, i, size) for i in index]
-    return np.stack([dataset.mask(i, size[::-1]) for i in index])
-
-
-def _resized(dataset: Any, i: int, size: tuple[int, int]) -> np.ndarray:
-    try:
-        return resize_boxes(dataset.boxes[i], dataset.sizes[i], size[::-1])
-    except ValueError as error:
-        raise ValueError(f'image {dataset.ids[i]}: {error}') from error
+    if getattr(dataset, 'boxes', None) is None:
+        return np.stack([dataset.mask(i, size[::-1]) for i in index])
+    found = []
+    for i in index:
+        try:
+            found.append(resize_boxes(dataset.boxes[i], dataset.sizes[i], size[::-1]))
+        except ValueError as error:
+            raise ValueError(f'image {dataset.ids[i]}: {error}') from error
+    return found

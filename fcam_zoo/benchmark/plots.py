@@ -135,7 +135,9 @@ def _data(report: Report) -> str:
 
 
 def _title(name: str) -> str:
-    return _plain(map_title(name))
+    """Return a title of at most 32 characters, the last ones, so that a long path leaves room for the plot."""
+    title = map_title(name)
+    return _plain(title if len(title) <= 32 else f'…{title[-31:]}')
 
 
 def _plain(text: str) -> str:

@@ -105,24 +105,24 @@ class Report:
         return f'{self.maps}: ' + '  '.join(cells)
 
 
-def make_report(maps: str, scores: Scores, dataset: Any, score_maps: str, labels: str | None) -> Report:
+def make_report(maps: str, scores: Scores, dataset: Any, source: Mapping[str, str | None]) -> Report:
     """Build the report of one kind of map.
 
     Args:
         maps: Kind of map.
         scores: Of all images.
         dataset: The data set.
-        score_maps: How the maps were made, in words.
-        labels: Whose class maps these are, 'true' or 'predicted'; None where the source does not depend on it.
+        source: From `describe_maps`.
     """
     metrics, curves = scores.results()
+    if 'top1' in scores.lists:
+        metrics['cls'] = 100 * float(scores.kept('top1').mean())
     step = np.diff(scores.metric.thresholds)
     meta: dict[str, Any] = {
         'dataset': getattr(dataset, 'name', None),
         'split': getattr(dataset, 'split', None),
         'n': scores.metric.compute()['n'],
-        'score_maps': score_maps,
-        'labels': labels,
+        **source,
         'thresholds': len(scores.metric.thresholds),
         'threshold_step': float(step[0]) if step.size and np.allclose(step, step[0]) else None,
         **scores.meta(),

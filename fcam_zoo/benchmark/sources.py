@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard, get_args
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from .._distributed import picklable
+from .._modes import eval_mode
 from ..cams import resize
 from .inputs import as_array
 
-# Standard deviation of the centre baseline, in units of the sides of the map.
+# Standard deviation of the center baseline, in units of the sides of the map.
 CENTER_SIGMA = 0.25
 
-Source: TypeAlias = (
-    nn.Module
-    | Callable[[torch.Tensor, torch.Tensor | None], Any]
-    | np.ndarray
-    | torch.Tensor
-    | str
-    | os.PathLike
-    | None
-)
+Function: TypeAlias = Callable[[torch.Tensor, torch.Tensor | None], Any]
+Source: TypeAlias = nn.Module | Function | np.ndarray | torch.Tensor | str | os.PathLike | None
 # How low-resolution maps become score maps: as in F-CAM, or as in Choe et al. (CVPR 2020).
 Convention = Literal['bilinear', 'bicubic']
 CONVENTIONS = get_args(Convention)
@@ -37,29 +31,19 @@ CONVENTIONS = get_args(Convention)
 Labels = Literal['true', 'predicted']
 LABELS = get_args(Labels)
 MapOf = Callable[[int], Any]
-Found: TypeAlias = tuple[dict[str, Any], torch.Tensor | None]
 
 _FCAM = 'softmax of the foreground channel'
 # In words, by convention and whether the map is a class map.
 _CONVENTIONS = {
-    ('bilinear', False): f'{_FCAM}, not renormalised',
-    ('bilinear', True): 'class map of the {label}, min-max normalised, resized bilinearly, not renormalised',
-    ('bicubic', False): f'{_FCAM}, min-max normalised',
-    ('bicubic', True): 'class map of the {label}, resized bicubically, then min-max normalised',
+    ('bilinear', False): f'{_FCAM}, not renormalized',
+    ('bilinear', True): 'class map of the {label}, min-max normalized, resized bilinearly, not renormalized',
+    ('bicubic', False): f'{_FCAM}, min-max normalized',
+    ('bicubic', True): 'class map of the {label}, resized bicubically, then min-max normalized',
 }
 
 
-@dataclass(frozen=True)
-class MapOptions:
-    """How maps are made; see `evaluate_many`."""
-
-    device: str | torch.device | None = None
-    convention: Convention = 'bilinear'
-    labels: Labels = 'true'
-
-
 def center_map(size: tuple[int, int]) -> np.ndarray:
-    """Return the centre baseline of Choe et al. (CVPR 2020): a Gaussian around the middle, (H,W) in [0,1].
+    """Return the center baseline of Choe et al. (CVPR 2020): a Gaussian around the middle, (H,W) in [0,1].
 
     Its standard deviation is a quarter of each side: thresholds range from the whole image to the middle pixel.
     """
@@ -119,106 +103,182 @@ class MapFolder:
 
 
 Maps: TypeAlias = np.ndarray | torch.Tensor | MapFolder
-Opened: TypeAlias = nn.Module | Callable[[torch.Tensor, torch.Tensor | None], Any] | Maps | None
 
 
-def open_source(source: Source, dataset: Any) -> Opened:
-    """Open a folder of maps; other sources stay as they are."""
-    return MapFolder(source, dataset.ids) if isinstance(source, (str, os.PathLike)) else source
+class Batch(NamedTuple):
+    """Maps of some images."""
+
+    indices: list[int]  # (B) of the images
+    maps: dict[str, np.ndarray]  # by kind, (B,H,W)
+    logits: torch.Tensor | None  # (B,K), if the source returns them and class maps are those of the true label
 
 
-def is_array(source: Opened) -> TypeGuard[Maps]:
+class MapMaker:
+    """Makes the score maps of a data set; for the arguments see `evaluate_many`.
+
+    Raises:
+        ValueError: When the source cannot make these kinds of map for the data set, an option is unknown or a device
+            cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        dataset: Any,
+        names: Sequence[str],
+        convention: Convention = 'bilinear',
+        labels: Labels = 'true',
+        device: str | torch.device | None = None,
+    ) -> None:
+        for option, value, known in (('convention', convention, CONVENTIONS), ('labels', labels, LABELS)):
+            if value not in known:
+                raise ValueError(f'unknown {option} {value!r}: choose one of {", ".join(known)}')
+        if device is not None:
+            _check_device(device)
+        self.source = MapFolder(source, dataset.ids) if isinstance(source, (str, os.PathLike)) else source
+        self.dataset, self.names, self.convention, self.device = dataset, names, convention, device
+        self.true_labels = labels == 'true'
+        self.made = [name for name in names if name != 'center']
+        self._check()
+        if isinstance(self.source, nn.Module) and device is not None:
+            self.source.to(device)
+
+    def _check(self) -> None:
+        if self.source is None and self.made:
+            raise ValueError(f"maps {self.made} need a source: without one only 'center' can be scored")
+        if isinstance(self.source, nn.Module):
+            self._check_model(self.source)
+        elif len(self.made) > 1:
+            raise ValueError(
+                f'a function or an array makes one kind of map, but {len(self.made)} are requested: {self.made}'
+            )
+        if is_array(self.source) and len(self.source) != len(self.dataset):
+            raise ValueError(
+                f'{len(self.source)} maps for {len(self.dataset)} images: give one for each, in the same order'
+            )
+
+    def _check_model(self, model: nn.Module) -> None:
+        name = type(model).__name__
+        if self.convention == 'bicubic' and not hasattr(model, 'class_map'):
+            raise ValueError(f"{name} has no class_map, whose small maps convention='bicubic' resizes: give an FCAM")
+        needed = ['pretrained_cfg', 'cam'] if set(self.made) - {'fcam'} else ['pretrained_cfg']
+        if missing := [attribute for attribute in needed if not hasattr(model, attribute)]:
+            raise ValueError(
+                f'{name} has no {" and no ".join(missing)}: give fcam_zoo.wrap(classifier), or a function of images '
+                'and labels that returns its maps'
+            )
+        classes, labels = getattr(model, 'num_classes', None), np.asarray(self.dataset.labels)
+        checked = self.made and self.true_labels and isinstance(classes, int) and labels.size
+        if checked and labels.max() >= classes:
+            raise ValueError(
+                f'{getattr(self.dataset, "name", "the data set")} has labels up to {labels.max()}, but the model only '
+                f"has {classes} classes: to score maps of classes that the model does not know, use labels='predicted' "
+                '(--labels predicted)'
+            )
+
+    def batches(self, indices: range, batch_size: int, workers: int = 0) -> Iterator[Batch]:
+        """Make the maps of some images. Images are read only if the maps depend on them.
+
+        Args:
+            indices: Of the images.
+            batch_size: Images per batch.
+            workers: Processes that load images.
+
+        Raises:
+            ValueError: When items of the data set return other indices.
+        """
+        for index, found, logits in self._batches(indices, batch_size, workers):
+            if 'center' in self.names:
+                size = tuple(next(iter(found.values())).shape[-2:] if found else self.dataset[0][0].shape[-2:])
+                found['center'] = np.broadcast_to(center_map(size), (len(index), *size))
+            yield Batch(index, {name: as_array(found[name]) for name in self.names}, logits)
+
+    def _batches(
+        self, indices: range, batch_size: int, workers: int
+    ) -> Iterator[tuple[list[int], dict[str, Any], torch.Tensor | None]]:
+        parts = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+        if not self.made or is_array(self.source):
+            for part in parts:
+                maps = self.source[part[0] : part[-1] + 1] if is_array(self.source) and self.made else None
+                yield part, dict.fromkeys(self.made, maps), None
+            return
+        loader = DataLoader(_Items(self.dataset, indices), batch_size, num_workers=workers, collate_fn=_collate)
+        for part, batch in zip(parts, loader):
+            if isinstance(batch, Exception):
+                raise batch
+            images, labels, index = batch
+            if index.tolist() != part:
+                raise ValueError(
+                    f'items {part[0]} to {part[-1]} of the data set return the indices {index.tolist()}: some images '
+                    'would be scored twice or not at all; return the index as the third element'
+                )
+            yield part, *self._make(images, labels if self.true_labels else None)
+
+    @torch.no_grad()
+    def _make(self, images: torch.Tensor, labels: torch.Tensor | None) -> tuple[dict[str, Any], torch.Tensor | None]:
+        """Make maps of images uint8 (B,3,H,W); labels are None for class maps of the predicted class."""
+        if isinstance(self.source, nn.Module):
+            with eval_mode(self.source):
+                found, logits = _run_model(self.source, self.made, images, labels, self.convention)
+        else:
+            assert callable(self.source)
+            if self.device is not None:
+                images, labels = images.to(self.device), None if labels is None else labels.to(self.device)
+            result = self.source(images, labels)
+            maps, logits = result if isinstance(result, tuple) else (result, None)
+            found = {self.made[0]: maps}
+        return found, logits if self.true_labels else None
+
+
+def is_array(source: object) -> TypeGuard[Maps]:
     """Return whether the source is an array of maps, in memory or in files."""
     return isinstance(source, (np.ndarray, torch.Tensor, MapFolder))
 
 
-def check_source(source: Opened, dataset: Any, made: Sequence[str], options: MapOptions) -> None:
-    """Check that a source can make some kinds of map for a data set.
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f'device {str(device)!r} cannot be used ({str(error).splitlines()[0]}): choose another one, such as cpu'
+        ) from error
 
-    Raises:
-        ValueError: If not, or if an option is unknown or a device cannot be used.
-    """
-    for name, value, known in (('convention', options.convention, CONVENTIONS), ('labels', options.labels, LABELS)):
-        if value not in known:
-            raise ValueError(f'unknown {name} {value!r}: choose one of {", ".join(known)}')
-    if options.device is not None:
+
+class _Items(Dataset):
+    """Items of a data set, or their errors: DataLoader workers would put their traceback into the message."""
+
+    def __init__(self, dataset: Any, indices: range) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
         try:
-            torch.empty(0, device=options.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f'device {str(options.device)!r} cannot be used ({str(error).splitlines()[0]}): choose another one, '
-                'such as cpu'
-            ) from error
-    if source is None and made:
-        raise ValueError(f"maps {made} need a source: without one only 'center' can be scored")
-    if isinstance(source, nn.Module):
-        _check_model(source, dataset, made, options)
-    elif len(made) > 1:
-        raise ValueError(f'a function or an array makes one kind of map, but {len(made)} are requested: {made}')
-    if is_array(source) and len(source) != len(dataset):
-        raise ValueError(f'{len(source)} maps for {len(dataset)} images: give one for each, in the same order')
+            return self.dataset[self.indices[index]]
+        except Exception as error:
+            return picklable(error)
 
 
-def _check_model(model: nn.Module, dataset: Any, made: Sequence[str], options: MapOptions) -> None:
-    name = type(model).__name__
-    if options.convention == 'bicubic' and not hasattr(model, 'class_map'):
-        raise ValueError(f"{name} has no class_map, whose small maps convention='bicubic' resizes: give an FCAM")
-    needed = ['pretrained_cfg', 'cam'] if set(made) - {'fcam'} else ['pretrained_cfg']
-    if missing := [attribute for attribute in needed if not hasattr(model, attribute)]:
-        raise ValueError(
-            f'{name} has no {" and no ".join(missing)}: give fcam_zoo.wrap(classifier), or a function of images and '
-            'labels that returns its maps'
-        )
-    classes, labels = getattr(model, 'num_classes', None), np.asarray(dataset.labels)
-    if made and options.labels == 'true' and isinstance(classes, int) and labels.size and labels.max() >= classes:
-        raise ValueError(
-            f'{getattr(dataset, "name", "the data set")} has labels up to {labels.max()}, but the model only has '
-            f"{classes} classes: to score maps of classes that the model does not know, use labels='predicted' "
-            '(--labels predicted)'
-        )
+def _collate(items: list[Any]) -> Any:
+    """Return a batch, or the first error."""
+    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
 
 
-def describe_maps(name: str, source: Source, options: MapOptions) -> str:
-    """Describe in words how a kind of map is made."""
+def describe_maps(name: str, source: Source, convention: Convention, labels: Labels) -> dict[str, str | None]:
+    """Return what `Report.meta` says about a kind of map: how it is made, and the class of class maps if relevant."""
     if name == 'center':
-        return 'Gaussian in the middle, standard deviation a quarter of each side'
+        return {'score_maps': 'Gaussian in the middle, standard deviation a quarter of each side', 'labels': None}
     if not isinstance(source, nn.Module):
-        return 'as given'
-    label = 'true label' if options.labels == 'true' else 'predicted class'
-    return _CONVENTIONS[options.convention, name != 'fcam'].format(label=label)
+        return {'score_maps': 'as given', 'labels': labels if callable(source) else None}
+    label = 'true label' if labels == 'true' else 'predicted class'
+    return {'score_maps': _CONVENTIONS[convention, name != 'fcam'].format(label=label), 'labels': labels}
 
 
-def score(
-    source: Opened, names: Sequence[str], images: torch.Tensor, labels: torch.Tensor, options: MapOptions
-) -> Found:
-    """Make maps of a batch.
-
-    Args:
-        source: A model or a function.
-        names: Kinds of map.
-        images: uint8 (B,3,H,W).
-        labels: (B) true labels.
-        options: Device, convention and labels.
-
-    Returns:
-        Maps (B,H,W) of each kind; logits (B,K) if the source returns them and class maps are of the true label.
-    """
-    known = options.labels == 'true'
-    if isinstance(source, nn.Module):
-        maps, logits = _score_model(source, names, images, labels if known else None, options.convention)
-    else:
-        assert callable(source)
-        if options.device is not None:
-            images, labels = images.to(options.device), labels.to(options.device)
-        result = source(images, labels if known else None)
-        found, logits = result if isinstance(result, tuple) else (result, None)
-        maps = {names[0]: found}
-    return maps, logits if known else None
-
-
-def _score_model(
+def _run_model(
     model: Any, names: Sequence[str], images: torch.Tensor, labels: torch.Tensor | None, convention: Convention
-) -> Found:
+) -> tuple[dict[str, Any], torch.Tensor]:
+    """Return maps (B,H,W) of each kind, and logits (B,K)."""
     weight = next(model.parameters())
     mean, std = (
         torch.tensor(model.pretrained_cfg[key], device=weight.device).view(1, -1, 1, 1) for key in ('mean', 'std')
@@ -259,23 +319,6 @@ def _fcam(logits: torch.Tensor) -> torch.Tensor:
     return logits.float().softmax(1)[:, 1]
 
 
-@contextmanager
-def scoring_mode(source: Opened, device: str | torch.device | None) -> Iterator[None]:
-    """Disable gradients; move a model to the device and set eval mode. The modes of its modules are restored."""
-    modes = {}
-    if isinstance(source, nn.Module):
-        modes = {module: module.training for module in source.modules()}
-        source.eval()
-        if device is not None:
-            source.to(device)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 def maps_of(
     source: Source,
     dataset: Any,
@@ -287,31 +330,16 @@ def maps_of(
 ) -> dict[str, MapOf]:
     """Return, for each kind of map, a function of an image's index that makes its map (H,W) as `evaluate_many` does.
 
-    Args:
-        source: As in `evaluate_many`; a function must not depend on the order of the images.
-        dataset: As there.
-        maps: Kinds of map.
-        convention: As there.
-        labels: As there.
-        device: As there.
+    For the arguments and errors see `evaluate_many`. The map of a function must not depend on the order of the images.
     """
-    opened = open_source(source, dataset)
-    made = [name for name in maps if name != 'center']
-    options = MapOptions(device, convention, labels)
+    maker = MapMaker(source, dataset, maps, convention, labels, device)
 
     @lru_cache(maxsize=32)
-    def find(index: int) -> dict[str, Any]:
-        if is_array(opened):
-            return dict.fromkeys(made, opened[index : index + 1][0])
-        image, label, _ = dataset[index]
-        with scoring_mode(opened, device):
-            found, _ = score(opened, made, image[None], torch.tensor([label]), options)
-        return {name: as_array(batch)[0] for name, batch in found.items()}
+    def find(index: int) -> dict[str, np.ndarray]:
+        batch = next(maker.batches(range(index, index + 1), 1))
+        return {name: found[0] for name, found in batch.maps.items()}
 
     def get(name: str, index: int) -> np.ndarray:
         return find(index)[name]
 
-    def center(index: int) -> np.ndarray:
-        return center_map(tuple((find(index)[made[0]] if made else dataset[index][0]).shape[-2:]))
-
-    return {name: center if name == 'center' else partial(get, name) for name in maps}
+    return {name: partial(get, name) for name in maps}
