@@ -194,7 +194,7 @@ def test_benchmark_compares_models_and_score_maps(tmp_path, model_dir, capsys):
 def test_benchmark_check(tmp_path, capsys):
     data = make_wsol(tmp_path / 'shapes', {'train': 2, 'test': 4})
     assert main(['benchmark', str(data), '--check', '--quiet']) == 0
-    assert 'no faults found' in capsys.readouterr().out
+    assert 'no problems found' in capsys.readouterr().out
     sizes = data / 'metadata' / 'test' / 'image_sizes.txt'
     sizes.write_text(sizes.read_text().replace(',72,72', ',72,71', 1))
     next((data / 'images').rglob('test_3.png')).unlink()

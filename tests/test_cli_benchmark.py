@@ -13,6 +13,7 @@ import pytest
 from synthetic import make_wsol
 
 from fcam_zoo._distributed import picklable
+from fcam_zoo.benchmark import report_folder
 from fcam_zoo.cli import benchmark, main
 
 
@@ -87,7 +88,7 @@ def test_all_files_are_written_or_none(data, tmp_path, capsys, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise OSError('disk full')
 
-    monkeypatch.setattr(benchmark, 'write_html', fail)
+    monkeypatch.setattr(report_folder, 'write_html', fail)
     assert score(data, '--scoremaps', save_maps(data, tmp_path / 'mine'), '-o', tmp_path / 'report') == 1
     assert 'disk full' in capsys.readouterr().err
     assert list((tmp_path / 'report').iterdir()) == []

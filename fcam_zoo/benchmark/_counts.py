@@ -15,11 +15,12 @@ Metric = TypeVar('Metric', bound='Counts')
 class Counts:
     """Base class of the metrics: integer arrays by name, additive over any split of the images."""
 
-    _state: dict[str, np.ndarray]
+    def __init__(self, options: dict[str, Any], state: dict[str, np.ndarray]) -> None:
+        self._options, self._state = options, state
 
     def options(self) -> dict[str, Any]:
         """Return the options that metrics must share to be merged."""
-        raise NotImplementedError
+        return dict(self._options)
 
     def merge(self: Metric, other: Metric) -> Metric:
         """Add the counts of another metric with the same options, for example of another process.
@@ -27,8 +28,8 @@ class Counts:
         Raises:
             ValueError: When options differ.
         """
-        if not all(np.array_equal(value, other.options()[key]) for key, value in self.options().items()):
-            raise ValueError(f'metrics can only be merged if {", ".join(self.options())} are the same')
+        if not all(np.array_equal(value, other._options[key]) for key, value in self._options.items()):
+            raise ValueError(f'metrics can only be merged if {", ".join(self._options)} are the same')
         self._state = {key: value + other._state[key] for key, value in self._state.items()}
         return self
 

@@ -48,18 +48,15 @@ def map_in_workers(
     # Plain fork would copy the locks of the threads of torch and OpenCV, but not the threads.
     context = multiprocessing.get_context('forkserver' if 'forkserver' in methods else 'spawn')
     context.set_forkserver_preload([__package__])
-    waiting: deque[tuple[Item, list[Any]]] = deque()
+    waiting: deque[tuple[Item, list[Callable[[], Any]]]] = deque()
     # One thread each, since the processes fill the cores.
     with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         try:
             for item, calls in items:
-                waiting.append((item, [pool.submit(function, *arguments) for arguments in calls]))
+                waiting.append((item, [partial(_result, pool.submit(function, *arguments)) for arguments in calls]))
                 if len(waiting) > _AHEAD * workers:
-                    done, futures = waiting.popleft()
-                    yield done, [partial(_result, future) for future in futures]
-            while waiting:
-                done, futures = waiting.popleft()
-                yield done, [partial(_result, future) for future in futures]
+                    yield waiting.popleft()
+            yield from waiting
         except BrokenProcessPool as e:
             raise BenchmarkError(_ENDED) from e
         finally:

@@ -57,9 +57,9 @@ class BoxMetric(Counts):
             raise ValueError(f'iou must be percentages above 0 and up to 100, got {self.iou}')
         self.multi_contour = multi_contour
         shape = (len(self.iou), len(self.thresholds))
-        counts = ('num_correct', 'num_correct_top1', 'num_correct_top5')
-        self._state = {'n': np.zeros((), np.int64), 'n_labelled': np.zeros((), np.int64)}
-        self._state |= {'num_class_correct': np.zeros((), np.int64)} | {k: np.zeros(shape, np.int64) for k in counts}
+        state = {key: np.zeros((), np.int64) for key in ('n', 'n_labelled', 'num_class_correct')}
+        state |= {key: np.zeros(shape, np.int64) for key in ('num_correct', 'num_correct_top1', 'num_correct_top5')}
+        super().__init__({'thresholds': self.thresholds, 'iou': self.iou, 'multi_contour': multi_contour}, state)
 
     def best_iou(self, score_maps: ArrayLike, boxes: Sequence[ArrayLike]) -> np.ndarray:
         """Compute the best IoU of an image's boxes with its ground truth, at each threshold, without counting it.
@@ -145,9 +145,6 @@ class BoxMetric(Counts):
         for key, value in counts.items():
             self._state[key] = self._state[key] + value
         return self
-
-    def options(self) -> dict[str, Any]:
-        return {'thresholds': self.thresholds, 'iou': self.iou, 'multi_contour': self.multi_contour}
 
     def merge(self, other: BoxMetric) -> BoxMetric:
         """Add the counts of another metric with the same options, for example of another process.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,9 +25,9 @@ class Comparison:
 
     Attributes:
         rows: For each metric (max_box_acc_50, ..., mean, box_acc_50, ..., top1_50, ..., cls; or pxap, cls) and report:
-            its value in percent and the interval from low to high. Unless the report or its baseline lacks the metric,
-            also the difference to the baseline in points with its interval, difference_low to difference_high, and p,
-            the two-sided bootstrap p-value of no difference.
+            value in percent, and its interval from low to high; difference to the baseline in points, its interval
+            from difference_low to difference_high, and p, the two-sided bootstrap p-value of no difference. The last
+            four are None for the baseline, and for metrics that the baseline lacks.
         meta: baseline; n images; samples and seed of the bootstrap; level of the intervals in percent; with boxes
             thresholds, which says whether each resample chooses its best ones.
     """
@@ -68,15 +68,15 @@ def compare(
 
     Images are drawn with replacement, the same ones for all reports, so that differences are paired. The best threshold
     of MaxBoxAcc is chosen again in each resample, as it would be on other images. Reports that were read from files
-    lack the samples for this: their thresholds stay fixed, and top-1 localization is left out. Intervals are
-    percentiles. A maximum over thresholds is slightly larger in resamples than in the images themselves, the more so
-    the rougher its curve is.
+    lack the samples for this: their thresholds stay fixed, and top-1 localization is omitted. Intervals are
+    percentiles. The maximum over thresholds is slightly larger in resamples than in the images themselves, especially
+    if its curve is rough.
 
     Args:
         reports: Name -> report, evaluated with `rows=True`.
         baseline: Name of the report that others are compared with; default: the first.
         samples: Resamples, at least 40.
-        seed: Of the random generator; the same seed gives the same comparison.
+        seed: Of the random generator.
 
     Raises:
         ValueError: For no report, an unknown baseline, too few samples, reports on different images or with different
@@ -97,8 +97,8 @@ def compare(
         expected = drawn[baseline].get(metric)
         for name, found in drawn.items():
             if metric in found:
-                paired = None if name == baseline or expected is None else found[metric].astype(np.float64) - expected
-                rows.append({'metric': metric, 'maps': name, **_interval(found[metric]), **_difference(paired)})
+                other = None if name == baseline else expected
+                rows.append({'metric': metric, 'maps': name, **_intervals(found[metric], other)})
     meta = {'baseline': baseline, 'n': n, 'samples': samples, 'seed': seed, 'level': LEVEL}
     if kind == 'boxes':
         meta['thresholds'] = 'chosen in each resample' if chosen else 'as reported'
@@ -187,34 +187,30 @@ _RESAMPLE = {'boxes': _resample_boxes, 'masks': _resample_masks}
 def _product(counts: np.ndarray, values: Callable[[slice], np.ndarray], dtype: type) -> np.ndarray:
     """Multiply counts (S,N) and values (N,...), which are made in parts, to (S,M)."""
     total: Any = 0
-    for part in _parts(counts.shape[1]):
+    for start in range(0, counts.shape[1], _CHUNK):
+        part = slice(start, start + _CHUNK)
         found = values(part)
         total = total + counts[:, part].astype(dtype, copy=False) @ found.reshape(len(found), -1).astype(dtype)
     return total
 
 
-def _parts(n: int) -> Iterator[slice]:
-    return (slice(start, start + _CHUNK) for start in range(0, n, _CHUNK))
-
-
-def _interval(drawn: np.ndarray) -> dict[str, float]:
-    low, high = _percentiles(drawn[1:])
-    return {'value': float(drawn[0]), 'low': low, 'high': high}
-
-
-def _difference(drawn: np.ndarray | None) -> dict[str, float | None]:
-    if drawn is None:
-        return dict.fromkeys(('difference', 'difference_low', 'difference_high', 'p'))
-    low, high = _percentiles(drawn[1:])
+def _intervals(drawn: np.ndarray, baseline: np.ndarray | None) -> dict[str, float | None]:
+    """Return value and interval of a metric, given its resamples (S), and those of the difference to the baseline."""
+    low, high = _percentiles(drawn)
+    result: dict[str, float | None] = {'value': float(drawn[0]), 'low': low, 'high': high}
+    if baseline is None:
+        return result | dict.fromkeys(('difference', 'difference_low', 'difference_high', 'p'))
+    paired = drawn.astype(np.float64) - baseline
+    low, high = _percentiles(paired)
     # The observed difference counts as one of the resamples, so that p is never 0.
-    tails = (1 + (drawn[1:] <= 0).sum(), 1 + (drawn[1:] >= 0).sum())
-    p = min(1.0, 2 * float(min(tails)) / len(drawn))
-    return {'difference': float(drawn[0]), 'difference_low': low, 'difference_high': high, 'p': p}
+    tails = (1 + (paired[1:] <= 0).sum(), 1 + (paired[1:] >= 0).sum())
+    p = min(1.0, 2 * float(min(tails)) / len(paired))
+    return result | {'difference': float(paired[0]), 'difference_low': low, 'difference_high': high, 'p': p}
 
 
 def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
     tail = (100 - LEVEL) / 200
-    low, high = np.nanquantile(drawn, (tail, 1 - tail))
+    low, high = np.nanquantile(drawn[1:], (tail, 1 - tail))
     return float(low), float(high)
 
 

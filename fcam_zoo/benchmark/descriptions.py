@@ -1,4 +1,4 @@
-"""Names, columns and curves of all metrics and kinds of map: the one registry that reports, plots and tables read."""
+"""Names, columns and curves of all metrics and kinds of map; reports, plots and tables read them here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Column:
         group: Heading over several columns, or ''.
         short: Title where space is scarce.
         digits: After the decimal point: 1 for percentages, 3 for thresholds.
-        setting: Describes the threshold, so that larger is not better.
+        setting: Whether it describes the threshold, so that larger is not better.
     """
 
     key: str
@@ -56,16 +56,14 @@ class Curve:
     """A curve of a report; its y axis is in percent.
 
     Attributes:
-        title: Of the plot.
         x_label, y_label: Of the axes.
         x_end: Largest x; the smallest is 0.
         points: `Report.curves` -> x and y.
         value: Key of the metric that the legend gives.
-        at: Key of the threshold of this value, which is marked on the curve, or None.
+        at: Key of the threshold of this value, where a dot marks the curve, or None.
         value_name: Name of the value in the legend, if it is not the y axis.
     """
 
-    title: str
     x_label: str
     y_label: str
     x_end: float
@@ -86,7 +84,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class MetricDescription:
-    """A metric, its names and what a report holds of it.
+    """Names of a metric, and where a report contains its values.
 
     Attributes:
         kind: Ground truth that it needs: 'boxes' or 'masks'.
@@ -95,12 +93,12 @@ class MetricDescription:
         primary: Key of the main metric.
         best_threshold: Key of its best threshold.
         columns: All metrics that a report may hold, in the order of tables.
-        summary: Key -> title of those that a table with one row per model shows.
+        summary: Key -> title of the metrics in tables with one row per model.
         curves: By name: 'accuracy_50', one for each IoU; or 'precision' and 'f1'.
         main_curves: Names of those to show by default.
-        row: Score of a single image, a key of `Report.rows`.
-        group: Score of a group of images, a key of `Report.tables`.
-        group_text: What this score is.
+        row: Score of an image, a column of `Report.rows`.
+        group: Score of a group of images, a key of the rows of `Report.tables`.
+        group_text: What the score of a group is, in a sentence.
     """
 
     kind: str
@@ -138,7 +136,7 @@ def describe(metrics: Mapping[str, float]) -> MetricDescription:
         ValueError: When they hold neither PxAP nor MaxBoxAcc.
     """
     if 'pxap' in metrics:
-        return _describe_masks('PxAP', ())
+        return _describe_masks()
     found = [re.fullmatch(r'max_box_acc_(\d+\.?\d*)', key) for key in metrics]
     iou = [float(match[1]) for match in found if match]
     if not iou:
@@ -153,9 +151,11 @@ def describe_meta(meta: Mapping[str, Any]) -> MetricDescription:
         ValueError: For a metric that is not known.
     """
     name = meta.get('metric')
-    if name not in _DESCRIBERS:
-        raise ValueError(f'metric {name!r} is unknown: choose one of {", ".join(_DESCRIBERS)}')
-    return _DESCRIBERS[name](name, meta.get('iou', ()))
+    if name == 'PxAP':
+        return _describe_masks()
+    if name in ('MaxBoxAcc', 'MaxBoxAccV2'):
+        return _describe_boxes(name, meta['iou'])
+    raise ValueError(f'metric {name!r} is unknown: choose one of MaxBoxAcc, MaxBoxAccV2, PxAP')
 
 
 def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
@@ -168,8 +168,8 @@ def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
     return MetricDescription(
         kind='boxes',
         name=name,
-        text='An image is correct at a threshold when the box around the scores above it overlaps a true box by at '
-        'least the IoU. Each metric is that of its best threshold.',
+        text='An image is correct at a threshold when the IoU of the box around the pixels above it and a true box is '
+        'at least the required one. Each metric uses its own best threshold.',
         primary=f'max_box_acc_{main}',
         best_threshold=f'best_threshold_{main}',
         columns=(
@@ -204,7 +204,6 @@ def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
 
 def _accuracy_curve(level: str) -> Curve:
     return Curve(
-        f'IoU {level} %',
         "threshold τ (share of each map's maximum)",
         f'box accuracy at IoU {level} % (% of images)',
         1,
@@ -214,11 +213,11 @@ def _accuracy_curve(level: str) -> Curve:
     )
 
 
-def _describe_masks(name: str, _iou: Sequence[float]) -> MetricDescription:
+def _describe_masks() -> MetricDescription:
     return MetricDescription(
         kind='masks',
-        name=name,
-        text='Average precision of the scores of all pixels, object against background.',
+        name='PxAP',
+        text='Average precision of the map values of all pixels; object pixels are positive.',
         primary='pxap',
         best_threshold='best_threshold',
         columns=(
@@ -233,7 +232,6 @@ def _describe_masks(name: str, _iou: Sequence[float]) -> MetricDescription:
         summary={'pxap': 'PxAP', 'best_f1': 'best F1', 'f1': 'F1 at the val threshold', 'cls': 'cls'},
         curves={
             'precision': Curve(
-                'Precision against recall',
                 'recall of object pixels (%)',
                 'precision (%)',
                 100,
@@ -242,7 +240,6 @@ def _describe_masks(name: str, _iou: Sequence[float]) -> MetricDescription:
                 value_name='PxAP',
             ),
             'f1': Curve(
-                'F1 against the threshold',
                 'threshold τ (map value)',
                 'F1 of pixels (%)',
                 1,
@@ -259,10 +256,3 @@ def _describe_masks(name: str, _iou: Sequence[float]) -> MetricDescription:
         group='pxap',
         group_text='PxAP (%) of the pixels of these images.',
     )
-
-
-_DESCRIBERS: dict[str, Callable[[str, Sequence[float]], MetricDescription]] = {
-    'MaxBoxAcc': _describe_boxes,
-    'MaxBoxAccV2': _describe_boxes,
-    'PxAP': _describe_masks,
-}

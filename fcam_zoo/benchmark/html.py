@@ -18,7 +18,7 @@ from . import plots
 from ._pictures import picture, show
 from .compare import Comparison, format_row
 from .descriptions import MetricDescription
-from .report import Report, check_comparable, columns_of
+from .report import Report, check_comparable, columns_of, format_number
 from .sources import MapOf
 
 if TYPE_CHECKING:
@@ -114,10 +114,6 @@ class _Table(NamedTuple):
     groups: Sequence[tuple[str, int]] = ()
 
 
-def _number(value: float | None, digits: int = 1) -> str:
-    return '–' if value is None else f'{value:.{digits}f}'
-
-
 def _metrics_table(reports: Reports, setting: bool) -> _Table:
     """List the metrics, or what describes their thresholds (`setting`)."""
     columns = [column for column in columns_of(reports) if column.setting == setting]
@@ -128,7 +124,7 @@ def _metrics_table(reports: Reports, setting: bool) -> _Table:
             value = report.metrics.get(column.key)
             others = [r.metrics[column.key] for r in reports.values() if column.key in r.metrics]
             best = not setting and value is not None and value == max(others) > min(others)
-            cells.append(_Cell(_number(value, column.digits), best))
+            cells.append(_Cell(format_number(value, column.digits), best))
         rows.append((name, cells))
     headings = groupby(columns, lambda column: (column.group + ' (%)' * (column.digits == 1)).strip())
     return _Table(['maps', *(c.title for c in columns)], rows, [(name, len(list(found))) for name, found in headings])
@@ -160,7 +156,7 @@ def _groups_table(reports: Reports, kind: str, first: str) -> _Table | None:
         row = group[0]
         title = row['class'] if kind == 'classes' else f'{row["above"]} to {row["up_to"]} %'
         scores = (each[key] for each in group)
-        rows.append((title, [_Cell(str(row['n'])), *(_Cell(_number(s), bar=s or 0) for s in scores)]))
+        rows.append((title, [_Cell(str(row['n'])), *(_Cell(format_number(s, 1), bar=s or 0) for s in scores)]))
     return _Table([first, 'images', *shown], rows)
 
 
@@ -181,7 +177,7 @@ def _curves_text(reports: Reports, description: MetricDescription) -> str:
     texts = []
     for curve in description.curves.values():
         values = (f'{name} {curve.legend(report.metrics)}' for name, report in reports.items())
-        texts.append(f'{curve.title}: {"; ".join(values)}.')
+        texts.append(f'{curve.y_label}: {"; ".join(values)}.')
     return ' '.join(texts)
 
 

@@ -45,7 +45,8 @@ class PixelAP(Counts):
         number = len(self.thresholds)
         self._even = number if np.allclose(self.thresholds * number, np.arange(number), rtol=0, atol=1e-9) else None
         bins = len(self.edges) - 1
-        self._state = {'n': np.zeros((), np.int64), 'hist': np.zeros((2, bins), np.int64)}
+        state = {'n': np.zeros((), np.int64), 'hist': np.zeros((2, bins), np.int64)}
+        super().__init__({'thresholds': self.thresholds}, state)
 
     def histograms(self, score_maps: ArrayLike, masks: ArrayLike) -> np.ndarray:
         """Count object and background pixels of each image in each bin, without adding them to the metric.
@@ -121,9 +122,6 @@ class PixelAP(Counts):
         self._state['n'] = self._state['n'] + len(histograms)
         self._state['hist'] = self._state['hist'] + histograms.sum(0)
         return self
-
-    def options(self) -> dict[str, Any]:
-        return {'thresholds': self.thresholds}
 
     def compute(self) -> dict[str, Any]:
         """Return the results over all images counted so far.

@@ -94,7 +94,7 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
             label = f'{key} true {first.description.kind}'
             axes.stairs(shares, np.linspace(0, 1, bins + 1), fill=True, color=color, alpha=0.3)
             axes.stairs(shares, np.linspace(0, 1, bins + 1), color=color, linewidth=1.4, label=label)
-        axes.set_title(f'{_title(name)}: overlap {overlap(report):.0f} %', fontsize=10)
+        axes.set_title(f'{_title(name)}\noverlap {overlap(report):.0f} %', fontsize=10)
         axes.set(xlabel='map value', yscale='log', xlim=(0, 1), ylim=(0.05, 100))
         axes.yaxis.set_major_formatter('{x:g}')
         if i % _COLUMNS == 0:

@@ -162,3 +162,19 @@ def columns_of(reports: Mapping[str, Report]) -> list[Column]:
     """Return the columns of all metrics that at least one of the reports has."""
     keys = {key for report in reports.values() for key in report.metrics}
     return [column for column in next(iter(reports.values())).description.columns if column.key in keys]
+
+
+def metrics_table(reports: Mapping[str, Report]) -> str:
+    """Format the metrics as text, one row per report, without top-5 localization."""
+    columns = [column for column in columns_of(reports) if not column.key.startswith('top5')]
+    width = max(12, *(len(name) + 2 for name in reports))
+    lines = ['maps'.ljust(width) + ''.join(column.short.rjust(9) for column in columns)]
+    for name, report in reports.items():
+        cells = (format_number(report.metrics.get(column.key), column.digits, '-') for column in columns)
+        lines.append(name.ljust(width) + ''.join(cell.rjust(9) for cell in cells))
+    return '\n'.join(lines)
+
+
+def format_number(value: float | None, digits: int, missing: str = '–') -> str:
+    """Format a number, or return what stands for a missing one."""
+    return missing if value is None else f'{value:.{digits}f}'

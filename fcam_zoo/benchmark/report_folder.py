@@ -1,19 +1,59 @@
-"""Files of the folders that `fcam-zoo benchmark -o` writes."""
+"""Folders of reports, as `fcam-zoo benchmark -o` writes them."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from .compare import Comparison
+from .html import write_html
 from .report import Report
+from .sources import MapOf
 
-COMPARISON = 'comparison.json'
+_COMPARISON = 'comparison.json'
 
 
-def file_stems(names: Iterable[str]) -> list[str]:
+def write_reports(
+    folder: Path,
+    reports: Mapping[str, Report],
+    comparison: Comparison,
+    dataset: Any = None,
+    maps: Mapping[str, MapOf] | None = None,
+    command: str | None = None,
+) -> Path:
+    """Write report.html, comparison.json, and JSON and CSV files of each report. All files appear, or none.
+
+    Args:
+        folder: An existing folder.
+        reports: Name -> report, evaluated with `rows=True`.
+        comparison: Of these reports.
+        dataset: As for `write_html`.
+        maps: As for `write_html`.
+        command: As for `write_html`.
+
+    Returns:
+        The path of report.html.
+    """
+    with tempfile.TemporaryDirectory(prefix='.report-', dir=folder) as name:
+        unfinished = Path(name)
+        for stem, report in zip(_file_stems(reports), reports.values()):
+            report.to_json(unfinished / f'{stem}.json')
+            report.to_csv(unfinished / f'{stem}.csv')
+            for kind in report.tables:
+                report.to_csv(unfinished / f'{stem}_{kind}.csv', kind)
+        comparison.to_json(unfinished / _COMPARISON)
+        write_html(reports, unfinished / 'report.html', dataset, maps, comparison=comparison, command=command)
+        for path in sorted(unfinished.iterdir()):
+            path.replace(folder / path.name)
+    return folder / 'report.html'
+
+
+def _file_stems(names: Iterable[str]) -> list[str]:
     """Return a file name without suffix for each report; no two are equal, even when case is ignored."""
     stems, taken = [], {'comparison'}
     for name in names:
@@ -60,13 +100,13 @@ def _read_file(path: Path) -> dict[str, Report]:
 
 
 def _read_folder(folder: Path) -> dict[str, Report]:
-    path = folder / COMPARISON
+    path = folder / _COMPARISON
     if not path.is_file():
-        raise ValueError(f'{folder} has no {COMPARISON}: make the reports with fcam-zoo benchmark … -o {folder}')
+        raise ValueError(f'{folder} has no {_COMPARISON}: make the reports with fcam-zoo benchmark … -o {folder}')
     try:
         names = list(dict.fromkeys(row['maps'] for row in json.loads(path.read_text(encoding='utf-8'))['rows']))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} is not a comparison of fcam-zoo benchmark ({error!r}): run the benchmark again'
         ) from error
-    return {name: Report.from_json(folder / f'{stem}.json') for name, stem in zip(names, file_stems(names))}
+    return {name: Report.from_json(folder / f'{stem}.json') for name, stem in zip(names, _file_stems(names))}

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from .._distributed import process_group, rank, run_on_all_ranks
-from ..benchmark import Report, compare, evaluate_many, maps_of, write_html
-from ..benchmark.report_folder import COMPARISON, file_stems
-from ..benchmark.sources import MapOf
+from ..benchmark import Report, compare, evaluate_many, maps_of
+from ..benchmark.report import metrics_table
+from ..benchmark.report_folder import write_reports
+from ..benchmark.sources import CONVENTIONS, LABELS, MapOf
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
 from ._arguments import add_classifier_argument
@@ -24,11 +25,11 @@ CENTER = 'center'
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'benchmark',
-        description='Score maps on a data set: MaxBoxAcc at IoU 30, 50, 70 with top-1 and top-5 localization for '
-        'boxes, PxAP for masks. The centre baseline is always scored too. Several models or kinds of map are compared '
-        'by bootstrap on the same images. Layouts of data sets: docs/datasets.md.',
+        description='Score maps on a data set. With boxes: MaxBoxAcc at IoU 30, 50 and 70, and top-1 and top-5 '
+        'localization. With masks: PxAP. Also scores the center baseline, and compares all maps by bootstrap. Layouts '
+        'of data sets: docs/datasets.md.',
         epilog='Example: fcam-zoo benchmark data/CUB --models fcam_mobilenetv1_075_cub50 --maps cam fcam -o report. '
-        'Figures for a paper: fcam-zoo figures curves report',
+        'Plots for a paper: fcam-zoo figures curves report',
     )
     parser.add_argument('data', help='root of the data set')
     parser.add_argument('--models', '--model', nargs='+', default=[], help='released names, or local-dir:RUN/best')
@@ -42,41 +43,44 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='COCO .json, boxes .csv, folder of Pascal VOC .xml or of mask .png; {split} stands for the split',
     )
     parser.add_argument(
-        '--maps', nargs='+', default=['cam', 'fcam'], help='of the models: fcam or CAM methods (default: cam fcam)'
+        '--maps', nargs='+', default=['cam', 'fcam'], help='maps of the models: fcam or CAM methods (default: cam fcam)'
     )
     parser.add_argument(
         '--labels',
-        choices=('true', 'predicted'),
+        choices=LABELS,
         default='true',
-        help='class maps of the true label (default), or of the predicted class, for data sets whose classes the '
-        'models do not know',
+        help='class maps of the true label (default) or of the predicted class (for classes the models do not know)',
     )
     parser.add_argument(
         '--threshold',
         nargs='+',
         type=fixed_threshold,
         metavar='TAU',
-        help='also report the metric at a threshold in [0,1) that was chosen elsewhere: TAU for all maps, or MAP=TAU '
+        help='also report the metric at a threshold in [0,1) chosen on other images: TAU for all maps, or MAP=TAU '
         "(default: each model's own threshold for fcam)",
     )
     parser.add_argument(
         '--convention',
-        choices=('bilinear', 'bicubic'),
+        choices=CONVENTIONS,
         default='bilinear',
-        help='from small maps to score maps: as in F-CAM (default), or bicubic and min-max as in Choe et al.',
+        help='how small maps become score maps: as in F-CAM (default), or as in Choe et al. (bicubic, then min-max)',
     )
-    parser.add_argument('--multi-contour', action='store_true', help='best box of all contours (MaxBoxAccV2)')
+    parser.add_argument('--multi-contour', action='store_true', help='use the boxes of all contours (MaxBoxAccV2)')
     parser.add_argument('--baseline', help='report that others are compared with (default: the first)')
     parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass (default: 32)')
     parser.add_argument('--workers', type=int, default=0, help='processes that load and score images (default: 0)')
     parser.add_argument('--device', help='where models run, such as cuda (default: cpu)')
     parser.add_argument('--limit', type=int, help='score only the first images')
-    parser.add_argument('--check', action='store_true', help='list all faults of the data set, score nothing')
+    parser.add_argument('--check', action='store_true', help='list all problems of the data set; score nothing')
     parser.add_argument(
         '-o', '--output', type=Path, help='folder for report.html, comparison.json, and JSON and CSV of each report'
     )
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(run=run)
+
+
+# Where maps come from, and for each kind of map the name of its report.
+Sources = list[tuple[Any, dict[str, str]]]
 
 
 def fixed_threshold(text: str) -> tuple[str | None, float]:
@@ -95,10 +99,6 @@ def fixed_threshold(text: str) -> tuple[str | None, float]:
     return name or None, value
 
 
-# Where maps come from, and for each kind of map the name of its report.
-Sources = list[tuple[Any, dict[str, str]]]
-
-
 def run(args: argparse.Namespace) -> int:
     if args.check:
         return check(args)
@@ -108,33 +108,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def check(args: argparse.Namespace) -> int:
+    """Print the problems of the data set; return 1 if there are any."""
+    splits = [args.split] if args.split else None
+    problems = check_dataset(args.data, splits, quiet=args.quiet, annotations=args.annotations)
+    for problem in problems:
+        print(problem)
+    count = f'{len(problems) or "no"} problem{"s" * (len(problems) != 1)}'
+    print(f'{args.data}, {args.split or "all splits"}: {count} found')
+    return 1 if problems else 0
+
+
 def score(args: argparse.Namespace) -> None:
-    """Score all maps and publish the reports."""
+    """Score all maps, then print and write the reports."""
     dataset, sources = run_on_all_ranks(lambda: prepare(args))
     reports: dict[str, Report] = {}
     maps: dict[str, MapOf] = {}
-    options = {'convention': args.convention, 'labels': args.labels, 'device': args.device}
+    made = {'convention': args.convention, 'labels': args.labels, 'device': args.device}
     for source, names in sources:
-        # The baseline depends only on the data set: once is enough.
-        kinds = [*names] if reports else [*names, CENTER]
-        if not kinds:
-            continue
         found = evaluate_many(
             source,
             dataset,
-            kinds,
+            [*names],
             batch_size=args.batch_size,
             workers=args.workers,
             multi_contour=args.multi_contour,
-            threshold=thresholds(args, kinds),
+            threshold=thresholds(args, [*names]),
             limit=args.limit,
             quiet=args.quiet,
-            **options,
+            **made,
         )
-        getters = run_on_all_ranks(partial(maps_of, source, dataset, list(found), **options))
-        for kind, report in found.items():
-            name = names.get(kind, kind)
-            reports[name], maps[name] = report, getters[kind]
+        getters = run_on_all_ranks(partial(maps_of, source, dataset, [*names], **made))
+        reports |= {name: found[kind] for kind, name in names.items()}
+        maps |= {name: getters[kind] for kind, name in names.items()}
     # The baseline belongs below what it is a baseline of.
     reports[CENTER] = reports.pop(CENTER)
     run_on_all_ranks(lambda: None if rank() else publish(args, dataset, reports, maps))
@@ -147,16 +153,6 @@ def thresholds(args: argparse.Namespace, kinds: list[str]) -> dict[str, float] |
     given = dict(args.threshold)
     found = {kind: given.get(kind, given.get(None)) for kind in kinds}
     return {kind: value for kind, value in found.items() if value is not None}
-
-
-def check(args: argparse.Namespace) -> int:
-    """List the faults of the data set; 1 if there are any."""
-    splits = [args.split] if args.split else None
-    problems = check_dataset(args.data, splits, quiet=args.quiet, annotations=args.annotations)
-    for problem in problems:
-        print(problem)
-    print(f'{args.data}, {args.split or "all splits"}: {len(problems) or "no"} fault{"s" * (len(problems) != 1)} found')
-    return 1 if problems else 0
 
 
 def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
@@ -172,7 +168,8 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
     for flag, least in (('batch_size', 1), ('workers', 0), ('limit', 1)):
         if (value := getattr(args, flag)) is not None and value < least:
             raise ValueError(f'--{flag.replace("_", "-")} is {value}: give {least} or more')
-    if args.output and not rank():
+    writes = args.output and not rank()
+    if writes:
         check_writable(args.output)
     classifier = args.backbone_checkpoint
     models = {n: create_model(n, pretrained=True, backbone_checkpoint=classifier) for n in dict.fromkeys(args.models)}
@@ -180,19 +177,19 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
     if len(sides) > 1:
         raise ValueError(f'the models take images of {sorted(sides)} pixels: benchmark those of one size together')
     dataset = open_dataset(args.data, args.split or 'test', EvalTransform(sides.pop()), annotations=args.annotations)
-    if models or (args.output and not rank()):
+    if models or writes:
         check_images(dataset, args.limit)
     sources = name_reports(args, models)
-    names = [name for _, named in sources for name in named.values()] + [CENTER]
+    names = [name for _, named in sources for name in named.values()]
+    kinds = [kind for _, named in sources for kind in named]
     if len(set(names)) < len(names):
         raise ValueError(
             f'two of {", ".join(names)} have the same name: write the path of one in another way, as ./{names[0]}'
         )
     if args.baseline is not None and args.baseline not in names:
         raise ValueError(f'--baseline {args.baseline!r} is not a report: choose one of {", ".join(names)}')
-    kinds = [kind for _, named in sources for kind in named] + [CENTER, None]
-    if unknown := [name for name, _ in args.threshold or () if name not in kinds]:
-        raise ValueError(f'--threshold {unknown[0]}=…: choose one of {", ".join(dict.fromkeys(filter(None, kinds)))}')
+    if unknown := [kind for kind, _ in args.threshold or () if kind not in {*kinds, None}]:
+        raise ValueError(f'--threshold {unknown[0]}=…: choose one of {", ".join(dict.fromkeys(kinds))}')
     return dataset, sources
 
 
@@ -209,7 +206,9 @@ def name_reports(args: argparse.Namespace, models: dict[str, Any]) -> Sources:
         # The name of the baseline is taken.
         kind = f'{kind} (maps)' if kind == CENTER else kind
         sources.append((folder, {kind: str(folder) if several else kind}))
-    return sources
+    # The baseline depends only on the data set: once is enough.
+    sources[0][1][CENTER] = CENTER
+    return [source for source in sources if source[1]]
 
 
 def check_writable(folder: Path) -> None:
@@ -245,40 +244,12 @@ def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], 
     """Print the metrics and their comparison; write the reports."""
     first = next(iter(reports.values()))
     print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta["n"]} images')
-    print(table(reports))
+    print(metrics_table(reports))
     comparison = compare(reports, args.baseline)
     compared = {row['metric'] for row in comparison.rows}
     main = [key for key in (first.description.primary, 'mean', 'max_box_acc_v2') if key in compared]
     print(f'\n{comparison.to_markdown(main)}', end='')
-    if not args.output:
-        return
-    # All files appear, or none.
-    with tempfile.TemporaryDirectory(prefix='.report-', dir=args.output) as unfinished:
-        folder = Path(unfinished)
-        for stem, report in zip(file_stems(reports), reports.values()):
-            report.to_json(folder / f'{stem}.json')
-            report.to_csv(folder / f'{stem}.csv')
-            for kind in report.tables:
-                report.to_csv(folder / f'{stem}_{kind}.csv', kind)
-        comparison.to_json(folder / COMPARISON)
+    if args.output:
         command = shlex.join(['fcam-zoo', *sys.argv[1:]])
-        write_html(reports, folder / 'report.html', dataset, maps, comparison=comparison, command=command)
-        for path in sorted(folder.iterdir()):
-            path.replace(args.output / path.name)
-    print(f'reports: {args.output / "report.html"}')
-
-
-def table(reports: dict[str, Report]) -> str:
-    """Format the metrics as text, one row per report, without top-5 localization."""
-    columns = [
-        column
-        for column in next(iter(reports.values())).description.columns
-        if any(column.key in report.metrics for report in reports.values()) and not column.key.startswith('top5')
-    ]
-    width = max(12, *(len(name) + 2 for name in reports))
-    lines = ['maps'.ljust(width) + ''.join(column.short.rjust(9) for column in columns)]
-    for name, report in reports.items():
-        values = ((report.metrics.get(column.key), column.digits) for column in columns)
-        cells = ('-' if value is None else f'{value:.{digits}f}' for value, digits in values)
-        lines.append(name.ljust(width) + ''.join(cell.rjust(9) for cell in cells))
-    return '\n'.join(lines)
+        page = write_reports(args.output, reports, comparison, dataset, maps, command=command)
+        print(f'reports: {page}')
