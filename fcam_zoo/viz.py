@@ -16,7 +16,7 @@ BOX_COLOR = (255, 64, 64)
 
 
 def heat_map(score_map: np.ndarray) -> np.ndarray:
-    """Colour a score map: (H,W) in [0,1] -> RGB uint8 (H,W,3), from blue (low) to red (high)."""
+    """Color a score map: (H,W) in [0,1] -> RGB uint8 (H,W,3), from blue (low) to red (high)."""
     bgr = cv2.applyColorMap((score_map.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 

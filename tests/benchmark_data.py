@@ -15,7 +15,7 @@ Output = namedtuple('Output', 'logits maps')
 
 
 class Squares:
-    """Images with a bright square in the colour of its class; the original images are 2 x 3 times as large."""
+    """Images with a bright square in the color of its class; the original images are 2 x 3 times as large."""
 
     name, split = 'squares', 'test'
 
@@ -48,7 +48,7 @@ class Squares:
 
 
 class Model(nn.Module):
-    """Its classes are the colours, its map is the brightness."""
+    """Its classes are the colors, its map is the brightness."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,9 +65,9 @@ class Model(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Output:
         self.passes.append('forward')
-        colours = self.bright(x)
-        bright = 8 * (colours.amax(1) - 0.5)
-        return Output(colours.mean((2, 3)), torch.stack([-bright, bright], 1))
+        colors = self.bright(x)
+        bright = 8 * (colors.amax(1) - 0.5)
+        return Output(colors.mean((2, 3)), torch.stack([-bright, bright], 1))
 
     def cam(self, x: torch.Tensor, labels: torch.Tensor, method: str) -> torch.Tensor:
         self.passes.append(method)

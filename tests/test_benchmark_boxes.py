@@ -71,7 +71,7 @@ DEGENERATE = {
     'zeros': np.zeros((9, 7)),
     'ones': np.ones((9, 7)),
     'constant': np.full((9, 7), 0.4),
-    'below one grey level': np.full((9, 7), 0.003),
+    'below one gray level': np.full((9, 7), 0.003),
     'one pixel map': np.full((1, 1), 0.7),
     'one row': np.linspace(0, 1, 30)[None],
     'one column': np.linspace(1, 0, 30)[:, None],

@@ -58,7 +58,7 @@ def test_model_on_masks() -> None:
     assert len(set(lengths.values())) == 1
 
 
-def test_functions_arrays_and_the_centre_baseline() -> None:
+def test_functions_arrays_and_the_center_baseline() -> None:
     dataset = Squares()
     maps = fcam_maps(dataset).astype(np.float32)
     expected = evaluate(maps, dataset, 'mine', quiet=True)

@@ -111,7 +111,7 @@ def test_v2_is_the_multi_contour_mean_only() -> None:
 
 
 class Confused(Model):
-    """Always predicts the class after the true one, and has as many classes as colours."""
+    """Always predicts the class after the true one, and has as many classes as colors."""
 
     num_classes = 3
 
@@ -140,7 +140,7 @@ def test_class_maps_of_predicted_classes(masks: bool) -> None:
         assert 'top1' not in report.rows[0]
     assert reports['cam'].meta['labels'] == 'predicted'
     assert reports['cam'].meta['score_maps'].startswith('class map of the predicted class')
-    # The colour after the true one is dark everywhere.
+    # The color after the true one is dark everywhere.
     predicted = dataset.images[range(7), (dataset.labels + 1) % 3] / 255
     expected = evaluate(predicted.astype(np.float32), dataset, 'cam', quiet=True)
     primary = expected.description.primary

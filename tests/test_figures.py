@@ -64,8 +64,8 @@ def truth(dataset: WSOLDataset) -> np.ndarray:
 
 def is_correct(score_map: np.ndarray, box: np.ndarray, threshold: float, iou: float) -> bool:
     """Whether the box of the largest region has the IoU with a box: a plain version of the protocol."""
-    grey = (score_map * 255).astype(np.uint8)
-    above = cv2.threshold(grey, int(threshold * grey.max()), 255, cv2.THRESH_BINARY)[1]
+    gray = (score_map * 255).astype(np.uint8)
+    above = cv2.threshold(gray, int(threshold * gray.max()), 255, cv2.THRESH_BINARY)[1]
     outlines = cv2.findContours(above, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not outlines:
         return False
@@ -145,8 +145,8 @@ def test_grid(model_dir: Path) -> None:
     # The box of a class map is that of the largest region above Otsu's threshold.
     x = normalize(EvalTransform(224)(images['0'])[None], *(model.pretrained_cfg[k] for k in ('mean', 'std')))
     score_map = cv2.resize(model.eval().cam(x, method='layercam')[0].numpy(), (150, 100)).clip(0, 1)
-    grey = (score_map * 255).astype(np.uint8)
-    above = cv2.threshold(grey, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
+    gray = (score_map * 255).astype(np.uint8)
+    above = cv2.threshold(gray, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
     largest = max(cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0], key=cv2.contourArea)
     left, top, width, _ = (edge * 0.64 for edge in cv2.boundingRect(largest))
     at = round(left + width / 2), round(top) + 64 + 6 + (1 if top else 0)

@@ -1,4 +1,4 @@
-"""What a report holds beyond the metrics of the protocol: robustness, activations, classes, sizes of objects."""
+"""Further contents of a report: robustness, activations, tables by class and by size of objects."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from .boxes import as_boxes
 from .inputs import ArrayLike, as_array
 
-# A power of two, so that score * bins is exact and every bin holds the same number of the 256 grey values.
+# A power of two, so that score * bins is exact and each bin has the same number of the 256 gray values.
 ACTIVATION_BINS = 128
-# Points below the best that still count as near it.
+# Values within this many points of the best one count as close to it.
 _MARGIN = 5
-# Percentages of the image between which objects form a group of sizes.
+# Limits of the groups of object sizes, in percent of the image.
 _SIZE_EDGES = (0, 10, 25, 50, 75, 100)
 
 Score = Callable[[np.ndarray], dict[str, Any]]  # indices of images -> their score
@@ -81,7 +81,7 @@ def class_table(rows: Sequence[dict[str, Any]], names: Mapping[int, str] | None,
     """Score the images of each class, in the order of labels.
 
     Args:
-        rows: Of a report.
+        rows: `Report.rows`.
         names: Label -> name.
         score: Scores images by their indices.
     """
@@ -95,7 +95,7 @@ def class_table(rows: Sequence[dict[str, Any]], names: Mapping[int, str] | None,
 
 
 def size_table(rows: Sequence[dict[str, Any]], score: Score) -> list[dict[str, Any]]:
-    """Score the images whose objects cover more than one percentage of the image and at most the next one."""
+    """Score images in groups by the share that their objects cover: above one limit, up to the next."""
     shares = np.array([row['object_share'] for row in rows])
     table = []
     for low, high in pairwise(_SIZE_EDGES):

@@ -13,7 +13,7 @@ Metric = TypeVar('Metric', bound='Counts')
 
 
 class Counts:
-    """Base class of the metrics: integer arrays by name, additive over any split of the images."""
+    """Base class of the metrics: integer counts, which can be added over any split of the images."""
 
     def __init__(self, options: dict[str, Any], state: dict[str, np.ndarray]) -> None:
         self._options, self._state = options, state

@@ -26,7 +26,7 @@ class Measured(NamedTuple):
 
 
 def measure(metrics: Sequence[BoxMetric | PixelAP], score_maps: ArrayLike, truth: Any) -> Measured:
-    """Measure a batch, given its boxes or masks, without counting it; can run in any process.
+    """Measure a batch, given its boxes or masks, without adding it to the metrics; can run in any process.
 
     Raises:
         ValueError: As `BoxMetric.update` and `PixelAP.update`.

@@ -16,7 +16,7 @@ from .._distributed import rank, world_size
 from ..errors import BenchmarkError
 
 Item = TypeVar('Item')
-# Batches in flight per worker: one that is scored, and one that waits.
+# Batches per worker: one that is scored, and one that waits.
 _AHEAD = 2
 _ENDED = (
     "a worker process ended early: with workers, the code of a script must be under if __name__ == '__main__'; if it "
@@ -30,7 +30,7 @@ def map_in_workers(
     """Call a function for each tuple of arguments of each item, in order.
 
     Args:
-        items: Pairs of an item and argument tuples; drawn as results are consumed, so that memory stays flat.
+        items: Pairs of an item and argument tuples; read as results are consumed, which bounds memory.
         function: At the top level of a module, since workers look it up by its name.
         workers: Number of processes; 0 calls the function in this one.
 

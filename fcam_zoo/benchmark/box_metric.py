@@ -9,7 +9,7 @@ import numpy as np
 
 from ._counts import Counts
 from .boxes import as_boxes, distinct_boxes, overlap
-from .inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as_score_maps, top_k_hits
+from .inputs import ArrayLike, BatchError, as_array, as_score_maps, as_thresholds, top_k_hits
 
 
 class BoxMetric(Counts):
@@ -51,7 +51,7 @@ class BoxMetric(Counts):
         iou: Sequence[float] = (30, 50, 70),
         multi_contour: bool = False,
     ) -> None:
-        self.thresholds = as_ascending_thresholds(thresholds)
+        self.thresholds = as_thresholds(thresholds, ascending=True)
         self.iou = tuple(i if isinstance(i, int) else float(i) for i in iou)
         if not self.iou or not all(0 < i <= 100 for i in self.iou):
             raise ValueError(f'iou must be percentages above 0 and up to 100, got {self.iou}')
@@ -62,7 +62,7 @@ class BoxMetric(Counts):
         super().__init__({'thresholds': self.thresholds, 'iou': self.iou, 'multi_contour': multi_contour}, state)
 
     def best_iou(self, score_maps: ArrayLike, boxes: Sequence[ArrayLike]) -> np.ndarray:
-        """Compute the best IoU of an image's boxes with its ground truth, at each threshold, without counting it.
+        """Compute the best IoU of each image's boxes with its ground truth at each threshold, without counting it.
 
         Args:
             score_maps: (N,H,W), values in [0,1].
@@ -93,8 +93,8 @@ class BoxMetric(Counts):
         boxes = as_boxes(boxes)
         height, width = shape[1:]
         if boxes[:, 2].max() > width or boxes[:, 3].max() > height:
-            fault = f'has a box outside its map of {width} x {height} pixels: scale boxes with resize_boxes'
-            raise BatchError('image', i, fault)
+            problem = f'has a box outside its map of {width} x {height} pixels: scale boxes with resize_boxes'
+            raise BatchError('image', i, problem)
         return boxes
 
     def update(

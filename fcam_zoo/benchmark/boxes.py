@@ -12,10 +12,10 @@ def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_cont
     """Find the boxes around the pixels above each threshold of a score map.
 
     The map is converted to 8 bits, `trunc(255 * map)`, and compared with `trunc(threshold * its largest value)`:
-    thresholds are relative to the maximum of the map. Boxes are those of OpenCV's contours (RETR_TREE) of the larger
-    pixels, from the first pixel to one past the last, but not past the last pixel of the map. So they are a pixel wider
-    and higher than the contours; published numbers are made this way (Choe et al., CVPR 2020, and the code of F-CAM,
-    WACV 2022).
+    thresholds are relative to the maximum of the map. Boxes enclose OpenCV's contours (RETR_TREE) of the pixels above
+    the threshold. Their right and lower edges are one past the last pixel, except at the border of the map. They are
+    thus one pixel wider and higher than the contours, as in published results (Choe et al., CVPR 2020, and the code of
+    F-CAM, WACV 2022).
 
     Args:
         score_map: (H,W), values in [0,1].
@@ -40,12 +40,12 @@ def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_cont
 def distinct_boxes(
     score_map: np.ndarray, thresholds: np.ndarray, multi_contour: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the boxes of `boxes_from_score_map`, once for thresholds with the same boxes.
+    """Find the boxes of `boxes_from_score_map`, only once for thresholds with the same boxes.
 
     Args:
         score_map: (H,W) float64 in [0,1].
         thresholds: (T) float64 in [0,1].
-        multi_contour: As there.
+        multi_contour: As in `boxes_from_score_map`.
 
     Returns:
         Boxes (m,4) in groups, the start of each group (U), and the group of each threshold (T).
@@ -54,7 +54,7 @@ def distinct_boxes(
     image = scores.astype(np.uint8)
     occupied = np.flatnonzero(histogram(image))
     levels = (thresholds * occupied[-1]).astype(np.int64)
-    # Levels between the same two grey values of the image are equivalent.
+    # Levels between the same two gray values of the image are equivalent.
     groups, which = np.unique(occupied.searchsorted(levels, side='right'), return_inverse=True)
     levels = np.append(-1, occupied)[groups[groups < len(occupied)]]
     boxes: np.ndarray = np.zeros((0, 4), np.int64)
@@ -93,7 +93,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def resize_boxes(boxes: ArrayLike, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
-    """Scale boxes with their image; fractions of coordinates are dropped.
+    """Scale boxes to a new size of their image; coordinates are truncated to integers.
 
     Args:
         boxes: (n,4) boxes x0, y0, x1, y1.

@@ -50,7 +50,7 @@ def evaluate_many(
     Data sets with boxes are scored by `BoxMetric`, those with masks by `PixelAP`, at the size of the maps.
 
     Under torch.distributed each process scores a part of the images, and all return the same reports, bit for bit
-    those of a single process. If one process fails, all raise its error once they have scored their part.
+    those of a single process. If one process fails, all raise its error after they have scored their part.
 
     Args:
         source: Where the maps come from. One of
@@ -64,29 +64,29 @@ def evaluate_many(
             * None, for 'center' only.
         dataset: Items (image uint8 (3,H,W), label, index); `ids`, `labels`, `sizes` and `boxes`, or `masks` with
             `mask(index, size)`, as in `data.WSOLDataset`.
-        maps: 'fcam' (softmax of the foreground channel, not renormalised), CAM methods (class map, min-max normalised
+        maps: 'fcam' (softmax of the foreground channel, not renormalized), CAM methods (class map, min-max normalized
             at its own size, then resized bilinearly, as in F-CAM), and 'center' (a Gaussian in the middle). A function
-            or an array makes one kind, whose name is free.
-        batch_size: Images per batch. Processes share the images in whole batches.
+            or an array makes one kind of map, with any name.
+        batch_size: Images per batch. Under torch.distributed each process scores whole batches.
         workers: Processes that load images, and as many that find boxes and histograms. A script that uses them must
             have its code under `if __name__ == '__main__'`.
-        device: Where a model is moved to and runs, or where a function gets its images. Default: where they are.
+        device: Device that a model, or the images for a function, are moved to. Default: they stay where they are.
         thresholds: Ascending, in [0,1]. Default: 0, 0.001, ..., 0.999.
         multi_contour: Use the boxes of all contours (MaxBoxAccV2).
         iou: IoUs in percent.
         convention: How a model's maps become score maps. 'bilinear' is that of F-CAM (class maps are min-max
-            normalised, then resized). 'bicubic' is that of Choe et al. (CVPR 2020: class maps are resized bicubically,
-            then every map is min-max normalised). Other sources must return final score maps.
+            normalized, then resized). 'bicubic' is that of Choe et al. (CVPR 2020: class maps are resized bicubically,
+            then every map is min-max normalized). Other sources must return final score maps.
         labels: 'true': class maps of the true label. 'predicted': class maps of the predicted class and no
             classification metrics (top1, top5, cls), for data sets whose classes the model does not know. A function
             then gets None as labels.
-        threshold: Threshold in [0,1) that was chosen elsewhere, such as on a validation set: reports then hold the
-            metric at this threshold too. A number for all kinds of map, or kind -> number. Default: that of the model
-            (`model.threshold`) for 'fcam'.
+        threshold: Threshold in [0,1) that was chosen elsewhere, such as on a validation set. Reports then also contain
+            the metric at this threshold. A number for all kinds of map, or kind -> number. Default: `model.threshold`
+            for 'fcam'.
         limit: Score only the first images.
-        rows: Keep a row per image in the reports. Takes 4 kB per image and kind of map while scoring; afterwards the
-            samples that `compare` needs remain, 0.4 kB with boxes, the whole with masks. Without rows memory hardly
-            grows with the number of images.
+        rows: Keep a row per image in the reports. Needs 4 kB of memory per image and kind of map while scoring, and
+            then, for `compare`, 0.4 kB with boxes or 4 kB with masks. Without rows, memory hardly depends on the
+            number of images.
         quiet: Show no progress bar.
 
     Returns:
@@ -150,7 +150,7 @@ def _named(name: str, index: list[int], dataset: Any) -> Iterator[None]:
         yield
     except BatchError as error:
         subject = {'score map': f'{name} map of', 'mask': 'mask of', 'image': 'image'}[error.thing]
-        raise ValueError(f'{subject} {dataset.ids[index[error.index]]} {error.fault}') from error
+        raise ValueError(f'{subject} {dataset.ids[index[error.index]]} {error.problem}') from error
     except ValueError as error:
         first, last = dataset.ids[index[0]], dataset.ids[index[-1]]
         raise ValueError(f'{name} maps of images {first} to {last}: {error}') from error

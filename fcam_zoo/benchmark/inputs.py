@@ -19,15 +19,15 @@ class BatchError(ValueError):
     Attributes:
         thing: 'score map', 'mask' or 'image'.
         index: Its index in the batch.
-        fault: What is wrong with it, as the rest of a sentence.
+        problem: What is wrong with it, as the rest of a sentence.
     """
 
-    def __init__(self, thing: str, index: int, fault: str) -> None:
-        super().__init__(thing, index, fault)
-        self.thing, self.index, self.fault = thing, index, fault
+    def __init__(self, thing: str, index: int, problem: str) -> None:
+        super().__init__(thing, index, problem)
+        self.thing, self.index, self.problem = thing, index, problem
 
     def __str__(self) -> str:
-        return f'{self.thing} {self.index} of the batch {self.fault}'
+        return f'{self.thing} {self.index} of the batch {self.problem}'
 
 
 def as_array(values: ArrayLike) -> np.ndarray:
@@ -63,11 +63,11 @@ def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
     return maps
 
 
-def as_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
+def as_thresholds(thresholds: ArrayLike | None, ascending: bool = False) -> np.ndarray:
     """Convert thresholds to float64 (T); None means 0, 0.001, ..., 0.999, as in Choe et al. (CVPR 2020).
 
     Raises:
-        ValueError: For an empty list, or a threshold outside [0,1].
+        ValueError: For an empty list, a threshold outside [0,1], or, with `ascending`, thresholds that do not ascend.
     """
     if thresholds is None:
         return np.arange(0, 1, 0.001)
@@ -76,17 +76,7 @@ def as_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
         raise ValueError(f'thresholds must be a list of at least one number, got the shape {values.shape}')
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError('thresholds must lie in [0,1]: they are fractions of the largest score of a map')
-    return values
-
-
-def as_ascending_thresholds(thresholds: ArrayLike | None) -> np.ndarray:
-    """Convert the thresholds (T) of a metric, which must ascend.
-
-    Raises:
-        ValueError: If they do not, and as `as_thresholds`.
-    """
-    values = as_thresholds(thresholds)
-    if not (np.diff(values) > 0).all():
+    if ascending and not (np.diff(values) > 0).all():
         raise ValueError('thresholds must ascend, without repeats')
     return values
 

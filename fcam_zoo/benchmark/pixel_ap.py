@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ._counts import Counts
-from .inputs import ArrayLike, BatchError, as_array, as_ascending_thresholds, as_score_maps
+from .inputs import ArrayLike, BatchError, as_array, as_score_maps, as_thresholds
 
 
 class PixelAP(Counts):
@@ -36,7 +36,7 @@ class PixelAP(Counts):
     """
 
     def __init__(self, thresholds: ArrayLike | None = None) -> None:
-        self.thresholds = as_ascending_thresholds(thresholds)
+        self.thresholds = as_thresholds(thresholds, ascending=True)
         if self.thresholds[0] != 0:
             raise ValueError('thresholds of PixelAP must start at 0: lower scores would be excluded')
         # The published bins end with [1,2) and an empty [2,3].

@@ -1,4 +1,4 @@
-"""The result of an evaluation: metrics, curves and a row per image, as JSON, CSV or text."""
+"""The result of an evaluation: metrics, curves and a row per image; written as JSON, CSV or text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Report:
             inside and of those outside boxes or masks.
         tables: classes (label, class, n) and sizes (images whose object_share is above one number and up to another,
             n), each with accuracy_50, ... at the best threshold of all images, or pxap.
-        samples: What `compare` draws from; not written to files, None without rows. With boxes whether each image is
+        samples: What `compare` resamples; not written to files, None without rows. With boxes whether each image is
             correct at each IoU and threshold, packed bits (N,I,ceil(T/8)); with masks the histograms (N,2,bins) of
             `PixelAP`.
     """

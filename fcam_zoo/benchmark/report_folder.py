@@ -54,7 +54,7 @@ def write_reports(
 
 
 def _file_stems(names: Iterable[str]) -> list[str]:
-    """Return a file name without suffix for each report; no two are equal, even when case is ignored."""
+    """Return a file name without suffix for each report; no two are equal, even if case is ignored."""
     stems, taken = [], {'comparison'}
     for name in names:
         stem = safe = re.sub(r'[^\w.-]+', '_', name)

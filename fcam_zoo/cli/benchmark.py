@@ -73,7 +73,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--limit', type=int, help='score only the first images')
     parser.add_argument('--check', action='store_true', help='list all problems of the data set; score nothing')
     parser.add_argument(
-        '-o', '--output', type=Path, help='folder for report.html, comparison.json, and JSON and CSV of each report'
+        '-o',
+        '--output',
+        type=Path,
+        help='folder for report.html (plots need the extra viz), comparison.json, and JSON and CSV of each report',
     )
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(run=run)
@@ -141,7 +144,7 @@ def score(args: argparse.Namespace) -> None:
         getters = run_on_all_ranks(partial(maps_of, source, dataset, [*names], **made))
         reports |= {name: found[kind] for kind, name in names.items()}
         maps |= {name: getters[kind] for kind, name in names.items()}
-    # The baseline belongs below what it is a baseline of.
+    # List the baseline last.
     reports[CENTER] = reports.pop(CENTER)
     run_on_all_ranks(lambda: None if rank() else publish(args, dataset, reports, maps))
 

@@ -1,10 +1,10 @@
-"""Components of `grey > level` at every level of an image at once: their boxes, and the areas of their outlines.
+"""Components of `gray > level` at every level of an image at once: their boxes, and the areas of their outlines.
 
 Steepest ascent takes each pixel to a local maximum; the pixels of one maximum form its basin. The ascent never leaves
-`grey > level`, so the components at a level are unions of basins that touch above it: a graph of a few basins instead
+`gray > level`, so the components at a level are unions of basins that touch above it: a graph of a few basins instead
 of an image. As the level falls, basins join at their saddles, and their extents and areas are merged.
 
-Grey values are 1..256 (8 bits plus one) and levels 0..255: no pixel is excluded at level 0.
+Gray values are 1..256 (8 bits plus one) and levels 0..255: no pixel is excluded at level 0.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def _position_bits(size: int) -> int:
 
 
 def ascend(order: np.ndarray, corners: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Find the position (H*W) of the highest neighbour of each pixel, and the local maxima, which are their own.
+    """Find the position (H*W) of the highest neighbor of each pixel, and of local maxima, which point to themselves.
 
     Args:
         order: (H,W) from `ranks`, or its negative to descend.
-        corners: 8 neighbours instead of 4.
+        corners: 8 neighbors instead of 4.
     """
     top = cv2.dilate(order, _SQUARE if corners else _CROSS)
     up = np.abs(top, out=top).astype(np.intp).ravel()
@@ -63,28 +63,28 @@ def ascend(order: np.ndarray, corners: bool) -> tuple[np.ndarray, np.ndarray]:
     return up, np.flatnonzero(up == np.arange(up.size))
 
 
-def grow(grey: np.ndarray, up: np.ndarray, tops: np.ndarray, corners: bool, outside: bool = False) -> Tree:
+def grow(gray: np.ndarray, up: np.ndarray, tops: np.ndarray, corners: bool, outside: bool = False) -> Tree:
     """Build the tree of the components from the results of `ascend`.
 
     Args:
-        grey: (H,W) int16 in 1..256.
-        up: Position of the highest neighbour of each pixel.
+        gray: (H,W) int16 in 1..256.
+        up: Position of the highest neighbor of each pixel.
         tops: Positions of the local maxima.
-        corners: 8 neighbours instead of 4.
+        corners: 8 neighbors instead of 4.
         outside: Add a last branch for the surroundings of the image, joined to all pixels at its border.
     """
-    peak = grey.ravel()[tops].astype(np.int64)
+    peak = gray.ravel()[tops].astype(np.int64)
     if len(tops) == 1 and not outside:
-        return Tree(np.zeros(grey.shape, np.int32), peak, np.zeros(1, np.int64), [])
+        return Tree(np.zeros(gray.shape, np.int32), peak, np.zeros(1, np.int64), [])
     while not np.array_equal(further := up.take(up), up):
         up = further
     basin = np.empty(up.size, np.int32)
     basin[tops] = np.arange(tops.size)
-    labels = basin.take(up).reshape(grey.shape)
-    edges = list(_contacts(labels, grey, corners))
+    labels = basin.take(up).reshape(gray.shape)
+    edges = list(_contacts(labels, gray, corners))
     if outside:
         for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-            edges.append((labels[border], np.full(labels[border].size, len(peak)), grey[border]))
+            edges.append((labels[border], np.full(labels[border].size, len(peak)), gray[border]))
         peak = np.append(peak, LEVELS + 1)
     joins = _join(edges, peak.tolist())
     saddle = np.zeros(len(peak), np.int64)
@@ -93,17 +93,17 @@ def grow(grey: np.ndarray, up: np.ndarray, tops: np.ndarray, corners: bool, outs
     return Tree(labels, peak, saddle, joins)
 
 
-def _contacts(labels: np.ndarray, grey: np.ndarray, corners: bool) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the different basins of neighbouring pixels, and the level below which these pixels connect them."""
+def _contacts(labels: np.ndarray, gray: np.ndarray, corners: bool) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the different basins of neighboring pixels, and the level below which these pixels connect them."""
     width = labels.shape[1]
-    labels, grey = labels.ravel(), grey.ravel()
+    labels, gray = labels.ravel(), gray.ravel()
     for dx, dy in ((1, 0), (0, 1), (1, 1), (-1, 1))[: 4 if corners else 2]:
         step = dy * width + dx
         here = np.flatnonzero(labels[: max(labels.size - step, 0)] != labels[step:])
         x = here % width + dx
         here = here[(x >= 0) & (x < width)]  # the others wrap into the next row
         there = here + step
-        yield labels[here], labels[there], np.minimum(grey[here], grey[there])
+        yield labels[here], labels[there], np.minimum(gray[here], gray[there])
 
 
 def _join(edges: list[tuple[np.ndarray, ...]], peak: list[int]) -> list[tuple[int, int, int]]:
@@ -129,18 +129,18 @@ def _join(edges: list[tuple[np.ndarray, ...]], peak: list[int]) -> list[tuple[in
     return joins
 
 
-def extents(tree: Tree, grey: np.ndarray) -> np.ndarray:
+def extents(tree: Tree, gray: np.ndarray) -> np.ndarray:
     """Return smallest x, smallest y, -largest x, -largest y of each branch at each level, int32 (K,4,256)."""
-    height, width = grey.shape
+    height, width = gray.shape
     table: np.ndarray = np.full((len(tree.peak), 4, LEVELS), np.iinfo(np.int32).max, np.int32)
     if len(tree.peak) == 1:
         levels = np.arange(tree.peak[0])
-        for i, peaks in enumerate((grey.max(0), grey.max(1))):
+        for i, peaks in enumerate((gray.max(0), gray.max(1))):
             first = np.maximum.accumulate(peaks).searchsorted(levels, side='right')
             last = len(peaks) - 1 - np.maximum.accumulate(peaks[::-1]).searchsorted(levels, side='right')
             table[0, i, levels], table[0, i + 2, levels] = first, -last
         return table
-    rows = tree.labels * (4 * LEVELS) + (grey - 1)
+    rows = tree.labels * (4 * LEVELS) + (gray - 1)
     rows, columns = rows.astype(np.intp).ravel(), cv2.transpose(rows).astype(np.intp).ravel()
     x = np.repeat(np.arange(width, dtype=np.int32), height)
     y = np.repeat(np.arange(height, dtype=np.int32), width)
@@ -160,12 +160,12 @@ def extents(tree: Tree, grey: np.ndarray) -> np.ndarray:
 def areas(tree: Tree, image: np.ndarray) -> np.ndarray:
     """Return twice the area that each branch covers within its outline at each level, int64 (K,256).
 
-    The outline runs through the centres of the border pixels. A square between four centres is covered when all four
+    The outline runs through the centers of the border pixels. A square between four centers is covered when all four
     pixels belong to the component, half covered when three do, and otherwise not. Holes are excluded.
 
     Args:
-        tree: Of the image, with 8 neighbours.
-        image: (H,W) uint8, the grey values minus one.
+        tree: Of the image, with 8 neighbors.
+        image: (H,W) uint8, the gray values minus one.
     """
     a, b, c, d = image[:-1, :-1], image[:-1, 1:], image[1:, :-1], image[1:, 1:]
     low, high = np.minimum(a, d), np.maximum(a, d)
@@ -188,8 +188,8 @@ def count_holes(tree: Tree, image: np.ndarray) -> np.ndarray:
     """Count the holes at each level, int64 (256): components minus Euler's number, pixels - edges + vertices.
 
     Args:
-        tree: Of the image, with 8 neighbours.
-        image: (H,W) uint8, the grey values minus one.
+        tree: Of the image, with 8 neighbors.
+        image: (H,W) uint8, the gray values minus one.
     """
     padded = np.pad(image, 1)
     across = np.maximum(padded[:, 1:], padded[:, :-1])

@@ -51,19 +51,19 @@ def _tree_boxes(scores: np.ndarray, image: np.ndarray, levels: np.ndarray, multi
     part = np.s_[y : y + height, x : x + width]
     scores, image = scores[part], np.ascontiguousarray(image[part])
     origin = (x, y, x, y)
-    levels, grey, order = levels + 1, image.astype(np.int16) + 1, ranks(scores)
+    levels, gray, order = levels + 1, image.astype(np.int16) + 1, ranks(scores)
     up, tops = ascend(order, corners=True)
     if len(tops) > _MANY_BRANCHES:
         return None
-    tree = grow(grey, up, tops, corners=True)
-    table, has_holes = extents(tree, grey), count_holes(tree, image)[levels] > 0
+    tree = grow(gray, up, tops, corners=True)
+    table, has_holes = extents(tree, gray), count_holes(tree, image)[levels] > 0
     if not multi_contour:
-        holes = partial(_hole_boxes, grey, order, levels)
+        holes = partial(_hole_boxes, gray, order, levels)
         return _largest(tree, table, image, levels, has_holes, holes) + origin, np.arange(len(levels))
     owners, branches = np.nonzero(tree.alive(levels).T)
     boxes = _boxes(table[branches, :, levels[owners]])
     if has_holes.any():
-        found = _hole_boxes(grey, order, levels)
+        found = _hole_boxes(gray, order, levels)
         if found is None:
             return None
         boxes, owners = np.concatenate([boxes, found[0]]), np.concatenate([owners, found[1]])
@@ -77,12 +77,12 @@ def _boxes(table: np.ndarray) -> np.ndarray:
     return table * np.array([1, 1, -1, -1]) + np.array([0, 0, 1, 1])
 
 
-def _hole_boxes(grey: np.ndarray, order: np.ndarray, levels: np.ndarray) -> Boxes | None:
-    """Find the boxes around the holes at each level: components of low pixels, with 4 neighbours."""
+def _hole_boxes(gray: np.ndarray, order: np.ndarray, levels: np.ndarray) -> Boxes | None:
+    """Find the boxes around the holes at each level: components of low pixels, with 4 neighbors."""
     up, tops = ascend(-order, corners=False)
     if len(tops) > _MANY_BRANCHES:
         return None
-    depth, depths = LEVELS + 1 - grey, LEVELS - levels
+    depth, depths = LEVELS + 1 - gray, LEVELS - levels
     tree = grow(depth, up, tops, corners=False, outside=True)
     alive = tree.alive(depths)
     alive[-1] = False  # the surroundings
