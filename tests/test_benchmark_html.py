@@ -104,8 +104,8 @@ def test_page(tmp_path: Path, masks: bool) -> None:
     for part in (EVIL, f'{EVIL}0.png', f'run {EVIL}', f'On {EVIL}', f'difference to {EVIL}'):
         assert part in words
     curves, activations = page.plots()
-    assert f'{EVIL} {"PxAP" if masks else ""}'.strip() in curves['alt']
-    assert activations['alt']
+    assert ('precision' if masks else 'box accuracy at IoU 70 %') in curves['alt']
+    assert 'inside and outside objects' in activations['alt']
     assert b'<svg' in base64.b64decode(curves['src'].split(',')[1])
     for key, value in reports[EVIL].metrics.items():
         assert f'{value:.{3 if "threshold" in key else 1}f}' in words

@@ -75,7 +75,6 @@ def write_html(
         comparison=comparison,
         comparison_table=comparison and _comparison_table(comparison, description),
         curves=_plot(lambda: plots.curves(reports, first.meta.get('iou'))),
-        curves_text=_curves_text(reports, description),
         activations=_activations(reports),
         sizes=_groups_table(reports, 'sizes', 'share of the image'),
         classes=_groups_table(reports, 'classes', 'class'),
@@ -171,14 +170,6 @@ def _plot(make: Callable[[], Figure]) -> dict[str, str]:
     with io.BytesIO() as buffer, rc_context({'svg.hashsalt': 'fcam-zoo'}):  # the same page each time
         figure.savefig(buffer, format='svg', metadata={'Date': None})
         return {'url': _data_url('svg+xml', buffer)}
-
-
-def _curves_text(reports: Reports, description: MetricDescription) -> str:
-    texts = []
-    for curve in description.curves.values():
-        values = (f'{name} {curve.legend(report.metrics)}' for name, report in reports.items())
-        texts.append(f'{curve.y_label}: {"; ".join(values)}.')
-    return ' '.join(texts)
 
 
 def _activations(reports: Reports) -> dict[str, str] | None:
