@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from synthetic import make_wsol, train_config
 
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, train
+from fcam_zoo.train.checkpoint import Progress
 
 # Runs the command and, after a number of calls, sends itself a signal during a step or while writing a file.
 KILLED = """
@@ -112,3 +113,8 @@ def test_resuming_a_finished_run_changes_nothing(recipe, whole):
     summary = train(TrainConfig.from_file(recipe), whole, resume=True, quiet=True)
     assert summary['decoder'].last.epoch == 2
     assert (whole / 'decoder' / 'state.safetensors').stat().st_mtime_ns == before
+
+
+def test_states_of_earlier_versions_can_be_resumed():
+    progress = Progress(epoch=1, best_epoch=1, best_score=50.0)
+    assert Progress.from_json(json.dumps(json.loads(progress.to_json()) | {'stage': {'t': 1.01}})) == progress
