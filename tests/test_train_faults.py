@@ -62,7 +62,10 @@ def test_runs_of_other_versions_are_resumed_or_refused(tmp_path):
     [
         ({'classifier': ClassifierConfig(epochs=1, head_layers=['layer9'])}, 'no module layer9'),
         ({'decoder': DecoderConfig(epochs=1, batch_size=16, accumulate=16)}, 'fewer than 16 parts'),
-        ({'decoder': DecoderConfig(epochs=1, batch_size=9, accumulate=2)}, 'batch_size=9 is not a multiple of 2'),
+        (
+            {'decoder': DecoderConfig(epochs=1, batch_size=9, accumulate=2)},
+            'batch_size=9 is not a multiple of 2',
+        ),
     ],
 )
 def test_settings_that_do_not_fit_leave_the_folder_free(tmp_path, stages, message):

@@ -32,17 +32,21 @@ class Batch(NamedTuple):
     bad: list[int]
 
 
-def step_size(settings: StageConfig, n_images: int) -> int:
-    """Return the number of images of an optimizer step; a small data set gets smaller steps.
+def step_size(stage: str, settings: StageConfig, n_images: int) -> int:
+    """Return the number of images of an optimizer step of a stage; a small data set gets smaller steps.
 
     Raises:
         TrainingError: When they cannot be divided into equal parts, one per process and backward pass.
     """
     parts = settings.accumulate * world_size()
     if settings.batch_size % parts:
-        raise TrainingError(f'batch_size={settings.batch_size} is not a multiple of {parts} (processes x accumulate)')
+        raise TrainingError(
+            f'{stage}.batch_size={settings.batch_size} is not a multiple of {parts} (processes x accumulate)'
+        )
     if n_images < parts:
-        raise TrainingError(f'{n_images} images are fewer than {parts} parts of a step (processes x accumulate)')
+        raise TrainingError(
+            f'{stage}: {n_images} images are fewer than {parts} parts of a step (processes x accumulate)'
+        )
     return min(settings.batch_size, n_images // parts * parts)
 
 

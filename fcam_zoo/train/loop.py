@@ -48,7 +48,7 @@ class StageRun:
         self.device = next(stage.model.parameters()).device
         self.seed = derived_seed(self.config.seed, stage.name)
         self.dataset = SeededDataset(setup.train_set, self.seed, self.config.skip_bad)
-        self.batch_size = step_size(self.settings, len(setup.train_set))
+        self.batch_size = step_size(stage.name, self.settings, len(setup.train_set))
         self.steps = len(setup.train_set) // self.batch_size
         self.optimizer = torch.optim.SGD(
             stage.parameter_groups(),

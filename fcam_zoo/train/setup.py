@@ -73,7 +73,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup = Setup(config, train_set, val_set, build_model(config, train_set))
     for stage in setup.stages():
         stage.parameter_groups()
-        step_size(stage.config, len(train_set))
+        step_size(stage.name, stage.config, len(train_set))
     if config.classifier.epochs and val_set is None:
         logger.warning('%s has no val split: the last epoch of the classifier is used as the best', config.data)
     if config.decoder.epochs and not has_ground_truth(val_set):
