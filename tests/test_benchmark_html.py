@@ -92,6 +92,7 @@ def test_page(tmp_path: Path, masks: bool) -> None:
     maps = {EVIL: dataset.maps.__getitem__, 'center': maps_of(None, dataset, ['center'])['center']}
     page, text = written(tmp_path / 'report.html', reports, dataset, maps, images=2, **options)
     assert [p.name for p in tmp_path.iterdir()] == ['report.html']
+    assert text.startswith('<!doctype html>')
     # Nothing is loaded, and no script runs.
     assert not re.search(r'https?://|@import|url\(', text)
     for tag, attrs in page.tags:

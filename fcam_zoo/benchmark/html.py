@@ -83,7 +83,7 @@ def write_html(
         command=command,
     )
     # File names need not be Unicode.
-    write_text(path, page.encode(errors='replace').decode())
+    write_text(path, page.lstrip().encode(errors='replace').decode() + '\n')
 
 
 def _check(reports: Reports, dataset: Any, maps: Mapping[str, MapOf] | None, images: int) -> None:
