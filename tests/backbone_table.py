@@ -1,4 +1,4 @@
-"""What works with which family of timm's networks; `python tests/backbone_table.py` writes it to docs/backbones.md."""
+"""Table of the supported timm families; `python tests/backbone_table.py` writes it to docs/backbones.md."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def build(backbone: str, **kwargs) -> fcam_zoo.FCAM:
 
 
 def row(family: str) -> str:
-    """The family's line of the table, from models that were built and run.
+    """Build and run models of a family, and return its line of the table.
 
     Raises:
         AssertionError: When a model that could be built gives wrong shapes or strides.
@@ -80,7 +80,7 @@ def row(family: str) -> str:
         return f'| {family} | `{name}` | refused: {_reason(e)} | | | | |'
     for size in SIZES:
         encoding = _check(model, size)
-    # What the parts give is what the network gives.
+    # `encode` and `classify` together equal the network.
     with torch.no_grad():
         torch.testing.assert_close(model.classify(encoding), model.backbone(encoding.images), rtol=1e-3, atol=1e-4)
     own = model.pyramid.output_stride
@@ -112,7 +112,7 @@ def _strides(name: str, stride: int, dilated: bool) -> bool:
 
 @torch.no_grad()
 def _check(model: fcam_zoo.FCAM, size: tuple[int, int]) -> Encoding:
-    """Shapes and ranges of map and class map."""
+    """Run a model and check shapes and ranges of its map and class map; return the encoding."""
     x = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
     encoding = model.encode(x)
     assert model.decoder(encoding.levels, size).shape == (1, 2, *size)

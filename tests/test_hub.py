@@ -29,7 +29,7 @@ def classifier_of(name: str, shared: Path) -> dict[str, Path]:
         return {}
     path = shared / 'data' / 'backbones' / f'{entry.backbone}.safetensors'
     if not path.is_file():
-        pytest.skip(f'{path.name} is not there')
+        pytest.skip(f'{path.name} is missing')
     return {'backbone_checkpoint': path}
 
 

@@ -1,4 +1,4 @@
-"""torch.hub: list, help and load, of a checkout and of a cached owner/repo; importing is quiet and light."""
+"""torch.hub: list, help and load from a checkout and a cached owner/repo; importing is fast and needs no network."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def test_docstrings_describe_the_best_model():
         if entry is None:
             assert 'no weights released' in doc
         else:
-            for said in (entry.dataset.title, entry.teacher, entry.license, entry.dataset.license):
-                assert said in doc
+            for fact in (entry.dataset.title, entry.teacher, entry.license, entry.dataset.license):
+                assert fact in doc
             assert f'{entry.metrics["test"]["fcam"]["cls"]:.1f}' in doc
 
 
 @pytest.mark.skipif(not RELEASED, reason='nothing released')
 def test_dependencies_are_the_imports_of_a_load(tmp_path):
-    """Loading a model imports no command, no training and no OpenCV, and hubconf lists what it does import."""
+    """Loading a model imports no command, no training and no OpenCV; hubconf lists the packages that it imports."""
     group = next(g for g, members in hub_names().items() if RELEASED[0] in members)
     code = f"""
 import ast, pathlib, sys, torch
@@ -99,9 +99,9 @@ parts = {{part for module in own for part in module.__name__.split('.')[1:2]}}
 print(parts & {{'cli', 'train', 'benchmark', 'labelling'}})
 print('cv2' in sys.modules)
 """
-    same, rooms, opencv = python(code, tmp_path).splitlines()
+    same, parts, opencv = python(code, tmp_path).splitlines()
     assert same.startswith('True'), same
-    assert (rooms, opencv) == ('set()', 'False')
+    assert (parts, opencv) == ('set()', 'False')
 
 
 def test_import_needs_no_network_no_weights_and_little_time(tmp_path):
@@ -123,5 +123,5 @@ print(sorted({{'matplotlib', 'onnx', 'onnxruntime', 'tensorboard', 'skimage'}} &
     seconds, weights, extras = python(code, tmp_path).splitlines()
     assert weights == extras == '[]'
     timm_s, own_s = map(float, seconds.split())
-    # Measured 0.06 s after 2.2 s of timm and torch, whose time shows how busy the machine is.
+    # Measured: 0.06 s, after 2.2 s for timm and torch. The second number shows how busy the machine is.
     assert own_s < max(0.3, 0.15 * timm_s)

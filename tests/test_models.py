@@ -110,7 +110,7 @@ HEADS = {'test_convnext': 'stages.3', 'test_vit': 'blocks.4', 'mobilenetv3_small
 @pytest.mark.parametrize('method', [m for m in fcam_zoo.cams.METHODS if m != 'cam'])
 @pytest.mark.parametrize('backbone', HEADS)
 def test_class_map_of_the_head_equals_that_of_the_network(backbone, method, monkeypatch):
-    """One pass of the body and a backward pass of the tail equal a pass of the network with a hook."""
+    """The class map from an encoding equals that of a hook in the whole network."""
     model = tiny(backbone).eval()
     assert not model.pyramid.linear_head
     x, labels = torch.randn(2, 3, 64, 96), torch.tensor([1, 4])
@@ -131,13 +131,13 @@ def test_vision_transformer_levels_and_sizes():
     assert [tuple(level.shape[1:]) for level in encoding.levels] == [(64, 16, 24), (64, 8, 12), (64, 4, 6)]
     assert encoding.prefix.shape == (1, 1, 64)
     assert model(torch.randn(1, 3, 70, 90)).maps.shape == (1, 2, 70, 90)
-    # Overlapping patches: the kernel stays, the stride is lowered.
+    # The patches overlap: their stride is lowered, their kernel unchanged.
     finer = tiny('test_vit', output_stride=8).eval()
     assert finer.encode(torch.randn(1, 3, 64, 64)).features.shape[-2:] == (8, 8)
     assert {k: v.shape for k, v in finer.backbone.state_dict().items()} == {
         k: v.shape for k, v in model.backbone.state_dict().items()
     }
-    # A network of one input size gets all images resized to it.
+    # Images are resized for a network with a fixed input size.
     fixed = timm.create_model('vit_tiny_patch16_224', num_classes=5, depth=2, embed_dim=48)
     wrapped = fcam_zoo.wrap(fixed).eval()
     assert wrapped.encode(torch.randn(1, 3, 64, 64)).images.shape[-2:] == (224, 224)
@@ -194,7 +194,7 @@ def test_invalid_arguments_are_refused(kwargs, reason):
 
 
 def test_linear_head_is_detected_by_layers_not_values():
-    """Neither fresh batch norm, which is the identity, nor a zero head makes a head linear."""
+    """A head with a norm layer is not linear, even if fresh weights make it the identity or zero."""
     model = tiny('efficientvit_m0')
     assert not model.pyramid.linear_head
     zero = tiny('test_vit', backbone_kwargs={'global_pool': 'avg', 'weight_init': 'jax'})
@@ -287,7 +287,7 @@ def test_decoder_equals_golden(golden, kind):
 def test_mobilenet_checkpoint_loads_and_classifies():
     checkpoint = SHARED / 'data' / 'backbones' / 'mobilenetv1_025.tf_in1k.safetensors'
     if not checkpoint.exists():
-        pytest.skip('no backbone weights here')
+        pytest.skip(f'{checkpoint.name} is missing')
     model = fcam_zoo.create_model(
         'fcam_mobilenetv1_025', num_classes=1000, output_stride=None, backbone_checkpoint=checkpoint
     ).eval()
@@ -295,7 +295,7 @@ def test_mobilenet_checkpoint_loads_and_classifies():
     images = torch.stack([data[i][0] for i in range(0, 100, 2)])
     with torch.no_grad():
         logits = model(normalize(images, model.pretrained_cfg['mean'], model.pretrained_cfg['std'])).logits
-    # 52 % was measured on other images of these classes.
+    # The accuracy on other images of these classes is 52 %.
     assert (logits.argmax(1).numpy() == data.labels[::2]).mean() > 0.35
 
 

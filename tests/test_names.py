@@ -1,4 +1,4 @@
-"""Model names: split in one place."""
+"""Model names: parsed into parts, and written from them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from fcam_zoo import cams
 from fcam_zoo.errors import WeightsError
 from fcam_zoo.hub.torch_hub import entry_points
 
-# Golden name; maps of the classifier at 224 pixels; sides before the last resize at 225, 299, 321 pixels.
+# Golden name; channels and side of each level at 224 pixels; sides before the last resize at 225, 299, 321 pixels.
 NETS = {
     'fcam_resnet50': ('resnet50', [(64, 112), (256, 56), (512, 28), (1024, 28), (2048, 28)], (226, 300, 322)),
     'fcam_vgg16': ('vgg16', [(128, 112), (256, 56), (1024, 28)], (224, 298, 320)),
@@ -35,7 +35,7 @@ def trainable(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-# F-CAM's code, K = 200: all parameters, those of the decoder and its head.
+# Counts of the published code with K = 200: all parameters, and those of the decoder.
 @pytest.mark.parametrize(
     ('name', 'total', 'decoder'),
     [
@@ -143,7 +143,7 @@ def test_timm_weights_load_into_equal_layers(original, route, num_classes):
     name, net, path, layer = original
     torch.manual_seed(2)
     if route == 'pretrained':
-        # Stands for a download.
+        # Replaces a download.
         overlay = {'file': str(path), 'hf_hub_id': None}
         kwargs = {'backbone_pretrained': True, 'backbone_kwargs': {'pretrained_cfg_overlay': overlay}}
     else:

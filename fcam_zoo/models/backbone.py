@@ -1,4 +1,4 @@
-"""timm classifiers by name: their weights and their output stride."""
+"""Create timm classifiers: weights, checkpoints and output stride."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
     """Create a timm classifier, load its weights if requested, and set its output stride.
 
     Raises:
-        UnknownModelError: For a name that timm does not know, or arguments or a stride that it does not support.
+        UnknownModelError: For a name that timm does not have, or for arguments that the network does not support.
         FileNotFoundError: When the checkpoint does not exist.
         WeightsError: When the checkpoint is damaged or does not fit.
     """
@@ -75,7 +75,7 @@ def _create(config: FCAMConfig) -> TimmClassifier:
 
 
 def load_checkpoint(net: TimmClassifier, path: str | os.PathLike) -> None:
-    """Load a local safetensors checkpoint into a timm network; with another class count the head keeps fresh weights.
+    """Load a local safetensors checkpoint into a timm network; a head with another number of classes is not loaded.
 
     Raises:
         FileNotFoundError: When the file does not exist.
@@ -90,13 +90,13 @@ def load_checkpoint(net: TimmClassifier, path: str | os.PathLike) -> None:
     for key in head_parameters(net.pretrained_cfg):
         if key in state and key in own and state[key].shape != own[key].shape:
             state[key] = own[key]
-    # Batch norm's step counters matter only without momentum; many checkpoints leave them out.
+    # Many checkpoints lack the step counters of batch norm, which matter only without momentum.
     state = {**{k: v for k, v in own.items() if k.endswith('num_batches_tracked')}, **state}
     load_exactly(net, state, path)
 
 
 def head_parameters(cfg: Mapping[str, Any]) -> list[str]:
-    """Names of the weights and biases of the layers that a pretrained_cfg names as the classifier."""
+    """Return the parameter names of the layers that a pretrained_cfg names as the classifier."""
     layers = cfg.get('classifier') or ()
     return [
         f'{layer}.{kind}' for layer in ([layers] if isinstance(layers, str) else layers) for kind in ('weight', 'bias')
@@ -104,10 +104,10 @@ def head_parameters(cfg: Mapping[str, Any]) -> list[str]:
 
 
 def check_num_classes(path: Path, found: int, wanted: int | None, reset_head: bool) -> None:
-    """Check that a requested number of classes is that of the weights, unless the head is reset.
+    """Check that the requested number of classes equals that of the weights, unless the head is reset.
 
     Raises:
-        WeightsError: When it is not.
+        WeightsError: When they differ.
     """
     if wanted not in (None, found) and not reset_head:
         raise WeightsError(
@@ -120,7 +120,7 @@ def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], source: str 
     """Load a state dict after checking all keys and shapes at once.
 
     Raises:
-        WeightsError: Listing the missing, unexpected and misshaped keys.
+        WeightsError: When they differ; the message lists missing, unexpected and misshaped keys.
     """
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

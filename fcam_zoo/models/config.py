@@ -1,4 +1,4 @@
-"""The arguments of an F-CAM, in one place: `FCAM`, `wrap`, `create_model` and config.json all use `FCAMConfig`."""
+"""`FCAMConfig`: the arguments of an F-CAM, used by `FCAM`, `wrap`, `create_model` and config.json."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MAX_COUNT = 2**16
 SET_BY_FCAM = {'num_classes', 'in_chans', 'output_stride', 'pretrained'}
 # Arguments of timm.create_model that choose files and downloads.
 FILE_ARGUMENTS = {'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir'}
-# Fields that a config.json must not set: paths are the caller's to choose.
+# Fields that a config.json must not set, because only the caller chooses paths.
 CALLER_ONLY = {'backbone_checkpoint', 'cache_dir'}
-# Fields that model_args in config.json leaves out: how a model was loaded, and num_classes, which has its own key.
+# Fields that are not recorded in model_args of config.json: how a model was loaded, and num_classes (its own key).
 NOT_RECORDED = CALLER_ONLY | {'backbone_pretrained', 'frozen', 'num_classes'}
 
 
@@ -33,7 +33,7 @@ def _are_channels(value: Any) -> bool:
 
 
 def _check(is_valid: Callable[[Any], bool], expected: str) -> dict[str, Any]:
-    """Metadata of a field: its check and what to give instead. None is valid where it is the default."""
+    """Return the metadata of a field: its check and the expected value. None is valid where it is the default."""
     return {'is_valid': is_valid, 'expected': expected}
 
 
@@ -52,18 +52,18 @@ class FCAMConfig:
 
     Attributes:
         backbone: timm name.
-        num_classes: K; default: 1000, or that of a wrapped classifier.
-        in_chans: Channels of the image.
+        num_classes: Number of classes K; default: 1000, or that of a wrapped classifier.
+        in_chans: Channels of the images.
         output_stride: Stride of the last feature map, reached by removing strides; default: the network's own.
         dilated: Reach output_stride with timm's dilation instead.
-        decoder_channels: Of each decoder block; default: by the size of the backbone.
-        center: Two extra convolutions before the first decoder block; default: only for VGG, as in the paper.
-        threshold: tau at which `localize` thresholds the F-CAM, relative to its maximum; training sets it from val.
+        decoder_channels: Channels of each decoder block; default: by the size of the backbone.
+        center: Add two convolutions before the first decoder block; default: only for VGG, as in the paper.
+        threshold: Threshold tau of `localize`, relative to the maximum of the F-CAM; training selects it on val.
         backbone_kwargs: Further arguments of the timm network.
         frozen: Start with the classifier frozen, as in the decoder stage.
         backbone_pretrained: Load timm's weights into the backbone (network or cache).
         backbone_checkpoint: Load a local safetensors file into the backbone instead.
-        cache_dir: Folder of timm's downloads.
+        cache_dir: Folder for timm's downloads.
 
     Raises:
         ValueError: For a value of the wrong type or out of range; the message names the argument.
@@ -94,7 +94,7 @@ class FCAMConfig:
             raise ValueError(f'backbone_kwargs holds {", ".join(taken)}: give it as an argument of the F-CAM instead')
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments that build the same network again, as config.json records them."""
+        """Return the arguments that build the same network again, for model_args of config.json."""
         recorded = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NOT_RECORDED}
         if not self.backbone_kwargs:
             del recorded['backbone_kwargs']

@@ -1,4 +1,4 @@
-"""The U-Net decoder that draws the full-resolution map (F-CAM, WACV 2022, Fig. 2; U-Net: Ronneberger et al., 2015)."""
+"""U-Net decoder for full-resolution maps (F-CAM, WACV 2022, Fig. 2; U-Net: Ronneberger et al., 2015)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-# The oldest supported torch lacks is_exporting; there, compiled graphs resize like exported ones.
+# The oldest supported torch lacks is_exporting; there, compiled graphs resize as exported ones do.
 _is_exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)
 
 
 def fit(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """Resize (B,C,h,w) to (B,C,H,W) if the size differs: bilinear, corners aligned."""
-    # An exported graph takes every size, so it cannot branch on it; between equal sizes this resize is the identity.
+    # An exported graph cannot branch on the size; if the sizes are equal, this resize is the identity.
     if _is_exporting() or x.shape[-2:] != size:
         x = F.interpolate(x, size=size, mode='bilinear', align_corners=True)
     return x
@@ -48,15 +48,16 @@ class DecoderBlock(nn.Module):
 
 
 class UnetDecoder(nn.Module):
-    """Features of a pyramid -> 2 logits per pixel.
+    """U-Net decoder: feature pyramid -> 2 logits per pixel.
 
-    One block per skip connection, then blocks without one up to the resolution of the image.
+    It has one block per skip connection, then blocks without skip connections up to the resolution of the image.
 
     Args:
-        encoder_channels: Of each level, from high to low resolution; the last is the input, the others are skips.
-        decoder_channels: Of each block, from low to high resolution.
-        center: Two convolutions on the deepest level before the first block (VGG in the paper).
-        num_maps: Output maps: background, foreground.
+        encoder_channels: Channels of each level, from high to low resolution. The last level is the input, the others
+            are skip connections.
+        decoder_channels: Channels of each block, from low to high resolution.
+        center: Add two convolutions on the deepest level before the first block (VGG in the paper).
+        num_maps: Number of output maps (background, foreground).
 
     Raises:
         ValueError: When there are fewer blocks than skip connections.
@@ -86,7 +87,7 @@ class UnetDecoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kaiming-uniform (fan-in, ReLU) for the blocks, Xavier-uniform for the head, as in the published code."""
+        """Initialize blocks Kaiming-uniform (fan-in, ReLU) and the head Xavier-uniform, as in the published code."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module is not self.head:
                 nn.init.kaiming_uniform_(module.weight, nonlinearity='relu')

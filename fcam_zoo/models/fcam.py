@@ -24,11 +24,11 @@ from .decoder import UnetDecoder
 from .pyramid import Encoding, Pyramid, TimmClassifier
 from .timm_mixin import TimmModelMixin
 
-# The paper's decoder for networks of its size, a lighter one for mobile networks.
+# Decoder channels: those of the paper, and fewer for backbones with fewer parameters than LIGHT_PARAMETERS.
 LARGE_DECODER = (256, 128, 64, 32, 16)
 LIGHT_DECODER = (128, 64, 32, 16, 8)
 LIGHT_PARAMETERS = 12e6
-# Arguments that leave a wrapped classifier unchanged.
+# Arguments of wrap(): they do not change the classifier.
 WRAP_ARGUMENTS = {'decoder_channels', 'center', 'frozen', 'threshold', 'in_chans'}
 
 
@@ -55,7 +55,7 @@ class FCAM(TimmModelMixin, nn.Module):
 
     def __init__(self, backbone: str | nn.Module = 'resnet50', **arguments: Any) -> None:
         super().__init__()
-        # How a wrapped classifier was built is not known; saving checks that its name builds the same network.
+        # The arguments of a wrapped classifier are unknown, so saving checks that its name builds the same network.
         self.wrapped = isinstance(backbone, nn.Module)
         config = FCAMConfig(_name_of(backbone), **arguments)
         self.backbone = cast(TimmClassifier, backbone) if self.wrapped else build_backbone(config)
@@ -85,7 +85,7 @@ class FCAM(TimmModelMixin, nn.Module):
             self.freeze()
 
     def _max_blocks(self) -> int:
-        """Decoder blocks up to full resolution: one per skip connection and one per remaining doubling."""
+        """Number of decoder blocks up to full resolution: one per skip connection and one per remaining doubling."""
         return len(self.pyramid.channels) - 1 + max(1, round(math.log2(self.pyramid.first_stride)))
 
     def _default_channels(self) -> Sequence[int]:
@@ -94,11 +94,11 @@ class FCAM(TimmModelMixin, nn.Module):
 
     @property
     def model_args(self) -> dict[str, Any]:
-        """Arguments that build the same network again, with the current threshold, as config.json records them."""
+        """Arguments that build the same network again, with the current threshold, for config.json."""
         return replace(self.config, threshold=self.threshold).to_dict()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Give the classifier a fresh head, as timm's models do; class names that no longer fit are dropped."""
+        """Give the classifier a fresh head of `num_classes` classes, as timm's models do."""
         self.backbone.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
         self.pyramid = Pyramid(self.backbone, self.in_chans)
@@ -128,26 +128,26 @@ class FCAM(TimmModelMixin, nn.Module):
         return self
 
     def encode(self, x: torch.Tensor) -> Encoding:
-        """Run the classifier's body once: (B,C,H,W), normalised -> pyramid levels and explained features."""
+        """Run the classifier without its head on images (B,C,H,W), normalized."""
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
             return self.pyramid.encode(self.backbone, x)
 
     def classify(self, encoding: Encoding) -> torch.Tensor:
-        """Logits (B,K) of an encoding."""
+        """Compute the logits (B,K) of an encoding."""
         return self.pyramid.head(self.backbone, encoding.features, encoding.prefix)
 
     def forward(self, x: torch.Tensor) -> FCAMOutput:
         """Classify and localize in one pass.
 
         Args:
-            x: (B,C,H,W), normalised with `pretrained_cfg['mean']` and `['std']`; any size of at least 32 pixels;
-                networks of fixed input size resize it.
+            x: (B,C,H,W), normalized with `pretrained_cfg['mean']` and `['std']`. Any size of at least 32 pixels;
+                networks with a fixed input size resize it.
         """
         encoding = self.encode(x)
         return FCAMOutput(self.classify(encoding), self.decoder(encoding.levels, tuple(x.shape[-2:])))
 
     def fcam(self, x: torch.Tensor) -> torch.Tensor:
-        """The F-CAM: softmax of the foreground channel, (B,C,H,W) -> (B,H,W) in [0,1]; not min-max normalised."""
+        """Compute the F-CAM, the foreground probability: (B,C,H,W) -> (B,H,W) in [0,1]; not min-max normalized."""
         return self.forward(x).maps.softmax(1)[:, 1]
 
     def cam(
@@ -158,17 +158,17 @@ class FCAM(TimmModelMixin, nn.Module):
         variant: str = 'published',
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """The classifier's low-resolution class map, as WSOL methods score it.
+        """Compute the class map of the classifier, resized to the images, as WSOL benchmarks score it.
 
         Args:
-            x: (B,C,H,W), normalised.
+            x: (B,C,H,W), normalized.
             labels: Class to explain (B,); default: the predicted one.
             method: One of `cams.METHODS`.
-            variant: Reading of the Grad-CAM++ formulas (see `cams.methods`).
-            generator: Source of the noise of 'smoothgradcampp' behind a head without closed form.
+            variant: Variant of the Grad-CAM++ formulas (see `cams.methods`).
+            generator: Source of the noise of 'smoothgradcampp' if the head has no closed form.
 
         Returns:
-            (B,H,W) in [0,1]: min-max normalised, then resized bilinearly; detached.
+            (B,H,W) in [0,1]: min-max normalized, then resized bilinearly; detached.
         """
         with torch.no_grad():
             encoding = self.encode(x)
@@ -184,9 +184,10 @@ class FCAM(TimmModelMixin, nn.Module):
         variant: str = 'published',
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
-        """Min-max normalised class map (B,h,w) of an encoding, in closed form or by one backward pass of the head.
+        """Compute the class map (B,h,w) of an encoding, min-max normalized.
 
-        Smooth Grad-CAM++ without a closed form runs the network again, on noisy images.
+        It has a closed form behind a linear head; otherwise it takes one backward pass of the head.
+        Smooth Grad-CAM++ without a closed form runs the network again on noisy images.
         """
         features = encoding.features.detach()
         if self.pyramid.linear_head and has_closed_form(method, variant):
@@ -204,7 +205,7 @@ class FCAM(TimmModelMixin, nn.Module):
 
         Args:
             path: The file.
-            reset_head: Keep the fresh head if that of the file has another number of classes.
+            reset_head: Keep the model's own head if that of the file has another number of classes.
 
         Raises:
             WeightsError: When the file is damaged or does not fit; the message lists the differences.
@@ -222,7 +223,7 @@ class FCAM(TimmModelMixin, nn.Module):
 
 
 def _name_of(backbone: str | nn.Module) -> str:
-    """timm name of a backbone; the class name of a wrapped classifier that does not record one."""
+    """Return the timm name of a backbone; for a wrapped classifier that does not record it, its class name."""
     if isinstance(backbone, str):
         return backbone
     cfg = cast(TimmClassifier, backbone).pretrained_cfg or {}
@@ -232,7 +233,7 @@ def _name_of(backbone: str | nn.Module) -> str:
 class _Tail(nn.Module):
     """The part of the network after the explained features, behind an identity layer that outputs them.
 
-    Its input is the features of a given encoding, or images without one.
+    Its input is the features of the given encoding, or images if there is none.
     """
 
     def __init__(self, model: FCAM, encoding: Encoding | None) -> None:
@@ -248,7 +249,7 @@ class _Tail(nn.Module):
         return self.pyramid.head(self.backbone, self.features(x), prefix)
 
 
-# Direct resize to the input size, as in WSOL evaluation (F-CAM, Sec. 4.1).
+# Images are resized to the input size without cropping, as in WSOL evaluation (F-CAM, Sec. 4.1).
 INPUT_CFG: dict[str, Any] = {
     'input_size': (3, 224, 224),
     'fixed_input_size': False,
@@ -259,7 +260,7 @@ INPUT_CFG: dict[str, Any] = {
 
 
 def prefixed(cfg: dict[str, Any]) -> dict[str, Any]:
-    """pretrained_cfg of an F-CAM from that of its backbone: same statistics, layer names under `backbone.`."""
+    """Return the pretrained_cfg of an F-CAM from that of its backbone: same mean and std, layers under `backbone.`."""
     keys = ('mean', 'std', 'num_classes', 'pool_size', 'first_conv', 'classifier', 'license')
     kept = {k: cfg[k] for k in keys if cfg.get(k) is not None}
     for key in ('first_conv', 'classifier'):
@@ -273,7 +274,7 @@ def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
 
     Args:
         classifier: A timm model with a classification head.
-        **kwargs: decoder_channels, center, frozen, threshold, in_chans of `FCAMConfig`.
+        **kwargs: Fields of `FCAMConfig`: decoder_channels, center, frozen, threshold, in_chans.
 
     Raises:
         UnknownModelError: When it is not a timm classifier.

@@ -1,4 +1,4 @@
-"""Any timm network as a feature pyramid, with a head on the map that its class maps explain."""
+"""Run any timm network as a feature pyramid, and its head on the feature map that class maps explain."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..cams.closed_form import linear_weight
 from ..errors import UnknownModelError
 
 T = TypeVar('T')
-# Levels of a network whose maps all have one size: its blocks at thirds of the depth.
+# Levels of a network whose maps all have the same size: the blocks at each third of its depth.
 TOKEN_LEVELS = 3
-# Sides of the probe images; the larger one is for valid padding, which blurs the strides of the smaller.
+# Sides of the probe images in pixels. With valid padding, the strides cannot be measured on the smaller one.
 PROBE_SIDES = (64, 320)
-# What networks raise for an input or a use that they do not support.
+# Errors that networks raise for unsupported inputs or calls.
 PROBE_ERRORS = (RuntimeError, AssertionError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError)
 
 
@@ -33,13 +33,13 @@ class TimmClassifier(nn.Module):
 
 
 class Encoding(NamedTuple):
-    """One pass of the classifier's body.
+    """Output of the classifier without its head.
 
     Attributes:
         levels: Maps for the decoder (B,C_i,h_i,w_i), from high to low resolution.
-        features: The map that class maps explain (B,C,h,w), the input of the head together with `prefix`.
+        features: The map that class maps explain (B,C,h,w); together with `prefix` the input of the head.
         prefix: Class and register tokens (B,P,C) of a vision transformer, else None.
-        images: Input of the network (B,C,H,W), resized if it only takes certain sizes.
+        images: Input of the network (B,C,H,W), resized if the network requires certain sizes.
     """
 
     levels: list[torch.Tensor]
@@ -55,10 +55,10 @@ class Pyramid:
     explain the input of the last block, which is the last one that mixes patches into that token.
 
     Attributes:
-        channels: Of each level, from high to low resolution.
-        first_stride: Pixels per cell of the first level; a fraction for patches of 14 pixels.
-        output_stride: Stride of the explained features.
-        linear_head: The head is average pooling and one linear layer, so class maps have a closed form.
+        channels: Channels of each level, from high to low resolution.
+        first_stride: Stride of the first level in pixels; a fraction with patches of 14 pixels.
+        output_stride: Stride of the explained features in pixels.
+        linear_head: Whether the head is average pooling and one linear layer, so that class maps have a closed form.
 
     Raises:
         UnknownModelError: For a network that is not supported; the message says why.
@@ -70,7 +70,7 @@ class Pyramid:
             raise UnknownModelError(f'{name} has no forward_intermediates and forward_head: it is not a timm network')
         info = net.feature_info
         reductions = [level['reduction'] for level in (info.get_dicts() if hasattr(info, 'get_dicts') else info)]
-        # Vision transformers and the like have one stride throughout.
+        # All maps of vision transformers and similar networks have the same stride.
         self.flat = len(reductions) > 1 and len(set(reductions)) == 1
         self.fixed_size, self.multiple = accepted_sizes(net)
         self.prefix_tokens = getattr(net, 'num_prefix_tokens', 0)
@@ -84,36 +84,37 @@ class Pyramid:
             depth = len(reductions) - self.reads_class_token
             self.indices = sorted({max(0, depth * (i + 1) // TOKEN_LEVELS - 1) for i in range(TOKEN_LEVELS)})
         else:
-            # Levels at full resolution, such as VGG's first, are never used by the decoder.
+            # The decoder does not use levels at full resolution, such as the first of VGG.
             self.indices = [i for i, reduction in enumerate(reductions) if reduction > 1]
         run_small(net, in_chans, lambda x: self._probe(net, x))
 
     def _probe(self, net: TimmClassifier, x: torch.Tensor) -> None:
-        """Find channels and strides in one small pass, and check that body and head give the network's logits."""
-        self.tokens = self.channels_last = False
+        """Find channels and strides in one pass, and check that `encode` and `head` give the network's logits."""
         final = net.forward_features(x)
-        if not isinstance(final, torch.Tensor) or final.ndim != (3 if self.flat and final.ndim == 3 else 4):
-            kind = tuple(final.shape) if isinstance(final, torch.Tensor) else type(final).__name__
-            raise ValueError(f'its last features {kind} are not a map')
-        self.tokens = final.ndim == 3
+        shape = tuple(final.shape) if isinstance(final, torch.Tensor) else ()
+        self.tokens = self.flat and len(shape) == 3
+        if len(shape) != 4 and not self.tokens:
+            raise ValueError(f'its last features {shape or type(final).__name__} are not a map')
         # Swin and similar networks keep channels last, also for their head.
-        self.channels_last = not self.tokens and final.shape[1] != net.num_features == final.shape[-1]
+        self.channels_last = not self.tokens and shape[1] != net.num_features == shape[-1]
         levels, features, prefix, _ = self.encode(net, x)
         if not torch.allclose(self.head(net, features, prefix), net(x), rtol=1e-3, atol=1e-4):
             raise ValueError('its head on its last features does not give its logits')
         self.channels = [level.shape[1] for level in levels]
         self.first_stride = x.shape[-2] / levels[0].shape[-2]
-        self.output_stride = [measured_stride(x, m.shape[-2]) for m in (*([] if self.flat else levels), features)][-1]
+        # Every level is measured, so that an image that is too small for one of them raises an error.
+        maps = [features] if self.flat else [*levels, features]
+        *_, self.output_stride = (measured_stride(x, m.shape[-2]) for m in maps)
         self.linear_head = self.has_linear_head(net, features, prefix)
         if self.fixed_size is None and self.multiple == 1:
             try:
                 self.encode(net, x[..., 7:, 7:])
             except PROBE_ERRORS:
-                # E.g. networks that add maps of several scales only take whole cells.
+                # E.g. networks that add maps of several scales need sides that are multiples of the stride.
                 self.multiple = max(32, self.output_stride)
 
     def encode(self, net: TimmClassifier, x: torch.Tensor) -> Encoding:
-        """(B,C,H,W), normalised -> one pass of the network up to its explained features."""
+        """Run the network without its head on images (B,C,H,W), normalized."""
         x = self.fit(x)
         if not self.tokens:
             features, levels = net.forward_intermediates(x, indices=self.indices)
@@ -132,7 +133,7 @@ class Pyramid:
         return Encoding(_pyramid_of(levels), features, prefix if has_prefix else None, x)
 
     def head(self, net: TimmClassifier, features: torch.Tensor, prefix: torch.Tensor | None) -> torch.Tensor:
-        """Explained features (B,C,h,w) and prefix tokens -> logits (B,K)."""
+        """Run the head: explained features (B,C,h,w) and prefix tokens (B,P,C) -> logits (B,K)."""
         if not self.tokens:
             return net.forward_head(features.permute(0, 2, 3, 1) if self.channels_last else features)
         tokens = features.flatten(2).transpose(1, 2)
@@ -143,7 +144,7 @@ class Pyramid:
         return net.forward_head(tokens)
 
     def fit(self, x: torch.Tensor) -> torch.Tensor:
-        """Resize images bilinearly to a size that the network takes; most take any size."""
+        """Resize images bilinearly to a size that the network accepts; most accept any size."""
         size = self.fixed_size
         if size is None and self.multiple > 1:
             h, w = (self.multiple * max(1, round(side / self.multiple)) for side in x.shape[-2:])
@@ -153,10 +154,10 @@ class Pyramid:
         return F.interpolate(x, size=size, mode='bilinear', align_corners=False)
 
     def has_linear_head(self, net: TimmClassifier, features: torch.Tensor, prefix: torch.Tensor | None) -> bool:
-        """Whether the logits are one linear layer of the features' mean.
+        """Whether the logits are a linear layer of the mean features.
 
-        True if this is the only layer of the head with weights or statistics, whatever their current values, and the
-        head gives the same as it on random features.
+        This holds if the linear layer is the only layer of the head with parameters or buffers, and if the head equals
+        it on random features. Parameter values are not compared, since fresh layers may be the identity.
         """
         classifier = net.get_classifier()
         weight = None if isinstance(classifier, tuple) else linear_weight(classifier)
@@ -181,7 +182,7 @@ class Pyramid:
 
 
 def run_small(net: TimmClassifier, in_chans: int, run: Callable[[torch.Tensor], T]) -> T:
-    """Call `run` with a small random image (1,C,H,W) that the network takes, or a larger one if that fails.
+    """Call `run` with a small random image (1,C,H,W) that the network accepts, or a larger one if that fails.
 
     The network is in eval mode, and autograd is off.
 
@@ -203,7 +204,7 @@ def run_small(net: TimmClassifier, in_chans: int, run: Callable[[torch.Tensor], 
 
 
 def measured_stride(x: torch.Tensor, side: int) -> int:
-    """Stride of a map with `side` rows, computed from images (B,C,H,W).
+    """Return the stride of a map with `side` rows that was computed from images (B,C,H,W).
 
     Raises:
         ValueError: When the images are too small to determine it.
@@ -211,12 +212,12 @@ def measured_stride(x: torch.Tensor, side: int) -> int:
     height = x.shape[-2]
     if height % side and height < 128:
         raise ValueError(f'{height} pixels make {side} cells: the images are too small')
-    # Patches have sides of any length; all other strides are products of 2.
+    # Patches may have any side; all other strides are powers of 2.
     return height // side if height % side == 0 and height < 128 else 2 ** round(math.log2(height / side))
 
 
 def accepted_sizes(net: TimmClassifier) -> tuple[tuple[int, int] | None, int]:
-    """The only size (H,W) that a network takes, or None and the number that sides must be multiples of."""
+    """Return the only size (H,W) that a network accepts, or None, and the number that sides must be a multiple of."""
     patches: Any = getattr(net, 'patch_embed', None)
     if getattr(net, 'dynamic_img_size', False) and patches is not None:
         return None, patches.patch_size[0]
@@ -229,7 +230,7 @@ def accepted_sizes(net: TimmClassifier) -> tuple[tuple[int, int] | None, int]:
 
 
 def _pyramid_of(maps: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Maps of one size as a pyramid: all but the last are enlarged, so that each decoder block gains resolution."""
+    """Make a pyramid of maps of one size: enlarge all but the last, so that each decoder block gains resolution."""
     scales = [2 ** (len(maps) - 1 - i) for i in range(len(maps))]
     return [
         m if s == 1 else F.interpolate(m, scale_factor=s, mode='bilinear', align_corners=False)

@@ -1,4 +1,4 @@
-"""Where the weights of a model come from: a release or a folder -> one verified `WeightsSource`."""
+"""Find and verify the weights of a release or of a model folder (timm's Hub format)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .config import check_model_args
 if TYPE_CHECKING:
     from .fcam import FCAM
 
+# Largest accepted numbers in pretrained_cfg (pixels), and largest config.json in bytes.
 MAX_SIDE = 2**13
 MAX_CONFIG = 16 * 2**20
 CFG_FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
@@ -33,12 +34,12 @@ class WeightsSource:
     """A verified weight file and the model that it belongs to.
 
     Attributes:
-        path: Safetensors file of the whole model or only its decoder.
+        path: Safetensors file of the whole model or of its decoder only.
         architecture: timm architecture, `fcam` or `fcam_<backbone>`.
         pretrained_cfg: timm's configuration of the weights, or its tag.
-        num_classes: Classes of the weights.
+        num_classes: Number of classes of the weights.
         arguments: Arguments of `FCAM`.
-        backbone: timm name of the classifier's weights, which a decoder-only file needs.
+        backbone: timm name of the classifier and its weights, which a decoder-only file needs.
         classifier_sha256: Digest of that classifier, if recorded.
     """
 
@@ -51,7 +52,7 @@ class WeightsSource:
     classifier_sha256: str = ''
 
     def classifier_arguments(self, arguments: dict[str, Any], reset_head: bool) -> dict[str, Any]:
-        """Arguments that load the classifier: none if the file holds it, else timm's weights or a local checkpoint.
+        """Return the arguments that load the classifier of a decoder-only file; a whole file needs no other weights.
 
         Raises:
             WeightsError: When the requested num_classes or the local checkpoint does not fit.
@@ -73,10 +74,10 @@ class WeightsSource:
         return {'backbone_pretrained': False}
 
     def check_classifier(self, model: FCAM) -> None:
-        """A decoder gives meaningless maps on the features of another classifier than its own.
+        """Check that the classifier is the one with which the decoder was trained; other features give wrong maps.
 
         Raises:
-            WeightsError: When the classifier is not the recorded one.
+            WeightsError: When the classifier differs from the recorded one.
         """
         if self.classifier_sha256 and digest(model.backbone.state_dict()) != self.classifier_sha256:
             raise WeightsError(
@@ -88,7 +89,7 @@ class WeightsSource:
 def release_source(
     entry: ReleaseEntry, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False
 ) -> WeightsSource:
-    """Source of a released model, whose weights are downloaded if needed.
+    """Find the weights of a released model, and download them if needed.
 
     Raises:
         HubError: When the file cannot be downloaded.
@@ -107,7 +108,7 @@ def release_source(
 
 
 def folder_source(folder: Path) -> WeightsSource:
-    """Source of a model folder, also one in the Hub's cache, whose commit is then recorded."""
+    """Verify a model folder. For a folder in the Hub's cache, the source records repository and commit."""
     config = verify_folder(folder)
     cfg = {**config['pretrained_cfg'], 'num_classes': config['num_classes']}
     if 'label_names' in config:
@@ -128,14 +129,14 @@ def folder_source(folder: Path) -> WeightsSource:
 
 
 def verify_folder(folder: Path) -> dict[str, Any]:
-    """Check a model folder: its config.json, and size and SHA-256 of the weights if the config has them.
+    """Check the config.json of a model folder, and the weights if the config records their size and SHA-256.
 
     Returns:
         The config.
 
     Raises:
         FileNotFoundError: When the folder or one of its files does not exist.
-        WeightsError: When the config is damaged or does not describe an F-CAM, or the weights are not those it names.
+        WeightsError: When the config is damaged or does not describe an F-CAM, or when the weights differ from it.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f'model folder {folder} does not exist')

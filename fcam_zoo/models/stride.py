@@ -1,8 +1,8 @@
-"""Find the strided layers of a network, and remove strides without dilating the kernels.
+"""Find the strided layers of a network, and remove strides without dilation.
 
 The paper's networks keep their last feature map large by setting late strides to 1 and leaving every kernel unchanged
-(no dilation; F-CAM, Sec. 4.1). This module does the same for any network: one traced forward pass lists the strided
-layers in order, and those beyond the requested stride get a lower one.
+(F-CAM, Sec. 4.1). This module does the same for any network: one forward pass with hooks lists the strided layers in
+order, and each layer beyond the requested output stride gets a lower stride.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ..errors import UnknownModelError
 from .pyramid import TimmClassifier, measured_stride
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
-# Blocks that halve the map in code, without a strided layer.
+# Blocks that halve the map in their code instead of by a strided layer.
 _INCEPTION = (InceptionB, InceptionD)
 _MERGING = (PatchMerging, PatchMergingV2)
 
 
 @dataclass(frozen=True)
 class StridedLayer:
-    """A strided layer: its name, stride, and the stride of its input."""
+    """A strided layer: its name, its stride, and the stride of its input relative to the image."""
 
     name: str
     stride: int
@@ -37,7 +37,7 @@ class StridedLayer:
 
 
 class UnstridedInception(nn.Module):
-    """Inception v3's reduction block at full size: the pool of its last branch has stride 1."""
+    """Inception v3's reduction block without its stride: the pool of the last branch has stride 1."""
 
     def __init__(self, block: InceptionB | InceptionD) -> None:
         super().__init__()
@@ -51,12 +51,15 @@ class UnstridedInception(nn.Module):
 
 
 class UnstridedMerging(nn.Module):
-    """Swin's patch merging at every patch: (B,h,w,C) -> (B,h,w,C'), each patch with its lower and right neighbours."""
+    """Swin's patch merging without its stride: (B,h,w,C) -> (B,h,w,C').
+
+    Each patch is merged with those to the right, below, and below right.
+    """
 
     def __init__(self, merging: PatchMerging | PatchMergingV2) -> None:
         super().__init__()
         self.norm, self.reduction = merging.norm, merging.reduction
-        # Version 1 normalises the four patches, version 2 what they are reduced to.
+        # Version 1 normalizes before the reduction, version 2 after it.
         self.norm_first = isinstance(merging, PatchMerging)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,7 +70,7 @@ class UnstridedMerging(nn.Module):
 
 
 def trace_strides(net: TimmClassifier, x: torch.Tensor) -> list[StridedLayer]:
-    """Strided layers of a network, in the order in which they run on images (B,C,H,W)."""
+    """List the strided layers of a network, in the order in which they run on images (B,C,H,W)."""
     found: list[StridedLayer] = []
     names = {module: name for name, module in net.named_modules()}
 
@@ -126,7 +129,7 @@ def _restride(net: nn.Module, layer: StridedLayer, stride: int) -> bool:
     elif isinstance(module, _MERGING):
         _replace(net, layer.name, UnstridedMerging(module))
     elif isinstance(module, _POOLS) and to_2tuple(module.kernel_size)[0] % 2 == 0:
-        # Without its stride, a 2x2 pool has no effect left to keep.
+        # An even kernel cannot keep the size at stride 1, and a 2x2 pool does nothing but halve the map.
         _replace(net, layer.name, nn.Identity())
     elif isinstance(module, _POOLS):
         module.stride = (1, 1)
@@ -146,13 +149,13 @@ def _restride_convolution(net: nn.Module, conv: nn.Conv2d, stride: int) -> bool:
         conv.padding = (excess // 2, excess // 2)
     patches: Any = getattr(net, 'patch_embed', None)
     if hasattr(patches, 'dynamic_feat_size') and conv is getattr(patches, 'proj', None):
-        # Patches overlap now, and timm computes the number of cells from the patch size.
+        # The patches now overlap, but timm computes the number of cells from the patch size.
         patches.patch_size = (stride, stride)
     return True
 
 
 def _pad_to_keep_size(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> None:
-    """Replace valid padding, so that a layer of stride 1 keeps the size of its input."""
+    """Pad a layer of stride 1 without padding, so that it keeps the size of its input."""
     kernel, padding = to_2tuple(module.kernel_size)[0], to_2tuple(module.padding)[0]
     # timm's 'same' layers pad their input themselves.
     if kernel == 1 or padding != 0 or 'Same' in type(module).__name__:

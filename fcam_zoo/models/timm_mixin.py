@@ -1,4 +1,4 @@
-"""The model interface that timm's tools use: head, levels, layer groups, gradient checkpointing."""
+"""Model interface for timm's tools: head, levels, layer groups, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 class TimmModelMixin:
     """timm's model methods for a network with a classifier `backbone` and a `decoder`.
 
-    Layer and parameter names are those of the whole network: the classifier's begin with `backbone.`.
+    Layer and parameter names refer to the whole network: those of the classifier begin with `backbone.`.
     """
 
     backbone: TimmClassifier
     decoder: UnetDecoder
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B,C,H,W), normalised -> the classifier's last features, in its own layout."""
+        """Images (B,C,H,W), normalized -> the last features of the classifier, in its own layout."""
         return self.backbone.forward_features(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -43,7 +43,7 @@ class TimmModelMixin:
         return [{**level, 'module': f'backbone.{level["module"]}'} for level in levels]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the classifier's layer groups; the decoder matches none, so timm groups it with the head."""
+        """Patterns of the classifier's layer groups; the decoder matches none, and timm groups it with the head."""
         return {
             group: _below(spec) if isinstance(spec, str) else [(_below(pattern), suffix) for pattern, suffix in spec]
             for group, spec in self.backbone.group_matcher(coarse).items()

@@ -1,8 +1,8 @@
 """VGG16 and Inception v3 of the WSOL literature (F-CAM, Sec. 4.1; Choe et al., CVPR 2020), which keep large maps.
 
-They are timm's networks without the late strides, with one (VGG16) or two (Inception v3) more convolutions, and with
-average pooling and one linear layer as the head. The paper's third network, ResNet50, is timm's with its last two
-strides removed. Layers that are the same as timm's have timm's names, so that its pretrained weights load into them.
+They are timm's networks without the late strides, with one (VGG16) or two (Inception v3) additional convolutions, and
+with average pooling and one linear layer as the head. (The third network of the paper, ResNet50, is timm's without its
+last two strides.) Layers shared with timm's networks keep their names, so that timm's pretrained weights load.
 """
 
 from __future__ import annotations
@@ -20,8 +20,25 @@ from .stride import StridedLayer, remove_strides
 CAM_CHANNELS = 1024
 
 
-class WsolVGG16(VGG):
-    """VGG16 without its last two pools and fully connected layers, with one more convolution.
+class _WsolNet(nn.Module):
+    """A network that loads the weights of timm's original one into the layers that both have."""
+
+    own_layers: tuple[str, ...]
+
+    def fit_checkpoint(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Adapt a state dict of the original network: `own_layers` that do not fit keep their weights."""
+        fitted = {}
+        for key, value in self.state_dict().items():
+            own = key.startswith(self.own_layers)
+            if key in state and not (own and state[key].shape != value.shape):
+                fitted[key] = state[key]
+            elif own:
+                fitted[key] = value
+        return fitted
+
+
+class WsolVGG16(_WsolNet, VGG):
+    """VGG16 without its last two pools and fully connected layers, with one additional convolution.
 
     Features (B,1024,H/8,W/8): 28x28 at 224 pixels.
     """
@@ -32,7 +49,7 @@ class WsolVGG16(VGG):
         self, num_classes: int = 1000, global_pool: str = 'avg', drop_rate: float = 0.0, **kwargs: Any
     ) -> None:
         layers = [64, 64, 'M', 128, 128, 'M', 256, 256, 256, 'M', *[512] * 3, 'M', *[512] * 3, 'M']
-        # timm's fully connected layers are dropped below; making them tiny keeps this cheap.
+        # timm's fully connected layers are removed below; mlp_ratio makes them tiny, to save time.
         super().__init__(layers, num_classes=0, mlp_ratio=1 / 4096, **kwargs)
         self.add_module('pre_logits', nn.Identity())
         pools = [i for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
@@ -40,7 +57,7 @@ class WsolVGG16(VGG):
         # The extra convolution, "conv6" of the published code, replaces the last pool.
         self.features[pools[4]] = _extra_convolution(512)
         self.features.append(nn.ReLU(inplace=True))
-        # A stage begins with its pool: the levels are the maps before the first three pools, and the last map.
+        # The levels are the maps before the first three pools, and the last map.
         last = len(self.features) - 1
         self.feature_info = [
             *self.feature_info[:3],
@@ -51,14 +68,11 @@ class WsolVGG16(VGG):
         self.num_features = self.head_hidden_size = CAM_CHANNELS
         self.head = ClassifierHead(CAM_CHANNELS, num_classes, pool_type=global_pool, drop_rate=drop_rate)
 
-    def fit_checkpoint(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return _fit(state, self)
 
-
-class WsolInceptionV3(InceptionV3):
+class WsolInceptionV3(_WsolNet, InceptionV3):
     """Inception v3 up to Mixed_6e at stride 8 with padded 3x3 convolutions, then two dropout + convolution blocks.
 
-    Features (B,1024,29,29) at 224 pixels: the padded pools round up.
+    Features (B,1024,29,29) at 224 pixels, because the padded pools round up.
     """
 
     own_layers = ('extra1.', 'extra2.', 'fc.')
@@ -87,9 +101,6 @@ class WsolInceptionV3(InceptionV3):
         )
         self.head_hidden_size = CAM_CHANNELS
 
-    def fit_checkpoint(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return _fit(state, self)
-
     def forward_postaux(self, x: torch.Tensor) -> torch.Tensor:
         return self.extra2(self.extra1(x))
 
@@ -103,18 +114,6 @@ def _extra_convolution(in_channels: int) -> nn.Conv2d:
 
 def _extra_block(in_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Dropout(0.5), _extra_convolution(in_channels), nn.ReLU(inplace=True))
-
-
-def _fit(state: dict[str, torch.Tensor], net: WsolVGG16 | WsolInceptionV3) -> dict[str, torch.Tensor]:
-    """Adapt a state dict of timm's original network: layers that it lacks keep their weights, the others must fit."""
-    fitted = {}
-    for key, value in net.state_dict().items():
-        own = key.startswith(net.own_layers)
-        if key in state and not (own and state[key].shape != value.shape):
-            fitted[key] = state[key]
-        elif own:
-            fitted[key] = value
-    return fitted
 
 
 def _cfg(source: str, **kwargs: Any) -> dict[str, Any]:
@@ -143,22 +142,24 @@ default_cfgs = generate_default_cfgs(
 )
 
 
+def _create(net: type[WsolVGG16 | WsolInceptionV3], variant: str, pretrained: bool, **kwargs: Any) -> Any:
+    return build_model_with_cfg(
+        net,
+        variant,
+        pretrained,
+        pretrained_filter_fn=lambda state, model: model.fit_checkpoint(state),
+        feature_cfg={'feature_cls': 'getter'},
+        **kwargs,
+    )
+
+
 @register_model
 def vgg16_wsol(pretrained: bool = False, **kwargs: Any) -> WsolVGG16:
     """VGG16 of the WSOL literature, stride 8."""
-    return build_model_with_cfg(
-        WsolVGG16, 'vgg16_wsol', pretrained, pretrained_filter_fn=_fit, feature_cfg={'feature_cls': 'getter'}, **kwargs
-    )
+    return _create(WsolVGG16, 'vgg16_wsol', pretrained, **kwargs)
 
 
 @register_model
 def inception_v3_wsol(pretrained: bool = False, **kwargs: Any) -> WsolInceptionV3:
     """Inception v3 of the WSOL literature, stride 8."""
-    return build_model_with_cfg(
-        WsolInceptionV3,
-        'inception_v3_wsol',
-        pretrained,
-        pretrained_filter_fn=_fit,
-        feature_cfg={'feature_cls': 'getter'},
-        **kwargs,
-    )
+    return _create(WsolInceptionV3, 'inception_v3_wsol', pretrained, **kwargs)

@@ -34,11 +34,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     'fcam_mobilenetv1_075': {'backbone': 'mobilenetv1_075', 'output_stride': 16},
     'fcam_mobilenetv1_025': {'backbone': 'mobilenetv1_025', 'output_stride': 16},
 }
-# The paper's networks and data sets (F-CAM, Tables 1 and 2), with their numbers of classes. The index adds the
-# released names.
+# Networks of the paper, and its data sets with their numbers of classes (F-CAM, Tables 1 and 2).
 PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
 PAPER_DATASETS = {'cub': 200, 'openimages': 100}
-# Fields of timm's pretrained_cfg_overlay by which callers name their own weights, which timm loads.
+# Fields of timm's pretrained_cfg_overlay that name the caller's own weights; timm loads those.
 OWN_WEIGHTS = {'file', 'url', 'state_dict', 'hf_hub_id'}
 
 
@@ -56,12 +55,12 @@ def _table(released: tuple[str, ...]) -> dict[str, ModelName]:
 
 
 def names() -> dict[str, ModelName]:
-    """Every name of the zoo, `fcam_<backbone>.<teacher>_<dataset>`, and its parts, by architecture and tag."""
+    """Return every name of the zoo with its parts: released names and those of the paper, by architecture and tag."""
     return _table(tuple(_index.index()))
 
 
 def hub_names() -> dict[str, list[str]]:
-    """torch.hub names without dots, `fcam_<backbone>_<dataset>` -> zoo names, the best released one first."""
+    """Return the zoo names behind each torch.hub name, `fcam_<backbone>_<dataset>`, the best released one first."""
     groups: dict[str, list[str]] = {}
     for name, parts in names().items():
         groups.setdefault(parts.hub_name, []).append(name)
@@ -69,12 +68,12 @@ def hub_names() -> dict[str, list[str]]:
 
 
 def full_name(name: str) -> str:
-    """The best released name of a torch.hub name; any other name is returned unchanged."""
+    """Return the best released name behind a torch.hub name; any other name is returned unchanged."""
     return hub_names().get(name, [name])[0]
 
 
 def released(name: str) -> _index.ReleaseEntry:
-    """Index entry of a full name or a torch.hub name.
+    """Return the index entry of a full name or a torch.hub name.
 
     Raises:
         UnknownModelError: When it has no released weights.
@@ -87,7 +86,7 @@ def released(name: str) -> _index.ReleaseEntry:
 
 
 def no_weights(name: str) -> UnknownModelError:
-    """The error for a name that cannot be loaded: unknown, only an architecture, or without released weights."""
+    """Return the error for a name without weights: unknown, only an architecture, or not released."""
     available = f'Released: {", ".join(sorted(_index.index())) or "none"}.'
     if name == 'fcam' or name in ARCHITECTURES:
         return UnknownModelError(f'{name} is an architecture without weights: add a teacher and data set. {available}')
@@ -103,7 +102,7 @@ def no_weights(name: str) -> UnknownModelError:
 
 
 def _val_score(name: str) -> float:
-    """Localization metric on val, by which the best teacher is selected; -1 without released weights."""
+    """Return the localization metric on val, which selects the best teacher; -1 without released weights."""
     entry = _index.index().get(name)
     if entry is None:
         return -1.0
@@ -112,11 +111,11 @@ def _val_score(name: str) -> float:
 
 
 def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
-    """Names of the zoo, by architecture in the order of its table (larger ones of a family first), then by name.
+    """List the names of the zoo, by architecture in the order of `ARCHITECTURES`, then by tag.
 
     Args:
         filter: Shell pattern such as '*cub*'; '' lists all.
-        pretrained: Only those with released weights.
+        pretrained: List only models with released weights.
     """
     released = _index.index()
     return [name for name in names() if fnmatch.fnmatch(name, filter or '*') and (not pretrained or name in released)]
@@ -136,23 +135,26 @@ def create_model(
     """Create an F-CAM.
 
     Args:
-        name: `fcam_<backbone>.<teacher>_<dataset>`; `fcam_<backbone>_<dataset>`, the best released teacher;
-            `fcam_<backbone>`; 'fcam' with backbone=<any timm name>; 'local-dir:<folder>' or 'hf-hub:<org>/<name>',
-            optionally with '@<branch, tag or commit>', which always load their weights.
+        name: One of
+            - `fcam_<backbone>.<teacher>_<dataset>`, a name of `list_models`;
+            - `fcam_<backbone>_<dataset>`, the best released teacher of that data set;
+            - `fcam_<backbone>`, or 'fcam' with backbone=<any timm name>, which have no weights;
+            - 'local-dir:<folder>' or 'hf-hub:<org>/<name>', optionally with '@<branch, tag or commit>', which always
+              load their weights.
         pretrained: Load the released weights.
-        num_classes: Classes of the head; default: that of the data set, of the folder, or 1000.
-        reset_head: Keep a fresh head if num_classes differs from that of the weights, instead of raising an error.
-        backbone_pretrained: Load timm's weights into the backbone (network or cache). Ignored if the F-CAM's weights
-            hold the backbone; implied if they hold only the decoder, unless backbone_checkpoint is given.
-        cache_dir: Folder of downloads; default: that of the Hub's client (HF_HOME).
-        local_files_only: Do not download the weights of the F-CAM; use the cache or fail.
+        num_classes: Number of classes; default: that of the data set, of the folder, or 1000.
+        reset_head: If num_classes differs from that of the weights, keep a fresh head instead of raising an error.
+        backbone_pretrained: Load timm's weights into the backbone (network or cache). Ignored if the weights of the
+            F-CAM include the backbone; implied if they do not, unless backbone_checkpoint is given.
+        cache_dir: Download folder; default: that of the Hub's client (HF_HOME).
+        local_files_only: Load the weights of the F-CAM from the cache only; do not download them.
         **kwargs: Further arguments of `FCAMConfig`.
 
     Returns:
-        The model, in eval mode when it has its weights.
+        The model; in eval mode if weights were loaded.
 
     Raises:
-        UnknownModelError: For a name that does not exist or has no released weights; the message lists those that do.
+        UnknownModelError: For a name that does not exist or has no released weights; the message lists released ones.
         FileNotFoundError: For a local folder or checkpoint that does not exist.
         HubError: When the Hub cannot provide a file.
         WeightsError: When weights are altered, truncated, or do not fit.
@@ -179,11 +181,11 @@ def create_model(
 
 
 def find_source(name: str, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> WeightsSource:
-    """Resolve any name of weights, downloading them if needed.
+    """Find the weights of a name, and download them if needed.
 
     Args:
         name: A released name, `local-dir:<folder>`, or `hf-hub:<org>/<name>`, optionally with `@<revision>`.
-        cache_dir: Folder of downloads; default: that of the Hub's client.
+        cache_dir: Download folder; default: that of the Hub's client.
         local_files_only: Do not download.
 
     Raises:
@@ -212,13 +214,15 @@ def create_fcam(
     reset_head: bool = False,
     **kwargs: Any,
 ) -> FCAM:
-    """Build an F-CAM and load its weights; the caller's arguments override those of the weights, and these the table's.
+    """Build an F-CAM and load its weights.
+
+    The caller's arguments override those of the weights, which override those of `ARCHITECTURES`.
 
     Args:
         architecture: 'fcam' or a key of `ARCHITECTURES`.
-        pretrained: Find the weights of pretrained_cfg (timm's configuration, or its tag) and load them.
-        source: Weights to load, already found.
-        **kwargs: Of `create_model`, timm's `build_model_with_cfg`, and `FCAM`.
+        pretrained: Find and load the weights of pretrained_cfg (timm's configuration, or its tag).
+        source: Weights to load, if the caller found them already.
+        **kwargs: Arguments of `create_model`, of timm's `build_model_with_cfg`, and of `FCAM`.
     """
     if kwargs.get('features_only'):
         raise UnknownModelError(f'{architecture} has no features_only: use its backbone, or model.encode(x).levels')
@@ -247,7 +251,7 @@ def create_fcam(
         if not reset_head:
             source.check_classifier(model)
     model.drop_stale_label_names()
-    # What timm's own push writes to config.json.
+    # timm's own push writes them to config.json.
     model._model_args = model.model_args
     return model
 
@@ -274,7 +278,7 @@ def _timm_source(
 
 
 def _default_cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
-    """pretrained_cfg of every name; only released ones name a file."""
+    """Return the pretrained_cfg of every name; only those of released models name a file."""
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {'fcam': dict(INPUT_CFG)}
     for architecture, arguments in ARCHITECTURES.items():
         base = {**_backbone_cfg(arguments['backbone']), 'license': 'apache-2.0', 'paper_name': 'F-CAM'}
@@ -293,7 +297,7 @@ def _name_cfg(name: str) -> dict[str, Any]:
 
 
 def _location(entry: _index.ReleaseEntry) -> dict[str, str]:
-    """Fields of timm's pretrained_cfg that say where a released file is."""
+    """Return the fields of timm's pretrained_cfg for the location of a released file."""
     if entry.hf_hub_id:
         return {'hf_hub_id': entry.hf_hub_id, 'hf_hub_filename': entry.file}
     return {'file': str(_index.weights_dir() / entry.file)}
