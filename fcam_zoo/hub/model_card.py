@@ -140,6 +140,5 @@ def _metrics_table(metrics: dict[str, Any]) -> str:
         for kind, found in kinds.items():
             cells = [f'{found[k]:.1f}' if k in found else '-' for k in keys]
             lines.append(f'| {split.replace("_", " ")} | {kind} | {" | ".join(cells)} |')
-    return (
-        '\n'.join(lines) + '\n\nPercent; box metrics are maxima over thresholds, each column at its own best threshold.'
-    )
+    note = 'Percent. Metrics at the chosen threshold use that of the model, the others their own best threshold.'
+    return '\n'.join([*lines, '', note])
