@@ -91,7 +91,8 @@ class MetricDescription:
         name: 'MaxBoxAcc', 'MaxBoxAccV2' or 'PxAP'.
         text: What it measures, in a sentence.
         primary: Key of the main metric.
-        best_threshold: Key of its best threshold.
+        overall: Key of the metric that summarizes all: the mean over IoUs, or PxAP.
+        best_threshold: Key of the best threshold of the main metric.
         columns: All metrics that a report may hold, in the order of tables.
         summary: Key -> title of the metrics in tables with one row per model.
         curves: By name: 'accuracy_50', one for each IoU; or 'precision' and 'f1'.
@@ -105,6 +106,7 @@ class MetricDescription:
     name: str
     text: str
     primary: str
+    overall: str
     best_threshold: str
     columns: tuple[Column, ...]
     summary: Mapping[str, str]
@@ -171,6 +173,7 @@ def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
         text='An image is correct at a threshold when the IoU of the box around the pixels above it and a true box is '
         'at least the required one. Each metric uses its own best threshold.',
         primary=f'max_box_acc_{main}',
+        overall='mean' if name == 'MaxBoxAcc' else 'max_box_acc_v2',
         best_threshold=f'best_threshold_{main}',
         columns=(
             *columns('max_box_acc', name, 'IoU'),
@@ -219,6 +222,7 @@ def _describe_masks() -> MetricDescription:
         name='PxAP',
         text='Average precision of the map values of all pixels; object pixels are positive.',
         primary='pxap',
+        overall='pxap',
         best_threshold='best_threshold',
         columns=(
             Column('pxap', 'PxAP', '', 'PxAP'),

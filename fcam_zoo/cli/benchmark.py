@@ -250,7 +250,7 @@ def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], 
     print(metrics_table(reports))
     comparison = compare(reports, args.baseline)
     compared = {row['metric'] for row in comparison.rows}
-    main = [key for key in (first.description.primary, 'mean', 'max_box_acc_v2') if key in compared]
+    main = [key for key in dict.fromkeys((first.description.primary, first.description.overall)) if key in compared]
     print(f'\n{comparison.to_markdown(main)}', end='')
     if args.output:
         command = shlex.join(['fcam-zoo', *sys.argv[1:]])

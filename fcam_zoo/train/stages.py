@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from .. import cams, sampling
 from .._distributed import all_reduce, world_size
+from ..benchmark.descriptions import describe
 from ..data import normalize
 from ..errors import TrainingError
 from ..losses import PixelAlignmentLoss
@@ -176,7 +177,7 @@ def image_size(images: torch.Tensor) -> tuple[int, int]:
 
 def localization_score(metrics: dict[str, float]) -> float:
     """Return MaxBoxAcc averaged over the IoU levels, or PxAP, or without ground truth `validation.kept_probability`."""
-    return next(metrics[name] for name in ('mean', 'pxap', 'kept') if name in metrics)
+    return metrics['kept'] if 'kept' in metrics else metrics[describe(metrics).overall]
 
 
 def lr_factor(config: StageConfig, epoch: int, step: int, steps: int) -> float:
