@@ -52,10 +52,10 @@ def median_time(function: Callable[[], object], repeats: int = 5) -> float:
 def seeds_by_loop(maps: np.ndarray, rng: np.random.Generator) -> None:
     """Baseline: sample the same seeds image by image with skimage and SciPy."""
     for image in maps:
-        grey = (image * 255).astype(np.uint8)
-        if grey.min() == grey.max():
+        gray = (image * 255).astype(np.uint8)
+        if gray.min() == gray.max():
             continue
-        region = grey > np.clip(threshold_otsu(grey), 1, 254)
+        region = gray > np.clip(threshold_otsu(gray), 1, 254)
         eroded = binary_erosion(region, np.ones((11, 11)), border_value=1)
         foreground = np.flatnonzero(eroded if eroded.any() else region)
         background = np.argsort(image.ravel())[: int(0.1 * image.size)]

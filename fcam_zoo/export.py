@@ -40,7 +40,7 @@ MAX_BYTES = 2_000_000_000
 DESCRIPTION = (
     'F-CAM, a weakly supervised localizer. images (B,C,H,W): RGB in [0,1], resized to input_size without cropping, '
     'then (x - mean) / std. logits (B,K): class scores before softmax. fcam (B,H,W): foreground probability per pixel, '
-    'in [0,1]; with grey = floor(255 * fcam), the object is where grey > floor(threshold * max(grey)).'
+    'in [0,1]; with gray = floor(255 * fcam), the object is where gray > floor(threshold * max(gray)).'
 )
 
 

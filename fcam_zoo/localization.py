@@ -62,7 +62,7 @@ class Postprocessor:
     """Turn score maps and class probabilities into localizations.
 
     Attributes:
-        threshold: tau in [0,1), relative to the largest grey level of the map, or 'otsu'.
+        threshold: tau in [0,1), relative to the largest gray level of the map, or 'otsu'.
         class_names: Class names by index.
         multi: Keep all regions that are large enough, not only the largest.
         min_area: Smallest area of a further region as a share of the image.

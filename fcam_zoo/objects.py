@@ -42,24 +42,24 @@ def check_threshold(threshold: Threshold) -> None:
 
 
 def foreground(score_map: np.ndarray, threshold: Threshold) -> np.ndarray:
-    """Threshold a map in 8-bit grey levels.
+    """Threshold a map in 8-bit gray levels.
 
     Args:
         score_map: float32 (H,W) in [0,1].
-        threshold: tau in [0,1): foreground is every grey level above int(tau * largest level). 'otsu': every level
+        threshold: tau in [0,1): foreground is every gray level above int(tau * largest level). 'otsu': every level
             above Otsu's threshold of the map.
 
     Returns:
         bool (H,W).
     """
-    grey = (score_map * 255).astype(np.uint8)
+    gray = (score_map * 255).astype(np.uint8)
     if threshold == 'otsu':
-        return grey > int(otsu_threshold(torch.from_numpy(score_map)[None]))
-    return grey > int(threshold * float(grey.max()))
+        return gray > int(otsu_threshold(torch.from_numpy(score_map)[None]))
+    return gray > int(threshold * float(gray.max()))
 
 
 def find_regions(mask: np.ndarray, score_map: np.ndarray, multi: bool, min_area: float) -> tuple[Region, ...]:
-    """Find the connected regions (8 neighbours) of a mask, sorted by the area inside their outline, largest first.
+    """Find the connected regions (8 neighbors) of a mask, sorted by the area inside their outline, largest first.
 
     Args:
         mask: bool (H,W).

@@ -18,17 +18,17 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def _to_uint8(maps: torch.Tensor) -> torch.Tensor:
-    """Convert to grey levels uint8 (B,H,W), truncated as in the F-CAM code. Raises ValueError for invalid maps."""
+    """Convert to gray levels uint8 (B,H,W), truncated as in the F-CAM code. Raises ValueError for invalid maps."""
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ValueError(f'maps have shape {tuple(maps.shape)}: expected (B,H,W) with H, W > 0')
     low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)  # NaN if a map contains NaN
     if not bool(((low >= 0) & (high <= 1)).all()):
-        raise ValueError('maps contain NaN or values outside [0,1]: normalise them first (fcam_zoo.cams.normalize)')
+        raise ValueError('maps contain NaN or values outside [0,1]: normalize them first (fcam_zoo.cams.normalize)')
     return (maps * 255).to(torch.uint8)
 
 
 def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
-    """Compute Otsu's threshold (Otsu, 1979) of each map in 256 grey levels.
+    """Compute Otsu's threshold (Otsu, 1979) of each map in 256 gray levels.
 
     The level maximises the between-class variance w1 w2 (m1 - m2)^2, computed in float64 from integer counts; the first
     maximum counts. Levels 0 and 255 become 1 and 254.
@@ -37,7 +37,7 @@ def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
         maps: (B,H,W) in [0,1].
 
     Returns:
-        (B,) int64 grey level T in [1,254]; foreground is grey > T. A constant map gives 1.
+        (B,) int64 gray level T in [1,254]; foreground is gray > T. A constant map gives 1.
 
     Raises:
         ValueError: If maps contain NaN or values outside [0,1].
@@ -45,11 +45,11 @@ def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
     return _otsu(_histogram(_to_uint8(maps)))
 
 
-def _histogram(grey: torch.Tensor) -> torch.Tensor:
-    """Count the pixels of each grey level, int64 (B,256)."""
-    batch = len(grey)
-    offset = 256 * torch.arange(batch, device=grey.device, dtype=torch.int32)[:, None]
-    levels = (grey.flatten(1).int() + offset).flatten()
+def _histogram(gray: torch.Tensor) -> torch.Tensor:
+    """Count the pixels of each gray level, int64 (B,256)."""
+    batch = len(gray)
+    offset = 256 * torch.arange(batch, device=gray.device, dtype=torch.int32)[:, None]
+    levels = (gray.flatten(1).int() + offset).flatten()
     return torch.bincount(levels, minlength=256 * batch).view(batch, 256)
 
 
@@ -72,7 +72,7 @@ def regions(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the foreground and background candidates C+ and C- of each map (F-CAM, Sec. 3).
 
-    Foreground: grey level above Otsu's threshold, eroded by a square. The image border does not erode, and an iteration
+    Foreground: gray level above Otsu's threshold, eroded by a square. The image border does not erode, and an iteration
     that would empty the region is undone. Background: the fraction of pixels with the lowest values; equal values count
     in raster order. A constant map has neither.
 
@@ -95,10 +95,10 @@ def regions(
             f'erosion={erosion}, erosion_iterations={erosion_iterations}: erosion must be odd and positive, '
             'erosion_iterations not negative'
         )
-    grey = _to_uint8(maps)
-    counts = _histogram(grey)
+    gray = _to_uint8(maps)
+    counts = _histogram(gray)
     varied = ((counts > 0).sum(1) > 1)[:, None, None]
-    foreground = (grey > _otsu(counts).to(torch.uint8)[:, None, None]) & varied
+    foreground = (gray > _otsu(counts).to(torch.uint8)[:, None, None]) & varied
     for _ in range(erosion_iterations if erosion > 1 else 0):
         eroded = _erode(foreground, erosion)
         foreground = torch.where(eroded.flatten(1).any(1)[:, None, None], eroded, foreground)

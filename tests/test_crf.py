@@ -108,7 +108,7 @@ def test_crf_of_a_batch_is_the_mean(kernel):
 
 
 def test_crf_in_closed_form():
-    """On a flat colour, a wide kernel is 1 for every pair of pixels."""
+    """On a flat color, a wide kernel is 1 for every pair of pixels."""
     probs = softmax_maps(1, 2, 14, 21)
     loss = losses.crf_loss(torch.full((1, 3, 14, 21), 200.0), probs, sigma_xy=1e6, kernel='exact')
     assert loss.item() == pytest.approx(-float(probs.detach().double().sum((2, 3)).square().sum()), rel=1e-5)
@@ -180,7 +180,7 @@ def test_fused_crf_equals_tiled_crf():
 
 @pytest.mark.parametrize('size', [(63, 63), (64, 64), (50, 71), (6, 90), (3, 3)])
 def test_fast_crf_of_a_flat_image(size):
-    """On a flat colour with a wide kernel, the energy is -sum_k area_k^2."""
+    """On a flat color with a wide kernel, the energy is -sum_k area_k^2."""
     images, probs = torch.full((1, 3, *size), 90.0), softmax_maps(1, 2, *size)
     loss = losses.crf_loss(images, probs, sigma_xy=1e6, kernel='fast')
     areas = probs.detach().double().sum((2, 3))

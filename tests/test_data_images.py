@@ -50,22 +50,22 @@ def test_lossy_formats_decode(tmp_path, suffix, options):
     assert np.abs(np.asarray(image, float) - np.asarray(photo(), float)).mean() < 12
 
 
-def test_grey_and_bilevel(tmp_path):
-    grey = photo().convert('L')
-    got = np.asarray(open_image(saved(tmp_path / 'l.png', grey)))
-    np.testing.assert_array_equal(got, np.repeat(np.asarray(grey)[..., None], 3, 2))
-    bits = grey.point(lambda v: 255 * (v > 99), mode='1')
+def test_gray_and_bilevel(tmp_path):
+    gray = photo().convert('L')
+    got = np.asarray(open_image(saved(tmp_path / 'l.png', gray)))
+    np.testing.assert_array_equal(got, np.repeat(np.asarray(gray)[..., None], 3, 2))
+    bits = gray.point(lambda v: 255 * (v > 99), mode='1')
     got = np.asarray(open_image(saved(tmp_path / 'b.png', bits)))
     np.testing.assert_array_equal(got[..., 0], np.where(np.asarray(bits), 255, 0))
 
 
 @pytest.mark.parametrize('mode', ['RGBA', 'LA'])
 def test_transparent_pixels_become_white(tmp_path, mode):
-    colour = photo().convert(mode)
+    color = photo().convert(mode)
     alpha = np.tile(np.linspace(0, 255, 40).round().astype(np.uint8), (30, 1))
-    colour.putalpha(Image.fromarray(alpha))
-    got = np.asarray(open_image(saved(tmp_path / 'a.png', colour)), float)
-    rgb, a = np.asarray(colour.convert('RGBA'), float)[..., :3], alpha[..., None] / 255
+    color.putalpha(Image.fromarray(alpha))
+    got = np.asarray(open_image(saved(tmp_path / 'a.png', color)), float)
+    rgb, a = np.asarray(color.convert('RGBA'), float)[..., :3], alpha[..., None] / 255
     np.testing.assert_allclose(got, rgb * a + 255 * (1 - a), atol=1.01)
     assert (got[:, 0] == 255).all()
 
@@ -81,7 +81,7 @@ def test_palette_with_and_without_transparency(tmp_path):
     np.testing.assert_array_equal(got[~clear], np.asarray(palette.convert('RGB'))[~clear])
 
 
-def test_transparent_colour_of_rgb_png(tmp_path):
+def test_transparent_color_of_rgb_png(tmp_path):
     image = Image.new('RGB', (4, 2), (10, 20, 30))
     image.putpixel((0, 0), (200, 0, 0))
     got = open_image(saved(tmp_path / 'k.png', image, transparency=(10, 20, 30)))
@@ -98,7 +98,7 @@ def test_cmyk_jpeg(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['g.png', 'g.tif', 'g.pgm'])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path, name):
+def test_16_bit_gray_is_scaled_not_clipped(tmp_path, name):
     def read(values: np.ndarray) -> np.ndarray:
         path = tmp_path / name
         if path.suffix == '.pgm':  # By hand, since older versions of Pillow do not write it.
@@ -233,11 +233,11 @@ def test_global_state_of_pillow_is_unchanged(tmp_path):
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
 
 
-def test_open_mask_gives_grey_levels(tmp_path):
+def test_open_mask_gives_gray_levels(tmp_path):
     bits = Image.fromarray(np.eye(4, dtype=bool))
     np.testing.assert_array_equal(open_mask(saved(tmp_path / 'm.png', bits)), 255 * np.eye(4, dtype=np.uint8))
-    grey = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
-    np.testing.assert_array_equal(open_mask(saved(tmp_path / 'g.png', grey)), np.asarray(grey))
+    gray = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    np.testing.assert_array_equal(open_mask(saved(tmp_path / 'g.png', gray)), np.asarray(gray))
 
 
 def test_list_images(tmp_path):

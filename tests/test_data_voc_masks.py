@@ -55,7 +55,7 @@ def save_mask(flat: Shapes, values: np.ndarray, **palette: object) -> MaskDatase
     path = flat.write_masks()
     image = Image.fromarray(values.astype(np.uint8))
     if palette:
-        image.putpalette(palette['colours'])
+        image.putpalette(palette['colors'])
     image.save(path / '0.png')
     return open_dataset(flat.root, 'test', annotations=path)
 
@@ -74,9 +74,9 @@ def test_levels_of_masks(flat):
         (np.zeros_like(mask), np.zeros_like(mask)),
         (np.full_like(mask, 255), np.ones_like(mask)),
     ]
-    colours = [c for k in range(256) for c in (255 - k, 7 * k % 256, 0)]
+    colors = [c for k in range(256) for c in (255 - k, 7 * k % 256, 0)]
     for values, want in cases:
-        for palette in ({}, {'colours': colours}):
+        for palette in ({}, {'colors': colors}):
             got = save_mask(flat, values, **palette).mask(0, (w, h))
             assert got.dtype == np.uint8
             np.testing.assert_array_equal(got, want)
@@ -99,7 +99,7 @@ def test_invalid_masks(flat):
     rgb[0, 0] = (200, 0, 0)
     Image.fromarray(rgb).save(path / '0.png')
     with pytest.raises(
-        ImageError, match=r'0\.png: masks of mode RGB are not supported; save it as 8-bit grey or palette'
+        ImageError, match=r'0\.png: masks of mode RGB are not supported; save it as 8-bit gray or palette'
     ):
         dataset.mask(0, (9, 9))
     Image.fromarray(np.ones((60, 72), np.uint16)).save(path / '0.png')

@@ -67,9 +67,9 @@ def masks(boxes) -> Path:
     rng = np.random.default_rng(1)
     sizes = {'a0': SIZES[0], 'a1': SIZES[0], 'a_ign': SIZES[0], 'sub/b': SIZES[1], 'c': SIZES[2], 'c_ign': SIZES[2]}
     for name, (w, h) in sizes.items():
-        grey = rng.choice([0, 1, 255], (h // 5, w // 5), p=[0.6, 0.2, 0.2]).astype(np.uint8)
-        grey = cv2.resize(grey, (w, h), interpolation=cv2.INTER_NEAREST)
-        save_image(boxes / 'masks' / f'{name}.png', Image.fromarray(grey))
+        gray = rng.choice([0, 1, 255], (h // 5, w // 5), p=[0.6, 0.2, 0.2]).astype(np.uint8)
+        gray = cv2.resize(gray, (w, h), interpolation=cv2.INTER_NEAREST)
+        save_image(boxes / 'masks' / f'{name}.png', Image.fromarray(gray))
     return boxes
 
 
@@ -169,8 +169,8 @@ def test_masks_follow_the_protocol(masks, size):
     assert dataset.masks[1] == ((masks / 'masks/sub/b.png',), None)
 
     def protocol(name: str) -> np.ndarray:
-        grey = cv2.imread(str(masks / 'masks' / f'{name}.png'), cv2.IMREAD_GRAYSCALE).astype(np.float32)
-        return cv2.resize(grey, size, interpolation=cv2.INTER_NEAREST) > 0.5
+        gray = cv2.imread(str(masks / 'masks' / f'{name}.png'), cv2.IMREAD_GRAYSCALE).astype(np.float32)
+        return cv2.resize(gray, size, interpolation=cv2.INTER_NEAREST) > 0.5
 
     for index, (files, ignore) in enumerate([(('a0', 'a1'), 'a_ign'), (('sub/b',), None), (('c',), 'c_ign')]):
         objects = sum(protocol(f).astype(int) for f in files) > 0
@@ -188,10 +188,10 @@ def test_masks_follow_the_protocol(masks, size):
 def test_mask_geometry(masks):
     """A rectangle is scaled with the image; object pixels win over ignored pixels."""
     w, h = SIZES[0]
-    grey = {name: np.zeros((h, w), np.uint8) for name in ('a0', 'a1', 'a_ign')}
-    grey['a0'][10:20, 6:30] = 255
-    grey['a_ign'][10:30, 6:30] = 255
-    for name, values in grey.items():
+    gray = {name: np.zeros((h, w), np.uint8) for name in ('a0', 'a1', 'a_ign')}
+    gray['a0'][10:20, 6:30] = 255
+    gray['a_ign'][10:30, 6:30] = 255
+    for name, values in gray.items():
         save_image(masks / 'masks' / f'{name}.png', Image.fromarray(values))
     want = np.zeros((2 * h, 2 * w), np.uint8)
     want[20:60, 12:60] = 255

@@ -31,7 +31,7 @@ def folder(tmp_path) -> Path:
         ('model_args', {'threshold': None}, 'threshold is None'),
         ('model_args', {'backbone': None}, 'backbone is None: give a timm name'),
         ('model_args', {'backbone_kwargs': {'act_layer': 'evil'}}, 'does not take these arguments: .*evil'),
-        ('pretrained_cfg', {'mean': 'grey'}, 'invalid mean=grey'),
+        ('pretrained_cfg', {'mean': 'gray'}, 'invalid mean=gray'),
         ('pretrained_cfg', {'mean': [float('nan')] * 3}, 'mean=.nan'),
         ('pretrained_cfg', {'std': [0, 0, 0]}, r'invalid std=.0, 0, 0.'),
         ('pretrained_cfg', {'input_size': [3, 10**6, 10**6]}, 'input_size=.3, 1000000'),

@@ -132,15 +132,15 @@ def test_exif_orientation(tmp_path, orientation):
 def test_image_modes_and_file_types(tmp_path):
     folder = tmp_path / 'in'
     folder.mkdir()
-    grey = np.zeros((64, 64), np.uint8)
-    grey[16:48, 16:48] = 255
-    rgb = Image.fromarray(grey).convert('RGB')
-    rgb.convert('L').save(folder / 'grey.png')
+    gray = np.zeros((64, 64), np.uint8)
+    gray[16:48, 16:48] = 255
+    rgb = Image.fromarray(gray).convert('RGB')
+    rgb.convert('L').save(folder / 'gray.png')
     rgb.convert('1').save(folder / 'bit.png')
     rgb.convert('P').save(folder / 'palette.gif')
     rgb.convert('RGBA').save(folder / 'alpha.png')
     rgb.convert('CMYK').save(folder / 'cmyk.jpg', quality=95)
-    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / 'deep.png')
+    Image.fromarray(gray.astype(np.uint16) * 257).save(folder / 'deep.png')
     rgb.save(folder / 'moving.webp', save_all=True, append_images=[Image.new('RGB', (64, 64))], lossless=True)
     done = label_images(Glow(64), folder, tmp_path / 'out', LabelOptions(['csv'], workers=1))
     assert done.errors == ()

@@ -140,9 +140,9 @@ def test_threshold_is_relative_to_the_largest_level():
 def test_localize_accepts_paths_images_and_arrays(tmp_path):
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
     image, _ = shape_image(0, 1)
-    grey, rgba = image.convert('L'), image.convert('RGBA')
+    gray, rgba = image.convert('L'), image.convert('RGBA')
     image.save(tmp_path / 'image.png')
-    images = [image, np.asarray(image), np.asarray(grey), np.asarray(rgba), tmp_path / 'image.png']
+    images = [image, np.asarray(image), np.asarray(gray), np.asarray(rgba), tmp_path / 'image.png']
     found = fcam_zoo.localize(model, images, batch_size=3)
     assert len(found) == 5
     assert np.array_equal(found[0].map, found[1].map)

@@ -48,7 +48,7 @@ SAME_FORMULA = ('gradcam', 'xgradcam', 'layercam')
 
 @functools.cache
 def random_net(name: str) -> nn.Module:
-    """Create a timm network in which every branch is active: timm initialises residual branches with 0."""
+    """Create a timm network in which every branch is active: timm initializes residual branches with 0."""
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=5).eval()
     with torch.no_grad():

@@ -27,7 +27,7 @@ def masks(batch: int, size: int, share: float, seed: int = 0) -> torch.Tensor:
     return torch.rand(batch, size, size, generator=torch.Generator().manual_seed(seed)) < share
 
 
-def centre(height: int = 9, width: int = 9, place: tuple[int, int] = (4, 4)) -> torch.Tensor:
+def center(height: int = 9, width: int = 9, place: tuple[int, int] = (4, 4)) -> torch.Tensor:
     mask = torch.zeros(1, height, width, dtype=torch.bool)
     mask[0, place[0], place[1]] = True
     return mask
@@ -79,12 +79,12 @@ def test_golden_background(golden, k):
 def test_otsu_equals_skimage():
     threshold_otsu = pytest.importorskip('skimage.filters').threshold_otsu
     rng = np.random.default_rng(0)
-    grey = [rng.integers(low, high, (20, 25)) for low, high in ((0, 256), (3, 90), (200, 203), (10, 12), (0, 2))]
-    grey += [rng.normal(80, 20, (20, 25)) + 90 * (rng.random((20, 25)) < share) for share in (0.05, 0.3, 0.5, 0.9)]
-    grey = np.clip(np.stack(grey), 0, 255).astype(np.uint8)
-    want = [threshold_otsu(image) for image in grey]
+    gray = [rng.integers(low, high, (20, 25)) for low, high in ((0, 256), (3, 90), (200, 203), (10, 12), (0, 2))]
+    gray += [rng.normal(80, 20, (20, 25)) + 90 * (rng.random((20, 25)) < share) for share in (0.05, 0.3, 0.5, 0.9)]
+    gray = np.clip(np.stack(gray), 0, 255).astype(np.uint8)
+    want = [threshold_otsu(image) for image in gray]
     # Truncation maps the middle of a level's interval to that level.
-    got = sampling.otsu_threshold((torch.tensor(grey) + 0.5).clamp(max=255) / 255)
+    got = sampling.otsu_threshold((torch.tensor(gray) + 0.5).clamp(max=255) / 255)
     assert got.tolist() == np.clip(want, 1, 254).tolist()
 
 
@@ -217,18 +217,18 @@ def test_dilation(dilation, place):
     y, x, half = *place, dilation // 2
     want = torch.full((1, 9, 9), -255)
     want[0, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] = 1
-    assert torch.equal(sampling.seeds(centre(place=place), NONE, dilation=dilation), want)
+    assert torch.equal(sampling.seeds(center(place=place), NONE, dilation=dilation), want)
     want[want == 1] = 0
-    assert torch.equal(sampling.seeds(NONE, centre(place=place), dilation=dilation), want)
+    assert torch.equal(sampling.seeds(NONE, center(place=place), dilation=dilation), want)
 
 
 def test_overlap_of_squares_is_ignored():
-    labels = sampling.seeds(centre(place=(4, 3)), centre(place=(4, 5)), dilation=3)[0]
+    labels = sampling.seeds(center(place=(4, 3)), center(place=(4, 5)), dilation=3)[0]
     want = torch.full((9, 9), -255)
     want[3:6, 2:4] = 1
     want[3:6, 5:7] = 0
     assert torch.equal(labels, want)
-    assert (sampling.seeds(centre(), centre()) == -255).all()
+    assert (sampling.seeds(center(), center()) == -255).all()
 
 
 def test_dilation_of_many_seeds_equals_max_pooling():
@@ -287,7 +287,7 @@ def test_draws_differ_between_images():
 
 @pytest.mark.parametrize('ignore', [-255, -1, 255])
 def test_ignore_index(ignore):
-    labels = sampling.seeds(centre(), centre(place=(0, 0)), ignore_index=ignore)
+    labels = sampling.seeds(center(), center(place=(0, 0)), ignore_index=ignore)
     assert [(labels == k).sum().item() for k in (0, 1, ignore)] == [4, 9, 81 - 13]
 
 
@@ -301,7 +301,7 @@ def test_empty_batch():
 def test_values_out_of_range(function, value):
     maps = random_maps()
     maps[3, 4, 5] = value
-    with pytest.raises(ValueError, match=r'maps contain NaN or values outside \[0,1\]: normalise them first'):
+    with pytest.raises(ValueError, match=r'maps contain NaN or values outside \[0,1\]: normalize them first'):
         function(maps)
 
 
@@ -329,16 +329,16 @@ def test_shape_of_maps(shape):
     ],
 )
 def test_arguments_out_of_range(function, options, message):
-    tensors = (random_maps(),) if function == 'regions' else (centre(), NONE)
+    tensors = (random_maps(),) if function == 'regions' else (center(), NONE)
     with pytest.raises(ValueError, match=message):
         getattr(sampling, function)(*tensors, **options)
 
 
 def test_shapes_of_seeds():
     with pytest.raises(ValueError, match=r'foreground \(1, 9, 9\) and background \(1, 8, 9\) must both be \(B,H,W\)'):
-        sampling.seeds(centre(), NONE[:, :8])
+        sampling.seeds(center(), NONE[:, :8])
     with pytest.raises(ValueError, match='must both be'):
-        sampling.seeds(centre()[0], NONE[0])
+        sampling.seeds(center()[0], NONE[0])
 
 
 @pytest.mark.parametrize('count', [1, 3])

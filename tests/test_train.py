@@ -308,7 +308,7 @@ def test_coco_boxes_of_val_select_the_epoch(tmp_path):
 
 @pytest.mark.parametrize('low', [torch.zeros(2, 4, 4), torch.tensor([0.0, 1.5 / 255]).repeat(2, 4, 2)])
 def test_maps_without_an_object_give_a_zero_loss(monkeypatch, low):
-    """Constant maps, and maps of grey levels 0 and 1."""
+    """Constant maps, and maps of gray levels 0 and 1."""
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
     stage = DecoderStage(model, DecoderConfig(crf_weight=0.0, size_weight=0.0), 'layercam')
     monkeypatch.setattr(model, 'class_map', lambda *args: low)

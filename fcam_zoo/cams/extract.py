@@ -55,7 +55,7 @@ def extract(
 
     Args:
         classifier: Module that maps images (B,C,H,W) to logits (B,K), or to an object or tuple that begins with them.
-        images: (B,C,H,W), normalised as the classifier expects.
+        images: (B,C,H,W), normalized as the classifier expects.
         labels: Class to explain, int64 (B,); default: the predicted class.
         method: One of `cams.METHODS`. 'cam' needs average pooling and one linear layer after `layer`.
         layer: Module or dotted name whose output is explained; default: the last layer with a spatial map, found by one

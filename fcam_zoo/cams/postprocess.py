@@ -1,4 +1,4 @@
-"""From raw class maps to score maps: min-max normalisation and resizing."""
+"""From raw class maps to score maps: min-max normalization and resizing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def normalize(maps: torch.Tensor) -> torch.Tensor:
 
 
 def resize(maps: torch.Tensor, size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> torch.Tensor:
-    """Resize bilinearly (align_corners=False), keeping [0,1]. Maps are not normalised again (F-CAM's convention).
+    """Resize bilinearly (align_corners=False), keeping [0,1]. Maps are not normalized again (F-CAM's convention).
 
     Args:
         maps: (B,h,w).

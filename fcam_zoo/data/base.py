@@ -95,7 +95,7 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
         return self.images_root / self.ids[index]
 
     def mask(self, index: int, size: tuple[int, int]) -> np.ndarray:
-        """Read the ground-truth mask of an image, resized by nearest neighbour.
+        """Read the ground-truth mask of an image, resized by nearest neighbor.
 
         Args:
             index: Index of the image.
@@ -117,7 +117,7 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
 
     def _read_mask(self, index: int, files: MaskFiles, size: tuple[int, int]) -> np.ndarray:
         """Unite the instances; a pixel that is both object and ignored is object (Choe et al., CVPR 2020)."""
-        # The protocol resizes, then thresholds at grey level 0.5. Nearest neighbour commutes with the threshold.
+        # The protocol resizes, then thresholds at gray level 0.5. Nearest neighbor commutes with the threshold.
         objects = np.logical_or.reduce([resize_mask(open_mask(file), size) > 0 for file in files.objects])
         mask = objects.astype(np.uint8)
         if files.ignore is not None:

@@ -33,7 +33,7 @@ def open_dataset(
         ground_truth: Whether to read boxes or masks. None reads them in every split but 'train': weak supervision must
             not use the boxes of its training images.
         annotations: A COCO instances file (.json), a CSV file of boxes, a folder of Pascal VOC XML files or a folder of
-            masks, recognised by their content; `{split}` in the path stands for the split. See `AnnotatedDataset`.
+            masks, recognized by their content; `{split}` in the path stands for the split. See `AnnotatedDataset`.
             Without it, the layout is the WSOL layout if `<root>/metadata/<split>` exists, else one folder per class.
 
     Raises:

@@ -87,27 +87,27 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 
 
 def open_mask(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask as grey levels, uint8 (H,W); a 1-bit mask has 0 and 255. Errors are those of `open_image`."""
+    """Read a mask as gray levels, uint8 (H,W); a 1-bit mask has 0 and 255. Errors are those of `open_image`."""
     with _opened(path) as image:
         return np.array(image.convert('L'))
 
 
 def open_levels(path: str | os.PathLike) -> np.ndarray:
-    """Read a mask file as the stored numbers, uint8 (H,W): grey levels, or palette indices.
+    """Read a mask file as the stored numbers, uint8 (H,W): gray levels, or palette indices.
 
-    Errors are those of `open_image`, and `ImageError` if the file has colours, transparency or more than 8 bits.
+    Errors are those of `open_image`, and `ImageError` if the file has colors, transparency or more than 8 bits.
     """
     with _opened(path) as image:
         if image.mode in ('1', 'L', 'P'):
             return np.array(image if image.mode == 'P' else image.convert('L'))
         values = np.array(image)
         if image.mode != 'RGB' or (values != values[..., :1]).any():
-            raise ImageError(f'{path}: masks of mode {image.mode} are not supported; save it as 8-bit grey or palette')
+            raise ImageError(f'{path}: masks of mode {image.mode} are not supported; save it as 8-bit gray or palette')
         return values[..., 0].copy()
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a mask, uint8 (H,W), to (width, height) by nearest neighbour, with the pixels that OpenCV chooses."""
+    """Resize a mask, uint8 (H,W), to (width, height) by nearest neighbor, with the pixels that OpenCV chooses."""
     import cv2  # Only masks need it: data sets of images work without OpenCV.
 
     return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
@@ -116,17 +116,17 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a decoded image of any mode to a new 8-bit RGB image of the same size.
 
-    Transparent pixels become white, since most cut-out images are made for a white page. 16-bit grey is scaled (65535
+    Transparent pixels become white, since most cut-out images are made for a white page. 16-bit gray is scaled (65535
     becomes 255), while Pillow's conversion clips. Palettes, CMYK and other modes are converted by Pillow, without a
-    colour profile.
+    color profile.
 
     Raises:
         ImageError: If pixels are 32-bit integers or floats, which have no defined white.
     """
     # 16-bit PNG and PGM have the mode 'I' in older versions of Pillow.
     if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in ('PNG', 'PPM')):
-        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
-        return Image.fromarray(grey.astype(np.uint8)).convert('RGB')
+        gray = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(gray.astype(np.uint8)).convert('RGB')
     if image.mode in ('I', 'F'):
         name = getattr(image, 'filename', '') or 'image'
         raise ImageError(f'{name}: 32-bit pixels (mode {image.mode}) have no defined white; save it with 8 or 16 bits')

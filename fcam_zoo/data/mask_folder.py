@@ -16,7 +16,7 @@ from .paths import files_within, stem_within
 class MaskDataset(AnnotatedDataset):
     """Masks of a folder; arguments, attributes and errors are those of `AnnotatedDataset`.
 
-    The mask of `<class>/a.jpg` is `<class>/a.png` in the folder. It has the size of the stored image and is 8-bit grey
+    The mask of `<class>/a.jpg` is `<class>/a.png` in the folder. It has the size of the stored image and is 8-bit gray
     or palette. 0 is background. If a file contains only 0 and 255, 255 is the object; otherwise 1 to 254 are objects
     and 255 is not scored, as in the segmentations of Pascal VOC. `mask` raises `DatasetError` if the sizes differ.
     """

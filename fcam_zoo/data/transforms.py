@@ -1,6 +1,6 @@
 """Transforms from PIL images to uint8 tensors.
 
-Normalization happens later on the device of the model (`normalize`), since the CRF loss needs raw colours.
+Normalization happens later on the device of the model (`normalize`), since the CRF loss needs raw colors.
 """
 
 from __future__ import annotations
@@ -102,12 +102,12 @@ class ScaleTransform(TrainTransform):
 
 
 def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Normalize raw colours for a network: (x / 255 - mean) / std.
+    """Normalize raw colors for a network: (x / 255 - mean) / std.
 
     Args:
         images: uint8 (B,3,H,W) in 0..255, on any device and in any memory format.
-        mean: Mean of each channel, for colours in 0..1.
-        std: Standard deviation of each channel, for colours in 0..1.
+        mean: Mean of each channel, for colors in 0..1.
+        std: Standard deviation of each channel, for colors in 0..1.
 
     Returns:
         float32 (B,3,H,W) on the same device, in the same memory format.
@@ -116,7 +116,7 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
         TypeError: If the images are not uint8, since the range of other types is ambiguous.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f'images are {images.dtype}: normalize needs raw colours, uint8 in 0..255')
+        raise TypeError(f'images are {images.dtype}: normalize needs raw colors, uint8 in 0..255')
     shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device).view(1, -1, 1, 1) for v in (mean, std))
     return images.to(torch.float32).div_(255).sub_(shift).div_(scale)
 

@@ -1,8 +1,8 @@
-"""A fast approximation of the CRF kernel: a few smooth functions of position, and a grid of colours.
+"""A fast approximation of the CRF kernel: a few smooth functions of position, and a grid of colors.
 
 W_ij = exp(-|x_i - x_j|^2 / (2 sigma_xy^2)) exp(-|c_i - c_j|^2 / (2 sigma_rgb^2)). If the image is a few sigma_xy wide,
 the first factor is a sum of a few products phi_r(x_i) phi_r(x_j) of its eigenfunctions. The second is a Gaussian blur G
-on a grid of colours, with linear interpolation P' to and P from the grid. W = sum_r phi_r P G P' phi_r is symmetric, so
+on a grid of colors, with linear interpolation P' to and P from the grid. W = sum_r phi_r P G P' phi_r is symmetric, so
 -2 W S is the gradient of -S' W S up to rounding.
 """
 
@@ -13,13 +13,13 @@ from functools import lru_cache
 
 import torch
 
-# Side of a colour cell, in units of sigma_rgb.
+# Side of a color cell, in units of sigma_rgb.
 CELL = 2 / 3
 # Smallest eigenvalue that is kept, relative to the largest.
 TOLERANCE = 1e-2
 # Values per chunk of functions (16 MB in float32).
 CHUNK_ENTRIES = 1 << 22
-# Largest grid of colours; beyond it the exact kernel is cheaper.
+# Largest grid of colors; beyond it the exact kernel is cheaper.
 MAX_CELLS = 1 << 22
 
 
@@ -29,16 +29,16 @@ def filter_fast(image: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigm
     Args:
         image: (3,H,W).
         probs: (K,N), N = H*W.
-        sigma_rgb: Standard deviation in grey levels.
+        sigma_rgb: Standard deviation in gray levels.
         sigma_xy: Standard deviation in pixels.
 
     Returns:
         (K,N).
 
     Raises:
-        ValueError: If sigma_rgb is so small that the grid of colours is too large.
+        ValueError: If sigma_rgb is so small that the grid of colors is too large.
     """
-    corners, kernels = _colour_grid(image.flatten(1) / (sigma_rgb * CELL))
+    corners, kernels = _color_grid(image.flatten(1) / (sigma_rgb * CELL))
     n_cells = kernels[0].shape[0] * kernels[1].shape[0] * kernels[2].shape[0]
     rows, columns, weights = (t.to(probs) for t in _position_functions(*image.shape[1:], sigma_xy))
     out = torch.zeros_like(probs)
@@ -58,20 +58,20 @@ def filter_fast(image: torch.Tensor, probs: torch.Tensor, sigma_rgb: float, sigm
     return out
 
 
-def _colour_grid(colours: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
-    """Return the eight cells (N,) around each pixel with its shares (N,1), and the Gaussian (n,n) along each colour.
+def _color_grid(colors: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], list[torch.Tensor]]:
+    """Return the eight cells (N,) around each pixel with its shares (N,1), and the Gaussian (n,n) along each color.
 
     Both interpolations also blur, with variance f (1 - f) at the fraction f of a cell. The Gaussians are made narrower
     by its mean; pixels with more than the mean lose height and are scaled up. Exact for a flat image.
     """
-    colours = colours - colours.amin(1, keepdim=True)
-    places = colours.floor()
-    fractions = colours - places
+    colors = colors - colors.amin(1, keepdim=True)
+    places = colors.floor()
+    fractions = colors - places
     dims = [int(n) + 2 for n in places.amax(1)]
     n_cells = dims[0] * dims[1] * dims[2]
     if n_cells > MAX_CELLS:
         raise ValueError(
-            f"sigma_rgb is too small for kernel 'fast', which would need {n_cells} colour cells: choose "
+            f"sigma_rgb is too small for kernel 'fast', which would need {n_cells} color cells: choose "
             "kernel='exact', or a sigma_rgb of at least 4"
         )
     strides = (dims[1] * dims[2], dims[2], 1)
@@ -87,13 +87,13 @@ def _colour_grid(colours: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.
     kernels = []
     for n, blurred in zip(dims, mean.flatten()):
         variance = 1 - 2 * blurred
-        place = torch.arange(n, device=colours.device, dtype=colours.dtype) * CELL
+        place = torch.arange(n, device=colors.device, dtype=colors.dtype) * CELL
         kernels.append(torch.exp((place[:, None] - place).square() / (-2 * variance)) / variance.sqrt())
     return corners, kernels
 
 
 def _blur(grid: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
-    """Convolve the grid (cells,C) along the three colours."""
+    """Convolve the grid (cells,C) along the three colors."""
     a, b, c = (len(kernel) for kernel in kernels)
     grid = kernels[0] @ grid.view(a, -1)
     grid = kernels[1] @ grid.view(a, b, -1)

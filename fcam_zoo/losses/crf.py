@@ -23,7 +23,7 @@ def crf_loss(
 ) -> torch.Tensor:
     """Compute the dense CRF energy -(1/B) sum_b sum_k S_k' W S_k (Tang et al., ECCV 2018; F-CAM, Eq. 3, third term).
 
-    W_ij = exp(-|f_i - f_j|^2 / 2) with f = (x/sigma_xy, y/sigma_xy, RGB/sigma_rgb) and W_ii = 1, neither normalised per
+    W_ij = exp(-|f_i - f_j|^2 / 2) with f = (x/sigma_xy, y/sigma_xy, RGB/sigma_rgb) and W_ii = 1, neither normalized per
     row nor divided by the number of pixels. Up to a constant per image this is Tang's sum_k S_k' W (1 - S_k).
 
     The lattice approximation in the published code yields about 0.57 times this exact kernel on photographs: its weight
@@ -32,10 +32,10 @@ def crf_loss(
     Args:
         images: (B,3,H,W) RGB in 0..255, after the same crop and flip as the input of the network.
         probs: Softmax maps (B,K,H,W).
-        sigma_rgb: Standard deviation in grey levels.
+        sigma_rgb: Standard deviation in gray levels.
         sigma_xy: Standard deviation in pixels.
         kernel: 'exact' computes every pair of the N pixels (N^2 time, linear memory): with Triton on CUDA in one fused
-            pass, else in tiles. 'fast' interpolates colours on a grid and approximates the position term with a few
+            pass, else in tiles. 'fast' interpolates colors on a grid and approximates the position term with a few
             functions (linear time, which grows with (side/sigma_xy)^2): on photographs of 224x224 its energy was
             within 1 % and the cosine of its gradient at least 0.9998 (benchmarks/results/train.md). 'auto' is 'exact'
             on CUDA, else 'fast'.
@@ -111,7 +111,7 @@ def _filter_tiled(features: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
 
 
 def _features(image: torch.Tensor, sigma_rgb: float, sigma_xy: float) -> torch.Tensor:
-    """Return the kernel features (N,5) of the pixels: scaled position and colour."""
+    """Return the kernel features (N,5) of the pixels: scaled position and color."""
     y, x = (torch.arange(n, dtype=torch.float32, device=image.device) / sigma_xy for n in image.shape[-2:])
     grid = torch.stack(torch.meshgrid(y, x, indexing='ij'))
     features = torch.cat([grid, image / sigma_rgb]).flatten(1).T

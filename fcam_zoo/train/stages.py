@@ -65,7 +65,7 @@ class Stage(nn.Module):
         return localization_score(metrics)
 
     def encode(self, images: torch.Tensor) -> Encoding:
-        """Normalise images uint8 (B,3,H,W) and run the backbone."""
+        """Normalize images uint8 (B,3,H,W) and run the backbone."""
         cfg = self.model.pretrained_cfg
         # Convolutions are about twice as fast on channels-last data.
         x = normalize(images, cfg['mean'], cfg['std']).contiguous(memory_format=torch.channels_last)
@@ -151,7 +151,7 @@ class DecoderStage(Stage):
     @torch.no_grad()
     def teacher_map(self, encoding: Encoding, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Compute the teacher's map (B,H,W) in [0,1] of the labels (B,), resized to `size` and moved by `shift`."""
-        # In float32: regions depend on small differences between grey levels.
+        # In float32: regions depend on small differences between gray levels.
         with torch.autocast(encoding.features.device.type, enabled=False):
             low = self.model.class_map(_as_float(encoding), labels, self.teacher, self.config.variant)
         down, right = self.config.shift
@@ -163,7 +163,7 @@ class DecoderStage(Stage):
         """Compute foreground and background candidates, bool (B,H,W) each."""
         maps = self.teacher_map(encoding, labels, size)
         foreground, background = sampling.regions(maps, self.config.background_fraction, self.config.erosion)
-        # A map without foreground candidates (constant, or of grey levels 0 and 1) gives no seeds.
+        # A map without foreground candidates (constant, or of gray levels 0 and 1) gives no seeds.
         return foreground, background & foreground.flatten(1).any(1)[:, None, None]
 
     def end_epoch(self) -> None:

@@ -90,10 +90,10 @@ def kept_probability(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> flo
 
 
 def remove_background(images: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Blend images uint8 (B,3,H,W) with their mean colour, keeping what maps (B,H,W) in [0,1] mark as foreground."""
-    colours = images.float()
-    mean = colours.mean((2, 3), keepdim=True)
-    return (mean + maps[:, None] * (colours - mean)).round().to(torch.uint8)
+    """Blend images uint8 (B,3,H,W) with their mean color, keeping what maps (B,H,W) in [0,1] mark as foreground."""
+    colors = images.float()
+    mean = colors.mean((2, 3), keepdim=True)
+    return (mean + maps[:, None] * (colors - mean)).round().to(torch.uint8)
 
 
 def label_probability(stage: Stage, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
