@@ -87,7 +87,7 @@ def row(family: str) -> str:
     strides = [s for s in (8, 16, 32) if _strides(name, s, dilated=False)]
     dilated = _strides(name, 16, dilated=True)
     fixed, multiple = model.pyramid.fixed_size, model.pyramid.multiple
-    sizes = 'as they are' if multiple == 1 else f'resized to multiples of {multiple}'
+    sizes = 'not resized' if multiple == 1 else f'resized to multiples of {multiple}'
     sizes = f'resized to {fixed[0]}x{fixed[1]}' if fixed else sizes
     maps = 'closed form' if model.pyramid.linear_head else 'gradient of the head'
     return (
