@@ -1,4 +1,4 @@
-"""The processes that torchrun starts: the process group, and what training and scoring exchange through it."""
+"""The process group of torchrun: ranks, barriers, reductions, and exchange of results between processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def process_group(device: str, backend: str | None = None) -> Iterator[str]:
 
     Args:
         device: 'cpu', 'cuda', 'cuda:1', ...; 'auto' is CUDA if available, otherwise the CPU.
-        backend: Of torch.distributed; default: NCCL on CUDA, otherwise Gloo.
+        backend: Backend of torch.distributed; default: NCCL on CUDA, otherwise Gloo.
 
     Yields:
         The device of this process. Under torchrun, 'cuda' becomes the GPU of its local rank.
 
     Raises:
-        DistributedError: When this process needs a GPU of its own and there is none, or another process ended early.
+        DistributedError: When there is no GPU for this process, or another process ended early.
     """
     if device == 'auto':
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -58,7 +58,7 @@ def _local_gpu(shared: bool) -> int:
     if gpus and shared:
         return local % gpus
     fix = f'start at most {gpus} processes on this machine' if gpus else 'choose the device cpu'
-    raise DistributedError(f'local rank {local} has no GPU of its own: {fix}')
+    raise DistributedError(f'there is no GPU for local rank {local}: {fix}')
 
 
 def _is_initialized() -> bool:

@@ -83,13 +83,13 @@ def fetch_folder(repo: str, *, cache_dir: str | os.PathLike | None = None, local
 
 
 def commit_of(folder: Path) -> str | None:
-    """Commit of a snapshot folder in the Hub's cache; None for any other folder."""
+    """Return the commit of a snapshot folder in the Hub's cache; None for any other folder."""
     cached = [p.name.split('--')[0] for p in folder.parents[:2]] == ['snapshots', 'models']
     return folder.name if cached and _COMMIT.fullmatch(folder.name) else None
 
 
 def repo_of(folder: Path) -> str:
-    """Repository, `org/name`, of a snapshot folder in the Hub's cache."""
+    """Return the repository, `org/name`, of a snapshot folder in the Hub's cache."""
     return folder.parents[1].name.removeprefix('models--').replace('--', '/')
 
 

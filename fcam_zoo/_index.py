@@ -31,7 +31,7 @@ class ModelName:
 
     Attributes:
         architecture: timm architecture, `fcam_<backbone>`.
-        teacher: CAM method that taught the decoder.
+        teacher: CAM method whose maps trained the decoder.
         dataset: Short name of the training data.
         variant: Distinguishes training runs of the same model, such as `seed1`.
     """
@@ -84,7 +84,7 @@ class ReleaseEntry:
     Attributes:
         name: `fcam_<backbone>.<teacher>_<dataset>`.
         backbone: timm name of the weights from which the classifier started.
-        teacher: CAM method that taught the decoder.
+        teacher: CAM method whose maps trained the decoder.
         num_classes: Classes of the classifier.
         class_names: Class names, in the order of the logits.
         model_args: Arguments of `FCAM`, except backbone and num_classes.

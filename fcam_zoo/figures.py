@@ -66,16 +66,16 @@ def grid(
         model: An F-CAM; runs on its device, in eval mode (its mode is restored).
         images: Title -> picture of any size, one column each.
         maps: 'fcam' and CAM methods, one row each, below the photographs.
-        threshold: Of the F-CAM, as in `localize`: in [0,1), relative to the maximum of the map, or 'otsu'. Default:
-            that of the model, chosen on its validation data.
-        cam_threshold: The same for class maps. The default, Otsu's method, needs no boxes.
+        threshold: Threshold of the F-CAM as in `localize`: in [0,1), relative to the maximum of the map, or 'otsu'.
+            Default: that of the model, chosen on its validation data.
+        cam_threshold: Threshold of the class maps. The default, Otsu's method, needs no boxes.
         height: Height of a row in pixels.
 
     Returns:
         The picture, and the results of `localize` by title.
 
     Raises:
-        ValueError: For no image, unknown maps, thresholds outside [0,1), or a height below 32.
+        ValueError: Without images, or for unknown maps, thresholds outside [0,1), or a height below 32.
     """
     check_maps(maps)
     check_threshold(cam_threshold)
@@ -95,7 +95,7 @@ def grid(
 
 
 def check_maps(maps: Sequence[str]) -> None:
-    """Raise ValueError for no map, or for one that is neither 'fcam' nor a CAM method."""
+    """Raise ValueError if there is no map, or one that is neither 'fcam' nor a CAM method."""
     if not maps or not {*maps} <= {'fcam', *METHODS}:
         raise ValueError(f'maps {", ".join(maps)}: choose from fcam, {", ".join(METHODS)}')
 

@@ -30,8 +30,8 @@ def _to_uint8(maps: torch.Tensor) -> torch.Tensor:
 def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
     """Compute Otsu's threshold (Otsu, 1979) of each map in 256 gray levels.
 
-    The level maximises the between-class variance w1 w2 (m1 - m2)^2, computed in float64 from integer counts; the first
-    maximum counts. Levels 0 and 255 become 1 and 254.
+    The level maximizes the between-class variance w1 w2 (m1 - m2)^2, computed in float64 from integer counts; on
+    ties, the first one is used. Levels 0 and 255 become 1 and 254.
 
     Args:
         maps: (B,H,W) in [0,1].
@@ -73,8 +73,8 @@ def regions(
     """Find the foreground and background candidates C+ and C- of each map (F-CAM, Sec. 3).
 
     Foreground: gray level above Otsu's threshold, eroded by a square. The image border does not erode, and an iteration
-    that would empty the region is undone. Background: the fraction of pixels with the lowest values; equal values count
-    in raster order. A constant map has neither.
+    that would empty the region is undone. Background: the fraction of pixels with the lowest values; ties are broken in
+    raster order. A constant map has no candidates.
 
     Args:
         maps: (B,H,W) in [0,1].

@@ -1,4 +1,4 @@
-"""Metrics at a threshold chosen elsewhere, class maps of predicted classes, and the names of metrics."""
+"""Metrics at a threshold chosen on other images, class maps of predicted classes, and the names of metrics."""
 
 from __future__ import annotations
 

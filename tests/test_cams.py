@@ -259,7 +259,7 @@ def test_no_side_effects():
         cams.extract(net, x, layer=layer)
     with pytest.raises(UnknownMethodError):
         cams.extract(net, x, method='cam', layer='2')
-    with pytest.raises(ValueError, match=r'gives no \(B,C,h,w\) map'):
+    with pytest.raises(ValueError, match=r'does not output a \(B,C,h,w\) map'):
         cams.extract(net, x, layer='8')
     assert [m.training for m in net.modules()] == modes
     assert all(not m._forward_hooks and not m._backward_hooks for m in net.modules())

@@ -288,7 +288,7 @@ def test_channels_last_networks():
     assert cams.extract(net, x, labels, layer='layers.1').shape == (2, 64, 96)
     with pytest.raises(ValueError, match="unknown layout 'HWC'"):
         cams.extract(net, x, labels, layout='HWC')
-    with pytest.raises(ValueError, match=r'gives no \(B,C,h,w\) map'):
+    with pytest.raises(ValueError, match=r'does not output a \(B,C,h,w\) map'):
         cams.extract(net, x, labels, layer='layers.1', layout='NLC')
 
 

@@ -79,7 +79,7 @@ def test_problems_of_folders(animals, tmp_path):
         FolderDataset(tmp_path / 'bare')
     (animals / 'train' / 'bee').mkdir()
     (animals / 'train' / 'bee' / 'notes.txt').touch()
-    with pytest.raises(DatasetError, match=r'bee: class folder without images; fill or remove it$'):
+    with pytest.raises(DatasetError, match=r'bee: class folder without images; add images or remove it$'):
         FolderDataset(animals, split='train')
     (animals / 'train' / 'elk').mkdir()
     with pytest.raises(DatasetError, match=r'\(1 more; check_dataset lists all\)$'):

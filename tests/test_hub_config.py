@@ -30,7 +30,7 @@ def folder(tmp_path) -> Path:
         ('model_args', {'threshold': 7}, 'threshold is 7: give'),
         ('model_args', {'threshold': None}, 'threshold is None'),
         ('model_args', {'backbone': None}, 'backbone is None: give a timm name'),
-        ('model_args', {'backbone_kwargs': {'act_layer': 'evil'}}, 'does not take these arguments: .*evil'),
+        ('model_args', {'backbone_kwargs': {'act_layer': 'evil'}}, 'does not support these arguments: .*evil'),
         ('pretrained_cfg', {'mean': 'gray'}, 'invalid mean=gray'),
         ('pretrained_cfg', {'mean': [float('nan')] * 3}, 'mean=.nan'),
         ('pretrained_cfg', {'std': [0, 0, 0]}, r'invalid std=.0, 0, 0.'),

@@ -275,7 +275,7 @@ def model_args(**changes) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
         (lambda good: with_config(good, architecture=['fcam']), 'unknown F-CAM architecture'),
         (lambda good: with_config(good, num_classes=10**12), 'num_classes is 1000000000000'),
         (lambda good: with_config(good, weights={'size': 1}), 'must have size and sha256'),
-        (lambda good: with_config(good, pretrained_cfg={'evil': 1}), 'does not know evil'),
+        (lambda good: with_config(good, pretrained_cfg={'evil': 1}), 'that timm does not have: evil'),
         (lambda good: with_config(good, model_args=[1]), 'must be an object'),
         (model_args(backbone_checkpoint='/etc/passwd'), "a config cannot set the model argument 'backbone_checkpoint'"),
         (model_args(cache_dir='/somewhere'), "a config cannot set the model argument 'cache_dir'"),

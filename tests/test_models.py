@@ -167,10 +167,10 @@ def test_distilled_heads_are_a_list():
     ('backbone', 'kwargs', 'reason'),
     [
         ('test_vit', {'output_stride': 32}, 'the last map of VisionTransformer has stride 16 already'),
-        ('mobilenetv3_small_050', {'output_stride': 16, 'dilated': True}, 'does not take dilated=True'),
-        ('cait_xxs24_224', {'backbone_kwargs': {'depth': 2}}, 'reads only its class token'),
+        ('mobilenetv3_small_050', {'output_stride': 16, 'dilated': True}, 'does not support dilated=True'),
+        ('cait_xxs24_224', {'backbone_kwargs': {'depth': 2}}, 'uses only its class token'),
         ('levit_128s', {}, 'are not a map'),
-        ('test_resnet', {'backbone_kwargs': {'nonsense': 1}}, "does not take these arguments: .*'nonsense'"),
+        ('test_resnet', {'backbone_kwargs': {'nonsense': 1}}, "does not support these arguments: .*'nonsense'"),
     ],
 )
 def test_unsupported_backbone_is_refused_with_the_reason(backbone, kwargs, reason):

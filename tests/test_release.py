@@ -191,7 +191,7 @@ def test_strides_have_their_own_tables(entry):
 def test_the_card_states_that_a_decoder_does_not_help(entry, gain, stated):
     entry = dataclasses.replace(entry, file='x.safetensors', size=1, sha256='0')
     entry.metrics['test']['fcam']['max_box_acc_50'] = entry.metrics['test']['cam']['max_box_acc_50'] + gain
-    assert ('no better than those of CAM' in card.section(entry)) is stated
+    assert ('not better than those of CAM' in card.section(entry)) is stated
 
 
 def test_record_keeps_metrics_only(run, checkout):

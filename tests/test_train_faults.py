@@ -48,7 +48,7 @@ def test_runs_of_other_versions_are_resumed_or_refused(tmp_path):
     # Settings that are missing in the saved config have their defaults.
     resume({k: v for k, v in values.items() if k != 'keep_epochs'})
     assert resume(values | {'classifier': {'epochs': 1, 'batch_size': 4}})['decoder'].last.epoch == 1
-    with pytest.raises(TrainingError, match=r'differs in decoder\.lr \(there 0\.01, now 0\.5\)'):
+    with pytest.raises(TrainingError, match=r'differs in decoder\.lr \(was 0\.01, now 0\.5\)'):
         resume(values, decoder=DecoderConfig(epochs=1, batch_size=4, lr=0.5))
     for settings in (values | {'sharpness': 1}, [], {'decoder': 3}):
         with pytest.raises(TrainingError, match='damaged or of another version'):

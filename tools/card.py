@@ -35,19 +35,19 @@ BEGIN, END = '<!-- models: begin (python -m tools.tables) -->', '<!-- models: en
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def cells(metrics: Mapping[str, float | None], columns: Mapping[str, str]) -> list[str]:
-    """Percentages with one digit, '-' for those that were not measured."""
+    """Format percentages with one digit, '-' for those that were not measured."""
     values = [metrics.get(key) for key in columns]
     return ['-' if value is None else f'{value:.1f}' for value in values]
 
 
 def description_of(metrics: Mapping[str, Metrics]) -> MetricDescription:
-    """Description of the metric of these splits."""
+    """Return the description of the metric of these splits."""
     return describe(metrics['test']['fcam'])
 
 
@@ -98,13 +98,13 @@ def render_readme(text: str) -> str:
 
 
 def model_card() -> str:
-    """Text of MODEL_CARD.md."""
+    """Return the text of MODEL_CARD.md."""
     sections = (section(_index.index()[name]) for name in list_models(pretrained=True))
     return '\n\n'.join([CARD_HEAD, *sections]) + '\n'
 
 
 def section(entry: ReleaseEntry) -> str:
-    """The section of one model."""
+    """Return the section of one model."""
     data, arguments = entry.dataset, entry.model_args
     best = entry.metrics['test']
     primary = description_of(entry.metrics).primary
@@ -125,7 +125,7 @@ def section(entry: ReleaseEntry) -> str:
                 f'- File: `{entry.file}`{_place(entry)}, {entry.size:,} bytes, SHA-256 `{entry.sha256}`; '
                 f'license {entry.license}. Threshold: {arguments["threshold"]}.'
             ),
-            *(['**On test its maps are no better than those of CAM.**'] if not_better else []),
+            *(['**On the test split, its maps are not better than those of CAM.**'] if not_better else []),
             _metrics_table(entry.metrics),
             *elsewhere,
             (

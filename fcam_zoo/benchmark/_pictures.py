@@ -35,7 +35,7 @@ def show(image: Image.Image, score_map: Any, report: Report, dataset: Any, index
     Args:
         image: From `picture`.
         score_map: (H,W) in [0,1].
-        report: Of the map.
+        report: Report of the map.
         dataset: The data set.
         index: Index of the image.
 

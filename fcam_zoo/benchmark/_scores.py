@@ -41,7 +41,7 @@ class Scores(ABC):
 
     Args:
         metric: The metric.
-        fixed: The same metric at a threshold that was chosen elsewhere, if there is one.
+        fixed: The same metric at a threshold that was chosen on other images, or None.
         threshold: That threshold, or None.
     """
 

@@ -13,8 +13,8 @@ def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_cont
 
     The map is converted to 8 bits, `trunc(255 * map)`, and compared with `trunc(threshold * its largest value)`:
     thresholds are relative to the maximum of the map. Boxes enclose OpenCV's contours (RETR_TREE) of the pixels above
-    the threshold. Their right and lower edges are one past the last pixel, except at the border of the map. They are
-    thus one pixel wider and higher than the contours, as in published results (Choe et al., CVPR 2020, and the code of
+    the threshold. Their right and lower edges are one past the last pixel, except at the border of the map. So they
+    are one pixel wider and higher than the contours, as in published results (Choe et al., CVPR 2020, and the code of
     F-CAM, WACV 2022).
 
     Args:

@@ -76,11 +76,11 @@ def compare(
         reports: Name -> report, evaluated with `rows=True`.
         baseline: Name of the report that others are compared with; default: the first.
         samples: Resamples, at least 40.
-        seed: Of the random generator.
+        seed: Seed of the random generator.
 
     Raises:
-        ValueError: For no report, an unknown baseline, too few samples, reports on different images or with different
-            metrics, reports without rows, PxAP reports without samples.
+        ValueError: Without reports, or for an unknown baseline, too few samples, reports on different images or with
+            different metrics, reports without rows, PxAP reports without samples.
     """
     baseline = _check(reports, baseline, samples)
     first = next(iter(reports.values()))

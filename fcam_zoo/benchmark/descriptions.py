@@ -33,8 +33,8 @@ class Column:
         key: Its key in `Report.metrics`.
         title: Below the heading of its group.
         group: Heading over several columns, or ''.
-        short: Title where space is scarce.
-        digits: After the decimal point: 1 for percentages, 3 for thresholds.
+        short: Short title, for narrow tables.
+        digits: Digits after the decimal point: 1 for percentages, 3 for thresholds.
         setting: Whether it describes the threshold, so that larger is not better.
     """
 
@@ -56,7 +56,7 @@ class Curve:
     """A curve of a report; its y axis is in percent.
 
     Attributes:
-        x_label, y_label: Of the axes.
+        x_label, y_label: Labels of the axes.
         x_end: Largest x; the smallest is 0.
         points: `Report.curves` -> x and y.
         value: Key of the metric that the legend gives.

@@ -70,7 +70,7 @@ def evaluate_many(
         batch_size: Images per batch. Under torch.distributed each process scores whole batches.
         workers: Processes that load images, and as many that find boxes and histograms. A script that uses them must
             have its code under `if __name__ == '__main__'`.
-        device: Device that a model, or the images for a function, are moved to. Default: they stay where they are.
+        device: Device that a model, or the images for a function, are moved to. Default: they are not moved.
         thresholds: Ascending, in [0,1]. Default: 0, 0.001, ..., 0.999.
         multi_contour: Use the boxes of all contours (MaxBoxAccV2).
         iou: IoUs in percent.
@@ -78,11 +78,11 @@ def evaluate_many(
             normalized, then resized). 'bicubic' is that of Choe et al. (CVPR 2020: class maps are resized bicubically,
             then every map is min-max normalized). Other sources must return final score maps.
         labels: 'true': class maps of the true label. 'predicted': class maps of the predicted class and no
-            classification metrics (top1, top5, cls), for data sets whose classes the model does not know. A function
-            then gets None as labels.
-        threshold: Threshold in [0,1) that was chosen elsewhere, such as on a validation set. Reports then also contain
-            the metric at this threshold. A number for all kinds of map, or kind -> number. Default: `model.threshold`
-            for 'fcam'.
+            classification metrics (top1, top5, cls), for data sets with classes that the model was not trained on. The
+            labels of a function are then None.
+        threshold: Threshold in [0,1) that was chosen on other images, such as a validation set. Reports then also
+            contain the metric at this threshold. A number for all kinds of map, or kind -> number. Default:
+            `model.threshold` for 'fcam'.
         limit: Score only the first images.
         rows: Keep a row per image in the reports. Needs 4 kB of memory per image and kind of map while scoring, and
             then, for `compare`, 0.4 kB with boxes or 4 kB with masks. Without rows, memory hardly depends on the

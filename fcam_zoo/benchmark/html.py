@@ -41,8 +41,8 @@ def write_html(
     """Write a page about one report, or about several side by side.
 
     It shows the metrics, their comparison, curves over thresholds, activations, tables by size of object and class, the
-    best and worst images, and how everything was measured. Plots need matplotlib (extra `viz`); without it the page
-    says so in their place.
+    best and worst images, and how everything was measured. Plots need matplotlib (extra `viz`); without it, the
+    page says that they are missing.
 
     Args:
         reports: A report, or name -> report, of the same data set.
@@ -51,12 +51,12 @@ def write_html(
         maps: Name of a report -> function of an image's index that returns its map (H,W), for pictures; see `maps_of`.
         images: Number of best, and of worst, images of each report except the center baseline.
         comparison: Of these reports, from `compare`.
-        command: How to make the reports again.
+        command: Command that makes the reports.
         title: Default: the data set.
 
     Raises:
-        ValueError: For no report, reports on different data sets or with different metrics, maps without a data set or
-            without a report, or a data set with other images.
+        ValueError: Without reports, or for reports on different data sets or with different metrics, maps without a data set
+            or without a report, or a data set with other images.
     """
     if isinstance(reports, Report):
         reports = {reports.maps: reports}

@@ -47,7 +47,7 @@ def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) ->
 
     Raises:
         ImportError: Without matplotlib (extra `viz`).
-        ValueError: For no report, reports of different data or metrics, or an IoU that was not measured.
+        ValueError: Without reports, or for reports of different data or metrics, or an IoU that was not measured.
     """
     check_comparable(reports)
     first = next(iter(reports.values()))
@@ -78,7 +78,7 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
 
     Raises:
         ImportError: Without matplotlib (extra `viz`).
-        ValueError: For no report, reports of different data or without activations, or another number of bins.
+        ValueError: Without reports, or for reports of different data or without activations, or another number of bins.
     """
     check_comparable(reports)
     first = next(iter(reports.values()))

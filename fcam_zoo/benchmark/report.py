@@ -31,14 +31,14 @@ class Report:
             percentage of thresholds whose accuracy is within 5 points of the best; with logits also top1_50, top5_50.
             The mean of max_box_acc_*, or max_box_acc_v2 with multiple contours. With masks: pxap in percent;
             best_threshold, where the F1 of the pixels is largest, best_f1 in percent and its robustness. With a
-            threshold that was chosen elsewhere: threshold, and box_acc_50, ... or f1 at it, in percent. With logits:
-            cls in percent.
+            threshold that was chosen on other images: threshold, and box_acc_50, ... or f1 at it, in percent. With
+            logits: cls in percent.
         curves: threshold and, for each IoU, accuracy_50 in percent; or threshold, precision and recall.
         meta: Data set, split, number of images, metric and its options, how the maps were made, versions.
         rows: For each image id, label and object_share, the percentage of the image inside its boxes or mask. With
             boxes width, height, n_boxes, for each IoU iou_50 and hit_50 at its best threshold, and iou_at_threshold at
-            the one chosen elsewhere. With masks the pxap and the f1_at_threshold of the image (None without object
-            pixels). With logits top1 and top5.
+            the one chosen on other images. With masks the pxap and the f1_at_threshold of the image (None without
+            object pixels). With logits top1 and top5.
         activations: score, where each of 128 bins starts, and the percentage of pixels in it: of all pixels, of those
             inside and of those outside boxes or masks.
         tables: classes (label, class, n) and sizes (images whose object_share is above one number and up to another,
@@ -95,7 +95,7 @@ class Report:
 
     @property
     def data_name(self) -> str:
-        """Return data set and split, as far as they are known."""
+        """Return data set and split, if they were recorded."""
         return '/'.join(str(self.meta[k]) for k in ('dataset', 'split') if self.meta.get(k)) or 'data set'
 
     def summary(self) -> str:
@@ -110,7 +110,7 @@ def make_report(maps: str, scores: Scores, dataset: Any, source: Mapping[str, st
 
     Args:
         maps: Kind of map.
-        scores: Of all images.
+        scores: Scores of all images.
         dataset: The data set.
         source: From `describe_maps`.
     """
@@ -147,7 +147,7 @@ def check_comparable(reports: Mapping[str, Report]) -> None:
     """Check that reports can be shown side by side.
 
     Raises:
-        ValueError: For no report, or reports of different data sets or metrics.
+        ValueError: Without reports, or for reports of different data sets or metrics.
     """
     if not reports:
         raise ValueError('nothing to show: give at least one report')

@@ -31,7 +31,7 @@ def write_reports(
     Args:
         folder: An existing folder.
         reports: Name -> report, evaluated with `rows=True`.
-        comparison: Of these reports.
+        comparison: Comparison of these reports.
         dataset: As for `write_html`.
         maps: As for `write_html`.
         command: As for `write_html`.

@@ -172,7 +172,7 @@ class MapMaker:
         if checked and labels.max() >= classes:
             raise ValueError(
                 f'{getattr(self.dataset, "name", "the data set")} has labels up to {labels.max()}, but the model only '
-                f"has {classes} classes: to score maps of classes that the model does not know, use labels='predicted' "
+                f"has {classes} classes: for classes that the model was not trained on, use labels='predicted' "
                 '(--labels predicted)'
             )
 
@@ -180,7 +180,7 @@ class MapMaker:
         """Make the maps of some images. Images are read only if the maps depend on them.
 
         Args:
-            indices: Of the images.
+            indices: Indices of the images.
             batch_size: Images per batch.
             workers: Processes that load images.
 

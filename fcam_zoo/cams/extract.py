@@ -60,7 +60,7 @@ def extract(
         method: One of `cams.METHODS`. 'cam' needs average pooling and one linear layer after `layer`.
         layer: Module or dotted name whose output is explained; default: the last layer with a spatial map, found by one
             more forward pass of one image. In timm's VisionTransformer it is the last norm of the tokens, or the first
-            norm of the last block if the head reads only the class token. Other token networks need a name.
+            norm of the last block if the head uses only the class token. Other token networks need a name.
         size: 'input' resizes to (H,W), None keeps the layer's size, (H,W) resizes to it.
         normalize: Min-max to [0,1] before resizing.
         variant: Variant of the Grad-CAM++ formulas: 'published', 'original' or 'reference' (see `cams.methods`).
@@ -177,7 +177,9 @@ class _Target:
             layout = self.layout or find_layout(self.classifier, output)
             dimensions = output.ndim if isinstance(output, torch.Tensor) else 0
             if layout is None or dimensions != len(layout):
-                raise ValueError(f'layer {type(module).__name__} gives no (B,C,h,w) map: choose a convolutional layer')
+                raise ValueError(
+                    f'layer {type(module).__name__} does not output a (B,C,h,w) map: choose a convolutional layer'
+                )
             leaf = output.detach().requires_grad_()
             leaves.append((leaf, layout))
             # The clone lets a following in-place ReLU change its own copy.
@@ -211,7 +213,7 @@ def _logits(output: Any) -> torch.Tensor:
     logits = getattr(output, 'logits', output[0] if isinstance(output, (tuple, list)) else output)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f'the classifier gives {shape}: class maps need logits (B,K)')
+        raise ValueError(f'the classifier returns {shape}: class maps need logits (B,K)')
     return logits
 
 
@@ -233,7 +235,7 @@ def _smooth_cam(
 
 
 def _linear_cam(target: _Target, images: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-    """Compute sum_k W[y,k] A_k (CAM: Zhou et al., CVPR 2016), W the linear layer that reads the pooled activation."""
+    """Compute sum_k W[y,k] A_k (CAM: Zhou et al., CVPR 2016); W is the weight of the linear layer after pooling."""
     activation, logits = target.activation(images)
     labels, pooled = _explained(labels, logits), activation.mean((2, 3))
     # Find the linear layer by computing its logits; in half precision they are rounded.

@@ -71,11 +71,11 @@ def _last_map(classifier: nn.Module, images: torch.Tensor) -> nn.Module:
         for handle in handles:
             handle.remove()
     if last is None:
-        raise ValueError('no layer of the classifier gives a (B,C,h,w) map: name one with layer=')
+        raise ValueError('no layer of the classifier outputs a (B,C,h,w) map: name one with layer=')
     module, cells = last
     if tokens >= cells:
         raise ValueError(
-            f'the default layer cannot be inferred, because the last layers of the {type(classifier).__name__} give '
+            f'the default layer cannot be inferred, because the last layers of the {type(classifier).__name__} output '
             'tokens (B,L,C): name one with layer=, and the number of its class tokens with prefix_tokens='
         )
     return module

@@ -43,7 +43,7 @@ def check_labels(labels: object, count: int) -> None:
 
 
 def check_classes(labels: torch.Tensor, num_classes: int) -> None:
-    """Raise ValueError unless all labels are in [0, num_classes). Skipped off-CPU to avoid a device synchronisation."""
+    """Raise ValueError unless all labels are in [0, num_classes). Skipped off-CPU to avoid a device synchronization."""
     if labels.device.type != 'cpu' or not len(labels):
         return
     low, high = int(labels.min()), int(labels.max())

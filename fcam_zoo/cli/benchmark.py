@@ -49,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         '--labels',
         choices=LABELS,
         default='true',
-        help='class maps of the true label (default) or of the predicted class (for classes the models do not know)',
+        help='class maps of the true label (default), or of the predicted class (for classes not in the training data)',
     )
     parser.add_argument(
         '--threshold',

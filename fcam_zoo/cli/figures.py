@@ -44,9 +44,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar='MAP',
         help=f'fcam, {", ".join(METHODS)} (default: cam gradcam gradcampp layercam fcam)',
     )
-    grid.add_argument('--threshold', type=threshold, help="of the F-CAM: in [0,1), or otsu (default: the model's)")
+    grid.add_argument('--threshold', type=threshold, help="for the F-CAM: in [0,1), or otsu (default: the model's)")
     grid.add_argument(
-        '--cam-threshold', type=threshold, default='otsu', help='of the class maps: in [0,1), or otsu (default)'
+        '--cam-threshold', type=threshold, default='otsu', help='for the class maps: in [0,1), or otsu (default)'
     )
     grid.add_argument('--height', type=int, default=130, help='height of a row in pixels (default: 130)')
     add_classifier_argument(grid)

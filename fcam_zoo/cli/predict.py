@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'predict',
         description='Localize objects in images. By default writes OUT/overlays/<image>.png (heat map, box, label) and '
-        'OUT/overlays/predictions.json; --export chooses other formats, each in a folder of its own. An unreadable '
+        'OUT/overlays/predictions.json; --export chooses other formats, each in its own folder. An unreadable '
         'image is reported and skipped, and the exit status is then 1.',
     )
     parser.add_argument('images', nargs='+', help='image files and folders')

@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('-o', '--output', required=True, type=Path, help='run folder: models best/ and last/, metrics')
     parser.add_argument(
         '--recipe',
-        help='settings: a YAML or JSON file, the name of a released model (those it was trained with), or one of '
+        help='settings: a YAML or JSON file, the name of a released model (its training settings), or one of '
         f'{", ".join(recipe_names())}; other options override them',
     )
     _add_settings(parser)
@@ -36,7 +36,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         '--sweep',
         metavar='KEY=V1,V2',
-        help="train once per value and select the best on val; background_fraction without values takes the paper's",
+        help='train once per value and select the best on val; background_fraction without values uses those of the '
+        'paper',
     )
     parser.add_argument(
         '--dry-run',
@@ -54,7 +55,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--annotations', help='boxes or masks of val: COCO, VOC, CSV or masks; {split} in the path becomes the split'
     )
     parser.add_argument('--init', help='F-CAM to start from: a released name or local-dir:FOLDER')
-    parser.add_argument('--backbone', help='timm name (default: resnet50)')
+    parser.add_argument('--backbone', help='timm name of the classifier (default: resnet50)')
     parser.add_argument('--backbone-checkpoint', help='safetensors file of backbone weights, with timm names')
     parser.add_argument(
         '--backbone-pretrained', action='store_true', default=None, help="start from timm's pretrained backbone"
@@ -70,7 +71,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         dest='decoder.background_fraction',
         type=float,
         metavar='FRACTION',
-        help='share of pixels with the lowest activations that are background candidates (n- in the paper)',
+        help='share of the pixels, those with the lowest activations, that are background candidates (n- in the paper)',
     )
     parser.add_argument('--amp', choices=('off', 'bfloat16', 'float16'), help='mixed precision (default: off)')
     parser.add_argument('--skip-bad', action='store_true', default=None, help='skip unreadable images')

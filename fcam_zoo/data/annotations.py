@@ -163,7 +163,7 @@ def number_classes(data: Annotations, names: Iterable[str]) -> dict[str, int]:
 
 
 def finish(data: Annotations) -> None:
-    """Leave out images without annotation, and set the labels of the others."""
+    """Remove images without annotation, and set the labels of the others."""
     if not data.listed:
         if not data.problems:
             data.problems.append(f'{data.path}: lists no images of {data.images}; check both paths')

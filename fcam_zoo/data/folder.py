@@ -52,7 +52,7 @@ def read_folder(root: Path, split: str) -> Annotations:
             data.problems.append(f'{folder / name}: no such class in {train}; add it there or remove it here')
         images = [path.relative_to(folder).as_posix() for path in images_within(folder / name)]
         if not images:
-            data.problems.append(f'{folder / name}: class folder without images; fill or remove it')
+            data.problems.append(f'{folder / name}: class folder without images; add images or remove it')
         elif name in classes:
             data.labels |= dict.fromkeys(images, classes.index(name))
         data.listed += images

@@ -1,4 +1,4 @@
-"""Read images and masks from untrusted files: completely and in 8 bits, or one clear error."""
+"""Read images and masks from untrusted files: decode them completely to 8 bits, or raise one clear error."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def open_levels(path: str | os.PathLike) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a mask, uint8 (H,W), to (width, height) by nearest neighbor, with the pixels that OpenCV chooses."""
+    """Resize a mask, uint8 (H,W), to (width, height) by nearest neighbor, at the sampling positions of OpenCV."""
     import cv2  # Only masks need it: data sets of images work without OpenCV.
 
     return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)

@@ -85,7 +85,7 @@ def _revisions(cache: HFCacheInfo) -> list[Download]:
 
 
 def _pinned() -> set[tuple[str, str | None]]:
-    """Repositories and commits that the index of released weights refers to."""
+    """Return repositories and commits that the index of released weights refers to."""
     return {split_id(entry.hf_hub_id) for entry in _index.index().values() if entry.hf_hub_id}
 
 

@@ -51,7 +51,7 @@ def check_facts(facts: dict[str, Any]) -> None:
 
 
 def facts_of_release(name: str) -> dict[str, Any]:
-    """Facts of a released model, from the index.
+    """Return the facts of a released model, from the index.
 
     Raises:
         UnknownModelError: If the model is not released.
@@ -66,7 +66,7 @@ def facts_of_run(
     data_license: str = 'unknown',
     license: str | None = None,
 ) -> dict[str, Any]:
-    """Facts of a finished training, from its config.json and summary.json.
+    """Return the facts of a finished training, from its config.json and summary.json.
 
     Args:
         run_dir: Folder of the training.
@@ -110,7 +110,7 @@ def _tagged(backbone: str) -> str:
 
 
 def _selection(val: dict[str, float], by_accuracy: bool) -> str:
-    """How the epoch was selected, and with which annotations of val."""
+    """Describe how the epoch was selected, and with which annotations of val."""
     if not val:
         return 'the last epoch, since val has no boxes or masks'
     if 'kept' in val:

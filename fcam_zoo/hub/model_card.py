@@ -10,12 +10,12 @@ import timm
 from huggingface_hub import EvalResult, ModelCardData
 
 LIMITS = """`localize` returns the box of the largest region: the models expect one object per image. The maps are
-class-agnostic and highlight objects like those of the training domain; the labels are those of the training data only.
-The license of the training images also restricts how the weights may be used."""
+class-agnostic and highlight objects similar to those in the training images; the predicted label is always a class of
+the training data. The license of the training images also restricts how the weights may be used."""
 
 
 def model_card(config: dict[str, Any], repo_id: str) -> str:
-    """Text of README.md, including its front matter.
+    """Return the text of README.md, including its front matter.
 
     Args:
         config: Content of config.json, with the facts that were passed to `save_pretrained`.
@@ -100,7 +100,7 @@ def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], ba
 
 
 def _titles() -> dict[str, str]:
-    """Titles of all metrics for boxes and masks by key, without thresholds."""
+    """Return the titles of all metrics for boxes and masks by key, without thresholds."""
     from ..benchmark.descriptions import describe  # Imports OpenCV, which loading a model does not need.
 
     boxes = describe({'mean': 0, 'max_box_acc_30': 0, 'max_box_acc_50': 0, 'max_box_acc_70': 0})
@@ -109,12 +109,12 @@ def _titles() -> dict[str, str]:
 
 
 def _license(config: dict[str, Any]) -> str:
-    """License of the weights; default: that of the backbone."""
+    """Return the license of the weights; default: that of the backbone."""
     return config.get('license') or config['pretrained_cfg'].get('license') or 'unknown'
 
 
 def _base_model(backbone: str) -> str | None:
-    """Hub repository of timm's weights, or their name if there is none; None for an architecture without weights."""
+    """Return the Hub repository of timm's weights, or else their name; None for an architecture without weights."""
     if '.' not in backbone:
         return None
     return f'timm/{backbone}' if timm.is_model_pretrained(backbone) else backbone

@@ -36,7 +36,7 @@ CFG_FIELDS = (
 
 
 def state_to_save(model: FCAM, half: bool = False) -> dict[str, torch.Tensor]:
-    """State dict on the CPU; with `half`, parameters are float16 and batch-norm statistics stay float32."""
+    """Return the state dict on the CPU; with `half`, parameters are float16 and batch-norm statistics stay float32."""
     parameters = {name for name, _ in model.named_parameters()}
     state = {}
     for name, tensor in model.state_dict().items():

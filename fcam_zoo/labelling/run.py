@@ -55,7 +55,7 @@ def label_images(
 ) -> Summary:
     """Localize images and write annotations.
 
-    Each format has a folder of its own in `output`, for example `coco/annotations.json`. The folders appear at the end
+    Each format has its own folder in `output`, for example `coco/annotations.json`. The folders appear at the end
     of the run; nothing else in `output` changes, except the state in `.fcam_zoo`. An unreadable image is reported and
     left out. `resume` continues a killed run and ends with the same files as an uninterrupted one.
 

@@ -1,4 +1,4 @@
-"""The dense CRF regulariser in PyTorch, without a compiled extension."""
+"""The dense CRF regularizer in PyTorch, without a compiled extension."""
 
 from __future__ import annotations
 

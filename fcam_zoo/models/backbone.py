@@ -38,7 +38,7 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
         net = _create(config)
     except (TypeError, KeyError, AssertionError, NotImplementedError) as e:
         what = f'dilated=True with output_stride={config.output_stride}' if config.dilated else 'these arguments'
-        raise UnknownModelError(f'backbone {name!r} does not take {what}: {str(e) or type(e).__name__}') from e
+        raise UnknownModelError(f'backbone {name!r} does not support {what}: {str(e) or type(e).__name__}') from e
     except (RuntimeError, OSError, HTTPError) as e:
         if not pretrained:
             raise UnknownModelError(f'backbone {name!r} cannot be built: {e}') from e
@@ -55,7 +55,7 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
 
 
 def _create(config: FCAMConfig) -> TimmClassifier:
-    """timm's create_model; networks of fixed input size are made to accept any size, if they support it."""
+    """Call timm's create_model; networks of fixed input size are made to accept any size, if they support it."""
     common: dict[str, Any] = {
         'pretrained': config.backbone_pretrained,
         'num_classes': 1000 if config.num_classes is None else config.num_classes,
@@ -83,7 +83,7 @@ def load_checkpoint(net: TimmClassifier, path: str | os.PathLike) -> None:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'backbone checkpoint {path} does not exist')
+        raise FileNotFoundError(f'backbone checkpoint {path} does not exist: check the path')
     state, own = read_weights(path), net.state_dict()
     if hasattr(net, 'fit_checkpoint'):
         state = net.fit_checkpoint(state)

@@ -47,7 +47,7 @@ class FCAM(TimmModelMixin, nn.Module):
         **arguments: The other fields of `FCAMConfig`.
 
     Raises:
-        UnknownModelError: For a backbone that timm does not know or that is not supported.
+        UnknownModelError: For a backbone that timm does not have or that is not supported.
         ValueError: For an argument of the wrong type or out of range.
     """
 

@@ -51,7 +51,7 @@ class Encoding(NamedTuple):
 class Pyramid:
     """How to run a timm network: its levels, its input sizes, and the head after its explained features.
 
-    Class maps explain the input map of the head. If the head of a vision transformer only reads the class token, they
+    Class maps explain the input map of the head. If the head of a vision transformer only uses the class token, they
     explain the input of the last block, which is the last one that mixes patches into that token.
 
     Attributes:
@@ -77,7 +77,7 @@ class Pyramid:
         self.reads_class_token = self.flat and getattr(net, 'global_pool', '') == 'token'
         if self.reads_class_token and not isinstance(net, VisionTransformer):
             raise UnknownModelError(
-                f"the head of {name} reads only its class token, which is supported only for timm's VisionTransformer: "
+                f"the head of {name} uses only its class token, which is supported only for timm's VisionTransformer: "
                 'choose another backbone'
             )
         if self.flat:
@@ -89,7 +89,7 @@ class Pyramid:
         run_small(net, in_chans, lambda x: self._probe(net, x))
 
     def _probe(self, net: TimmClassifier, x: torch.Tensor) -> None:
-        """Find channels and strides in one pass, and check that `encode` and `head` give the network's logits."""
+        """Find channels and strides in one pass, and check that `encode` and `head` yield the network's logits."""
         final = net.forward_features(x)
         shape = tuple(final.shape) if isinstance(final, torch.Tensor) else ()
         self.tokens = self.flat and len(shape) == 3
@@ -99,7 +99,7 @@ class Pyramid:
         self.channels_last = not self.tokens and shape[1] != net.num_features == shape[-1]
         levels, features, prefix, _ = self.encode(net, x)
         if not torch.allclose(self.head(net, features, prefix), net(x), rtol=1e-3, atol=1e-4):
-            raise ValueError('its head on its last features does not give its logits')
+            raise ValueError('its head does not compute its logits from its last features')
         self.channels = [level.shape[1] for level in levels]
         self.first_stride = x.shape[-2] / levels[0].shape[-2]
         # Every level is measured, so that an image that is too small for one of them raises an error.

@@ -178,9 +178,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _check_cfg(cfg: Any, label_names: Any, path: Path) -> None:
     """Validate input statistics and class names."""
-    unknown = sorted(cfg.keys() - CFG_FIELDS) if isinstance(cfg, dict) else ['it is not an object']
-    if unknown:
-        raise WeightsError(f'{path}: pretrained_cfg is damaged, timm does not know {", ".join(unknown)}')
+    if not isinstance(cfg, dict):
+        raise WeightsError(f'{path}: pretrained_cfg must be an object')
+    if unknown := sorted(cfg.keys() - CFG_FIELDS):
+        raise WeightsError(f'{path}: pretrained_cfg has fields that timm does not have: {", ".join(unknown)}')
     for key, least in (('mean', -math.inf), ('std', 1e-6), ('input_size', 1)):
         value = cfg.get(key, [1])
         numbers = isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value)

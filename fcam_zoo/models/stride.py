@@ -101,7 +101,7 @@ def remove_strides(net: nn.Module, layers: list[StridedLayer], output_stride: in
     if strides and output_stride > strides[-1]:
         raise UnknownModelError(
             f'output_stride={output_stride} is not supported: the last map of {type(net).__name__} has stride '
-            f'{strides[-1]} already; give at most that'
+            f'{strides[-1]}; give at most {strides[-1]}'
         )
     for layer in layers:
         if layer.input_stride * layer.stride <= output_stride:

@@ -23,27 +23,27 @@ class TimmModelMixin:
     decoder: UnetDecoder
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B,C,H,W), normalized -> the last features of the classifier, in its own layout."""
+        """Compute the last features of the classifier, in its own layout, from normalized images (B,C,H,W)."""
         return self.backbone.forward_features(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Output of `forward_features` -> logits (B,K), or with `pre_logits` the input of the last layer."""
+        """Compute logits (B,K), or with `pre_logits` the input of the last layer, from `forward_features`."""
         return self.backbone.forward_head(x, pre_logits=pre_logits)
 
     def get_classifier(self) -> nn.Module:
-        """The last layer of the classifier; a list for several heads (distilled DeiT)."""
+        """Return the last layer of the classifier; a list for several heads (distilled DeiT)."""
         head = self.backbone.get_classifier()
         return nn.ModuleList(head) if isinstance(head, tuple) else head
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Channels, stride and module of each level of the classifier."""
+        """Return channels, stride and module of each level of the classifier."""
         info = self.backbone.feature_info
         levels = info.get_dicts() if hasattr(info, 'get_dicts') else info
         return [{**level, 'module': f'backbone.{level["module"]}'} for level in levels]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of the classifier's layer groups; the decoder matches none, and timm groups it with the head."""
+        """Return patterns of the classifier's layer groups; timm groups the decoder with the head."""
         return {
             group: _below(spec) if isinstance(spec, str) else [(_below(pattern), suffix) for pattern, suffix in spec]
             for group, spec in self.backbone.group_matcher(coarse).items()
@@ -51,7 +51,7 @@ class TimmModelMixin:
         }
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay."""
+        """Return the names of parameters without weight decay."""
         own = getattr(self.backbone, 'no_weight_decay', set)
         return {f'backbone.{name}' for name in own()}
 

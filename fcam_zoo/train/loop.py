@@ -112,7 +112,7 @@ class StageRun:
         found = []
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
-            # DistributedDataParallel synchronises gradients once per step.
+            # DistributedDataParallel synchronizes gradients once per step.
             with self.module.no_sync() if self.distributed and not last else contextlib.nullcontext():
                 terms = self._loss_terms(epoch, part)
                 loss = reduce(torch.add, terms.values()) / len(parts)

@@ -48,7 +48,7 @@ def train(
         For each stage, its best and its last epoch.
 
     Raises:
-        DatasetError: When the data set is missing or faulty.
+        DatasetError: When the data set is missing or invalid.
         TrainingError: When the folder holds another run or cannot be written, or the loss is not finite.
         DistributedError: When another process ended early.
         KeyboardInterrupt: When interrupted, after the state was saved.
@@ -94,8 +94,8 @@ def check_folder(run_dir: Path, config: TrainConfig, resume: bool) -> None:
     before, now = old.flat(), config.flat()
     changed = [k for k in now if before[k] != now[k] and k not in CHANGEABLE_ON_RESUME]
     if changed:
-        values = ', '.join(f'{k} (there {before[k]!r}, now {now[k]!r})' for k in changed)
-        raise TrainingError(f'{path} differs in {values}: resume with the settings of its first start')
+        values = ', '.join(f'{k} (was {before[k]!r}, now {now[k]!r})' for k in changed)
+        raise TrainingError(f'{path} differs in {values}: resume with the settings of the first start')
 
 
 def claim_folder(run_dir: Path, config: TrainConfig, model: FCAM) -> None:

@@ -66,7 +66,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     """Open the data, build the model on the device, and check the settings of the stages against both.
 
     Raises:
-        DatasetError: When the data set is missing or faulty, or does not fit the settings.
+        DatasetError: When the data set is missing or invalid, or does not fit the settings.
         TrainingError: When the teacher or head_layers do not fit the model, or batch_size the data.
     """
     train_set, val_set = open_data(config)
@@ -102,7 +102,7 @@ def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
     """Open the train split, and the val split if there is one.
 
     Raises:
-        DatasetError: When train is missing or faulty, val is faulty, or val has labels that train lacks.
+        DatasetError: When train is missing or invalid, val is invalid, or val has labels that train lacks.
     """
     train_set = open_dataset(config.data, 'train', TrainTransform(config.image_size), ground_truth=False)
     try:

@@ -84,7 +84,9 @@ def sweep(
     with training_device(config.device):
         _, val_set = open_data(config)
         if not has_ground_truth(val_set):
-            raise TrainingError(f'a sweep selects by localization, but val of {config.data} has no boxes or masks')
+            raise TrainingError(
+                f'a sweep selects by localization, but val of {config.data} has no boxes or masks: give annotations'
+            )
         rows: list[SweepRun] = []
         shared: Path | None = None
         for value, one in zip(values, configs):

@@ -74,7 +74,7 @@ def _accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
 def kept_probability(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
     """Compute the mean probability, in percent, of the label of images whose background is removed.
 
-    Of ten criteria measured on cub50, within a run it loses least against selection by boxes
+    Of ten criteria measured on cub50, it is the closest to selection by boxes within a run
     (benchmarks/results/label_free.md). It cannot compare settings, since larger maps keep more of the image.
 
     Args:
