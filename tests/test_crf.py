@@ -162,7 +162,7 @@ def test_fast_crf_with_too_small_sigma_rgb():
 
 
 def test_fused_crf_equals_tiled_crf():
-    """Runs in Triton's interpreter, which must be selected before Triton is imported: hence another process."""
+    """Runs in Triton's interpreter, which must be selected before Triton is imported, so in another process."""
     pytest.importorskip('triton', reason='CPU builds of PyTorch do not include Triton')
     code = (
         'import torch; from fcam_zoo.losses import _crf_triton, crf\n'

@@ -10,7 +10,7 @@ formula than `variant='published'`, the comparison uses the variant with its for
 - Both keep the layer's output without a copy, so an in-place ReLU right after it changes the activation that they
   weight (and, in torch-cam, the gradient). They run on a copy of the network without in-place ReLUs.
 - grad-cam applies a second min-max after its resize.
-- Both add 1e-8 to 1e-6 to denominators where we skip zeros: hence float64 and a head with large weights.
+- Both add 1e-8 to 1e-6 to denominators where we skip zeros, so the tests use float64 and a head with large weights.
 """
 
 from __future__ import annotations

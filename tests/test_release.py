@@ -146,7 +146,7 @@ def test_remeasure_reproduces_a_release_without_its_training(run, data, checkout
                 metrics.pop(key, None)
     stale.metrics['test']['cam']['mean'] = 12.3
     records.write_index({NAME: stale})
-    # timm only knows names that were released when fcam_zoo was imported.
+    # timm only has the names that were released when fcam_zoo was imported.
     model = fcam_zoo.create_model(f'local-dir:{run / "best"}')
     model.load_state_dict(load_file(checkout / 'weights' / released.file))
     monkeypatch.setattr(release, 'create_model', lambda name, pretrained: model)

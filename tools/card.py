@@ -52,7 +52,7 @@ def description_of(metrics: Mapping[str, Metrics]) -> MetricDescription:
 
 
 def readme_table() -> str:
-    """Released models with their metrics on test, one table per metric."""
+    """Return the released models with their metrics on test, one table per metric."""
     groups: dict[str, list[ReleaseEntry]] = {}
     for name in list_models(pretrained=True):
         entry = _index.index()[name]
@@ -61,7 +61,7 @@ def readme_table() -> str:
 
 
 def _overview(entries: list[ReleaseEntry]) -> str:
-    """The table of the models that are measured by one metric."""
+    """Return the table of the models that are measured by one metric."""
     description = description_of(entries[0].metrics)
     primary = description.primary
     more = {key: title for key, title in description.summary.items() if key in OVERVIEW}
@@ -85,7 +85,7 @@ def _overview(entries: list[ReleaseEntry]) -> str:
 
 
 def render_readme(text: str) -> str:
-    """The README with the current table between its markers.
+    """Return the README with the current table between its markers.
 
     Raises:
         ValueError: If the markers are missing.
@@ -139,7 +139,7 @@ def section(entry: ReleaseEntry) -> str:
 
 
 def _metrics_table(metrics: Mapping[str, Metrics]) -> str:
-    """A row per split and kind of map; the last epoch follows the best one."""
+    """Return a row per split and kind of map; the last epoch follows the best one."""
     description = description_of(metrics)
     # All columns of the primary metric (such as its IoU levels), then those of the summary.
     group = description.column(description.primary).group
@@ -154,7 +154,7 @@ def _metrics_table(metrics: Mapping[str, Metrics]) -> str:
 
 
 def _place(entry: ReleaseEntry) -> str:
-    """Where the file is if it is not in weights/, and what it leaves out."""
+    """Describe where the file is if it is not in weights/, and whether it lacks the backbone."""
     place = f' of hf-hub:{entry.hf_hub_id}' if entry.hf_hub_id else ''
     return (
         place if entry.holds_backbone else f'{place} (decoder only: the backbone is from timm or backbone_checkpoint)'

@@ -23,7 +23,7 @@ def measure_metrics(
     thresholds: Mapping[str, float] | None = None,
     quiet: bool = False,
 ) -> Metrics:
-    """Metrics by kind of map, rounded to three digits.
+    """Return metrics by kind of map, rounded to three digits.
 
     With boxes, a second pass over the images adds MaxBoxAccV2 (multi-contour) to the single-contour metrics.
 
@@ -52,7 +52,7 @@ def val_thresholds(model: FCAM, val: Metrics) -> dict[str, float]:
 
 
 def cost_of(model: FCAM, size: int, batch_size: int = 16) -> dict[str, Any]:
-    """Parameters, 10^9 multiplications of one size x size image, and images per second of a batch on this machine."""
+    """Return parameters, 10^9 multiplications of a size x size image, and images per second on this machine."""
     x = torch.rand(batch_size, model.in_chans, size, size).to(next(model.parameters()))
     x = x.contiguous(memory_format=torch.channels_last)
     model = model.eval().to(memory_format=torch.channels_last)

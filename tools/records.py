@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def results_dir() -> Path:
-    """Folder of the tables and of measured.json."""
+    """Return the folder of the tables and of measured.json."""
     return ROOT / 'results'
 
 
 def recorded() -> dict[str, ReleaseEntry]:
-    """Models that were measured and are not released, by name.
+    """Return the models that were measured and are not released, by name.
 
     Raises:
         WeightsError: If results/measured.json is damaged.
@@ -34,7 +34,7 @@ def recorded() -> dict[str, ReleaseEntry]:
 
 
 def entries() -> list[ReleaseEntry]:
-    """All measured models, released or not, sorted by name."""
+    """Return all measured models, released or not, sorted by name."""
     return sorted([*_index.index().values(), *recorded().values()], key=lambda entry: entry.name)
 
 

@@ -211,7 +211,7 @@ def _kinds_of_map(teacher: str) -> tuple[str, ...]:
 
 
 def _val_and_test(model: FCAM, root: Path, size: int, maps: Sequence[str], quiet: bool) -> dict[str, Metrics]:
-    """Metrics on val, and on test, there at the thresholds of val too."""
+    """Return metrics on val, and on test, also at the thresholds of val."""
     transform = EvalTransform(size)
     val = measure_metrics(model, open_dataset(root, 'val', transform), maps, quiet=quiet)
     thresholds = val_thresholds(model, val)
@@ -222,7 +222,7 @@ def _val_and_test(model: FCAM, root: Path, size: int, maps: Sequence[str], quiet
 
 
 def _elsewhere(model: FCAM, entry: ReleaseEntry, root: Path, size: int, quiet: bool) -> Metrics:
-    """Metrics on the test split of another data set, at the thresholds of the model's own val split too."""
+    """Return metrics on the test split of another data set, also at the thresholds of the model's own val split."""
     dataset = open_dataset(root, 'test', EvalTransform(size))
     thresholds = val_thresholds(model, entry.metrics['val'])
     return measure_metrics(model, dataset, _kinds_of_map(entry.teacher), thresholds, quiet)
@@ -239,7 +239,7 @@ def _changes(name: str, before: dict[str, Metrics], after: dict[str, Metrics]) -
 
 
 def _released_state(model: FCAM, decoder_only: bool) -> dict[str, torch.Tensor]:
-    """Tensors that a release of the model stores."""
+    """Return the tensors that a release of the model stores."""
     state = state_to_save(model, half=True)
     return {k: v for k, v in state.items() if k.startswith('decoder.') or not decoder_only}
 
@@ -255,13 +255,13 @@ def _write_weights(name: str, state: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Commit of the code that measures."""
+    """Return the commit of the code that measures."""
     command = ['git', '-C', str(records.ROOT), 'rev-parse', '--short', 'HEAD']
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or 'unknown'
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Parser of this command."""
+    """Build the parser of this command."""
     parser = argparse.ArgumentParser('python -m tools.release', description=(__doc__ or '').split('\n')[0])
     parser.add_argument('--quiet', action='store_true', help='show no progress bars')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')

@@ -27,7 +27,7 @@ are resized bilinearly. *-*: not measured."""
 
 
 def page(entries: Sequence[ReleaseEntry]) -> str:
-    """Text of the page."""
+    """Return the text of the page."""
     parts = [HEAD]
     for (dataset, architecture), found in _groups(entries).items():
         data, stride = found[0].dataset, found[0].model_args['output_stride']
@@ -49,7 +49,7 @@ def page(entries: Sequence[ReleaseEntry]) -> str:
 
 
 def _groups(entries: Sequence[ReleaseEntry]) -> dict[tuple[str, str], list[ReleaseEntry]]:
-    """Entries of one table, by data set and architecture (a backbone and its stride)."""
+    """Group the entries by data set and architecture (a backbone and its stride), one table each."""
     groups: dict[tuple[str, str], list[ReleaseEntry]] = {}
     for entry in entries:
         name = ModelName.parse(entry.name)
@@ -62,7 +62,7 @@ def _variant(entry: ReleaseEntry) -> str:
 
 
 def _teachers(entries: Sequence[ReleaseEntry]) -> str:
-    """A row per teacher, followed by a "+ F-CAM" row if a decoder was trained with it."""
+    """Return a row per teacher, followed by a "+ F-CAM" row if a decoder was trained with it."""
     description = description_of(entries[0].metrics)
     columns = description.summary
     main = {entry.teacher: entry for entry in entries if not _variant(entry)}
@@ -82,7 +82,7 @@ def _teachers(entries: Sequence[ReleaseEntry]) -> str:
 
 
 def _spread(entries: Sequence[ReleaseEntry]) -> list[str]:
-    """The table of mean and standard deviation of teachers that were trained with several seeds, if there are any."""
+    """Return the table of mean and deviation of teachers that were trained with several seeds, if there are any."""
     columns = description_of(entries[0].metrics).summary
     rows = []
     for teacher, title in TEACHERS.items():

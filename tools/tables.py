@@ -23,7 +23,7 @@ COSTS = ('parameters', 'gmacs', 'images_per_second', 'threads')
 
 
 def generated() -> dict[Path, str]:
-    """All generated files and their text."""
+    """Return all generated files and their text."""
     root, results = records.ROOT, records.results_dir()
     files = {results / f'{dataset}.csv': text for dataset, text in csv_tables().items()}
     files[results / 'tables.md'] = page(records.entries())
@@ -40,7 +40,7 @@ def write_tables() -> None:
 
 
 def csv_tables() -> dict[str, str]:
-    """CSV text by data set: a row per model, kind of map and split."""
+    """Return CSV text by data set: a row per model, kind of map and split."""
     measured: dict[str, list[tuple[ReleaseEntry, Mapping[str, Metrics]]]] = {}
     for entry in records.entries():
         dataset = ModelName.parse(entry.name).dataset

@@ -18,7 +18,7 @@ _FIXED = 2
 
 
 class Measured(NamedTuple):
-    """What is measured on a batch of B score maps."""
+    """Measurements of a batch of B score maps."""
 
     counts: tuple[np.ndarray, ...]  # for each metric its best IoU (B,T), or histograms (B,2,bins)
     activations: np.ndarray  # (3,ACTIVATION_BINS)

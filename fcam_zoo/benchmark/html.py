@@ -55,8 +55,8 @@ def write_html(
         title: Default: the data set.
 
     Raises:
-        ValueError: Without reports, or for reports on different data sets or with different metrics, maps without a data set
-            or without a report, or a data set with other images.
+        ValueError: Without reports, or for reports on different data sets or with different metrics, maps without a
+            data set or without a report, or a data set with other images.
     """
     if isinstance(reports, Report):
         reports = {reports.maps: reports}

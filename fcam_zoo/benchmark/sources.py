@@ -1,4 +1,4 @@
-"""Where score maps come from: a model, a function, an array, a folder, or only the size of the image."""
+"""Sources of score maps: a model, a function, an array, a folder, or only the size of the image."""
 
 from __future__ import annotations
 

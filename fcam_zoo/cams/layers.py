@@ -1,4 +1,4 @@
-"""Which layer of a classifier is explained."""
+"""Find the layer of a classifier that class maps explain."""
 
 from __future__ import annotations
 

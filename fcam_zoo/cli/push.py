@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
-    """The model and its facts; the flags cannot change the facts of a released model."""
+    """Return the model and its facts; the flags cannot change the facts of a released model."""
     name = full_name(args.model)
     if name in list_models(pretrained=True):
         facts = hub.facts_of_release(name)

@@ -23,7 +23,7 @@ LocatedBox = tuple[Box, str]
 
 
 class Problem(ValueError):
-    """What is wrong with an entry of an annotation file, and how to fix it."""
+    """A problem in an entry of an annotation file; the message says how to fix it."""
 
 
 class MaskFiles(NamedTuple):

@@ -74,7 +74,7 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
 
     @property
     def num_classes(self) -> int:
-        """Largest label + 1: the width of a classifier of these labels."""
+        """Return the largest label + 1, the number of outputs of a classifier of these labels."""
         return max(self.class_names) + 1
 
     @cached_property

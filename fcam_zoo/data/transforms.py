@@ -26,7 +26,7 @@ class EvalTransform:
         self.size = _side('size', size)
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """PIL image of any size -> uint8 (3,size,size) in 0..255."""
+        """Convert a PIL image of any size to uint8 (3,size,size) in 0..255."""
         return _to_tensor(_resized(image, self.size))
 
     def __repr__(self) -> str:
@@ -59,7 +59,7 @@ class TrainTransform:
         self.hflip = hflip
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """PIL image of any size -> uint8 (3,size,size) in 0..255."""
+        """Convert a PIL image of any size to uint8 (3,size,size) in 0..255."""
         image = self._crop(_resized(image, self.resize))
         flip = torch.rand(()).item() < self.hflip
         return _to_tensor(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)

@@ -49,7 +49,7 @@ class Format:
         self.folder, self.classes, self.model_name, self.inputs = folder, classes, model_name, inputs
 
     def file_of(self, image_id: str) -> str:
-        """Path of the file of an image below `folder`; empty when the format has none."""
+        """Return the path of the file of an image below `folder`; empty when the format has none."""
         return self.image_file.format(PurePosixPath(image_id).with_suffix(''))
 
     def check_files(self) -> None:
@@ -217,12 +217,12 @@ class Overlays(Format):
 
     @cached_property
     def _shared(self) -> set[str]:
-        """Paths that several images would have without their suffix, in lower case."""
+        """Return the paths that several images would share without their suffix, in lower case."""
         users = Counter(Format.file_of(self, image_id).casefold() for image_id in self.inputs.ids)
         return {file for file, count in users.items() if count > 1}
 
     def file_of(self, image_id: str) -> str:
-        """Path as in other formats, except that images that differ only in their suffix keep it: `a.jpg.png`."""
+        """Return the path as in other formats, but images that differ only in their suffix keep it: `a.jpg.png`."""
         file = super().file_of(image_id)
         return f'{image_id}.png' if file.casefold() in self._shared else file
 

@@ -1,4 +1,4 @@
-"""Which images a run labels, and their names in annotation files."""
+"""Find the images of a run, and their names in annotation files."""
 
 from __future__ import annotations
 

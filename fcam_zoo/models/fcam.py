@@ -94,7 +94,7 @@ class FCAM(TimmModelMixin, nn.Module):
 
     @property
     def model_args(self) -> dict[str, Any]:
-        """Arguments that build the same network again, with the current threshold, for config.json."""
+        """Return the arguments that build the same network again, with the current threshold, for config.json."""
         return replace(self.config, threshold=self.threshold).to_dict()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

@@ -49,7 +49,7 @@ class Encoding(NamedTuple):
 
 
 class Pyramid:
-    """How to run a timm network: its levels, its input sizes, and the head after its explained features.
+    """Runs a timm network as a feature pyramid, and the head after its explained features.
 
     Class maps explain the input map of the head. If the head of a vision transformer only uses the class token, they
     explain the input of the last block, which is the last one that mixes patches into that token.

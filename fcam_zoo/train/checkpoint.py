@@ -23,7 +23,7 @@ STATE, BEST = 'state.safetensors', 'best.safetensors'
 
 @dataclass
 class Progress:
-    """How much of a stage is finished, and what a resumed run needs besides the weights.
+    """Progress of a stage: the finished part, and what a resumed run needs besides the weights.
 
     Attributes:
         epoch: Finished epochs.

@@ -1,4 +1,4 @@
-"""What a TrainConfig describes: data, model and stages, checked before training starts."""
+"""Build data, model and stages from a TrainConfig, and check them before training starts."""
 
 from __future__ import annotations
 
