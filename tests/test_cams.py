@@ -343,7 +343,7 @@ def test_layer_errors():
         cams.extract(net, x, layer='nope')
     with pytest.raises(ValueError, match='does not run in the forward pass'):
         cams.extract(net, x, layer=nn.ReLU())
-    with pytest.raises(ValueError, match=r'no layer of the classifier gives a \(B,C,h,w\) map'):
+    with pytest.raises(ValueError, match=r'no layer of the classifier outputs a \(B,C,h,w\) map'):
         cams.extract(nn.Sequential(nn.Flatten(), nn.Linear(3 * 26 * 34, 2)), x)
     with pytest.raises(ValueError, match=r'need logits \(B,K\)'):
         cams.extract(net[:5], x, layer='4')

@@ -346,7 +346,7 @@ def test_default_layer_before_tokens_is_an_error():
 
     torch.manual_seed(0)
     with pytest.raises(
-        ValueError, match=r'default layer cannot be inferred, .* give tokens \(B,L,C\): name one with layer='
+        ValueError, match=r'default layer cannot be inferred, .* output tokens \(B,L,C\): name one with layer='
     ):
         cams.extract(Tokens(), images())
     assert cams.extract(Tokens(), images(), layer='mix').shape == (3, 64, 80)
