@@ -25,7 +25,7 @@ class MaskDataset(AnnotatedDataset):
     def _read(data: Annotations) -> None:
         masks = data.path.absolute()
         if data.images.absolute().is_relative_to(masks):
-            raise Problem(f'contains the images too ({data.images}); put the masks in a folder of their own')
+            raise Problem(f'contains the images too ({data.images}); put the masks in a separate folder')
         ids: dict[str, str] = {}
         for path in images_within(data.images):
             if path.absolute().is_relative_to(masks):
