@@ -166,7 +166,7 @@ def test_distilled_heads_are_a_list():
 @pytest.mark.parametrize(
     ('backbone', 'kwargs', 'reason'),
     [
-        ('test_vit', {'output_stride': 32}, 'the last map of VisionTransformer has stride 16 already'),
+        ('test_vit', {'output_stride': 32}, 'the last map of VisionTransformer has stride 16; give at most 16'),
         ('mobilenetv3_small_050', {'output_stride': 16, 'dilated': True}, 'does not support dilated=True'),
         ('cait_xxs24_224', {'backbone_kwargs': {'depth': 2}}, 'uses only its class token'),
         ('levit_128s', {}, 'are not a map'),
