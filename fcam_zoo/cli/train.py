@@ -31,7 +31,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     _add_settings(parser)
     parser.add_argument(
-        '--set', action='append', default=[], metavar='KEY=VALUE', help='any other setting, e.g. decoder.lr=0.005'
+        '--set',
+        action='append',
+        default=[],
+        metavar='KEY=VALUE',
+        help='any other setting, e.g. decoder.lr=0.005; repeat the option for several',
     )
     parser.add_argument(
         '--sweep',

@@ -43,8 +43,8 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
         if not pretrained:
             raise UnknownModelError(f'backbone {name!r} cannot be built: {e}') from e
         raise UnknownModelError(
-            f'no pretrained weights of backbone {name!r} ({e}): use a timm tag that has weights, or give a local file '
-            'with backbone_checkpoint'
+            f'cannot get the pretrained weights of backbone {name!r} ({e}): check the connection and that timm has '
+            'weights for this name, or give a local file with backbone_checkpoint'
         ) from e
     if config.backbone_checkpoint is not None:
         load_checkpoint(net, config.backbone_checkpoint)
