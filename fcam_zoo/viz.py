@@ -60,7 +60,7 @@ def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int = 240, g
         scaled.append([im.resize((max(1, round(im.width * height / im.height)), height)) for im, _ in row])
         for im, (_, text) in zip(scaled[-1], row):
             if text:
-                caption(ImageDraw.Draw(im), (4, 4), text, 14)
+                caption(ImageDraw.Draw(im), (4, height - 22), text, 14)  # Box labels are at the top.
     width = max(sum(im.width + gap for im in pictures) - gap for pictures in scaled)
     page = Image.new('RGB', (width, len(rows) * (height + gap) - gap), 'white')
     for i, pictures in enumerate(scaled):

@@ -172,6 +172,20 @@ def test_labels_beyond_the_classes_name_the_option() -> None:
     assert 'pxap' in evaluate(Confused(), Unknown(masks=True), 'center', quiet=True).metrics
 
 
+def test_other_classes_of_the_same_number_give_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    model, dataset = Confused(), Unknown()
+    dataset.labels = dataset.labels % 3
+    dataset.class_names = {0: 'circle', 1: 'square', 2: 'star'}
+    model.pretrained_cfg = {**model.pretrained_cfg, 'label_names': ['cat', 'dog', 'star']}
+    evaluate(model, dataset, 'cam', quiet=True)
+    assert not caplog.records
+    model.pretrained_cfg['label_names'] = ['cat', 'dog', 'bird']
+    evaluate(model, dataset, 'cam', labels='predicted', quiet=True)
+    assert not caplog.records
+    evaluate(model, dataset, 'cam', quiet=True)
+    assert 'no class of squares is a class of the model' in caplog.text
+
+
 def test_descriptions_cover_all_metrics_of_reports() -> None:
     model = Model()
     model.threshold = 0.3

@@ -229,8 +229,10 @@ def test_arguments_out_of_range(photos, tmp_path, options, message):
 
 def test_folder_without_images(tmp_path):
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='no image to localize'):
+    with pytest.raises(FileNotFoundError, match='empty: no images in this folder'):
         label(tmp_path / 'empty', tmp_path / 'out')
+    with pytest.raises(FileNotFoundError, match=r'no such file or folder; check the path$'):
+        label(tmp_path / 'missing', tmp_path / 'out')
 
 
 def test_repeated_format_is_written_once(photos, tmp_path):

@@ -169,7 +169,10 @@ def _check(dataset: Any, names: Sequence[str], batch_size: int, workers: int, li
     """Return the kind of ground truth, 'boxes' or 'masks', and the number of images to score."""
     kind = 'masks' if getattr(dataset, 'boxes', None) is None else 'boxes'
     if kind == 'masks' and not getattr(dataset, 'masks', None):
-        raise ValueError(f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on')
+        raise ValueError(
+            f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on: name their file or '
+            'folder with annotations (--annotations)'
+        )
     twice = [image_id for image_id, number in Counter(dataset.ids).items() if number > 1]
     if twice:
         raise ValueError(f'image {twice[0]} is in the data set twice: list each image once')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -19,6 +20,7 @@ from .._modes import eval_mode
 from ..cams import resize
 from .inputs import as_array
 
+logger = logging.getLogger(__name__)
 # Standard deviation of the center baseline, in units of the sides of the map.
 CENTER_SIGMA = 0.25
 
@@ -174,6 +176,13 @@ class MapMaker:
                 f'{getattr(self.dataset, "name", "the data set")} has labels up to {labels.max()}, but the model only '
                 f"has {classes} classes: for classes that the model was not trained on, use labels='predicted' "
                 '(--labels predicted)'
+            )
+        known, own = set(model.pretrained_cfg.get('label_names') or ()), getattr(self.dataset, 'class_names', {})
+        if checked and known and own and known.isdisjoint(own.values()):
+            logger.warning(
+                'no class of %s is a class of the model: class maps of the true label and top-1 are meaningless; '
+                "use labels='predicted' (--labels predicted)",
+                getattr(self.dataset, 'name', 'the data set'),
             )
 
     def batches(self, indices: range, batch_size: int, workers: int = 0) -> Iterator[Batch]:

@@ -78,8 +78,9 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         found[image_id] = str(path)
         digest.update(f'{image_id}\0{about.st_size}\0{about.st_mtime_ns}\n'.encode())
     if not found:
-        message = 'no image to localize: give image files or folders of images'
-        raise FileNotFoundError('; '.join([*problems[:3], message]))
+        raise FileNotFoundError(
+            '; '.join(problems[:3]) or 'no image to localize: give image files or folders of images'
+        )
     return Inputs(root, tuple(found.values()), tuple(found), tuple(problems), digest.hexdigest())
 
 

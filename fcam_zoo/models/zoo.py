@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import functools
 import os
@@ -91,9 +92,10 @@ def no_weights(name: str) -> UnknownModelError:
     if name == 'fcam' or name in ARCHITECTURES:
         return UnknownModelError(f'{name} is an architecture without weights: add a teacher and data set. {available}')
     if name not in names():
+        similar = difflib.get_close_matches(name, [*hub_names(), *names(), *ARCHITECTURES], 3)
+        hint = f'Similar: {", ".join(similar)}' if similar else f'Architectures: fcam, {", ".join(ARCHITECTURES)}'
         return UnknownModelError(
-            f'unknown model {name!r}. Architectures: fcam, {", ".join(ARCHITECTURES)}. {available} '
-            'fcam_zoo.list_models() lists every name'
+            f'unknown model {name!r}. {hint}. {available} fcam_zoo.list_models() and `fcam-zoo list` list every name'
         )
     # The other names without weights are the paper's grid, which has recipes.
     parts = ModelName.parse(name)
