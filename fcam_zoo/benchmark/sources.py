@@ -159,7 +159,7 @@ class MapMaker:
                 f'{len(self.source)} maps for {len(self.dataset)} images: give one for each, in the same order'
             )
 
-    def _check_model(self, model: nn.Module) -> None:
+    def _check_model(self, model: Any) -> None:
         name = type(model).__name__
         if self.convention == 'bicubic' and not hasattr(model, 'class_map'):
             raise ValueError(f"{name} has no class_map, whose small maps convention='bicubic' resizes: give an FCAM")
