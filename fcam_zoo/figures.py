@@ -95,7 +95,7 @@ def grid(
 
 
 def check_maps(maps: Sequence[str]) -> None:
-    """Raise ValueError if there is no map, or one that is neither 'fcam' nor a CAM method."""
+    """Raise ValueError for an empty list, or a map that is neither 'fcam' nor a CAM method."""
     if not maps or not {*maps} <= {'fcam', *METHODS}:
         raise ValueError(f'maps {", ".join(maps)}: choose from fcam, {", ".join(METHODS)}')
 
