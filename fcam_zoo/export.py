@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import timm.layers.padding
@@ -288,8 +288,7 @@ def _convert(program: torch.export.ExportedProgram, opset: int, dynamic: bool) -
             )
     except Exception as e:  # the exporter raises errors of several libraries
         raise ExportError(f'the ONNX export at opset {opset} fails ({_first_line(e)}): {_hint(dynamic)}') from e
-    assert exported is not None  # torch returns a program when dynamo=True
-    proto = exported.model_proto
+    proto = cast('torch.onnx.ONNXProgram', exported).model_proto  # never None with dynamo=True
     got = next(o.version for o in proto.opset_import if not o.domain)
     if got != opset:
         raise ExportError(f'the exporter wrote opset {got} instead of {opset}: choose opset {got}')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -170,8 +170,7 @@ def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
 
 def _resample_masks(report: Report, counts: np.ndarray, _chosen: bool, _labelled: bool) -> dict[str, np.ndarray]:
     """Compute PxAP (S) in percent of each resample; NaN if none of its images has an object."""
-    samples = report.samples
-    assert samples is not None
+    samples = cast(np.ndarray, report.samples)  # `_check` refuses reports without them.
     bins = samples.shape[2]
     pixels = _product(counts, lambda part: samples[part], np.float64).reshape(-1, 2, bins)
     true, false = pixels[:, :, ::-1].cumsum(2).swapaxes(0, 1)

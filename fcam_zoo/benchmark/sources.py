@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard, cast, get_args
 
 import cv2
 import numpy as np
@@ -148,6 +148,10 @@ class MapMaker:
     def _check(self) -> None:
         if self.source is None and self.made:
             raise ValueError(f"maps {self.made} need a source: without one only 'center' can be scored")
+        if not (self.source is None or is_array(self.source) or callable(self.source)):
+            raise TypeError(
+                f'source is a {type(self.source).__name__}: give a model, a function, an array of maps, or their folder'
+            )
         if isinstance(self.source, nn.Module):
             self._check_model(self.source)
         elif len(self.made) > 1:
@@ -230,10 +234,10 @@ class MapMaker:
             with eval_mode(self.source):
                 found, logits = _run_model(self.source, self.made, images, labels, self.convention)
         else:
-            assert callable(self.source)
+            function = cast(Function, self.source)
             if self.device is not None:
                 images, labels = images.to(self.device), None if labels is None else labels.to(self.device)
-            result = self.source(images, labels)
+            result = function(images, labels)
             maps, logits = result if isinstance(result, tuple) else (result, None)
             found = {self.made[0]: maps}
         return found, logits if self.true_labels else None

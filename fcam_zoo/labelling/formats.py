@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -227,9 +227,9 @@ class Overlays(Format):
         return f'{image_id}.png' if file.casefold() in self._shared else file
 
     def write(self, labelled: LabelledImage) -> None:
-        assert labelled.image is not None
+        image = cast(Image.Image, labelled.image)  # Kept because of needs_image.
         with self.create(self.file_of(labelled.record.image), 'wb') as f:
-            viz.overlay(labelled.image, labelled.upright).save(f, 'PNG')
+            viz.overlay(image, labelled.upright).save(f, 'PNG')
 
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
         paths = dict(zip(self.inputs.ids, self.inputs.paths))

@@ -38,7 +38,9 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
         net = _create(config)
     except (TypeError, KeyError, AssertionError, NotImplementedError) as e:
         what = f'dilated=True with output_stride={config.output_stride}' if config.dilated else 'these arguments'
-        raise UnknownModelError(f'backbone {name!r} does not support {what}: {str(e) or type(e).__name__}') from e
+        raise UnknownModelError(
+            f'backbone {name!r} does not support {what}: {str(e) or type(e).__name__}; change or remove them'
+        ) from e
     except (RuntimeError, OSError, HTTPError) as e:
         if not pretrained:
             raise UnknownModelError(f'backbone {name!r} cannot be built: {e}') from e

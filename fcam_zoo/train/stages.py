@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from .config import ClassifierConfig, DecoderConfig, StageConfig
 SMALLEST_LR = 1e-7
 
 
-class Stage(nn.Module):
+class Stage(nn.Module, ABC):
     """The loss of a batch as a module, so that DistributedDataParallel can wrap it.
 
     Args:
@@ -44,6 +45,7 @@ class Stage(nn.Module):
         super().__init__()
         self.model, self.config, self.teacher = model, config, teacher
 
+    @abstractmethod
     def forward(
         self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, torch.Tensor]:
@@ -54,11 +56,10 @@ class Stage(nn.Module):
             labels: Class of each image (B,).
             generators: Source of the random draws of each image.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the trained parameters in groups, each with its learning rate."""
-        raise NotImplementedError
 
     def score(self, metrics: dict[str, float]) -> float:
         """Return the metric that selects the best epoch."""
