@@ -119,6 +119,8 @@ def test_invalid_arguments_raise() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_many(source, data, names, batch_size=3, quiet=True)
+    with pytest.raises(TypeError, match='source has the type int: give a model, a function'):
+        evaluate(5, dataset, quiet=True)
 
 
 @pytest.mark.parametrize('masks', [False, True])
