@@ -150,7 +150,8 @@ class MapMaker:
             raise ValueError(f"maps {self.made} need a source: without one only 'center' can be scored")
         if not (self.source is None or is_array(self.source) or callable(self.source)):
             raise TypeError(
-                f'source has the type {type(self.source).__name__}: give a model, a function, an array of maps, or their folder'
+                f'source has the type {type(self.source).__name__}: give a model, a function, an array of maps, or '
+                'their folder'
             )
         if isinstance(self.source, nn.Module):
             self._check_model(self.source)
