@@ -220,7 +220,8 @@ def convert(hint: Any, value: Any, place: str) -> Any:
         return {key: convert(args[1], item, _inside(place, key)) for key, item in value.items()}
     if origin in (list, tuple, Sequence) and isinstance(value, (list, tuple)):
         return _convert_items(origin, args, value, place)
-    if not _has_kind(hint, value):
+    # A dict that comes here has keys that are not text.
+    if origin is dict or not _has_kind(hint, value):
         raise InvalidValue(f'{place} is {show(value)}: give {_expected(hint)}')
     return float(value) if hint is float else value
 
