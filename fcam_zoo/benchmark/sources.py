@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from .._device import usable_device
 from .._distributed import picklable
 from .._modes import eval_mode
 from ..cams import resize
@@ -136,7 +137,7 @@ class MapMaker:
             if value not in known:
                 raise ValueError(f'unknown {option} {value!r}: choose one of {", ".join(known)}')
         if device is not None:
-            _check_device(device)
+            usable_device(device)
         self.source = MapFolder(source, dataset.ids) if isinstance(source, (str, os.PathLike)) else source
         self.dataset, self.names, self.convention, self.device = dataset, names, convention, device
         self.true_labels = labels == 'true'
@@ -247,15 +248,6 @@ class MapMaker:
 def is_array(source: object) -> TypeGuard[Maps]:
     """Return whether the source is an array of maps, in memory or in files."""
     return isinstance(source, (np.ndarray, torch.Tensor, MapFolder))
-
-
-def _check_device(device: str | torch.device) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f'device {str(device)!r} cannot be used ({str(error).splitlines()[0]}): choose another one, such as cpu'
-        ) from error
 
 
 class _Items(Dataset):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .._device import usable_device
 from ..labelling import FORMATS, LabelOptions, label_images
 from ..localization import MIN_AREA
 from ..models import create_model
@@ -104,11 +105,8 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         resume=args.resume,
     )
-    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as e:  # torch raises both for unknown and missing devices.
-        raise ValueError(f'device {args.device!r} cannot be used ({str(e).splitlines()[0]}): try cpu') from e
+    device = usable_device(args.device)
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint).to(device)
     with _sigterm_as_interrupt():
         done = label_images(model, args.images, args.output, options)
     for error in done.errors:

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
+from .._device import usable_device
 from .._distributed import process_group
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
@@ -92,9 +93,9 @@ def training_device(name: str) -> Iterator[torch.device]:
     """
     with process_group(name) as own:
         try:
-            device = torch.empty(0, device=own).device
-        except (RuntimeError, AssertionError) as e:
-            raise TrainingError(f'device {own!r} cannot be used ({str(e).splitlines()[0]}): choose auto or cpu') from e
+            device = usable_device(own)
+        except ValueError as e:
+            raise TrainingError(str(e)) from e
         yield device
 
 

@@ -1,0 +1,20 @@
+"""Devices that models run on."""
+
+from __future__ import annotations
+
+import torch
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """Return a device on which tensors can be computed and read back.
+
+    Raises:
+        ValueError: For an unknown or missing device, and for one without data, such as 'meta'.
+    """
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).add(1).item()
+    except (RuntimeError, AssertionError, ImportError, TypeError) as e:  # torch raises all of them.
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0][:100]
+        raise ValueError(f'device {str(name)[:60]!r} cannot be used ({reason}): choose cpu, or cuda with a GPU') from e
+    return device
