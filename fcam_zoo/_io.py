@@ -1,14 +1,37 @@
-"""Atomic writes: a file appears complete or not at all."""
+"""Files: atomic writes, cells of CSV files, and what to do about an error of the system."""
 
 from __future__ import annotations
 
+import csv
+import errno
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+# What spreadsheets evaluate as a formula (OWASP, "CSV injection"), also in full width, after any number of apostrophes.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+
+_FIXES = {
+    errno.ENOSPC: 'free disk space and run again',
+    errno.EDQUOT: 'free disk space within your quota and run again',
+    errno.EACCES: 'change its permissions, or choose another path',
+    errno.EPERM: 'change its permissions, or choose another path',
+    errno.EROFS: 'choose another folder',
+    errno.ENAMETOOLONG: 'use a shorter path',
+    errno.ENOENT: 'check the path',
+    errno.ENOTDIR: 'a part of the path is a file, choose another path',
+    errno.EISDIR: 'give a file instead',
+    errno.EEXIST: 'choose another path',
+    errno.ELOOP: 'remove the circular link',
+    errno.EMFILE: 'raise the limit of open files (ulimit -n), or use fewer workers',
+    errno.ENOMEM: 'free memory, or use fewer workers and a smaller batch',
+    errno.EIO: 'check the disk',
+}
 
 
 @contextmanager
@@ -49,3 +72,37 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write a value as indented JSON, atomically; NaN raises ValueError, because it is not valid JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+class CsvWriter:
+    """Writes rows of a CSV file; numbers stay numbers, and no text is a formula in a spreadsheet.
+
+    Text that a spreadsheet would evaluate gets a leading apostrophe, which `csv_text` removes again.
+
+    Args:
+        file: Text file opened with newline=''.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._rows = csv.writer(file, lineterminator='\n')
+
+    def write(self, cells: Iterable[object]) -> None:
+        """Write a row."""
+        self._rows.writerow([f"'{c}" if isinstance(c, str) and _FORMULA.match(c) else c for c in cells])
+
+
+def csv_text(cell: str) -> str:
+    """Return the text that `CsvWriter` wrote into a cell."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def describe_os_error(error: OSError) -> str:
+    """Describe an error of the system in one line: the file, what happened and how to fix it.
+
+    An error without a number is one of this package, or of a library, and has its own message.
+    """
+    if error.errno is None:
+        return str(error)
+    files = ' and '.join(os.fsdecode(f) for f in (error.filename, error.filename2) if isinstance(f, (str, bytes)))
+    fix = _FIXES.get(error.errno, 'check the path, then run again')
+    return f'{files}{": " * bool(files)}{error.strerror or error}; {fix}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 import torch
 
-from .._io import atomic_path, write_json
+from .._io import CsvWriter, atomic_path, write_json
 from .._version import __version__
 from ._analysis import activation_shares, class_table, size_table
 from ._scores import Scores
@@ -84,9 +83,10 @@ class Report:
         if not rows:
             raise ValueError(f'the report has no {table or "rows"}: evaluate with rows=True')
         with atomic_path(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as f:
-            writer = csv.DictWriter(f, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+            writer = CsvWriter(f)
+            writer.write(rows[0])
+            for row in rows:
+                writer.write(row[column] for column in rows[0])
 
     @property
     def description(self) -> MetricDescription:

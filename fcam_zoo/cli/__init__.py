@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from .._io import describe_os_error
 from .._version import __version__
 from ..errors import FcamZooError
 
@@ -49,6 +51,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # As stderr: names of files may not be valid text.
     args = build_parser(argv[0] if argv else None).parse_args(argv)
     level = logging.WARNING if getattr(args, 'quiet', False) else logging.INFO
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
@@ -63,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = '; finished work is kept: continue with --resume' if hasattr(args, 'resume') else ''
         print(f'fcam-zoo: interrupted{hint}', file=sys.stderr)
         return 130
-    except (FcamZooError, ValueError, TypeError, OSError, ImportError) as e:
-        print(f'fcam-zoo: error: {e}', file=sys.stderr)
-        return 1
+    except OSError as e:
+        return _fail(describe_os_error(e))
+    except MemoryError:
+        return _fail('not enough memory: use smaller images, a smaller batch or fewer workers')
+    except (FcamZooError, ValueError, TypeError, ImportError) as e:
+        return _fail(str(e))
+
+
+def _fail(message: str) -> int:
+    print(f'fcam-zoo: error: {message}', file=sys.stderr)
+    return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from .._io import csv_text
 from .annotations import Annotations, Box, Problem, collect_problem, number_classes, parse_box, quote, read_text
 from .base import AnnotatedDataset
 
@@ -17,7 +18,8 @@ class CsvDataset(AnnotatedDataset):
     The header is `image,x0,y0,x1,y1`, optionally followed by `label`, and then by `score`, which is not read. An image
     may have several lines, or one without numbers if it has no object. Numbers are those of the WSOL layout: pixels
     from 0, x1 and y1 the last pixel inside. Fractions are rounded, and a box may end one pixel beyond the image, since
-    many tools write exclusive ends. Labels that are all whole numbers are used unchanged, names are numbered (see
+    many tools write exclusive ends. An apostrophe before a formula character is not part of a name (see `CsvWriter`).
+    Labels that are all whole numbers are used unchanged, names are numbered (see
     `number_classes`).
     """
 
@@ -44,7 +46,8 @@ _Row = tuple[str, Box | None, str, str]
 def _read_rows(data: Annotations) -> list[_Row]:
     reader = csv.reader(io.StringIO(read_text(data.path, 'give a CSV file of boxes')))
     try:
-        lines = [(reader.line_num, [f.strip() for f in fields]) for fields in reader if ''.join(fields).strip()]
+        filled = ((reader.line_num, fields) for fields in reader if ''.join(fields).strip())
+        lines = [(number, [csv_text(field.strip()) for field in fields]) for number, fields in filled]
     except csv.Error as e:
         raise Problem(f'is not CSV (line {reader.line_num}: {e}); write the file again') from e
     columns = lines.pop(0)[1] if lines else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ import yaml
 from PIL import Image
 
 from .. import viz
+from .._io import CsvWriter
 from .._version import __version__
 from ..data.box_csv import HEADER
 from .inputs import Inputs
@@ -186,15 +186,15 @@ class Csv(Format):
 
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
         with self.create(self.main_file) as f:
-            rows = csv.writer(f, lineterminator='\n')
-            rows.writerow(HEADER)
+            rows = CsvWriter(f)
+            rows.write(HEADER)
             for record in records():
                 name = self.classes[record.label]
                 for found in record.objects:
                     x0, y0, x1, y1 = found.box
-                    rows.writerow([record.image, x0, y0, x1 - 1, y1 - 1, name, found.score])
+                    rows.write([record.image, x0, y0, x1 - 1, y1 - 1, name, found.score])
                 if not record.objects:
-                    rows.writerow([record.image, '', '', '', '', name, ''])
+                    rows.write([record.image, '', '', '', '', name, ''])
 
 
 class Masks(Format):
