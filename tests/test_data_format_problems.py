@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from shapes import make, refused
 
-from fcam_zoo.data import CocoDataset, check_dataset, coco, open_dataset
+from fcam_zoo.data import CocoDataset, check_dataset, open_dataset, values
 from fcam_zoo.errors import DatasetError
 
 
@@ -31,14 +31,14 @@ COCO_PROBLEMS = [
     (edited(1, 'images', file_name='C:\\x.jpg'), 'is not a path below'),
     (edited(1, 'images', file_name='a\n\x1b[31m.jpg'), r'a\\n\\x1b\[31m\.jpg'),
     (edited(1, 'images', file_name='a\0.jpg'), r'a\\x00\.jpg'),
-    (edited(1, 'images', file_name='x' * 5000), r'x\.\.\. is not a path below'),
+    (edited(1, 'images', file_name='x' * 5000), r'file_name .x+\.\.\.x+. is longer than the path of a file can be'),
     (edited(1, 'images', file_name=None), 'file_name None is not a path below'),
     (edited(1, 'images', file_name='./0.jpg'), r'images\[1\] \(id 7\): 0\.jpg is listed twice'),
     (edited(1, 'images', id=0), 'or another image has its id'),
     (edited(1, 'images', id=[]), r'images\[1\]: has no id'),
     (edited(1, 'images', id=True), r'images\[1\]: has no id'),
-    (edited(1, 'images', width=0), 'is not a width and height; write both in pixels, or neither'),
-    (drop('images', 1, 'width'), 'is not a width and height'),
+    (edited(1, 'images', width=0), r'0x62 is not an image size of 1 to 80000000 pixels; correct it'),
+    (drop('images', 1, 'width'), 'is not a width and height; write both in pixels, or neither'),
     (lambda c: c['images'].__setitem__(1, 'x'), r'images\[1\]: is not an object'),
     (edited(1, 'annotations', category_id=3), r'annotations\[1\] \(id 1\): category_id 3 is not among the categories'),
     (edited(1, 'annotations', category_id={}), r'category_id \{\} is not among'),
@@ -52,7 +52,7 @@ COCO_PROBLEMS = [
     (edited(1, 'annotations', bbox=[60, 2, 13, 4]), r'box \(60, 2, 72, 5\), .* outside its image 1\.jpg of 72x62'),
     (edited(1, 'annotations', bbox=[-1, 2, 13, 4]), r'box \(-1, 2, 11, 5\)'),
     (edited(1, 'categories', id=44), r'categories\[1\] \(id 44\): another category has the id 44'),
-    (edited(1, 'categories', name=' '), r'categories\[1\] \(id 18\): needs an id and a name'),
+    (edited(1, 'categories', name=' '), r'categories\[1\] \(id 18\): has no name; write the name of the category'),
     (lambda c: c.pop('categories'), 'must be an object with the lists images, annotations, categories'),
     (lambda c: c.__setitem__('images', []), 'lists no images of'),
     (lambda c: c.__setitem__('annotations', []), 'no image has a box or mask'),
@@ -69,10 +69,10 @@ def test_invalid_coco(flat, edit, message):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('{"images": [', 'is not JSON'),
-        ('{"images": NaN}', 'NaN is not a number'),
+        ('{"images": [', 'is not valid JSON'),
+        ('{"images": NaN}', 'NaN is not a JSON number'),
         ('{"images": ' + '9' * 5000 + '}', 'is not'),
-        ('[' * 200_000, 'is not JSON'),
+        ('[' * 200_000, 'is not valid JSON'),
         ('[]', 'must be an object with the lists'),
         ('{"images": {}, "annotations": [], "categories": []}', 'must be an object with the lists'),
     ],
@@ -145,7 +145,7 @@ CSV_PROBLEMS = [
     ([None, '0.jpg,1,2,3,,disc'], "line 8: '1,2,3,' are not four numbers"),
     ([None, '0.jpg,1,2,3,1e3,disc'], 'are not four numbers'),
     ([None, '0.jpg,9,2,3,4,disc'], r'line 8: box \(9, 2, 3, 4\) is inverted'),
-    ([None, '0.jpg,1,2,3,4,"di\nsc"'], r"line 9: label 'di\\nsc' has characters that cannot be printed"),
+    ([None, '0.jpg,1,2,3,4,"di\nsc"'], r"line 9: name 'di\\nsc' has characters that cannot be printed"),
     ([None, 'new.jpg,1,2,3,4,'], r'new\.jpg has no label; add one, or remove the image'),
     ([None, f'0.jpg,1,2,3,4,{"x" * 200_000}'], r'is not CSV \(line 8: field larger than'),
 ]
@@ -178,7 +178,7 @@ def test_files_that_are_not_utf8_or_too_large(flat, monkeypatch):
         (flat.root / name).unlink()
     with pytest.raises(DatasetError, match=r'gone\.json: cannot be read \(No such file .*; give a COCO instances file'):
         CocoDataset(flat.root, 'test', flat.root / 'gone.json')
-    monkeypatch.setattr(coco, 'MAX_BYTES', 100)
+    monkeypatch.setattr(values, 'MAX_BYTES', 100)
     refused(flat, flat.write_coco(), r'instances\.json: is larger than 100 bytes; split it')
 
 

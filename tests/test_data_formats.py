@@ -237,7 +237,7 @@ def test_unknown_annotations(flat, tmp_path):
     (tmp_path / 'bare').mkdir()
     (tmp_path / 'notes.txt').write_text('hello')
     for name, message in (
-        ('gone.json', r'gone\.json: annotations cannot be read \(No such file'),
+        ('gone.json', r'gone\.json: annotations cannot be read \(no such file'),
         ('bare', 'contains neither XML files'),
         ('notes.txt', r'neither COCO instances \(JSON\) nor boxes with the header image,x0'),
     ):

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
-from .paths import leaves_folder, subfolders
-
-NUMBER = re.compile(r'-?[0-9]{1,9}(\.[0-9]{0,20})?')
-"""A coordinate as text; longer numbers, 'nan' and exponents are refused."""
-
-Box = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in pixels from 0; x1, y1 is the last pixel inside."""
+from .._schema import show
+from .paths import is_file, is_folder, subfolders
+from .values import Box, Problem, check_label, class_name, collect_problem, read_text, relative_path
 
 LocatedBox = tuple[Box, str]
 """A box, and where it was read: the file and its line or id."""
-
-
-class Problem(ValueError):
-    """A problem in an entry of an annotation file; the message says how to fix it."""
 
 
 class MaskFiles(NamedTuple):
@@ -62,9 +52,7 @@ class Annotations:
 
     def image_id(self, name: object, field_name: str) -> str:
         """Convert the value of a field to the id of an image; raise a `Problem` if it leaves the image folder."""
-        if not isinstance(name, str) or not name.isprintable() or len(name) > 1000 or leaves_folder(name):
-            raise path_problem(self.images, name, field_name)
-        return PurePosixPath(name.replace('\\', '/')).as_posix()
+        return relative_path(self.images, name, field_name)
 
     def add_object(self, image_id: str, label: int | None, area: float, box: Box | None, where: str) -> None:
         """Add an object to an image. The label of the image is that of its largest object; on a tie, the first."""
@@ -97,49 +85,6 @@ class Annotations:
         )
 
 
-@contextmanager
-def collect_problem(problems: list[str], where: object) -> Iterator[None]:
-    """Add a `Problem` that is raised in the block to `problems`, and continue after the block."""
-    try:
-        yield
-    except Problem as problem:
-        problems.append(f'{where}: {problem}')
-
-
-def path_problem(folder: Path, name: object, field_name: str) -> Problem:
-    """Describe the value of a field that is not a path below a folder."""
-    return Problem(f'{field_name} {quote(name)} is not a path below {folder}; write a relative path in that folder')
-
-
-def quote(value: object) -> str:
-    """Quote a value of an untrusted file for a message, on one line and at most about 100 characters."""
-    text = repr(value)
-    return text if len(text) <= 100 else f'{text[:100]}...'
-
-
-def read_text(path: Path, fix: str, max_bytes: float = math.inf) -> str:
-    """Read a UTF-8 file, with or without byte order mark; raise a `Problem`, with `fix`, if that is not possible."""
-    try:
-        if path.stat().st_size > max_bytes:
-            raise Problem(f'is larger than {max_bytes} bytes; split it')
-        return path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError:
-        raise Problem('is not UTF-8 text; save it as UTF-8') from None
-    except OSError as e:
-        raise Problem(f'cannot be read ({e.strerror}); {fix}') from e
-
-
-def parse_box(texts: Sequence[str], names: Sequence[str] = ('x0', 'y0', 'x1', 'y1')) -> Box:
-    """Round the coordinates of a box to whole pixels; raise a `Problem` if it is inverted or they are not numbers."""
-    if not all(map(NUMBER.fullmatch, texts)):
-        raise Problem(f'{quote(",".join(texts))} are not four numbers; write {",".join(names)} in pixels')
-    x0, y0, x1, y1 = (math.floor(float(text) + 0.5) for text in texts)
-    if x1 < x0 or y1 < y0:
-        order = f'{names[0]} <= {names[2]} and {names[1]} <= {names[3]}'
-        raise Problem(f'box ({x0}, {y0}, {x1}, {y1}) is inverted; write {order}')
-    return x0, y0, x1, y1
-
-
 def number_classes(data: Annotations, names: Iterable[str]) -> dict[str, int]:
     """Number class names and set `data.classes`.
 
@@ -148,16 +93,16 @@ def number_classes(data: Annotations, names: Iterable[str]) -> dict[str, int]:
     """
     names = set(names)
     file, train = data.root / 'classes.txt', data.root / 'train'
-    order = subfolders(train) if train.is_dir() else []
+    order = subfolders(train) if is_folder(train) else []
     if not names <= set(order):
         order = sorted(names)
-    if file.is_file():
+    if is_file(file):
         with collect_problem(data.problems, file):
             order = [line.strip() for line in read_text(file, 'check its permissions').rstrip().splitlines()]
             if not all(order) or len(set(order)) < len(order):
                 raise Problem('has an empty or repeated line; write one class name per line, label 0 first')
             for name in sorted(names - set(order)):
-                data.problems.append(f'{file}: the class {name!r} of {data.path} is missing; add it as a line')
+                data.problems.append(f'{file}: the class {show(name)} of {data.path} is missing; add it as a line')
     data.classes = dict(enumerate(order))
     return {name: label for label, name in data.classes.items()}
 
@@ -180,6 +125,15 @@ def finish(data: Annotations) -> None:
         missing = (i for i in data.ids if i not in data.labels)
         data.problems += [f'{data.path}: {i} has no label; add one, or remove the image' for i in missing]
     data.ids = [i for i in data.ids if i in data.labels]
+    check_classes(data)
+
+
+def check_classes(data: Annotations) -> None:
+    """Add a problem for too many classes, and for names that cannot be printed."""
+    with collect_problem(data.problems, data.path):
+        check_label(max(data.classes, default=0), data.split, len(data.listed))
+        for name in data.classes.values():
+            class_name(name, 'give each class a name')
 
 
 def _label_by_folder(data: Annotations) -> None:
@@ -192,8 +146,8 @@ def _label_by_folder(data: Annotations) -> None:
     if not names or len(folder) < len(data.ids) or not (len(data.classes) < 2 or names <= set(data.classes.values())):
         return
     train = data.root / 'train'
-    source = train if train.is_dir() and data.images == data.root / data.split else data.images
-    order = [name for name in subfolders(source) if source / name != data.path] if source.is_dir() else []
+    source = train if is_folder(train) and data.images == data.root / data.split else data.images
+    order = [name for name in subfolders(source) if source / name != data.path] if is_folder(source) else []
     for name in sorted(names - set(order)):
         data.problems.append(
             f'{data.path}: images are in the class folder {name}, which {source} does not have; add the folder or '

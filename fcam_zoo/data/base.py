@@ -16,9 +16,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ..errors import DatasetError
-from .annotations import Annotations, MaskFiles, collect_problem, finish
+from .annotations import Annotations, MaskFiles, finish
 from .images import image_size, open_image, open_mask, resize_mask
+from .paths import is_folder
 from .transforms import EvalTransform
+from .values import collect_problem
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +176,10 @@ class AnnotatedDataset(ImageDataset):
     ) -> Annotations:
         """Read the annotations and collect their problems; raise `DatasetError` if `root` is not a folder."""
         root = Path(root)
-        if not root.is_dir():
+        if not is_folder(root):
             raise DatasetError(f'{root}: no such folder; give the folder of a data set')
         folders = (root / name for name in (split, 'images', 'JPEGImages') if name)
-        images = next((folder for folder in folders if folder.is_dir()), root)
+        images = next((folder for folder in folders if is_folder(folder)), root)
         data = Annotations(root, split, annotation_path(annotations, split), images, ground_truth)
         with collect_problem(data.problems, data.path):
             cls._read(data)

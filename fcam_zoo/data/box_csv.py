@@ -6,8 +6,9 @@ import csv
 import io
 
 from .._io import csv_text
-from .annotations import Annotations, Box, Problem, collect_problem, number_classes, parse_box, quote, read_text
+from .annotations import Annotations, number_classes
 from .base import AnnotatedDataset
+from .values import Box, Problem, class_name, collect_problem, parse_box, read_text
 
 HEADER = ['image', 'x0', 'y0', 'x1', 'y1', 'label', 'score']
 
@@ -60,7 +61,7 @@ def _read_rows(data: Annotations) -> list[_Row]:
             if len(fields) != len(columns):
                 raise Problem(f'{len(fields)} fields; write {",".join(columns)}')
             image_id, label = data.image_id(fields[0], 'image'), ''.join(fields[5:6])
-            if not label.isprintable():
-                raise Problem(f'label {quote(label)} has characters that cannot be printed; remove them')
+            if label:
+                class_name(label, 'write its class')
             rows.append((image_id, parse_box(fields[1:5]) if any(fields[1:5]) else None, label, where))
     return rows

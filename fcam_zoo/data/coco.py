@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from .annotations import Annotations, Box, Problem, collect_problem, quote, read_text
+from .._schema import DamagedText, parse_json, show
+from .annotations import Annotations
 from .base import AnnotatedDataset
-
-MAX_BYTES = 2 * 1024**3
-"""Largest file that is parsed; the instances of COCO train2017 are a quarter of it."""
+from .values import Box, Problem, check_image_size, class_name, collect_problem, read_text
 
 Entry = dict[str, Any]
 Key = tuple[bool, Any]
@@ -37,11 +35,11 @@ class CocoDataset(AnnotatedDataset):
             image_id, label = images.get(_key(image)), labels.get(_key(category))
             if image_id is None:
                 # A file that was reduced to some of its images often keeps the annotations of the others.
-                data.warnings.append(f'{where}: image_id {quote(image)} is not among its images; remove the annotation')
+                data.warnings.append(f'{where}: image_id {show(image)} is not among its images; remove the annotation')
                 continue
             with collect_problem(data.problems, where):
                 if label is None:
-                    raise Problem(f'category_id {quote(category)} is not among the categories; add it there')
+                    raise Problem(f'category_id {show(category)} is not among the categories; add it there')
                 bbox = entry.get('bbox')
                 numbers = bbox if isinstance(bbox, list) else []
                 if len(numbers) != 4 or not all(type(v) in (int, float) and abs(v) <= 1e9 for v in numbers):
@@ -66,19 +64,15 @@ def _span(start: float, end: float) -> tuple[int, int]:
 
 
 def _load(path: Path) -> dict[str, list]:
-    text = read_text(path, 'give a COCO instances file', MAX_BYTES)
+    text = read_text(path, 'give a COCO instances file')
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as e:  # ValueError: also a number with thousands of digits.
-        raise Problem(f'is not JSON ({e}); write the file again') from e
+        content = parse_json(text)
+    except DamagedText as e:
+        raise Problem(f'is {e}; write the file again') from e
     keys = ('images', 'annotations', 'categories')
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise Problem(f'is not a COCO instances file; it must be an object with the lists {", ".join(keys)}')
     return content
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f'{name} is not a number')
 
 
 def _entries(data: Annotations, kind: str, entries: list) -> Iterator[tuple[str, Entry]]:
@@ -86,7 +80,7 @@ def _entries(data: Annotations, kind: str, entries: list) -> Iterator[tuple[str,
     for number, entry in enumerate(entries):
         where = f'{data.path}, {kind}[{number}]'
         if isinstance(entry, dict):
-            yield where if _key(entry.get('id')) is None else f'{where} (id {quote(entry["id"])})', entry
+            yield where if _key(entry.get('id')) is None else f'{where} (id {show(entry["id"])})', entry
         else:
             data.problems.append(f'{where}: is not an object')
 
@@ -103,10 +97,10 @@ def _read_images(data: Annotations, entries: list) -> dict[Key | None, str]:
             if key in found or name in names:
                 raise Problem(f'{name} is listed twice, or another image has its id; remove one')
             width, height = entry.get('width'), entry.get('height')
-            if type(width) is int and type(height) is int and 0 < min(width, height) <= max(width, height) < 10**9:
-                data.sizes[name] = width, height
+            if type(width) is int and type(height) is int and max(width, height) < 10**9:
+                data.sizes[name] = check_image_size(width, height)
             elif (width, height) != (None, None):
-                raise Problem(f'{quote((width, height))} is not a width and height; write both in pixels, or neither')
+                raise Problem(f'{show((width, height))} is not a width and height; write both in pixels, or neither')
             found[key] = name
             names.add(name)
             data.listed.append(name)
@@ -117,12 +111,12 @@ def _read_categories(data: Annotations, entries: list) -> dict[Key | None, int]:
     names: dict[Key, str] = {}
     for where, entry in _entries(data, 'categories', entries):
         with collect_problem(data.problems, where):
-            key, name = _key(entry.get('id')), entry.get('name')
-            if key is None or not isinstance(name, str) or not name.strip() or not name.isprintable():
-                raise Problem('needs an id and a name; write both')
+            key = _key(entry.get('id'))
+            if key is None:
+                raise Problem('has no id; give each category its own id')
             if key in names:
-                raise Problem(f'another category has the id {quote(entry["id"])}; remove one')
-            names[key] = name.strip()
+                raise Problem(f'another category has the id {show(entry["id"])}; remove one')
+            names[key] = class_name(entry.get('name'), 'write the name of the category')
     order = sorted(names)
     data.classes = {label: names[key] for label, key in enumerate(order)}
     return {key: label for label, key in enumerate(order)}

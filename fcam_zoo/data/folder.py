@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .annotations import Annotations
+from .._schema import show
+from .annotations import Annotations, check_classes
 from .base import ImageDataset, Transform
 from .images import images_within
-from .paths import subfolders
+from .paths import is_folder, subfolders
+from .values import is_printable
 
 
 class FolderDataset(ImageDataset):
@@ -38,11 +40,11 @@ def read_folder(root: Path, split: str) -> Annotations:
     """List the images of the class folders of a split and collect the problems."""
     folder, train = root / split, root / 'train'
     data = Annotations(root, split, folder, folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         data.problems.append(f'{folder}: no such folder; expected {folder}/<class>/*.jpg')
         return data
     present = subfolders(folder)
-    classes = subfolders(train) if split and train.is_dir() else present
+    classes = subfolders(train) if split and is_folder(train) else present
     if len(classes) < 2:
         data.problems.append(
             f'{folder}: {len(classes)} class folders, but a classifier needs two; use the layout {folder}/<class>/*.jpg'
@@ -57,4 +59,7 @@ def read_folder(root: Path, split: str) -> Annotations:
             data.labels |= dict.fromkeys(images, classes.index(name))
         data.listed += images
     data.ids, data.classes = data.listed, dict(enumerate(classes))
+    for name in (i for i in data.ids if not is_printable(i)):
+        data.problems.append(f'{folder}: the path {show(name)} has characters that cannot be printed; rename it')
+    check_classes(data)
     return data

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .._schema import reading
 from ..errors import DatasetError
 from .base import AnnotatedDataset, ImageDataset, Transform, annotation_path
 from .box_csv import HEADER, CsvDataset
 from .coco import CocoDataset
 from .folder import FolderDataset
 from .mask_folder import MaskDataset
-from .paths import files_within, splits_of
+from .paths import files_within, is_file, is_folder, splits_of
 from .voc import VocDataset
 from .wsol import WSOLDataset
 
@@ -43,13 +44,13 @@ def open_dataset(
     root = Path(root)
     if annotations is not None:
         return detect_format(annotation_path(annotations, split))(root, split, annotations, transform, ground_truth)
-    if split and (root / 'metadata' / split).is_dir():
+    if split and is_folder(root / 'metadata' / split):
         return WSOLDataset(root, split, transform, ground_truth)
-    if split and (root / split).is_dir():
+    if split and is_folder(root / split):
         return FolderDataset(root, transform, split=split)
     found = f' (found: {", ".join(splits_of(root))})' if splits_of(root) else ''
     raise DatasetError(
-        f'{root}: no split {split!r}{found if root.is_dir() else " (the folder does not exist)"}. Use the layout '
+        f'{root}: no split {split!r}{found if is_folder(root) else " (the folder does not exist)"}. Use the layout '
         f'{root}/<split>/<class>/*.jpg (one folder per class) or {root}/images and '
         f'{root}/metadata/<split>/image_ids.txt (WSOL layout), or give annotations (COCO, Pascal VOC, CSV or masks)'
     )
@@ -57,7 +58,7 @@ def open_dataset(
 
 def detect_format(path: Path) -> type[AnnotatedDataset]:
     """Choose the class that reads an annotation file or folder; raise `DatasetError` if its content is unknown."""
-    if path.is_dir():
+    if is_folder(path):
         if files_within(path, '.xml'):
             return VocDataset
         if files_within(path, '.png'):
@@ -65,11 +66,10 @@ def detect_format(path: Path) -> type[AnnotatedDataset]:
         raise DatasetError(
             f'{path}: contains neither XML files (Pascal VOC) nor masks (PNG); give the folder that does'
         )
-    try:
-        with path.open('rb') as file:
-            start = file.read(4096)
-    except OSError as e:
-        raise DatasetError(f'{path}: annotations cannot be read ({e.strerror}); check the path') from e
+    if not is_file(path):  # Reading a pipe or a device might never end.
+        raise DatasetError(f'{path}: annotations cannot be read (no such file); check the path')
+    with reading(path, DatasetError, 'write the annotations again'), path.open('rb') as file:
+        start = file.read(4096)
     start = start.removeprefix(b'\xef\xbb\xbf').lstrip()
     if start.startswith((b'{', b'[')):
         return CocoDataset

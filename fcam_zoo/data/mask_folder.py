@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DatasetError
-from .annotations import Annotations, MaskFiles, Problem
+from .annotations import Annotations, MaskFiles
 from .base import AnnotatedDataset
 from .images import image_size, images_within, open_levels, resize_mask
 from .paths import files_within, stem_within
+from .values import Problem
 
 
 class MaskDataset(AnnotatedDataset):

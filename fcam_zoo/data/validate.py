@@ -13,13 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DatasetError, ImageError
-from .annotations import Annotations, Box, MaskFiles
+from .annotations import Annotations, MaskFiles
 from .base import annotation_path
 from .folder import read_folder
 from .formats import detect_format
 from .images import images_within, open_image, open_levels, open_mask
 from .mask_folder import mask_size_problem
-from .paths import splits_of, stem_within, subfolders
+from .paths import is_file, is_folder, splits_of, stem_within, subfolders
+from .values import Box
 from .wsol import LOCALIZATION, read_metadata
 
 
@@ -49,8 +50,10 @@ def check_dataset(
     Raises:
         DatasetError: If `root` is not a folder, or the split of the annotations is ambiguous.
     """
+    if isinstance(splits, str):
+        raise TypeError(f'splits is {splits!r}: give a list, such as [{splits!r}]')
     root = Path(root)
-    if not root.is_dir():
+    if not is_folder(root):
         raise DatasetError(f'{root}: no such folder; give the folder of a data set')
     problems: list[str] = []
     if splits is not None:
@@ -59,7 +62,7 @@ def check_dataset(
         names = _annotated_splits(root, annotations)
     else:
         names = splits_of(root)
-        if not names and (root / 'metadata').is_dir():
+        if not names and is_folder(root / 'metadata'):
             return [f'{root / "metadata"}: no split; add {root / "metadata"}/<split>/image_ids.txt']
     members: dict[str, dict[str, Path]] = {}
     for split in names or ['']:
@@ -78,10 +81,10 @@ def check_dataset(
 
 def _load(root: Path, split: str, annotations: str | os.PathLike | None) -> Annotations:
     if annotations is None:
-        if not (root / 'metadata').is_dir():
+        if not is_folder(root / 'metadata'):
             return read_folder(root, split)
         # Training needs no localization, but if it exists it must be correct.
-        return read_metadata(root, split, split != 'train' or (root / 'metadata' / split / LOCALIZATION).is_file())
+        return read_metadata(root, split, split != 'train' or is_file(root / 'metadata' / split / LOCALIZATION))
     dataset = detect_format(annotation_path(annotations, split))
     data = dataset.load(root, split, annotations, True)
     if split == 'train' and not data.boxes and not data.masks:
@@ -158,5 +161,5 @@ def _in_two_splits(members: dict[str, dict[str, Path]]) -> Iterator[str]:
         for image_id in [i for i in images if i in others]:
             path, other = images[image_id], others[image_id]
             # Missing files were reported before.
-            if path == other or (path.is_file() and other.is_file() and filecmp.cmp(path, other, shallow=False)):
+            if path == other or (is_file(path) and is_file(other) and filecmp.cmp(path, other, shallow=False)):
                 yield f'{path}: in the splits {first} and {second}; remove it from one, or results will be invalid'

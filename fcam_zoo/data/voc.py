@@ -8,10 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from xml.etree import ElementTree
 
-from .annotations import NUMBER, Annotations, Box, Problem, collect_problem, number_classes, parse_box, quote, read_text
+from .._schema import show
+from .annotations import Annotations, number_classes
 from .base import AnnotatedDataset
 from .images import SUFFIXES, images_within
-from .paths import files_within, stem_within
+from .paths import files_within, is_file, stem_within
+from .values import NUMBER, Box, Problem, check_image_size, class_name, collect_problem, parse_box, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class _DoctypeRefusingBuilder(ElementTree.TreeBuilder):
 def _selected(data: Annotations, files: list[_File]) -> list[_File]:
     """Return the files of the split: those that ImageSets/Main lists, or all if there is no list."""
     listing = data.path.parent / 'ImageSets' / 'Main' / f'{data.split}.txt'
-    if not data.split or not listing.is_file():
+    if not data.split or not is_file(listing):
         return files
     by_name = {file.name: file for file in files}
     names: list[str] = []
@@ -90,7 +92,7 @@ def _selected(data: Annotations, files: list[_File]) -> list[_File]:
     names = list(dict.fromkeys(names))
     for name in names:
         if name not in by_name:
-            data.problems.append(f'{listing}: {data.path} has no XML file {quote(name)}; add it or remove the line')
+            data.problems.append(f'{listing}: {data.path} has no XML file {show(name)}; add it or remove the line')
     return [by_name[name] for name in names if name in by_name]
 
 
@@ -105,17 +107,15 @@ def _parse(data: Annotations, path: Path) -> _File:
         for number, element in enumerate(root.findall('object'), 1):
             where = f'{path}, object {number}'
             with collect_problem(file.problems, where):
-                name = _text(element, 'name')
-                if not name or not name.isprintable():
-                    raise Problem('has no name; write its class')
+                name = class_name(_text(element, 'name'), 'write its class')
                 corners = parse_box([_text(element, f'bndbox/{corner}') for corner in _CORNERS], _CORNERS)
                 file.objects.append((name, corners, where))
         size = [_text(root, f'size/{side}') or '0' for side in ('width', 'height')]
         if not all(NUMBER.fullmatch(v) and float(v) >= 0 and float(v).is_integer() for v in size):
-            sides = ' x '.join(map(quote, size))
+            sides = ' x '.join(map(show, size))
             raise Problem(f'{sides} is not a size; write width and height in pixels, or no size')
         if all(map(float, size)):  # Some tools write 0 for an unknown size.
-            file.size = int(float(size[0])), int(float(size[1]))
+            file.size = check_image_size(int(float(size[0])), int(float(size[1])))
     return file
 
 
@@ -125,9 +125,9 @@ def _read_xml(path: Path) -> ElementTree.Element:
             raise ValueError(f'it has more than {MAX_BYTES} bytes')
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_DoctypeRefusingBuilder()))
     except (OSError, ElementTree.ParseError, ValueError, LookupError, RecursionError) as e:
-        raise Problem(f'cannot be read as XML ({e}); write the file again') from e
+        raise Problem(f'cannot be read as XML ({str(e)[:200]}); write the file again') from e
     if root.tag != 'annotation':
-        raise Problem(f'has the root {quote(root.tag)}, but in Pascal VOC it is <annotation>; move the file elsewhere')
+        raise Problem(f'has the root {show(root.tag)}, but in Pascal VOC it is <annotation>; move the file elsewhere')
     return root
 
 

@@ -17,12 +17,22 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path, PurePosixPath
 
-from .annotations import Annotations, MaskFiles, Problem, collect_problem, parse_box, path_problem, read_text
+from .annotations import Annotations, MaskFiles, check_classes
 from .base import ImageDataset, Transform, reads_ground_truth
-from .paths import leaves_folder
+from .paths import is_folder
+from .values import (
+    Problem,
+    check_image_size,
+    check_label,
+    collect_problem,
+    parse_box,
+    plain,
+    read_text,
+    relative_path,
+)
 
 IDS, LABELS, SIZES, LOCALIZATION = 'image_ids.txt', 'class_labels.txt', 'image_sizes.txt', 'localization.txt'
 
@@ -48,7 +58,7 @@ class WSOLDataset(ImageDataset):
 def read_metadata(root: Path, split: str, ground_truth: bool) -> Annotations:
     """Read the metadata of a split and collect their problems; `localization.txt` only with `ground_truth`."""
     data = Annotations(root, split, root / 'metadata' / split, root / 'images', ground_truth, tolerance=1)
-    if not data.path.is_dir():
+    if not is_folder(data.path):
         data.problems.append(f'{data.path}: no such split; the WSOL layout has its metadata in this folder')
         return data
     readers = {IDS: _read_ids, LABELS: _read_labels, SIZES: _read_sizes}
@@ -62,13 +72,14 @@ def read_metadata(root: Path, split: str, ground_truth: bool) -> Annotations:
     for name, table in ((LABELS, data.labels), (SIZES, data.sizes), (LOCALIZATION, {**data.boxes, **data.masks})):
         extra = (image_id for image_id in table if image_id not in ids)
         data.warnings += [
-            f'{data.path / name}: {i} is not in {IDS}; add it there or remove its lines here' for i in extra
+            f'{data.path / name}: {plain(i)} is not in {IDS}; add it there or remove its lines here' for i in extra
         ]
     data.listed = data.ids
     pairs = {(data.labels[i], PurePosixPath(i).parent.name) for i in data.ids if i in data.labels}
     folders, owners = Counter(label for label, _ in pairs), Counter(folder for _, folder in pairs)
     for label, folder in sorted(pairs):
         data.classes[label] = folder if folder and folders[label] == owners[folder] == 1 else str(label)
+    check_classes(data)
     return data
 
 
@@ -82,18 +93,21 @@ def _whole_numbers(values: list[str], names: str, minimum: float = -math.inf) ->
         raise Problem(f'{len(values) + 1} fields; write <id>,{names}')
     if not all(_WHOLE.fullmatch(value) and int(value) >= minimum for value in values):
         at_least = '' if minimum == -math.inf else f' >= {minimum}'
-        raise Problem(f'{",".join(values)} are not whole numbers{at_least}; write <id>,{names}')
+        raise Problem(f'{plain(",".join(values))} are not whole numbers{at_least}; write <id>,{names}')
     return list(map(int, values))
 
 
-def _read_table(data: Annotations, lines: _Lines, names: str, minimum: int) -> dict[str, list[int]]:
-    """Read the whole numbers of each image, one line per image."""
+def _read_table(
+    data: Annotations, lines: _Lines, names: str, minimum: int, check: Callable[..., object]
+) -> dict[str, list[int]]:
+    """Read the whole numbers of each image, one line per image; `check` raises a `Problem` for invalid ones."""
     table: dict[str, list[int]] = {}
     for where, (image_id, *values) in lines:
         with collect_problem(data.problems, where):
             numbers = _whole_numbers(values, names, minimum)
             if image_id in table:
-                raise Problem(f'{image_id} is listed twice; remove one of the lines')
+                raise Problem(f'{plain(image_id)} is listed twice; remove one of the lines')
+            check(*numbers)
             table[image_id] = numbers
     return table
 
@@ -109,8 +123,7 @@ def _read_ids(data: Annotations, lines: _Lines) -> None:
         with collect_problem(data.problems, where):
             if rest:
                 raise Problem('an id cannot contain a comma; rename the file')
-            if leaves_folder(image_id):
-                raise path_problem(data.images, image_id, 'id')
+            relative_path(data.images, image_id, 'id')
             if image_id in seen:
                 raise Problem(f'{image_id} is listed twice; remove one of the lines')
             seen.add(image_id)
@@ -120,12 +133,13 @@ def _read_ids(data: Annotations, lines: _Lines) -> None:
 
 
 def _read_labels(data: Annotations, lines: _Lines) -> None:
-    data.labels = {i: label for i, (label,) in _read_table(data, lines, '<label>', 0).items()}
+    table = _read_table(data, lines, '<label>', 0, lambda label: check_label(label, data.split, len(data.ids)))
+    data.labels = {i: label for i, (label,) in table.items()}
     _report_missing(data, LABELS, {fields[0] for _, fields in lines}, 'has no label; add the line {},<label>')
 
 
 def _read_sizes(data: Annotations, lines: _Lines) -> None:
-    table = _read_table(data, lines, '<width>,<height>', 1)
+    table = _read_table(data, lines, '<width>,<height>', 1, check_image_size)
     data.sizes = {i: (width, height) for i, (width, height) in table.items()}
 
 
@@ -154,12 +168,11 @@ def _add_mask(data: Annotations, image_id: str, values: list[str]) -> None:
     mask, ignore = values
     folder = data.root / 'masks'
     for name in (mask, ignore or mask):
-        if leaves_folder(name):
-            raise path_problem(folder, name, 'mask')
+        relative_path(folder, name, 'mask')
     files = data.masks.get(image_id)
     if files is None:
         data.masks[image_id] = MaskFiles((folder / mask,), folder / ignore if ignore else None)
     elif ignore:
-        raise Problem(f'{image_id} already has a line; write the ignore mask on its first line only')
+        raise Problem(f'{plain(image_id)} already has a line; write the ignore mask on its first line only')
     else:
         data.masks[image_id] = files._replace(objects=(*files.objects, folder / mask))
