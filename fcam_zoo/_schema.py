@@ -10,6 +10,7 @@ import json
 import math
 import os
 import reprlib
+import stat
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,12 +90,24 @@ def read_json(path: Path, max_bytes: int = MAX_JSON) -> Any:
 
     Raises:
         OSError: When the file cannot be read.
-        DamagedText: When it is larger than `max_bytes`, or as in `parse_json`.
+        DamagedText: As `read_bytes` and `parse_json`.
     """
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise DamagedText(f'it has {size:,} bytes, more than the limit of {max_bytes:,}')
-    return parse_json(path.read_bytes())
+    return parse_json(read_bytes(path, max_bytes))
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_JSON) -> bytes:
+    """Read a small file.
+
+    Raises:
+        OSError: When the file cannot be read.
+        DamagedText: When it is larger than `max_bytes`, or a pipe or a device, whose reading might never end.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DamagedText('it is not a file')
+    if status.st_size > max_bytes:
+        raise DamagedText(f'it has {status.st_size:,} bytes, more than the limit of {max_bytes:,}')
+    return path.read_bytes()
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -1,6 +1,7 @@
 """The validation layer: JSON and YAML within limits, and records with checked types."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -142,6 +143,16 @@ def test_a_large_file_is_refused_before_reading(tmp_path):
     path.write_text(json.dumps(['x' * 99]))
     with pytest.raises(DamagedText, match='103 bytes, more than the limit of 50'):
         read_json(path, 50)
+
+
+@pytest.mark.timeout(20)
+def test_pipes_and_devices_are_not_read(tmp_path):
+    """Reading a pipe waits forever, and reading a device never ends."""
+    os.mkfifo(tmp_path / 'pipe.json')
+    (tmp_path / 'zero.json').symlink_to('/dev/zero')
+    for name in ('pipe.json', 'zero.json'):
+        with pytest.raises(DamagedText, match='it is not a file'):
+            read_json(tmp_path / name)
 
 
 @pytest.mark.parametrize(
