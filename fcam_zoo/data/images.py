@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,16 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..errors import ImageError
-from .paths import files_within
+from .paths import files_within, status_of
 
 MAX_PIXELS = 80_000_000
-"""Largest image that is decoded: 240 MB as RGB, and below the size from which Pillow itself warns."""
+"""Largest image that is decoded: 320 MB in Pillow, and below the size from which Pillow itself warns."""
+
+MAX_RATIO = 1000
+"""Largest ratio of the sides: the tables of a resize grow with the longer side, whatever the number of pixels."""
+
+# Pixels that are converted at a time where a conversion needs several copies.
+_STRIP = 2**20
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
 """Suffixes of the images that are found in a folder; a file that is given by its path may have any suffix."""
@@ -51,7 +58,7 @@ def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = 
     Raises:
         FileNotFoundError: If `path` does not exist.
         ImageError: If it is a folder, has an unknown format, is damaged or truncated, has pixels of unknown range (32
-            bits), or too many pixels.
+            bits), too many pixels, or is more than `MAX_RATIO` times as long as wide.
     """
     image, orientation = open_stored(path, max_pixels)
     return upright(image, orientation) if exif else image
@@ -78,6 +85,30 @@ def as_stored(upright_pixels: np.ndarray, orientation: int) -> np.ndarray:
     turns, mirror = _STORED.get(orientation, (0, False))
     turned = np.rot90(upright_pixels, turns)
     return np.ascontiguousarray(np.fliplr(turned) if mirror else turned)
+
+
+def decode(image: Image.Image) -> Image.Image:
+    """Convert an image that the caller opened to 8-bit RGB, as `open_image` does, but without EXIF orientation.
+
+    Raises:
+        ImageError: As `open_image`.
+    """
+    name = getattr(image, 'filename', '') or 'image'
+    with _decoder_errors(name):
+        check_size(image.size, name)
+        image.load()
+        return to_rgb(image)
+
+
+def check_size(size: tuple[int, int], name: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise ImageError for a (width, height) without pixels, with too many, or longer than `MAX_RATIO` allows."""
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f'{name}: {width}x{height} pixels are no image; give one with at least 1x1 pixels')
+    if width * height > max_pixels:
+        raise ImageError(f'{name}: {width}x{height} pixels are more than the limit of {max_pixels}; resize it')
+    if max(size) > MAX_RATIO * min(size):
+        raise ImageError(f'{name}: {width}x{height} pixels, one side is over {MAX_RATIO} times the other; crop it')
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -121,72 +152,105 @@ def to_rgb(image: Image.Image) -> Image.Image:
     color profile.
 
     Raises:
-        ImageError: If pixels are 32-bit integers or floats, which have no defined white.
+        ImageError: If pixels are 32-bit integers or floats, which have no defined white, or Pillow cannot convert them.
     """
+    name = getattr(image, 'filename', '') or 'image'
     # 16-bit PNG and PGM have the mode 'I' in older versions of Pillow.
     if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in ('PNG', 'PPM')):
-        gray = (np.asarray(image).astype(np.uint32) + 128) // 257
-        return Image.fromarray(gray.astype(np.uint8)).convert('RGB')
+        return _scaled_16_bit(image).convert('RGB')
     if image.mode in ('I', 'F'):
-        name = getattr(image, 'filename', '') or 'image'
         raise ImageError(f'{name}: 32-bit pixels (mode {image.mode}) have no defined white; save it with 8 or 16 bits')
-    if image.has_transparency_data:
-        rgba = image.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', rgba.size, 'white'), rgba).convert('RGB')
-    return image.convert('RGB')
+    try:
+        return _on_white(image) if image.has_transparency_data else image.convert('RGB')
+    except ValueError as e:
+        raise ImageError(f'{name}: pixels of mode {image.mode} are not supported ({e}); save it as RGB') from e
 
 
-def list_images(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[Path]:
+def _scaled_16_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit gray to 8 bits."""
+    values = np.asarray(image)
+    gray = np.empty(values.shape, np.uint8)
+    for rows in _strips(image.size):
+        gray[rows] = (values[rows].astype(np.uint32) + 128) // 257
+    return Image.fromarray(gray)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Draw an image with transparency on white: RGB."""
+    # Pillow converts La, with premultiplied alpha, only to LA.
+    alpha = 'LA' if image.mode == 'La' else 'RGBA'
+    drawn = Image.new('RGB', image.size)
+    for rows in _strips(image.size):
+        part = image.crop((0, rows.start, image.width, rows.stop)).convert(alpha).convert('RGBA')
+        white = Image.new('RGBA', part.size, 'white')
+        drawn.paste(Image.alpha_composite(white, part).convert('RGB'), (0, rows.start))
+    return drawn
+
+
+def _strips(size: tuple[int, int]) -> Iterator[slice]:
+    """Divide the rows of an image of (width, height) into strips of about `_STRIP` pixels."""
+    width, height = size
+    step = max(1, _STRIP // width)
+    for top in range(0, height, step):
+        yield slice(top, min(top + step, height))
+
+
+def list_images(
+    paths: str | os.PathLike | Iterable[str | os.PathLike], unreadable: list[OSError] | None = None
+) -> list[Path]:
     """Expand files and folders to image files, in the given order, each file once.
 
     Args:
         paths: One or more paths. A file is listed whatever its suffix; a folder contributes its images by suffix
             (`SUFFIXES`, either case) from all its subfolders, sorted by path, without hidden files and folders.
+        unreadable: Gets the errors of folders that cannot be read; without it they count as empty.
 
     Raises:
         FileNotFoundError: If a path does not exist.
-        ImageError: If a folder has no images, or no path is given.
+        ImageError: If a folder has no images, a path cannot be read, or none is given.
     """
     found: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
-        if path.is_dir():
-            inside = images_within(path)
+        if stat.S_ISDIR(status_of(path).st_mode):
+            inside = images_within(path, unreadable)
             if not inside:
                 raise ImageError(f'{path}: no images in this folder; known suffixes: {" ".join(SUFFIXES)}')
             found += inside
-        elif path.exists():
-            found.append(path)
         else:
-            raise FileNotFoundError(f'{path}: no such file or folder; check the path')
+            found.append(path)
     if not found:
         raise ImageError('no image given: pass image files or folders of images')
     return list(dict.fromkeys(found))
 
 
-def images_within(folder: Path) -> list[Path]:
-    """List the image files by suffix in a folder and its subfolders, sorted, without hidden ones."""
-    return files_within(folder, *SUFFIXES)
+def images_within(folder: Path, unreadable: list[OSError] | None = None) -> list[Path]:
+    """List the image files by suffix in a folder and its subfolders, as `files_within`."""
+    return files_within(folder, *SUFFIXES, unreadable=unreadable)
 
 
 @contextmanager
 def _opened(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open an image, check its size, and convert every error of a decoder in the block to `ImageError`."""
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f'{path}: no such image file; check the path')
-    if not path.is_file():
+    if not stat.S_ISREG(status_of(path, 'image file').st_mode):
         raise ImageError(f'{path}: a folder or a special file, not an image; give an image file')
+    with _decoder_errors(path), Image.open(path, formats=_FORMATS) as image:
+        check_size(image.size, path, max_pixels)
+        yield image
+
+
+@contextmanager
+def _decoder_errors(name: str | os.PathLike) -> Iterator[None]:
+    """Convert every error of a decoder in the block to `ImageError`."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(f'{path}: {width}x{height} pixels are more than the limit of {max_pixels}; resize it')
-            yield image
-    except (ImageError, MemoryError):
+        yield
+    except ImageError:
         raise
+    except MemoryError as e:
+        raise ImageError(f'{name}: not enough memory to decode it; resize it, or use fewer workers') from e
     except UnidentifiedImageError as e:
-        raise ImageError(f'{path}: not an image of a known format; convert it to one of {", ".join(_FORMATS)}') from e
+        raise ImageError(f'{name}: not an image of a known format; convert it to one of {", ".join(_FORMATS)}') from e
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
-        raise ImageError(f'{path}: refused by Pillow because of its size ({e}); resize it') from e
+        raise ImageError(f'{name}: refused by Pillow because of its size ({e}); resize it') from e
     except Exception as e:  # On damaged files, decoders raise nearly every kind of error.
-        raise ImageError(f'{path}: cannot be read as an image ({e or type(e).__name__}); replace the file') from e
+        raise ImageError(f'{name}: cannot be read as an image ({e or type(e).__name__}); replace the file') from e

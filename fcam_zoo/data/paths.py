@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path, PureWindowsPath
 
-from ..errors import DatasetError
+from .._io import describe_os_error
+from ..errors import DatasetError, ImageError
 
 # Limits in bytes of file systems: of the name of a file, and of its path below a root.
 _MAX_NAME, _MAX_PATH = 255, 2000
@@ -21,15 +22,49 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
-def files_within(folder: Path, *suffixes: str) -> list[Path]:
-    """List the files with these suffixes (either case) in a folder and its subfolders, sorted, without hidden ones."""
-    return sorted(
-        path
-        for path in folder.rglob('*')
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith('.') for part in path.relative_to(folder).parts)
-        and is_file(path)
-    )
+def files_within(folder: Path, *suffixes: str, unreadable: list[OSError] | None = None) -> list[Path]:
+    """List the files with these suffixes (either case) in a folder and its subfolders, sorted, without hidden ones.
+
+    Links to files are followed, links to folders are not.
+
+    Args:
+        folder: The folder.
+        suffixes: Suffixes in lower case.
+        unreadable: Gets the errors of folders that cannot be read; without it they count as empty.
+    """
+    found: list[Path] = []
+    folders = [os.fspath(folder)]
+    while folders:  # Not recursive: folders may be nested deeper than Python calls.
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.name.startswith('.'):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif Path(entry.name).suffix.lower() in suffixes and is_file(path := Path(entry.path)):
+                        found.append(path)
+        except OSError as e:
+            if unreadable is not None:
+                unreadable.append(e)
+    return sorted(found)
+
+
+def status_of(path: Path, kind: str = 'file or folder') -> os.stat_result:
+    """Return the status of a file or folder.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ImageError: If the system refuses it, for example because its name is too long.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise FileNotFoundError(f'{path}: no such {kind}; check the path') from e
+    except OSError as e:
+        raise ImageError(describe_os_error(e)) from e
+    except ValueError as e:
+        raise ImageError(f'{str(path)!r}: not a path ({e}); correct it') from e
 
 
 def subfolders(folder: Path) -> list[str]:

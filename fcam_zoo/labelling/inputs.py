@@ -86,15 +86,17 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
 
 def _images_of(argument: Path, output: Path, problems: list[str]) -> list[Path]:
     """List the images of a file or folder, without those in the output folder; errors are added to `problems`."""
+    unreadable: list[OSError] = []
     try:
-        listed = list_images(argument)
+        listed = list_images(argument, unreadable)
     except (FcamZooError, OSError) as e:
         problems.append(str(e))
         return []
-    if not argument.is_dir():
-        return listed
-    problems += _unreadable_folders(argument)
-    if output.is_relative_to(_real(argument)):
+    finally:
+        problems += [
+            f'{e.filename}: the folder cannot be read ({e.strerror}); its images are left out' for e in unreadable
+        ]
+    if argument.is_dir() and output.is_relative_to(_real(argument)):
         listed = [path for path in listed if not _real(path.parent).is_relative_to(output)]
     return listed
 
@@ -107,13 +109,6 @@ def _real(path: Path) -> Path:
 def _absolute(path: Path) -> Path:
     """Make a path absolute and remove `..`, but keep symbolic links, so that ids match the names the user sees."""
     return Path(os.path.abspath(path))  # noqa: PTH100
-
-
-def _unreadable_folders(folder: Path) -> list[str]:
-    errors: list[OSError] = []
-    for _, folders, _ in os.walk(folder, onerror=errors.append):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-    return [f'{e.filename}: the folder cannot be read ({e.strerror}); its images are left out' for e in errors]
 
 
 def is_writable(image_id: str) -> bool:
