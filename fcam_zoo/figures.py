@@ -20,7 +20,7 @@ from .cams import METHODS
 from .inference import class_maps
 from .localization import Localization, localize, resize_map
 from .models import FCAM
-from .objects import Threshold, check_threshold, find_regions, foreground
+from .objects import Threshold, as_threshold, find_regions, foreground
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def grid(
         ValueError: Without images, or for unknown maps, thresholds outside [0,1), or a height below 32.
     """
     check_maps(maps)
-    check_threshold(cam_threshold)
+    cam_threshold = as_threshold(cam_threshold, 'cam_threshold')
     if not images or height < 32:
         raise ValueError(f'{len(images)} images in rows of {height} pixels: give at least 1 image and 32 pixels')
     pictures = {title: image.convert('RGB') for title, image in images.items()}

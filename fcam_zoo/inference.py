@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image
 
 from ._modes import eval_mode
+from ._schema import show
 from .data.transforms import EvalTransform, normalize
+from .errors import FcamZooError
 from .models import FCAM
+
+MIN_SIDE, MAX_SIDE = 32, 4096
+MAX_SIZES = 16
+MAX_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,22 @@ class InferenceOptions:
         """Validate the options; `sizes` None is the input size of the model.
 
         Raises:
-            ValueError: When `sizes` is empty or holds a size below 32 pixels.
+            ValueError: When `sizes` is empty, has more than 16 values, or one outside 32 to `MAX_SIDE` pixels.
+            TypeError: When the model is not an F-CAM.
         """
-        sizes = (model.pretrained_cfg['input_size'][-1],) if sizes is None else tuple(sizes)
-        if not sizes or min(sizes) < 32:
-            raise ValueError(f'sizes is {list(sizes)}: give one or more sizes of at least 32 pixels')
-        return cls(sizes, flip)
+        check_model(model)
+        if sizes is None:
+            return cls((model.pretrained_cfg['input_size'][-1],), bool(flip))
+        try:
+            sides = tuple(operator.index(size) for size in sizes)
+        except TypeError:  # Not a list, or a value is not a whole number.
+            sides = ()
+        if not 0 < len(sides) <= MAX_SIZES or not all(MIN_SIDE <= side <= MAX_SIDE for side in sides):
+            raise ValueError(
+                f'sizes is {show(sizes)}: give one or more sizes of at least {MIN_SIDE} pixels, at most {MAX_SIZES} '
+                f'sizes and {MAX_SIDE} pixels'
+            )
+        return cls(sides, bool(flip))
 
     def prepare(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
         """Resize an RGB image to each size: uint8 (3,s,s) per size."""
@@ -53,11 +73,14 @@ class InferenceOptions:
 
         Returns:
             F-CAMs (B,s,s) in [0,1], where s is the largest size, and class probabilities (B,K); float32 on the CPU.
+
+        Raises:
+            FcamZooError: When the model returns NaN, or needs more memory than there is.
         """
         device, cfg = next(model.parameters()).device, model.pretrained_cfg
         side = max(self.sizes)
         maps, probs = [], []
-        with eval_mode(model):
+        with eval_mode(model), _enough_memory(f'{len(batch)} images of {side} pixels'):
             for images in zip(*batch):
                 x = normalize(torch.stack(images).to(device), cfg['mean'], cfg['std'])
                 for mirrored in (False, True) if self.flip else (False,):
@@ -66,7 +89,9 @@ class InferenceOptions:
                     fcam = fcam.flip(-1) if mirrored else fcam
                     maps.append(F.interpolate(fcam, (side, side), mode='bilinear')[:, 0])
                     probs.append(output.logits.float().softmax(1))
-        return torch.stack(maps).mean(0).cpu(), torch.stack(probs).mean(0).cpu()
+            score_maps, shares = torch.stack(maps).mean(0).cpu(), torch.stack(probs).mean(0).cpu()
+        _check_finite(score_maps, shares)
+        return score_maps, shares
 
 
 @torch.inference_mode()
@@ -76,4 +101,43 @@ def class_maps(model: FCAM, images: Sequence[Image.Image], method: str = 'cam') 
     prepare = EvalTransform(cfg['input_size'][-1])
     x = normalize(torch.stack([prepare(image) for image in images]).to(device), cfg['mean'], cfg['std'])
     with eval_mode(model):
-        return model.cam(x, method=method).float().cpu().numpy()
+        maps = model.cam(x, method=method).float().cpu()
+    _check_finite(maps)
+    return maps.numpy()
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError for an object that is not a module with the outputs and settings of an F-CAM."""
+    if not isinstance(model, nn.Module) or not hasattr(model, 'pretrained_cfg') or not hasattr(model, 'threshold'):
+        raise TypeError(f'{type(model).__name__} is not an F-CAM: create one with create_model, or wrap a classifier')
+
+
+def check_batch_size(value: Any) -> None:
+    """Raise ValueError unless a batch size is a whole number from 1 to `MAX_BATCH`."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    if not 1 <= size <= MAX_BATCH:
+        raise ValueError(f'batch_size is {show(value)}: give at least one image per forward pass, at most {MAX_BATCH}')
+
+
+def _check_finite(*outputs: torch.Tensor) -> None:
+    """Raise FcamZooError for NaN and infinity, which no annotation format can hold."""
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        raise FcamZooError(
+            'the model returns NaN or infinite values: its weights are damaged, or too large for their precision; load '
+            'other weights, or use float32'
+        )
+
+
+@contextmanager
+def _enough_memory(needed: str) -> Iterator[None]:
+    """Convert the errors of torch about memory to one that says how to need less."""
+    try:
+        yield
+    except RuntimeError as e:
+        # On the CPU, torch raises a RuntimeError.
+        if isinstance(e, torch.cuda.OutOfMemoryError) or 'allocate memory' in str(e) or 'enough memory' in str(e):
+            raise FcamZooError(f'not enough memory for {needed}: use a smaller batch_size or smaller sizes') from e
+        raise

@@ -9,14 +9,18 @@ from itertools import islice
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
-from .data.images import open_image
-from .inference import InferenceOptions
+from ._schema import show
+from .data.images import check_size, decode, open_image
+from .inference import InferenceOptions, check_batch_size, check_model
 from .models import FCAM
-from .objects import Region, Threshold, check_threshold, find_regions, foreground
+from .objects import Region, Threshold, as_share, as_threshold, find_regions, foreground
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
+
+_KINDS = 'give a path, a PIL image or a uint8 array'
 
 MIN_AREA = 0.01
 """Share of the image below which a further region is treated as noise."""
@@ -85,18 +89,19 @@ class Postprocessor:
         """Validate the settings; threshold and class names default to those of the model.
 
         Raises:
-            ValueError: As `localize`.
+            ValueError, TypeError: As `localize`.
         """
-        threshold = model.threshold if threshold is None else threshold
-        check_threshold(threshold)
-        if not 0 <= min_area < 1:
-            raise ValueError(f'min_area is {min_area}: choose a share of the image in [0,1)')
+        check_model(model)
+        threshold = as_threshold(model.threshold if threshold is None else threshold)
+        min_area = as_share(min_area, 'min_area')
         names = class_names or model.pretrained_cfg.get('label_names') or [str(i) for i in range(model.num_classes)]
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f'class_names is {show(names)}: give a list of names')
         if len(names) != model.num_classes:
             raise ValueError(
                 f'{len(names)} class names for a model of {model.num_classes} classes: give one name per class'
             )
-        return cls(threshold, tuple(names), multi, min_area)
+        return cls(threshold, tuple(names), bool(multi), min_area)
 
     def __call__(self, score_map: np.ndarray, probs: np.ndarray) -> Localization:
         """Localize the objects of a map float32 (H,W) of the image's size, given class probabilities (K,)."""
@@ -131,7 +136,10 @@ def localize(
 
     Args:
         model: Runs on its own device in eval mode; its mode is restored.
-        images: A path, a PIL image or a uint8 array (H,W,3), (H,W,4) or (H,W), of any size; or several of them.
+        images: A path, a PIL image or a uint8 array (H,W,3), (H,W,4) or (H,W), of any size up to 80 million pixels; or
+            several of them. Their pixels are converted alike, see `fcam_zoo.data.to_rgb`. A file is turned upright by
+            its EXIF orientation; a PIL image is used as it is, so that boxes are in its own pixels: for an upright one
+            call `PIL.ImageOps.exif_transpose` first.
         threshold: tau in [0,1): a pixel belongs to an object when its 8-bit map value is above int(tau * max). 'otsu'
             computes Otsu's threshold per map. Default: the threshold of the model, chosen on its validation data.
         class_names: Class names by index. Default: the names stored in the model.
@@ -146,9 +154,11 @@ def localize(
         One localization per image, in order.
 
     Raises:
-        FileNotFoundError, ImageError: For an image that is missing or unreadable.
-        ValueError: For a threshold or min_area outside [0,1), a size below 32, or a wrong number of class names.
+        FileNotFoundError, ImageError: For an image that is missing, unreadable, empty or too large.
+        ValueError: For a threshold or min_area outside [0,1), a size below 32 or above 4096 pixels, a batch_size below
+            1, or a wrong number of class names.
         TypeError: For an input of another type.
+        FcamZooError: When the model returns NaN, or its inputs need more memory than there is.
 
     Examples:
         An image of 300x200 pixels and an untrained model:
@@ -181,31 +191,41 @@ def localize(
     """
     if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    if batch_size < 1:
-        raise ValueError(f'batch_size is {batch_size}: give at least one image per forward pass')
+    if not isinstance(images, Iterable):
+        raise TypeError(f'{type(images).__name__} is not an image: {_KINDS}')
+    check_batch_size(batch_size)
     postprocess = Postprocessor.for_model(model, threshold, class_names, multi, min_area)
     inference = InferenceOptions.for_model(model, sizes, flip)
     source, results = iter(images), []
-    while batch := [as_image(image) for image in islice(source, batch_size)]:
-        maps, probs = inference.run(model, [inference.prepare(image) for image in batch])
-        for image, score_map, p in zip(batch, maps.numpy(), probs.numpy()):
-            results.append(postprocess(resize_map(score_map, image.size), p))
+    # Only one image is decoded at a time.
+    while batch := [_prepared(image, inference) for image in islice(source, batch_size)]:
+        maps, probs = inference.run(model, [views for _, views in batch])
+        for (size, _), score_map, p in zip(batch, maps.numpy(), probs.numpy()):
+            results.append(postprocess(resize_map(score_map, size), p))
     return results
 
 
+def _prepared(image: ImageLike, inference: InferenceOptions) -> tuple[tuple[int, int], tuple[torch.Tensor, ...]]:
+    """Return the (width, height) of an image, and the views of `InferenceOptions.prepare`."""
+    rgb = as_image(image)
+    return rgb.size, inference.prepare(rgb)
+
+
 def as_image(image: ImageLike) -> Image.Image:
-    """Convert a path, PIL image or array to an RGB PIL image."""
+    """Convert a path, PIL image or array to an RGB PIL image; see `localize` for errors."""
     if isinstance(image, (str, os.PathLike)):
         return open_image(image)
     if isinstance(image, Image.Image):
-        return image.convert('RGB')
+        return decode(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
             raise TypeError(f'array of {image.dtype} {image.shape}: expected uint8 (H,W), (H,W,3) or (H,W,4)')
-        return Image.fromarray(image).convert('RGB')
-    raise TypeError(f'{type(image).__name__} is not an image: give a path, a PIL image or a uint8 array')
+        check_size((image.shape[1], image.shape[0]), 'array')
+        return decode(Image.fromarray(image))
+    raise TypeError(f'{type(image).__name__} is not an image: {_KINDS}')
 
 
 def resize_map(score_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a map (h,w) of the network to the (width, height) of the image: float32 (H,W) in [0,1]."""
-    return cv2.resize(score_map, size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    resized = cv2.resize(score_map, size, interpolation=cv2.INTER_LINEAR)
+    return np.clip(resized, 0, 1, out=resized)

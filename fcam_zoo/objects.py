@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 
+from ._schema import show
 from .sampling import otsu_threshold
 
 Threshold = float | Literal['otsu']
@@ -35,10 +36,25 @@ class Region:
         return int(self.mask.sum())
 
 
-def check_threshold(threshold: Threshold) -> None:
-    """Raise ValueError unless the threshold is 'otsu' or a number in [0,1)."""
-    if threshold != 'otsu' and (isinstance(threshold, str) or not 0 <= threshold < 1):
-        raise ValueError(f"threshold is {threshold!r}: choose a value in [0,1), or 'otsu'")
+def as_threshold(value: Any, name: str = 'threshold') -> Threshold:
+    """Return a threshold as 'otsu' or a Python number in [0,1); raise ValueError for another value."""
+    if isinstance(value, str) and value == 'otsu':
+        return 'otsu'
+    try:
+        return as_share(value, name)
+    except ValueError as e:
+        raise ValueError(f"{name} is {show(value)}: choose a value in [0,1), or 'otsu'") from e
+
+
+def as_share(value: Any, name: str) -> float:
+    """Return a number in [0,1) of any numeric type as a Python number; raise ValueError for another value."""
+    try:
+        number = math.nan if isinstance(value, (str, bool)) else float(value)
+    except (TypeError, ValueError, ArithmeticError):
+        number = math.nan
+    if not 0 <= number < 1:
+        raise ValueError(f'{name} is {show(value)}: choose a share of the image in [0,1)')
+    return number
 
 
 def foreground(score_map: np.ndarray, threshold: Threshold) -> np.ndarray:
@@ -52,7 +68,8 @@ def foreground(score_map: np.ndarray, threshold: Threshold) -> np.ndarray:
     Returns:
         bool (H,W).
     """
-    gray = (score_map * 255).astype(np.uint8)
+    gray = np.empty(score_map.shape, np.uint8)
+    np.multiply(score_map, np.float32(255), out=gray, casting='unsafe')  # Rounds down, without a copy in float32.
     if threshold == 'otsu':
         return gray > int(otsu_threshold(torch.from_numpy(score_map)[None]))
     return gray > int(threshold * float(gray.max()))
@@ -70,12 +87,12 @@ def find_regions(mask: np.ndarray, score_map: np.ndarray, multi: bool, min_area:
     Returns:
         The regions; none when the mask is empty.
     """
-    outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    outlines = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     if not outlines:
         return ()
     areas = np.array([cv2.contourArea(outline) for outline in outlines])
     order = np.argsort(-areas, kind='stable')[: None if multi else 1]
-    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
     found = [_region(outlines[i], labels, score_map) for i in order]
     smallest = math.ceil(min_area * mask.size)
     return (found[0], *(region for region in found[1:] if region.area >= smallest))
