@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeGuard, cast, get_args
 
 import cv2
@@ -20,6 +19,7 @@ from .._distributed import picklable
 from .._modes import eval_mode
 from ..cams import resize
 from .inputs import as_array
+from .map_files import MapFolder
 
 logger = logging.getLogger(__name__)
 # Standard deviation of the center baseline, in units of the sides of the map.
@@ -52,57 +52,6 @@ def center_map(size: tuple[int, int]) -> np.ndarray:
     """
     y, x = (((np.arange(n) + 0.5) / n - 0.5) / CENTER_SIGMA for n in size)
     return np.exp(-0.5 * (y[:, None] ** 2 + x[None] ** 2))
-
-
-class MapFolder:
-    """Maps in the layout of the published WSOL evaluator: `<folder>/<image id>.npy`, each (H,W) in [0,1].
-
-    Raises:
-        ValueError: When the folder or maps are missing.
-    """
-
-    def __init__(self, folder: str | os.PathLike, ids: Sequence[str]) -> None:
-        self.folder, self.ids = Path(folder), ids
-        self._shape: tuple[int, ...] | None = None
-        if not self.folder.is_dir():
-            raise ValueError(f'{self.folder} is not a folder: give one with <image id>.npy files')
-        missing = [i for i in ids if not self.path(i).is_file()]
-        if missing:
-            raise ValueError(
-                f'{len(missing)} of {len(ids)} maps are missing in {self.folder}, the first {missing[0]}.npy: save one '
-                'for each image of the data set'
-            )
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        """Load the maps (B,H,W) of some images.
-
-        Raises:
-            ValueError: When a file is not a plain array, or maps have different sizes.
-        """
-        if self._shape is None:
-            self._shape = self._load(self.ids[0]).shape
-        maps = []
-        for image_id in self.ids[part]:
-            maps.append(self._load(image_id))
-            if maps[-1].ndim != 2 or maps[-1].shape != self._shape:
-                raise ValueError(
-                    f'{self.path(image_id)} has the shape {maps[-1].shape}, others {self._shape}: save all maps as '
-                    '(H,W) of the same size'
-                )
-        return np.stack(maps)
-
-    def _load(self, image_id: str) -> np.ndarray:
-        path = self.path(image_id)
-        try:
-            return np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as e:
-            raise ValueError(f'{path} cannot be read as a map ({e}): save it with numpy.save') from e
-
-    def path(self, image_id: str) -> Path:
-        return self.folder / f'{image_id}.npy'
 
 
 Maps: TypeAlias = np.ndarray | torch.Tensor | MapFolder
