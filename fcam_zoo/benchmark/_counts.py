@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .inputs import ArrayLike, as_array
+from .inputs import ArrayLike, as_numbers
 
 Metric = TypeVar('Metric', bound='Counts')
 
@@ -27,7 +27,12 @@ class Counts:
 
         Raises:
             ValueError: When options differ.
+            TypeError: When the other one is not such a metric.
         """
+        if type(other) is not type(self):
+            raise TypeError(
+                f'a {type(other).__name__} cannot be merged into a {type(self).__name__}: give one of those'
+            )
         if not all(np.array_equal(value, other._options[key]) for key, value in self._options.items()):
             raise ValueError(f'metrics can only be merged if {", ".join(self._options)} are the same')
         self._state = {key: value + other._state[key] for key, value in self._state.items()}
@@ -47,7 +52,9 @@ class Counts:
         Raises:
             ValueError: When keys or shapes differ from those of `state_dict`.
         """
-        new = {key: np.array(as_array(value), np.int64) for key, value in state.items()}
+        if not isinstance(state, Mapping):
+            raise TypeError(f'a state has the type {type(state).__name__}: give what state_dict returned')
+        new = {key: np.array(as_numbers(value, f'counts of {key}'), np.int64) for key, value in state.items()}
         if {k: v.shape for k, v in new.items()} != {k: v.shape for k, v in self._state.items()}:
             raise ValueError(
                 'the state belongs to a metric with other options: create this metric with the same options'

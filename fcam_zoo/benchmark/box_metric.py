@@ -9,7 +9,7 @@ import numpy as np
 
 from ._counts import Counts
 from .boxes import as_boxes, distinct_boxes, overlap
-from .inputs import ArrayLike, BatchError, as_array, as_score_maps, as_thresholds, top_k_hits
+from .inputs import ArrayLike, BatchError, as_array, as_numbers, as_score_maps, as_thresholds, top_k_hits
 
 
 class BoxMetric(Counts):
@@ -52,9 +52,12 @@ class BoxMetric(Counts):
         multi_contour: bool = False,
     ) -> None:
         self.thresholds = as_thresholds(thresholds, ascending=True)
-        self.iou = tuple(i if isinstance(i, int) else float(i) for i in iou)
-        if not self.iou or not all(0 < i <= 100 for i in self.iou):
-            raise ValueError(f'iou must be percentages above 0 and up to 100, got {self.iou}')
+        levels = as_numbers(iou, 'iou')
+        if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels <= 100)).all():
+            raise ValueError(f'iou must be percentages above 0 and up to 100, got {levels.tolist()}')
+        self.iou = tuple(levels.tolist())
+        if len({f'{level:g}' for level in self.iou}) < len(self.iou):
+            raise ValueError(f'iou must be different percentages, got {levels.tolist()}')
         self.multi_contour = multi_contour
         shape = (len(self.iou), len(self.thresholds))
         state = {key: np.zeros((), np.int64) for key in ('n', 'n_labelled', 'num_class_correct')}
@@ -128,7 +131,7 @@ class BoxMetric(Counts):
         Raises:
             ValueError: When shapes do not match, or only one of labels and logits is given, or only in some batches.
         """
-        best_iou = as_array(best_iou)
+        best_iou = as_numbers(best_iou, 'best_iou')
         if best_iou.ndim != 2 or best_iou.shape[1] != len(self.thresholds):
             raise ValueError(f'best_iou must have the shape (N,{len(self.thresholds)}), got {best_iou.shape}')
         if (labels is None) != (logits is None):
@@ -152,8 +155,8 @@ class BoxMetric(Counts):
         Raises:
             ValueError: When options differ, or only one of the two has counted labels.
         """
-        a, b = self._state, other._state
-        if a['n'] and b['n'] and bool(a['n_labelled']) != bool(b['n_labelled']):
+        both = isinstance(other, BoxMetric) and self._state['n'] and other._state['n']
+        if both and bool(self._state['n_labelled']) != bool(other._state['n_labelled']):
             raise ValueError('labels and logits must be given for all images or for none')
         return super().merge(other)
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from .contours import histogram, level_boxes
-from .inputs import ArrayLike, as_array, as_score_maps, as_thresholds
+from .inputs import ArrayLike, as_array, as_numbers, as_score_maps, as_thresholds
+
+# Areas of such boxes, in pixels, are exact in float64.
+_MAX_COORDINATE = 2**26
 
 
 def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_contour: bool = False) -> list[np.ndarray]:
@@ -106,22 +109,23 @@ def resize_boxes(boxes: ArrayLike, from_size: tuple[int, int], to_size: tuple[in
     Raises:
         ValueError: When a box is inverted or has a negative coordinate, or a size is not positive.
     """
-    if min(*from_size, *to_size) <= 0:
-        raise ValueError(f'sizes must be positive, got {tuple(from_size)} and {tuple(to_size)}')
-    scaled = as_boxes(boxes) * np.array([*to_size, *to_size], np.float64) / np.array([*from_size, *from_size])
-    return scaled.astype(np.int64)
+    old, new = as_numbers(from_size, 'sizes'), as_numbers(to_size, 'sizes')
+    if not (old.shape == new.shape == (2,) and (old > 0).all() and (new > 0).all()):
+        raise ValueError(f'sizes must be positive (width, height), got {old.tolist()} and {new.tolist()}')
+    scaled = as_boxes(boxes) * np.tile(new.astype(np.float64), 2) / np.tile(old, 2)
+    return as_boxes(scaled).astype(np.int64)
 
 
 def as_boxes(boxes: ArrayLike) -> np.ndarray:
     """Convert boxes (n,4), or one box (4), to float64 (n,4).
 
     Raises:
-        ValueError: For another shape, or a box that is not finite, is inverted or has a negative coordinate.
+        ValueError: For another shape, or a box that is inverted or has a coordinate that is negative or huge.
     """
-    boxes = np.atleast_2d(as_array(boxes)).astype(np.float64)
+    boxes = np.atleast_2d(as_numbers(boxes, 'boxes')).astype(np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f'boxes must have the shape (n,4), got {boxes.shape}')
-    good = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1) & np.isfinite(boxes).all(1)
+    good = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] >= boxes[:, :2]).all(1) & (boxes < _MAX_COORDINATE).all(1)
     if not good.all():
-        raise ValueError(f'box {boxes[good.argmin()].tolist()} is not 0 <= x0 <= x1, 0 <= y0 <= y1')
+        raise ValueError(f'box {boxes[good.argmin()].tolist()} is not 0 <= x0 <= x1, 0 <= y0 <= y1, in pixels')
     return boxes

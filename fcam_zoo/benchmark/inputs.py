@@ -31,13 +31,33 @@ class BatchError(ValueError):
 
 
 def as_array(values: ArrayLike) -> np.ndarray:
-    """Convert a tensor on any device and of any type, or anything that NumPy accepts, to a NumPy array."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        if values.dtype == torch.bfloat16:
-            values = values.float()
-        return values.numpy()
-    return np.asarray(values)
+    """Convert a tensor on any device and of any type, or anything that NumPy accepts, to a NumPy array.
+
+    Raises:
+        ValueError: For a tensor without data or in a layout that NumPy lacks, or lists of different lengths.
+    """
+    try:
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+            if values.dtype == torch.bfloat16:
+                values = values.float()
+            return values.numpy()
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        problem = str(error).split('. ')[0]
+        raise ValueError(f'{type(values).__name__} is not an array ({problem}): give numbers of one shape') from error
+
+
+def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
+    """Convert to an array of real numbers, of any shape.
+
+    Raises:
+        ValueError: For anything else, with the name of the argument.
+    """
+    array = as_array(values)
+    if array.dtype.kind not in 'biuf':
+        raise ValueError(f'{name} must be real numbers, got {array.dtype}')
+    return array
 
 
 def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
@@ -46,11 +66,9 @@ def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:
     Raises:
         ValueError: For another shape or type, or a map (named by its index) with NaN or values outside [0,1].
     """
-    maps = as_array(score_maps)
+    maps = as_numbers(score_maps, 'score_maps')
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ValueError(f'score_maps must have the shape (N,H,W), got {maps.shape}')
-    if maps.dtype.kind not in 'biuf':
-        raise ValueError(f'score_maps must be real numbers, got {maps.dtype}')
     maps = maps.astype(np.float32 if single and np.can_cast(maps.dtype, np.float32) else np.float64, copy=False)
     low, high = maps.min((1, 2)), maps.max((1, 2))
     bad = ~((low >= -_ROUNDING) & (high <= 1 + _ROUNDING))  # true for NaN
@@ -71,7 +89,7 @@ def as_thresholds(thresholds: ArrayLike | None, ascending: bool = False) -> np.n
     """
     if thresholds is None:
         return np.arange(0, 1, 0.001)
-    values = np.array(as_array(thresholds), np.float64)
+    values = np.array(as_numbers(thresholds, 'thresholds'), np.float64)
     if values.ndim != 1 or not values.size:
         raise ValueError(f'thresholds must be a list of at least one number, got the shape {values.shape}')
     if not ((values >= 0) & (values <= 1)).all():
@@ -96,7 +114,7 @@ def top_k_hits(labels: ArrayLike, logits: ArrayLike, n: int, k: int = 5) -> tupl
     Raises:
         ValueError: When shapes do not match, a label is outside 0..K-1, or logits hold NaN.
     """
-    labels, logits = as_array(labels), as_array(logits)
+    labels, logits = as_array(labels), as_numbers(logits, 'logits')
     if labels.shape != (n,) or logits.ndim != 2 or len(logits) != n:
         raise ValueError(
             f'labels (N) and logits (N,K) must match {n} score maps, got the shapes {labels.shape} and {logits.shape}'

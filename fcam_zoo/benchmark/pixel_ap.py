@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ._counts import Counts
-from .inputs import ArrayLike, BatchError, as_array, as_score_maps, as_thresholds
+from .inputs import ArrayLike, BatchError, as_numbers, as_score_maps, as_thresholds
 
 
 class PixelAP(Counts):
@@ -61,7 +61,7 @@ class PixelAP(Counts):
         Raises:
             ValueError: As `update`.
         """
-        maps, masks = as_score_maps(score_maps, single=True), as_array(masks)
+        maps, masks = as_score_maps(score_maps, single=True), as_numbers(masks, 'masks')
         if masks.shape != maps.shape:
             raise ValueError(f'score_maps {maps.shape} and masks {masks.shape} must have the same shape')
         bins = len(self.edges) - 1
@@ -70,7 +70,8 @@ class PixelAP(Counts):
         row = np.zeros(256, np.int32)
         row[1], row[255] = bins, 2 * bins
         for i, (score_map, mask) in enumerate(zip(maps, masks)):
-            kinds = np.ascontiguousarray(mask, np.uint8)
+            with np.errstate(invalid='ignore'):  # NaN
+                kinds = np.ascontiguousarray(mask, np.uint8)
             odd = np.count_nonzero(kinds > 1) != np.count_nonzero(kinds == 255)
             if odd or not np.array_equal(kinds, mask):
                 raise BatchError('mask', i, 'may only hold 0, 1 and 255')
@@ -116,9 +117,11 @@ class PixelAP(Counts):
         Raises:
             ValueError: When the shape does not match.
         """
-        histograms = as_array(histograms)
+        histograms = as_numbers(histograms, 'histograms')
         if histograms.ndim != 3 or histograms.shape[1:] != self._state['hist'].shape:
             raise ValueError(f'histograms must have the shape (N,2,{len(self.edges) - 1}), got {histograms.shape}')
+        if histograms.dtype.kind == 'f':
+            raise ValueError(f'histograms must be whole numbers, got {histograms.dtype}')
         self._state['n'] = self._state['n'] + len(histograms)
         self._state['hist'] = self._state['hist'] + histograms.sum(0)
         return self
