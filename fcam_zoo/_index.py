@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -13,6 +12,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from ._download import fetch, split_id, verify_download
+from ._schema import InvalidValue, build, read_json, reading, show
 from ._weights import verify_file
 from .errors import UnknownModelError, WeightsError
 
@@ -119,7 +119,7 @@ class ReleaseEntry:
     class_names: list[str]
     model_args: dict[str, Any]
     elsewhere: dict[str, dict[str, Metrics]] = field(default_factory=dict)
-    cost: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, int | float] = field(default_factory=dict)
     commit: str = ''
     holds: str = ''
     classifier_sha256: str = ''
@@ -134,9 +134,9 @@ class ReleaseEntry:
         """Build an entry from its JSON object.
 
         Raises:
-            TypeError: For a missing or unknown key.
+            InvalidValue: For a missing or unknown key, or a value of a wrong type.
         """
-        return cls(**{**values, 'dataset': DatasetFacts(**values['dataset'])})
+        return build(cls, values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object, without optional fields that have no value."""
@@ -164,22 +164,27 @@ def index() -> dict[str, ReleaseEntry]:
         WeightsError: When the index is missing or damaged.
     """
     path = weights_dir() / 'index.json'
-    try:
-        return read_entries(path)
-    except ValueError as e:
-        raise WeightsError(f'{path} is missing or damaged ({e}): install fcam-zoo again') from e
+    if not path.is_file():
+        raise WeightsError(f'{path} is missing: install fcam-zoo again')
+    return read_entries(path, 'install fcam-zoo again')
 
 
-def read_entries(path: Path) -> dict[str, ReleaseEntry]:
+def read_entries(path: Path, fix: str) -> dict[str, ReleaseEntry]:
     """Read a JSON list of entries, such as weights/index.json, into a dict by name.
 
+    Args:
+        path: The file.
+        fix: How to fix a damaged file.
+
     Raises:
-        ValueError: When the file is missing or damaged; the message says why.
+        FileNotFoundError: When the file does not exist.
+        WeightsError: When it is damaged.
     """
-    try:
-        entries = [ReleaseEntry.from_dict(values) for values in json.loads(path.read_text(encoding='utf-8'))]
-    except (OSError, ValueError, TypeError, KeyError) as e:
-        raise ValueError(str(e)) from e
+    with reading(path, WeightsError, fix):
+        values = read_json(path)
+        if not isinstance(values, list):
+            raise InvalidValue(f'the content is {show(values)}: give a list of entries')
+        entries = [build(ReleaseEntry, entry, f'entry {i}') for i, entry in enumerate(values)]
     return {entry.name: entry for entry in entries}
 
 

@@ -261,7 +261,7 @@ def _has_kind(hint: Any, value: Any) -> bool:
     if origin is int:
         return type(value) is int and abs(value) <= MAX_INT
     if origin is float:
-        return _has_kind(int, value) or (type(value) is float and math.isfinite(value))
+        return _has_kind(int, value) or (isinstance(value, float) and math.isfinite(value))
     if origin is str:
         return isinstance(value, str) and _is_unicode(value)
     if origin in (list, tuple, Sequence):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ._schema import reading
 from .errors import WeightsError
 
 # Largest header that is read, in bytes; a header has about 100 bytes per tensor.
@@ -55,9 +56,9 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Read the names and shapes of the tensors of a safetensors file from its header.
 
     Raises:
-        WeightsError: When the header is damaged or declares more bytes than the file has.
+        WeightsError: When the header is damaged, declares more bytes than the file has, or lists no tensor.
     """
-    try:
+    with reading(path, WeightsError, AGAIN):
         total = path.stat().st_size
         with path.open('rb') as f:
             length = int.from_bytes(f.read(8), 'little')
@@ -67,9 +68,10 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 f'{total:,}; {AGAIN}. Pickles (.bin, .pth) are never read'
             )
         with safe_open(path, 'pt') as f:
-            return {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as e:
-        raise WeightsError(f'{path} is truncated, damaged or not a safetensors file ({e}): {AGAIN}') from e
+            shapes = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}  # noqa: SIM118 (not a mapping)
+    if not shapes:
+        raise WeightsError(f'{path} holds no tensors: {AGAIN}')
+    return shapes
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -79,10 +81,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         WeightsError: When the file is damaged.
     """
     read_shapes(path)
-    try:
+    with reading(path, WeightsError, AGAIN):
         return load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise WeightsError(f'{path} cannot be read ({e}): {AGAIN}') from e
 
 
 def _sha256(path: Path) -> str:

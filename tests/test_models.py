@@ -181,7 +181,7 @@ def test_unsupported_backbone_is_refused_with_the_reason(backbone, kwargs, reaso
 @pytest.mark.parametrize(
     ('kwargs', 'reason'),
     [
-        ({'output_stride': 0}, 'output_stride is 0: give a whole number'),
+        ({'output_stride': 0}, 'output_stride is 0: give a number from 1 to 64'),
         ({'output_stride': '8'}, "output_stride is '8'"),
         ({'num_classes': 0}, 'num_classes is 0'),
         ({'dilated': True}, 'dilated=True needs output_stride'),

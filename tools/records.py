@@ -8,7 +8,6 @@ from pathlib import Path
 from fcam_zoo import _index
 from fcam_zoo._index import ReleaseEntry
 from fcam_zoo._io import write_json
-from fcam_zoo.errors import WeightsError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,10 +26,7 @@ def recorded() -> dict[str, ReleaseEntry]:
     path = results_dir() / 'measured.json'
     if not path.is_file():
         return {}
-    try:
-        return _index.read_entries(path)
-    except ValueError as e:
-        raise WeightsError(f'{path} is damaged ({e}): restore it from git') from e
+    return _index.read_entries(path, 'restore it from git')
 
 
 def entries() -> list[ReleaseEntry]:

@@ -13,7 +13,7 @@ from .. import _index
 from .._download import fetch_folder
 from .._weights import read_weights
 from ..models import FCAM, create_model
-from ..models.source import verify_folder
+from ..models.model_folder import verify_folder
 from ..models.zoo import released
 
 

@@ -16,6 +16,7 @@ from .._modes import eval_mode
 from .._weights import fingerprint
 from ..errors import FcamZooError, WeightsError
 from ..models import FCAM
+from ..models.config import check_model_args
 
 # Fields of pretrained_cfg that timm writes to config.json.
 CFG_FIELDS = (
@@ -36,12 +37,21 @@ CFG_FIELDS = (
 
 
 def state_to_save(model: FCAM, half: bool = False) -> dict[str, torch.Tensor]:
-    """Return the state dict on the CPU; with `half`, parameters are float16 and batch-norm statistics stay float32."""
+    """Return the state dict on the CPU; with `half`, parameters are float16 and batch-norm statistics stay float32.
+
+    Raises:
+        WeightsError: If a value is NaN or infinite, which loading refuses.
+    """
     parameters = {name for name, _ in model.named_parameters()}
     state = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
         state[name] = tensor.half() if half and name in parameters else tensor
+        if not state[name].isfinite().all():
+            raise WeightsError(
+                f'{name} holds NaN or infinite values{" in float16" if half else ""}: load an earlier epoch, or train '
+                'with a lower learning rate'
+            )
     return state
 
 
@@ -64,13 +74,18 @@ def save_pretrained(
     Raises:
         TypeError: If the model is not an FCAM.
         WeightsError: If the timm name of a wrapped classifier does not rebuild it, for example because its strides or
-            pooling were changed; or if timm's weights `backbone_from` do not fit the classifier.
+            pooling were changed; if an argument of the model or a weight is one that loading refuses; or if timm's
+            weights `backbone_from` do not fit the classifier.
     """
     if not isinstance(model, FCAM):
         raise TypeError(
             f'{type(model).__name__} is not an FCAM: create one with fcam_zoo.wrap(classifier), without DDP or compile'
         )
     directory = Path(directory)
+    try:
+        check_model_args(model.model_args)
+    except ValueError as e:
+        raise WeightsError(f'the model cannot be saved, because loading would refuse it: {e}') from e
     if model.wrapped:
         _check_rebuilt(model)
     cfg = model.pretrained_cfg

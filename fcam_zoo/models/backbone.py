@@ -14,11 +14,23 @@ import torch
 import torch.nn as nn
 from huggingface_hub.errors import HTTPError
 
+from .._schema import show
 from .._weights import read_weights
 from ..errors import UnknownModelError, WeightsError
 from .config import FCAMConfig
 from .pyramid import TimmClassifier, run_small
 from .stride import remove_strides, trace_strides
+
+# Errors that timm's networks raise for wrong arguments.
+BUILD_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+)
 
 
 def build_backbone(config: FCAMConfig) -> TimmClassifier:
@@ -30,13 +42,15 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
         WeightsError: When the checkpoint is damaged or does not fit.
     """
     name, pretrained = config.backbone, config.backbone_pretrained
+    if name.partition('.')[0].partition('_')[0] == 'fcam':
+        raise UnknownModelError(f'backbone {name!r} is an F-CAM: give the name of a timm classifier')
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split('.')[0], timm.list_models(), 5)
         hint = f'; similar: {", ".join(close)}' if close else ''
         raise UnknownModelError(f'timm has no backbone {name!r}{hint}. timm.list_models() lists all')
     try:
         net = _create(config)
-    except (TypeError, KeyError, AssertionError, NotImplementedError) as e:
+    except BUILD_ERRORS as e:
         what = f'dilated=True with output_stride={config.output_stride}' if config.dilated else 'these arguments'
         raise UnknownModelError(
             f'backbone {name!r} does not support {what}: {str(e) or type(e).__name__}; change or remove them'
@@ -118,24 +132,62 @@ def check_num_classes(path: Path, found: int, wanted: int | None, reset_head: bo
         )
 
 
-def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], source: str | os.PathLike) -> None:
-    """Load a state dict after checking all keys and shapes at once.
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a state dict."""
+    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+
+def check_shapes(
+    found: Mapping[str, tuple[int, ...]], own: Mapping[str, tuple[int, ...]], name: str, source: str | os.PathLike
+) -> None:
+    """Compare the keys and shapes of a file with those of a network.
+
+    Args:
+        found: Shapes in the file.
+        own: Shapes in the network.
+        name: Name of the network for messages.
+        source: The file.
 
     Raises:
         WeightsError: When they differ; the message lists missing, unexpected and misshaped keys.
     """
-    own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    misshaped = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     problems = []
-    for what, keys in (('missing', missing), ('unexpected', unexpected)):
+    for what, keys in (('missing', own.keys() - found.keys()), ('unexpected', found.keys() - own.keys())):
         if keys:
-            problems.append(f'{len(keys)} {what} ({", ".join(keys[:3])}{", …" if len(keys) > 3 else ""})')
-    for key in sorted(misshaped)[:3]:
-        problems.append(f'{key} is {tuple(state[key].shape)}, the model has {tuple(own[key].shape)}')
+            listed = ', '.join(show(key)[1:-1] for key in sorted(keys)[:3])
+            problems.append(f'{len(keys)} {what} ({listed}{", …" if len(keys) > 3 else ""})')
+    for key in sorted(k for k in own.keys() & found.keys() if own[k] != found[k])[:3]:
+        problems.append(f'{key} is {found[key]}, the model has {own[key]}')
     if problems:
         raise WeightsError(
-            f'{source} does not fit this {type(module).__name__}: {"; ".join(problems)}. '
+            f'{source} does not fit this {name}: {"; ".join(problems)}. '
             'Check the architecture and its arguments (num_classes, output_stride, decoder_channels)'
         )
-    module.load_state_dict(state)
+
+
+def load_exactly(module: nn.Module, state: dict[str, torch.Tensor], source: str | os.PathLike) -> None:
+    """Load a state dict after checking all keys, shapes and values at once.
+
+    Raises:
+        WeightsError: When they do not fit; the module is unchanged then.
+    """
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    check_shapes(shapes, shapes_of(module), type(module).__name__, source)
+    load_finite(module, state, source)
+
+
+def load_finite(module: nn.Module, state: dict[str, torch.Tensor], source: str | os.PathLike) -> None:
+    """Load tensors, whose keys and shapes are those of the module, after checking their values.
+
+    Raises:
+        WeightsError: When a value is NaN or infinite, or a type differs; the module is unchanged then.
+    """
+    own = module.state_dict()
+    for key, value in state.items():
+        dtype = own[key].dtype
+        if value.is_complex() or value.is_floating_point() != dtype.is_floating_point:
+            raise WeightsError(f'{source}: {key} has the type {value.dtype}, the model has {dtype}: save it again')
+        # Converted first, because a float64 can exceed the largest float32.
+        if not value.to(dtype).isfinite().all():
+            raise WeightsError(f'{source}: {key} holds NaN or infinite values: train or download the weights again')
+    module.load_state_dict(state, strict=False)

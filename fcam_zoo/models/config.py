@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
-from ..errors import WeightsError
+from .._schema import BelowOne, InvalidValue, Rule, between, build, check, length, show
+from .backbone_arguments import check_backbone_arguments, check_backbone_name
 
-MAX_COUNT = 2**16
 # Arguments of the timm network that the F-CAM sets itself.
 SET_BY_FCAM = {'num_classes', 'in_chans', 'output_stride', 'pretrained'}
-# Arguments of timm.create_model that choose files and downloads.
-FILE_ARGUMENTS = {'pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'checkpoint_path', 'cache_dir'}
-# Fields that a config.json must not set, because only the caller chooses paths.
-CALLER_ONLY = {'backbone_checkpoint', 'cache_dir'}
-# Fields that are not recorded in model_args of config.json: how a model was loaded, and num_classes (its own key).
-NOT_RECORDED = CALLER_ONLY | {'backbone_pretrained', 'frozen', 'num_classes'}
+# Fields that say how a model was loaded. They are not recorded in model_args of config.json, which must not set them.
+LOADING = {'backbone_checkpoint', 'cache_dir', 'backbone_pretrained', 'frozen'}
 
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value <= MAX_COUNT
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _are_channels(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and 0 < len(value) <= 16 and all(map(_is_count, value))
-
-
-def _check(is_valid: Callable[[Any], bool], expected: str) -> dict[str, Any]:
-    """Return the metadata of a field: its check and the expected value. None is valid where it is the default."""
-    return {'is_valid': is_valid, 'expected': expected}
-
-
-_NAME = _check(lambda value: isinstance(value, str), 'a timm name')
-_COUNT = _check(_is_count, f'a whole number from 1 to {MAX_COUNT}')
-_CHANNELS = _check(_are_channels, 'a list of 1 to 16 channel numbers')
-_SHARE = _check(_is_share, 'a number from 0 to 1')
-_BOOL = _check(lambda value: isinstance(value, bool), 'true or false')
-_DICT = _check(lambda value: isinstance(value, dict), 'a dict')
-_PATH = _check(lambda value: isinstance(value, (str, os.PathLike)), 'a path')
+Classes = Annotated[int, between(1, 2**16)]
+Stride = Annotated[int, between(1, 64)]
+Channels = Annotated[Sequence[Annotated[int, between(1, 1024)]], length(1, 16)]
+ImageChannels = Annotated[int, between(1, 64)]
+Name = Annotated[str, Rule(bool, 'give a timm name')]
 
 
 @dataclass
@@ -59,7 +35,7 @@ class FCAMConfig:
         decoder_channels: Channels of each decoder block; default: by the size of the backbone.
         center: Add two convolutions before the first decoder block; default: only for VGG, as in the paper.
         threshold: Threshold tau of `localize`, relative to the maximum of the F-CAM; training selects it on val.
-        backbone_kwargs: Further arguments of the timm network.
+        backbone_kwargs: Further arguments of the timm network. Only `BACKBONE_ARGUMENTS` can be saved and loaded.
         frozen: Start with the classifier frozen, as in the decoder stage.
         backbone_pretrained: Load timm's weights into the backbone (network or cache).
         backbone_checkpoint: Load a local safetensors file into the backbone instead.
@@ -69,25 +45,22 @@ class FCAMConfig:
         ValueError: For a value of the wrong type or out of range; the message names the argument.
     """
 
-    backbone: str = field(default='resnet50', metadata=_NAME)
-    num_classes: int | None = field(default=None, metadata=_COUNT)
-    in_chans: int = field(default=3, metadata=_COUNT)
-    output_stride: int | None = field(default=None, metadata=_COUNT)
-    dilated: bool = field(default=False, metadata=_BOOL)
-    decoder_channels: Sequence[int] | None = field(default=None, metadata=_CHANNELS)
-    center: bool | None = field(default=None, metadata=_BOOL)
-    threshold: float = field(default=0.5, metadata=_SHARE)
-    backbone_kwargs: dict[str, Any] | None = field(default=None, metadata=_DICT)
-    frozen: bool = field(default=True, metadata=_BOOL)
-    backbone_pretrained: bool = field(default=False, metadata=_BOOL)
-    backbone_checkpoint: str | os.PathLike | None = field(default=None, metadata=_PATH)
-    cache_dir: str | os.PathLike | None = field(default=None, metadata=_PATH)
+    backbone: Name = 'resnet50'
+    num_classes: Classes | None = None
+    in_chans: ImageChannels = 3
+    output_stride: Stride | None = None
+    dilated: bool = False
+    decoder_channels: Channels | None = None
+    center: bool | None = None
+    threshold: BelowOne = 0.5
+    backbone_kwargs: dict[str, Any] | None = None
+    frozen: bool = True
+    backbone_pretrained: bool = False
+    backbone_checkpoint: str | os.PathLike | None = None
+    cache_dir: str | os.PathLike | None = None
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if not (value is None and f.default is None) and not f.metadata['is_valid'](value):
-                raise ValueError(f'{f.name} is {repr(value)[:60]}: give {f.metadata["expected"]}')
+        check(self)
         if self.dilated and self.output_stride is None:
             raise ValueError('dilated=True needs output_stride: give 8 or 16')
         if taken := sorted(SET_BY_FCAM & (self.backbone_kwargs or {}).keys()):
@@ -95,30 +68,32 @@ class FCAMConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments that build the same network again, for model_args of config.json."""
-        recorded = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in NOT_RECORDED}
+        recorded = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in LOADING | {'num_classes'}}
         if not self.backbone_kwargs:
             del recorded['backbone_kwargs']
         return recorded
 
 
-def check_model_args(arguments: Any, source: str) -> None:
-    """Validate the model_args of a config.json before use.
+# The fields of model_args.
+RECORDED = [f.name for f in fields(FCAMConfig) if f.name not in LOADING]
+
+
+def check_model_args(arguments: Any, place: str = 'model_args') -> None:
+    """Check arguments of an F-CAM that come from a file, such as the model_args of a config.json.
+
+    They can only describe an architecture: no path, no download, and no argument of timm that `BACKBONE_ARGUMENTS`
+    does not list.
 
     Args:
         arguments: The JSON value.
-        source: File name for messages.
+        place: Its name for messages.
 
     Raises:
-        WeightsError: For an argument that is unknown, has a wrong value, or would choose a file.
+        InvalidValue: For an argument that is unknown or has a wrong value.
     """
-    if not isinstance(arguments, dict):
-        raise WeightsError(f'{source}: model_args is {type(arguments).__name__}, it must be an object')
-    allowed = {f.name for f in fields(FCAMConfig)} - CALLER_ONLY
-    if unknown := sorted(arguments.keys() - allowed):
-        raise WeightsError(f'{source}: a config cannot set the model argument {", ".join(map(repr, unknown))}')
-    try:
-        FCAMConfig(**arguments)
-    except ValueError as e:
-        raise WeightsError(f'{source}: model_args: {e}') from e
-    if reaching := sorted(FILE_ARGUMENTS & (arguments.get('backbone_kwargs') or {}).keys()):
-        raise WeightsError(f'{source}: a config cannot set {", ".join(reaching)} in backbone_kwargs')
+    if isinstance(arguments, dict):
+        for key in arguments.keys() - set(RECORDED):
+            raise InvalidValue(f'{place} holds {show(key)}, which a file cannot set: choose from {", ".join(RECORDED)}')
+    config = build(FCAMConfig, arguments, place)
+    check_backbone_name(config.backbone, f'{place}.backbone')
+    check_backbone_arguments(config.backbone_kwargs or {}, f'{place}.backbone_kwargs')

@@ -15,10 +15,17 @@ import torch.nn as nn
 from timm.models import VGG
 
 from .. import cams
-from .._weights import read_weights
+from .._weights import read_shapes, read_weights
 from ..cams.closed_form import has_closed_form, linear_weight
 from ..errors import UnknownModelError
-from .backbone import build_backbone, check_num_classes, head_parameters, load_exactly
+from .backbone import (
+    build_backbone,
+    check_num_classes,
+    check_shapes,
+    head_parameters,
+    load_finite,
+    shapes_of,
+)
 from .config import FCAMConfig
 from .decoder import UnetDecoder
 from .pyramid import Encoding, Pyramid, TimmClassifier
@@ -208,18 +215,31 @@ class FCAM(TimmModelMixin, nn.Module):
             reset_head: Keep the model's own head if that of the file has another number of classes.
 
         Raises:
-            WeightsError: When the file is damaged or does not fit; the message lists the differences.
+            WeightsError: When the file is damaged, holds NaN or infinite values, or does not fit; the message lists the
+                differences. The model is unchanged then.
         """
         path = Path(path)
-        state, own = read_weights(path), self.state_dict()
-        if not any(key.startswith('backbone.') for key in state):
-            load_exactly(self.decoder, {k.removeprefix('decoder.'): v for k, v in state.items()}, path)
-            return
+        kept = self.check_weights(path, reset_head)
+        load_finite(self, {key: value for key, value in read_weights(path).items() if key not in kept}, path)
+
+    def check_weights(self, path: Path, reset_head: bool = False) -> set[str]:
+        """Check from the header of a safetensors file that `load_weights` can load it; also on the meta device.
+
+        Returns:
+            The parameters of the head that keep their values because of `reset_head`.
+
+        Raises:
+            WeightsError: When the file is damaged or does not fit; the message lists the differences.
+        """
+        found, own, kept = read_shapes(path), shapes_of(self), set()
+        if not any(key.startswith('backbone.') for key in found):
+            own = {key: shape for key, shape in own.items() if key.startswith('decoder.')}
         for key in head_parameters(self.pretrained_cfg):
-            if key in state and key in own and len(state[key]) != len(own[key]):
-                check_num_classes(path, len(state[key]), self.num_classes, reset_head)
-                state[key] = own[key]
-        load_exactly(self, state, path)
+            if key in found and key in own and found[key][:1] != own[key][:1]:
+                check_num_classes(path, next(iter(found[key]), 0), self.num_classes, reset_head)
+                kept.add(key)
+        check_shapes({**found, **{key: own[key] for key in kept}}, own, type(self).__name__, path)
+        return kept
 
 
 def _name_of(backbone: str | nn.Module) -> str:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import timm
-from timm.models import PretrainedCfg, get_pretrained_cfg
+from timm.models import get_pretrained_cfg
 
-from .._download import CONFIG, WEIGHTS, commit_of, repo_of, verify_download
+from .._download import WEIGHTS, commit_of, repo_of
 from .._index import ModelName, ReleaseEntry, fetch_weights
 from .._weights import digest, read_shapes
 from ..errors import WeightsError
 from .backbone import check_num_classes, head_parameters
-from .config import check_model_args
+from .model_folder import verify_folder
 
 if TYPE_CHECKING:
     from .fcam import FCAM
-
-# Largest accepted numbers in pretrained_cfg (pixels), and largest config.json in bytes.
-MAX_SIDE = 2**13
-MAX_CONFIG = 16 * 2**20
-CFG_FIELDS = {field.name for field in dataclasses.fields(PretrainedCfg)}
 
 
 @dataclass(frozen=True)
@@ -41,6 +32,7 @@ class WeightsSource:
         arguments: Arguments of `FCAM`.
         backbone: timm name of the classifier and its weights, which a decoder-only file needs.
         classifier_sha256: Digest of that classifier, if recorded.
+        released: Whether the file and its arguments are those of the installed index.
     """
 
     path: Path
@@ -50,6 +42,7 @@ class WeightsSource:
     arguments: dict[str, Any]
     backbone: str | None
     classifier_sha256: str = ''
+    released: bool = False
 
     def classifier_arguments(self, arguments: dict[str, Any], reset_head: bool) -> dict[str, Any]:
         """Return the arguments that load the classifier of a decoder-only file; a whole file needs no other weights.
@@ -104,89 +97,26 @@ def release_source(
         {'num_classes': entry.num_classes, **entry.model_args},
         entry.backbone,
         entry.classifier_sha256,
+        released=True,
     )
 
 
 def folder_source(folder: Path) -> WeightsSource:
     """Verify a model folder. For a folder in the Hub's cache, the source records repository and commit."""
     config = verify_folder(folder)
-    cfg = {**config['pretrained_cfg'], 'num_classes': config['num_classes']}
-    if 'label_names' in config:
-        cfg['label_names'] = config['label_names']
+    cfg = {key: value for key, value in asdict(config.pretrained_cfg).items() if value is not None}
+    cfg['num_classes'] = config.num_classes
+    if config.label_names is not None:
+        cfg['label_names'] = config.label_names
     commit = commit_of(folder)
     place = {'source': 'local-dir', 'file': str(folder)}
     if commit:
         place = {'source': 'hf-hub', 'hf_hub_id': f'{repo_of(folder)}@{commit}'}
-    arguments = config.get('model_args', {})
     return WeightsSource(
         folder / WEIGHTS,
-        config['architecture'],
+        config.architecture,
         {**cfg, **place},
-        config['num_classes'],
-        {**arguments, 'num_classes': config['num_classes']},
-        arguments.get('backbone'),
+        config.num_classes,
+        {**config.model_args, 'num_classes': config.num_classes},
+        config.model_args.get('backbone'),
     )
-
-
-def verify_folder(folder: Path) -> dict[str, Any]:
-    """Check the config.json of a model folder, and the weights if the config records their size and SHA-256.
-
-    Returns:
-        The config.
-
-    Raises:
-        FileNotFoundError: When the folder or one of its files does not exist.
-        WeightsError: When the config is damaged or does not describe an F-CAM, or when the weights differ from it.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f'model folder {folder} does not exist')
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f'{folder} has no {file}: a model folder holds {CONFIG} and {WEIGHTS}')
-    config = read_config(folder / CONFIG)
-    if (weights := config.get('weights')) is not None:
-        try:
-            size, sha256 = int(weights['size']), str(weights['sha256'])
-        except (TypeError, ValueError, KeyError) as e:
-            raise WeightsError(f'{folder / CONFIG} is damaged: weights must have size and sha256') from e
-        verify_download(folder / WEIGHTS, size, sha256)
-    return config
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read and validate a config.json.
-
-    Raises:
-        WeightsError: When it is damaged or does not describe an F-CAM.
-    """
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError(f'it has {path.stat().st_size:,} bytes')
-        config = json.loads(path.read_text(encoding='utf-8'))
-        architecture, num_classes = config['architecture'], config['num_classes']
-        cfg, arguments = config['pretrained_cfg'], config.get('model_args', {})
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise WeightsError(f'{path} is damaged ({e!r}): save or train the model again') from e
-    if not isinstance(architecture, str) or architecture.split('_')[0] != 'fcam' or not timm.is_model(architecture):
-        hint = 'load a classifier with timm.create_model and add a decoder with fcam_zoo.wrap'
-        raise WeightsError(f'{path}: unknown F-CAM architecture {architecture!r}; {hint}')
-    check_model_args(arguments, str(path))
-    check_model_args({'num_classes': num_classes}, str(path))
-    _check_cfg(cfg, config.get('label_names'), path)
-    return config
-
-
-def _check_cfg(cfg: Any, label_names: Any, path: Path) -> None:
-    """Validate input statistics and class names."""
-    if not isinstance(cfg, dict):
-        raise WeightsError(f'{path}: pretrained_cfg must be an object')
-    if unknown := sorted(cfg.keys() - CFG_FIELDS):
-        raise WeightsError(f'{path}: pretrained_cfg has fields that timm does not have: {", ".join(unknown)}')
-    for key, least in (('mean', -math.inf), ('std', 1e-6), ('input_size', 1)):
-        value = cfg.get(key, [1])
-        numbers = isinstance(value, list) and value and all(isinstance(v, (int, float)) for v in value)
-        if not numbers or not all(least <= v <= MAX_SIDE for v in value):
-            raise WeightsError(f'{path}: pretrained_cfg has an invalid {key}={str(value)[:60]}')
-    for names in (label_names, cfg.get('label_names')):
-        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise WeightsError(f'{path}: label_names must be a list of names')

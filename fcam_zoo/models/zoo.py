@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.models import (
     PretrainedCfg,
     build_model_with_cfg,
@@ -18,10 +19,11 @@ from timm.models import (
 )
 
 from .. import _index
-from .._download import fetch_folder
+from .._download import CONFIG, fetch_folder
 from .._index import ModelName
+from .._schema import reading
 from ..cams import METHODS as TEACHERS
-from ..errors import UnknownModelError
+from ..errors import UnknownModelError, WeightsError
 from .config import check_model_args
 from .fcam import FCAM, INPUT_CFG, prefixed
 from .source import WeightsSource, folder_source, release_source
@@ -40,6 +42,8 @@ PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
 PAPER_DATASETS = {'cub': 200, 'openimages': 100}
 # Fields of timm's pretrained_cfg_overlay that name the caller's own weights; timm loads those.
 OWN_WEIGHTS = {'file', 'url', 'state_dict', 'hf_hub_id'}
+# Arguments of a network whose classifier is not loaded.
+WITHOUT_WEIGHTS = {'backbone_pretrained': False, 'backbone_checkpoint': None}
 
 
 @functools.cache
@@ -228,7 +232,9 @@ def create_fcam(
     """
     if kwargs.get('features_only'):
         raise UnknownModelError(f'{architecture} has no features_only: use its backbone, or model.encode(x).levels')
-    check_model_args(kwargs.get('pretrained_model_args') or {}, f'config.json of {architecture}')
+    # timm adds the model_args of a config.json to the caller's arguments.
+    with reading(f'config.json of {architecture}', WeightsError, 'save the model again'):
+        check_model_args(kwargs.get('pretrained_model_args') or {})
     overlay = dict(pretrained_cfg_overlay or {})
     if pretrained and source is None and OWN_WEIGHTS.isdisjoint(overlay):
         source = _timm_source(architecture, pretrained_cfg, cache_dir, local_files_only)
@@ -238,7 +244,8 @@ def create_fcam(
         arguments.update(source.classifier_arguments(arguments, reset_head))
     if architecture == 'fcam' and not isinstance(pretrained_cfg, (dict, PretrainedCfg)):
         overlay = {**_backbone_cfg(arguments.get('backbone', 'resnet50')), **overlay}
-    model = build_model_with_cfg(
+    build = functools.partial(
+        build_model_with_cfg,
         # timm does not pass its cache_dir on to the model.
         functools.partial(FCAM, cache_dir=cache_dir),
         architecture,
@@ -246,8 +253,12 @@ def create_fcam(
         pretrained_cfg=pretrained_cfg,  # type: ignore[arg-type]  # timm's annotation lacks tags and None.
         pretrained_cfg_overlay=overlay,
         cache_dir=cache_dir,  # type: ignore[arg-type]  # Any path works.
-        **arguments,
     )
+    if source and not source.released:
+        # Without memory first, because a config can describe a much larger network than the file holds.
+        with reading(source.path.with_name(CONFIG), WeightsError, 'save the model again'), torch.device('meta'):
+            build(**{**arguments, **WITHOUT_WEIGHTS}).check_weights(source.path, reset_head)
+    model = build(**arguments)
     if source:
         model.load_weights(source.path, reset_head)
         if not reset_head:
