@@ -25,6 +25,10 @@ class HubError(FcamZooError, OSError):
     """A file that cannot be downloaded from the Hugging Face Hub, read from its cache, or published there."""
 
 
+class SettingsError(FcamZooError, ValueError):
+    """Settings of a training, in a recipe or a run folder, that are wrong or cannot be read."""
+
+
 class TrainingError(FcamZooError, RuntimeError):
     """Training that cannot start or continue."""
 

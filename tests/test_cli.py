@@ -92,7 +92,7 @@ def test_weights_verify(capsys):
         (['benchmark', 'missing', '--model', '{m}'], 'missing'),
         (['train', 'missing', '-o', 'run', '--device', 'warp'], "device 'warp' cannot be used"),
         (['train', 'missing', '-o', 'run'], 'missing'),
-        (['train', 'missing', '-o', 'run', '--set', 'decoder.nothing=1'], 'unknown setting decoder.nothing'),
+        (['train', 'missing', '-o', 'run', '--set', 'decoder.nothing=1'], 'unknown field decoder.nothing'),
         (['train', 'missing', '-o', 'run', '--set', 'nonsense'], 'write KEY=VALUE'),
     ],
 )
@@ -153,7 +153,7 @@ def test_train_plans_and_sweeps(tmp_path, capsys):
     ('arguments', 'message'),
     [
         (['--set', 'decoder.lr'], 'write KEY=VALUE'),
-        (['--set', 'decoder.rate=1'], 'unknown setting decoder.rate'),
+        (['--set', 'decoder.rate=1'], 'unknown field decoder.rate'),
         (['--set', 'decoder.lr=fast'], 'decoder.lr is .fast.: give a number'),
         (['--recipe', 'nothing'], 'recipe nothing does not exist'),
         (['--sweep', 'teacher=cam'], 'no val|no boxes'),

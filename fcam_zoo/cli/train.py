@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from .._schema import show
 from ..cams import METHODS
 from ..train import TrainConfig, plan, recipe_names, summary_table, sweep, train
-from ..train.sweep import best_run, parse_sweep
+from ..train.sweep import best_run, parse_sweep, parse_value, sweep_configs
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         lines = [plan(config, args.output)]
         if searched:
+            sweep_configs(config, *searched)
             lines.append(f'once for each of {len(searched[1])} values of {searched[0]}')
     elif searched:
         runs = sweep(config, args.output, *searched, resume=args.resume, quiet=args.quiet)
@@ -117,10 +118,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     changes['data'] = str(Path(args.data))
     for item in args.set:
         place, sign, value = item.partition('=')
-        if not sign:
-            raise ValueError(f'--set {item}: write KEY=VALUE, e.g. decoder.lr=0.005')
-        try:
-            changes[place] = json.loads(value)
-        except json.JSONDecodeError:
-            changes[place] = value
+        if not sign or not place:
+            raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
+        changes[place] = parse_value(value)
     return config.replace(changes)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .._schema import show
 from .paths import is_file, is_folder, subfolders
-from .values import Box, Problem, check_label, class_name, collect_problem, read_text, relative_path
+from .values import Box, Problem, check_label, class_name, collect_problem, plain, read_text, relative_path
 
 LocatedBox = tuple[Box, str]
 """A box, and where it was read: the file and its line or id."""
@@ -71,7 +71,7 @@ class Annotations:
         for (x0, y0, x1, y1), where in self.boxes.get(image_id, ()):
             if not (0 <= x0 < size[0] and 0 <= y0 < size[1] and x1 < width and y1 < height):
                 yield (
-                    f'{where}: box ({x0}, {y0}, {x1}, {y1}), in pixels from 0, is outside its image {image_id} of '
+                    f'{where}: box ({x0}, {y0}, {x1}, {y1}), in pixels from 0, is outside its image {plain(image_id)} of '
                     f'{size[0]}x{size[1]}; correct the box or the size'
                 )
 
@@ -123,7 +123,7 @@ def finish(data: Annotations) -> None:
         data.classes, data.labels = {0: 'object'}, dict.fromkeys(data.ids, 0)
     if data.ground_truth and not data.problems:  # A reported entry may be the reason for a missing label.
         missing = (i for i in data.ids if i not in data.labels)
-        data.problems += [f'{data.path}: {i} has no label; add one, or remove the image' for i in missing]
+        data.problems += [f'{data.path}: {plain(i)} has no label; add one, or remove the image' for i in missing]
     data.ids = [i for i in data.ids if i in data.labels]
     check_classes(data)
 
@@ -150,7 +150,7 @@ def _label_by_folder(data: Annotations) -> None:
     order = [name for name in subfolders(source) if source / name != data.path] if is_folder(source) else []
     for name in sorted(names - set(order)):
         data.problems.append(
-            f'{data.path}: images are in the class folder {name}, which {source} does not have; add the folder or '
+            f'{data.path}: images are in the class folder {plain(name)}, which {source} does not have; add the folder or '
             'correct the path'
         )
     data.classes = dict(enumerate(order))

@@ -10,7 +10,7 @@ from typing import Any
 from .._schema import DamagedText, parse_json, show
 from .annotations import Annotations
 from .base import AnnotatedDataset
-from .values import Box, Problem, check_image_size, class_name, collect_problem, read_text
+from .values import Box, Problem, check_image_size, class_name, collect_problem, plain, read_text
 
 Entry = dict[str, Any]
 Key = tuple[bool, Any]
@@ -43,10 +43,12 @@ class CocoDataset(AnnotatedDataset):
                 bbox = entry.get('bbox')
                 numbers = bbox if isinstance(bbox, list) else []
                 if len(numbers) != 4 or not all(type(v) in (int, float) and abs(v) <= 1e9 for v in numbers):
-                    raise Problem(f'bbox of {image_id} is not four numbers; write x, y, width, height in pixels')
+                    raise Problem(f'bbox of {plain(image_id)} is not four numbers; write x, y, width, height in pixels')
                 x, y, width, height = map(float, numbers)
                 if data.ground_truth and (width <= 0 or height <= 0):
-                    raise Problem(f'bbox of {image_id} is {width:g} wide and {height:g} high; correct or remove it')
+                    raise Problem(
+                        f'bbox of {plain(image_id)} is {width:g} wide and {height:g} high; correct or remove it'
+                    )
                 data.add_object(image_id, label, width * height, whole_pixels(x, y, width, height), where)
 
 
@@ -95,7 +97,7 @@ def _read_images(data: Annotations, entries: list) -> dict[Key | None, str]:
                 raise Problem('has no id; give each image its own id')
             name = data.image_id(entry.get('file_name'), 'file_name')
             if key in found or name in names:
-                raise Problem(f'{name} is listed twice, or another image has its id; remove one')
+                raise Problem(f'{plain(name)} is listed twice, or another image has its id; remove one')
             width, height = entry.get('width'), entry.get('height')
             if type(width) is int and type(height) is int and max(width, height) < 10**9:
                 data.sizes[name] = check_image_size(width, height)

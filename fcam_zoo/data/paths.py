@@ -8,8 +8,8 @@ from pathlib import Path, PureWindowsPath
 from .._io import describe_os_error
 from ..errors import DatasetError, ImageError
 
-# Limits in bytes of file systems: of the name of a file, and of its path below a root.
-_MAX_NAME, _MAX_PATH = 255, 2000
+# Limits in bytes: of file systems for the name of a file, and for its path below a root, so that messages stay short.
+_MAX_NAME, _MAX_PATH = 255, 600
 
 
 def is_folder(path: Path) -> bool:

@@ -20,7 +20,7 @@ from .formats import detect_format
 from .images import images_within, open_image, open_levels, open_mask
 from .mask_folder import mask_size_problem
 from .paths import is_file, is_folder, splits_of, stem_within, subfolders
-from .values import Box
+from .values import Box, plain
 from .wsol import LOCALIZATION, read_metadata
 
 
@@ -122,7 +122,7 @@ def _repeated_boxes(data: Annotations) -> Iterator[str]:
         first: dict[Box, str] = {}
         for box, where in boxes:
             if first.setdefault(box, where) != where:
-                yield f'{where}: the box {box} of {image_id} is already at {first[box]}; remove one'
+                yield f'{where}: the box {box} of {plain(image_id)} is already at {first[box]}; remove one'
 
 
 def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], np.ndarray]) -> list[str]:

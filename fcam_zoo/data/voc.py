@@ -13,7 +13,7 @@ from .annotations import Annotations, number_classes
 from .base import AnnotatedDataset
 from .images import SUFFIXES, images_within
 from .paths import files_within, is_file, stem_within
-from .values import NUMBER, Box, Problem, check_image_size, class_name, collect_problem, parse_box, read_text
+from .values import NUMBER, Box, Problem, check_image_size, class_name, collect_problem, parse_box, plain, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ class VocDataset(AnnotatedDataset):
             if not image_id:
                 continue
             if image_id in data.sources:
-                data.problems.append(f'{file.path}: {data.sources[image_id]} also describes {image_id}; remove one')
+                data.problems.append(
+                    f'{file.path}: {data.sources[image_id]} also describes {plain(image_id)}; remove one'
+                )
                 continue
             data.listed.append(image_id)
             data.sources[image_id] = file.path

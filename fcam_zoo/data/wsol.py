@@ -114,7 +114,7 @@ def _read_table(
 
 def _report_missing(data: Annotations, file: str, known: Container[str], problem: str) -> None:
     """Add a problem for each id that is not known from a file; `{}` in the problem stands for the id."""
-    data.problems += [f'{data.path / file}: {i} {problem.format(i)}' for i in data.ids if i not in known]
+    data.problems += [f'{data.path / file}: {plain(i)} {problem.format(plain(i))}' for i in data.ids if i not in known]
 
 
 def _read_ids(data: Annotations, lines: _Lines) -> None:
@@ -125,7 +125,7 @@ def _read_ids(data: Annotations, lines: _Lines) -> None:
                 raise Problem('an id cannot contain a comma; rename the file')
             relative_path(data.images, image_id, 'id')
             if image_id in seen:
-                raise Problem(f'{image_id} is listed twice; remove one of the lines')
+                raise Problem(f'{plain(image_id)} is listed twice; remove one of the lines')
             seen.add(image_id)
             data.ids.append(image_id)
     if not data.ids:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from .._io import atomic_path
-from ..errors import TrainingError
+from .._schema import DamagedText, InvalidValue, NotNegative, build, parse_json, reading, show
+from ..errors import FcamZooError, TrainingError
 from ..models import FCAM
 from .records import EpochMetrics
 
 # Files of a stage folder.
 STATE, BEST = 'state.safetensors', 'best.safetensors'
+AGAIN = 'delete the folder of this stage and use --resume to train the stage again'
+
+_MODEL, _MOMENTUM = 'model.', 'momentum.'
+Count = Annotated[int, NotNegative]
 
 
 @dataclass
@@ -30,34 +36,61 @@ class Progress:
         step: Finished steps of the next epoch.
         sums: Sum of each term of the loss over these steps.
         seconds: Time of these steps.
-        best_epoch: Best epoch so far.
+        best_epoch: Best epoch so far, 0 before the first.
         best_score: Its score on val.
         history: Metrics of the finished epochs.
         bad: Indices of unreadable images.
         scaler: State of the gradient scaler.
     """
 
-    epoch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    step: Count = 0
     sums: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_score: float = -math.inf
+    seconds: Annotated[float, NotNegative] = 0.0
+    best_epoch: Count = 0
+    best_score: float | None = None
     history: list[EpochMetrics] = field(default_factory=list)
-    bad: list[int] = field(default_factory=list)
-    scaler: dict[str, Any] = field(default_factory=dict)
+    bad: list[Count] = field(default_factory=list)
+    scaler: dict[str, int | float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the progress as JSON."""
-        return json.dumps(asdict(self) | {'history': [metrics.to_row() for metrics in self.history]})
+        values = asdict(self) | {'history': [metrics.to_row() for metrics in self.history]}
+        return json.dumps(values, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> Progress:
-        """Read what `to_json` returned."""
-        values = json.loads(text)
+        """Read what `to_json` returned.
+
+        Raises:
+            DamagedText: When it is not JSON, or a value is missing, unknown, or has a wrong type.
+        """
+        values = parse_json(text)
+        if not isinstance(values, dict) or not isinstance(values.get('history'), list):
+            raise DamagedText('the progress is not a record with a history')
         values.pop('stage', None)  # Written by earlier versions.
-        values['history'] = [EpochMetrics.from_row(row) for row in values['history']]
-        return cls(**values)
+        try:
+            history = [EpochMetrics.from_row(row, f'history[{i}]') for i, row in enumerate(values['history'])]
+            return build(cls, values | {'history': history}, 'progress')
+        except InvalidValue as e:
+            raise DamagedText(str(e)) from e
+
+    def check(self, epochs: int, steps: int, n_images: int) -> None:
+        """Check that the numbers fit together and a stage of so many epochs, steps per epoch, and images.
+
+        Raises:
+            DamagedText: When they do not.
+        """
+        fits = (
+            [metrics.epoch for metrics in self.history] == list(range(1, self.epoch + 1))
+            and self.epoch <= epochs
+            and self.step <= (steps if self.epoch < epochs else 0)
+            and (1 <= self.best_epoch <= self.epoch if self.epoch else self.best_epoch == 0)
+            and (self.best_score is None) == (self.epoch == 0)
+            and all(index < n_images for index in self.bad)
+        )
+        if not fits:
+            raise DamagedText(f'its progress does not fit {epochs} epochs of {steps} steps with {n_images} images')
 
 
 def save_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -66,11 +99,11 @@ def save_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer, progre
     Raises:
         TrainingError: When it cannot be written; the previous state is kept.
     """
-    tensors = {f'model.{k}': v for k, v in weights_of(model).items()}
+    tensors = {_MODEL + name: tensor for name, tensor in weights_of(model).items()}
     for i, parameter in enumerate(_parameters(optimizer)):
         momentum = optimizer.state[parameter].get('momentum_buffer')
         if momentum is not None:
-            tensors[f'momentum.{i}'] = momentum.contiguous()
+            tensors[f'{_MOMENTUM}{i}'] = momentum.contiguous()
     save_tensors(path, tensors, {'progress': progress.to_json()})
 
 
@@ -80,27 +113,26 @@ def load_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer) -> Pro
     Raises:
         TrainingError: When the file is damaged or belongs to another model.
     """
-    try:
-        with safe_open(path, 'pt', device=str(next(model.parameters()).device)) as f:
-            keys = list(f.keys())
-            progress = Progress.from_json(f.metadata()['progress'])
-            model.load_state_dict({k.removeprefix('model.'): f.get_tensor(k) for k in keys if k.startswith('model.')})
-            for i, parameter in enumerate(_parameters(optimizer)):
-                if f'momentum.{i}' in keys:
-                    buffer = torch.empty_like(parameter).copy_(f.get_tensor(f'momentum.{i}'))
-                    optimizer.state[parameter]['momentum_buffer'] = buffer
-    except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as e:
-        raise TrainingError(
-            f'{path} is not a state of this training ({e}): delete it or choose another output folder'
-        ) from e
+    parameters = {str(i): parameter for i, parameter in enumerate(_parameters(optimizer))}
+    with _opened(path, model) as f:
+        progress = Progress.from_json((f.metadata() or {}).get('progress', ''))
+        saved = {name.removeprefix(_MOMENTUM) for name in f.keys() if name.startswith(_MOMENTUM)}  # noqa: SIM118
+        buffers = _read_tensors(f, {i: p for i, p in parameters.items() if i in saved}, _MOMENTUM)
+        model.load_state_dict(_read_tensors(f, model.state_dict(), _MODEL))
+    for i, buffer in buffers.items():
+        optimizer.state[parameters[i]]['momentum_buffer'] = torch.empty_like(parameters[i]).copy_(buffer)
     return progress
 
 
 def load_weights(model: FCAM, path: Path) -> None:
-    """Load the weights of a state or of a file that contains only weights."""
-    model.load_state_dict(
-        {k.removeprefix('model.'): v for k, v in load_file(path).items() if not k.startswith('momentum.')}
-    )
+    """Load the weights of a state, or of a file that contains only weights.
+
+    Raises:
+        TrainingError: When the file is missing, damaged, or belongs to another model.
+    """
+    prefix = _MODEL if path.name == STATE else ''
+    with _opened(path, model) as f:
+        model.load_state_dict(_read_tensors(f, model.state_dict(), prefix))
 
 
 def weights_of(model: FCAM) -> dict[str, torch.Tensor]:
@@ -114,11 +146,53 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
     Raises:
         TrainingError: When it cannot be written.
     """
+    with writing(path), atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Convert the errors of writing files of a run in the block to `TrainingError`."""
     try:
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
-    except (OSError, SafetensorError) as e:
-        raise TrainingError(f'{path} cannot be written ({e}): free disk space, then use --resume') from e
+        yield
+    except FcamZooError:
+        raise
+    except (OSError, ValueError, SafetensorError) as e:  # ValueError: a path with a null byte.
+        reason = getattr(e, 'strerror', None) or e
+        raise TrainingError(
+            f'{path} cannot be written ({reason}): free disk space or correct the path, then use --resume'
+        ) from e
+
+
+@contextmanager
+def _opened(path: Path, model: FCAM) -> Iterator[Any]:
+    """Open a safetensors file of a run, and convert the errors of reading it in the block to `TrainingError`."""
+    if not path.is_file():
+        raise TrainingError(f'{path} is missing or not a file: {AGAIN}')
+    device = str(next(model.parameters()).device)
+    with reading(path, TrainingError, AGAIN), safe_open(path, 'pt', device=device) as f:
+        yield f
+
+
+def _read_tensors(file: Any, expected: Mapping[str, torch.Tensor], prefix: str = '') -> dict[str, torch.Tensor]:
+    """Read the tensors whose names have the prefix, which must be those expected, of the same shapes and types.
+
+    Raises:
+        DamagedText: When they are not, or a value is not finite.
+    """
+    stored = {name.removeprefix(prefix): name for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    if other := stored.keys() ^ expected.keys():
+        raise DamagedText(f'the tensor {show(min(other))} is missing, or is not part of this model')
+    tensors = {}
+    for name, like in expected.items():
+        shape = list(file.get_slice(stored[name]).get_shape())
+        if shape != list(like.shape):
+            raise DamagedText(f'{name} has the shape {show(shape)}, but this model needs {list(like.shape)}')
+        tensor = file.get_tensor(stored[name])
+        if tensor.dtype != like.dtype or not torch.isfinite(tensor).all():
+            raise DamagedText(f'{name} is not of {like.dtype}, or not finite')
+        tensors[name] = tensor
+    return tensors
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

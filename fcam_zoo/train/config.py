@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import types
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Annotated, Any, Literal
 
 from .. import _index
+from .._schema import (
+    BelowOne,
+    InvalidValue,
+    NotNegative,
+    Positive,
+    Rule,
+    Share,
+    between,
+    build,
+    check,
+    parse_json,
+    parse_yaml,
+    read_bytes,
+    reading,
+    show,
+)
 from ..cams.methods import METHODS, VARIANTS
+from ..errors import SettingsError
+from ..models.backbone_arguments import MAX_SIDE, check_backbone_arguments
+from ..models.config import Channels, Classes, Stride
 
 Schedule = Literal['constant', 'cosine', 'step']
 RECIPES = resources.files('fcam_zoo') / 'recipes'
+
+Epochs = Annotated[int, between(0, 100_000)]
+Images = Annotated[int, between(1, 2**16)]
+PositiveFloat = Annotated[float, Positive]
+Weight = Annotated[float, NotNegative]
+CropScale = Annotated[
+    list[float],
+    Rule(
+        lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
+        'give the smallest and the largest share of the area, such as [0.4, 1]',
+    ),
+]
+Shift = Annotated[
+    list[Annotated[float, between(-MAX_SIDE, MAX_SIDE)]],
+    Rule(lambda value: len(value) == 2, 'give two numbers of pixels, down and right'),
+]
+# Side of a square of pixels.
+Odd = Annotated[int, between(1, MAX_SIDE), Rule(lambda value: value % 2 == 1, 'give an odd number of pixels')]
+Method = Annotated[str, Rule(METHODS.__contains__, f'choose one of {", ".join(METHODS)}')]
+Variant = Annotated[str, Rule(VARIANTS.__contains__, f'choose one of {", ".join(VARIANTS)}')]
 
 
 @dataclass
@@ -31,16 +64,16 @@ class StageConfig:
     crops have 7/8 of the side, as in the paper.
     """
 
-    epochs: int = 7
-    batch_size: int = 32
-    accumulate: int = 1
-    lr: float = 0.01
+    epochs: Epochs = 7
+    batch_size: Images = 32
+    accumulate: Images = 1
+    lr: PositiveFloat = 0.01
     schedule: Schedule = 'cosine'
-    step_epochs: int = 15
-    gamma: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    crop_scale: list[float] | None = None
+    step_epochs: Annotated[int, Positive] = 15
+    gamma: PositiveFloat = 0.1
+    momentum: BelowOne = 0.9
+    weight_decay: Weight = 1e-4
+    crop_scale: CropScale | None = None
 
 
 @dataclass
@@ -51,9 +84,9 @@ class ClassifierConfig(StageConfig):
     val that selects the best epoch.
     """
 
-    head_lr: float = 0.05
+    head_lr: PositiveFloat = 0.05
     head_layers: list[str] = field(default_factory=list)
-    label_smoothing: float = 0.1
+    label_smoothing: BelowOne = 0.1
     select: Literal['localization', 'accuracy'] = 'accuracy'
 
 
@@ -69,18 +102,18 @@ class DecoderConfig(StageConfig):
     2e-9 on a lattice that yields about 0.57 times the exact kernel.)
     """
 
-    epochs: int = 15
-    batch_size: int = 8
-    variant: str = 'published'
-    shift: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    background_fraction: float = 0.5
-    erosion: int = 31
-    n_seeds: int = 1
-    dilation: int = 3
-    seed_weight: float = 1.0
-    crf_weight: float = 1e-8
+    epochs: Epochs = 15
+    batch_size: Images = 8
+    variant: Variant = 'published'
+    shift: Shift = field(default_factory=lambda: [0.0, 0.0])
+    background_fraction: Share = 0.5
+    erosion: Odd = 31
+    n_seeds: Annotated[int, between(0, 10_000)] = 1
+    dilation: Odd = 3
+    seed_weight: Weight = 1.0
+    crf_weight: Weight = 1e-8
     crf_kernel: Literal['auto', 'exact', 'fast'] = 'auto'
-    size_weight: float = 0.0
+    size_weight: Weight = 0.0
 
 
 @dataclass
@@ -101,25 +134,28 @@ class TrainConfig:
     backbone_checkpoint: str | None = None
     backbone_pretrained: bool = False
     backbone_kwargs: dict[str, Any] = field(default_factory=dict)
-    output_stride: int | None = 16
+    output_stride: Stride | None = 16
     dilated: bool = False
-    decoder_channels: list[int] | None = None
-    num_classes: int | None = None
-    teacher: str = 'layercam'
-    image_size: int = 224
+    decoder_channels: Channels | None = None
+    num_classes: Classes | None = None
+    teacher: Method = 'layercam'
+    image_size: Annotated[int, between(32, MAX_SIDE)] = 224
     seed: int = 0
     skip_bad: bool = False
     keep_epochs: bool = False
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: PositiveFloat = 10.0
     amp: Literal['off', 'bfloat16', 'float16'] = 'off'
     compile: bool = False
-    workers: int = 2
+    workers: Annotated[int, between(0, 1024)] = 2
     device: str = 'auto'
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
+        for stage in STAGES:
+            check(getattr(self, stage), stage)
+        check_backbone_arguments(self.backbone_kwargs)
         if self.decoder.seed_weight == self.decoder.crf_weight == self.decoder.size_weight == 0:
             raise ValueError('decoder: seed_weight, crf_weight and size_weight are all 0: set one above 0')
         if self.classifier.epochs == self.decoder.epochs == 0:
@@ -132,14 +168,18 @@ class TrainConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+    def from_dict(cls, values: Any) -> TrainConfig:
         """Create a config from JSON values; settings left out keep their defaults.
 
         Raises:
             ValueError: For an unknown setting, or one with a wrong type or value.
         """
-        stages = {name: _create(stage, values[name], f'{name}.') for name, stage in STAGES.items() if name in values}
-        return _create(cls, {**values, **stages})
+        for place, fix in FORMER.items():
+            stage, _, name = place.partition('.')
+            settings = values.get(stage) if isinstance(values, dict) else None
+            if isinstance(settings, dict) and name in settings:
+                raise InvalidValue(f'{place} is a setting of an earlier version: {fix}')
+        return build(cls, values)
 
     @classmethod
     def from_file(cls, recipe: str | os.PathLike) -> TrainConfig:
@@ -147,23 +187,20 @@ class TrainConfig:
 
         Raises:
             FileNotFoundError: When the recipe does not exist.
-            ValueError: When the file is neither YAML nor JSON, or a setting is wrong.
+            SettingsError: When the file is neither YAML nor JSON, or a setting is wrong.
         """
         if entry := _index.index().get(str(recipe)):
             # The classifier started from timm's weights, which the index does not record as a setting.
             return cls.from_dict({**entry.recipe, 'backbone': entry.backbone, 'backbone_pretrained': True})
         path = RECIPES / f'{recipe}.yaml' if str(recipe) in recipe_names() else Path(recipe)
-        if not path.is_file():
-            names = ', '.join(recipe_names())
-            raise FileNotFoundError(f'recipe {recipe} does not exist: give a file, a released model, or one of {names}')
-        try:
-            text = path.read_text(encoding='utf-8')
-            values = json.loads(text) if text.lstrip().startswith('{') else yaml.safe_load(text)
-        except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as e:
-            raise ValueError(f'recipe {recipe} is neither YAML nor JSON: {e}') from e
-        if not isinstance(values, dict):
-            raise ValueError(f'recipe {recipe} contains no settings: write lines like `backbone: resnet50`')
-        return cls.from_dict(values)
+        with reading(path, SettingsError, 'write lines like `backbone: resnet50`'):
+            if not path.exists():
+                names = ', '.join(recipe_names())
+                raise FileNotFoundError(
+                    f'recipe {recipe} does not exist: give a file, a released model, or one of {names}'
+                )
+            text = read_bytes(path).decode('utf-8-sig')
+            return cls.from_dict(parse_json(text) if text.lstrip().startswith('{') else parse_yaml(text))
 
     def replace(self, changes: dict[str, Any]) -> TrainConfig:
         """Return a config with other values of some settings, which are named by dotted place (`decoder.lr`).
@@ -176,7 +213,8 @@ class TrainConfig:
             parent, dot, key = place.rpartition('.')
             target = values.get(parent) if dot else values
             if not isinstance(target, dict):
-                raise _unknown(place, TrainConfig)
+                known = ', '.join(self.flat())
+                raise InvalidValue(f'unknown setting {show(place)}: choose one of {known}')
             target[key] = value
         return self.from_dict(values)
 
@@ -203,79 +241,3 @@ FORMER = {
     'decoder.cell_shift': 'rename it to decoder.shift',
     'decoder.align': 'delete it (see docs/experiments.md) and use decoder.shift',
 }
-
-
-def _create(cls: type, values: Any, prefix: str = '') -> Any:
-    if not isinstance(values, dict):
-        raise ValueError(f'{prefix.rstrip(".")} is {values!r}: give settings by name')
-    for key in values:
-        if key not in get_type_hints(cls):
-            raise _unknown(f'{prefix}{key}', cls)
-    return cls(**values)
-
-
-def _unknown(place: str, cls: type) -> ValueError:
-    if place in FORMER:
-        return ValueError(f'{place} is a setting of an earlier version: {FORMER[place]}')
-    return ValueError(f'unknown setting {place}: choose one of {", ".join(get_type_hints(cls))}')
-
-
-Rule = tuple[Callable[[Any], bool], str]
-POSITIVE: Rule = (lambda value: value > 0, 'give a positive number')
-NOT_NEGATIVE: Rule = (lambda value: value >= 0, 'give 0 or a positive number')
-BELOW_1: Rule = (lambda value: 0 <= value < 1, 'give a value in [0,1)')
-ODD: Rule = (lambda value: value >= 1 and value % 2 == 1, 'give an odd number of pixels')
-# What values other than None must satisfy beyond their types, and how to fix them.
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(('batch_size', 'accumulate', 'step_epochs', 'lr', 'head_lr', 'gamma'), POSITIVE),
-    **dict.fromkeys(('epochs', 'weight_decay', 'workers'), NOT_NEGATIVE),
-    **dict.fromkeys(('seed_weight', 'crf_weight', 'size_weight', 'n_seeds'), NOT_NEGATIVE),
-    **dict.fromkeys(('momentum', 'label_smoothing'), BELOW_1),
-    **dict.fromkeys(('erosion', 'dilation'), ODD),
-    'background_fraction': (lambda value: 0 <= value <= 1, 'give a value in [0,1]'),
-    'checkpoint_minutes': POSITIVE,
-    'crop_scale': (
-        lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
-        'give the smallest and the largest share of the area, such as [0.4, 1]',
-    ),
-    'image_size': (lambda value: value >= 32, 'give at least 32 pixels'),
-    'num_classes': (lambda value: value > 0, 'give a positive number, or null to count the classes'),
-    'shift': (lambda value: len(value) == 2, 'give two numbers of pixels, down and right'),
-    'teacher': (lambda value: value in METHODS, f'choose one of {", ".join(METHODS)}'),
-    'variant': (lambda value: value in VARIANTS, f'choose one of {", ".join(VARIANTS)}'),
-}
-TYPE_NAMES = {str: 'text', int: 'a whole number', bool: 'true or false', dict: 'settings by name'}
-
-
-def _check(config: Any, prefix: str = '') -> None:
-    """Raise ValueError for a wrong type or value; integers become floats where a float is expected."""
-    for name, hint in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        has_type, expected = _type_rule(hint)
-        if not has_type(value):
-            raise ValueError(f'{prefix}{name} is {value!r:.99}: give {expected}')
-        if hint in STAGES.values():
-            _check(value, f'{name}.')
-        if hint is float:
-            setattr(config, name, float(value))
-        if name in RULES and value is not None:
-            holds, fix = RULES[name]
-            if not holds(value):
-                raise ValueError(f'{prefix}{name} is {value!r}: {fix}')
-
-
-def _type_rule(hint: Any) -> Rule:
-    """Return the test of a type, and what to give instead of a value of another type."""
-    origin, args = get_origin(hint) or hint, get_args(hint)
-    if origin is Literal:
-        return lambda value: value in args, ' or '.join(map(repr, args))
-    if origin is float:
-        # False for NaN, infinity and huge integers, which YAML and JSON can hold.
-        return lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max, 'a number such as 0.001'
-    if origin is types.UnionType:
-        is_item, expected = _type_rule(args[0])
-        return lambda value: value is None or is_item(value), expected
-    if origin is list:
-        is_item, expected = _type_rule(args[0])
-        return lambda value: type(value) is list and all(map(is_item, value)), f'a list, each {expected}'
-    return lambda value: type(value) is origin, TYPE_NAMES.get(origin, f'a {origin.__name__}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import threading
 import time
@@ -18,9 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .._distributed import all_reduce, gather, rank, world_size
+from .._schema import DamagedText, reading
 from ..errors import TrainingError
 from .batch_norm import GlobalBatchNorm
-from .checkpoint import BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of
+from .checkpoint import AGAIN, BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of, writing
 from .loading import Batch, SeededDataset, batches, derived_seed, step_size
 from .monitor import write_epoch
 from .records import EpochMetrics, StageSummary
@@ -74,10 +76,7 @@ class StageRun:
             KeyboardInterrupt: After an interruption, once the state is saved.
         """
         if (path := self.folder / STATE).exists():
-            self.progress = load_state(path, self.stage.model, self.optimizer)
-            for _ in range(self.progress.epoch):
-                self.stage.end_epoch()
-            self.scaler.load_state_dict(self.progress.scaler)
+            self._resume(path)
             logger.info('%s: resumed after epoch %d, step %d', self.stage.name, self.progress.epoch, self.progress.step)
         with _stop_on_signal(self.interrupted):
             while self.progress.epoch < self.settings.epochs:
@@ -134,6 +133,19 @@ class StageRun:
         self.scaler.update()
         return {name: value / world_size() for name, value in zip(terms, shared)}, bool(shared[-1])
 
+    def _resume(self, path: Path) -> None:
+        """Restore the state of an interrupted run."""
+        self.progress = progress = load_state(path, self.stage.model, self.optimizer)
+        with reading(path, TrainingError, AGAIN):
+            progress.check(self.settings.epochs, self.steps, len(self.setup.train_set))
+            if self.scaler.is_enabled() and progress.scaler:
+                changing = {name: progress.scaler[name] for name in ('scale', '_growth_tracker')}
+                if progress.scaler != self.scaler.state_dict() | changing or changing['scale'] <= 0:
+                    raise DamagedText('its gradient scaler is not that of this training')
+                self.scaler.load_state_dict(progress.scaler)
+        for _ in range(progress.epoch):
+            self.stage.end_epoch()
+
     def _run_steps(self) -> None:
         """Run the remaining steps of the current epoch."""
         progress, epoch = self.progress, self.progress.epoch + 1
@@ -174,7 +186,12 @@ class StageRun:
         progress, epoch = self.progress, self.progress.epoch + 1
         progress.bad = sorted(set().union(*gather(lambda: progress.bad)))
         self.stage.end_epoch()
+        weights = weights_of(self.stage.model)
         val = validate(self.stage, self.setup, self.quiet)
+        if not all(map(math.isfinite, val.values())) or not all(torch.isfinite(w).all() for w in weights.values()):
+            raise TrainingError(
+                f'{self.stage.name}: weights or metrics are not finite after epoch {epoch}: lower {self.stage.name}.lr'
+            )
         metrics = EpochMetrics(
             epoch,
             {name: round(value / self.steps, 5) for name, value in progress.sums.items()},
@@ -184,16 +201,16 @@ class StageRun:
         )
         progress.history.append(metrics)
         score = self.stage.score(val) if val else float(epoch)
-        improved = score > progress.best_score
+        improved = progress.best_score is None or score > progress.best_score
         if improved:
             progress.best_epoch, progress.best_score = epoch, score
         if rank() == 0:
-            weights = weights_of(self.stage.model)
             if improved:
                 save_tensors(self.folder / BEST, weights)
             if self.config.keep_epochs:
                 save_tensors(self.folder / f'epoch_{epoch:03d}.safetensors', weights)
-            write_epoch(self.stage, self.setup, self.run_dir, progress.history)
+            with writing(self.folder):
+                write_epoch(self.stage, self.setup, self.run_dir, progress.history)
         progress.epoch, progress.step, progress.sums, progress.seconds = epoch, 0, {}, 0.0
         # The state is written last: a run killed before that continues from the previous state and writes the same.
         self._save()

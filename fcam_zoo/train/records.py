@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from .._schema import InvalidValue, NotNegative, Positive, build, show
 
 # Metrics in log lines and in the summary table.
 MAIN_METRICS = ('max_box_acc_50', 'mean', 'top1_50', 'pxap', 'cls', 'kept')
@@ -21,10 +23,10 @@ class EpochMetrics:
         val: Metrics on val by name; empty when nothing was measured.
     """
 
-    epoch: int
+    epoch: Annotated[int, Positive]
     terms: dict[str, float]
-    seconds: float
-    images_per_second: float
+    seconds: Annotated[float, NotNegative]
+    images_per_second: Annotated[float, NotNegative]
     val: dict[str, float] = field(default_factory=dict)
 
     def to_row(self) -> dict[str, Any]:
@@ -34,11 +36,17 @@ class EpochMetrics:
         return row | ({'val': self.val} if self.val else {})
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> EpochMetrics:
-        """Read what `to_row` returned."""
+    def from_row(cls, row: Any, place: str = '') -> EpochMetrics:
+        """Read what `to_row` returned.
+
+        Raises:
+            InvalidValue: For a missing value, or one of a wrong type; `place` names the row.
+        """
+        if not isinstance(row, dict):
+            raise InvalidValue(f'{place or "the row"} is {show(row)}: give the metrics of an epoch by name')
         names = ('epoch', 'seconds', 'images_per_second', 'val')
         terms = {name: value for name, value in row.items() if name not in names}
-        return cls(row['epoch'], terms, row['seconds'], row['images_per_second'], row.get('val', {}))
+        return build(cls, {'terms': terms, **{name: row[name] for name in names if name in row}}, place)
 
 
 @dataclass

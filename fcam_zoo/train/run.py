@@ -13,13 +13,14 @@ import torch
 
 from .._distributed import barrier, rank
 from .._io import write_json
+from .._schema import BelowOne, convert, reading
 from .._version import __version__
 from ..benchmark.descriptions import describe
 from ..errors import TrainingError
 from ..hub import save_pretrained
 from ..models import FCAM
-from .checkpoint import BEST, STATE, load_weights
-from .config import TrainConfig
+from .checkpoint import AGAIN, BEST, STATE, load_weights, writing
+from .config import STAGES, TrainConfig
 from .loop import StageRun
 from .records import StageSummary
 from .setup import prepare, training_device
@@ -53,7 +54,13 @@ def train(
         DistributedError: When another process ended early.
         KeyboardInterrupt: When interrupted, after the state was saved.
     """
-    run_dir = Path(run_dir)
+    return train_after(None, config, Path(run_dir), resume, quiet)
+
+
+def train_after(
+    classifier: Path | None, config: TrainConfig, run_dir: Path, resume: bool, quiet: bool
+) -> dict[str, StageSummary]:
+    """Train like `train`, but copy the finished classifier stage from the folder `classifier`, if it is given."""
     with training_device(config.device) as device:
         check_folder(run_dir, config, resume)
         # The first process claims the folder only after all have checked it.
@@ -61,6 +68,9 @@ def train(
         setup = prepare(config, device)
         if rank() == 0:
             claim_folder(run_dir, config, setup.model)
+            if classifier is not None:
+                _copy_stage(classifier, run_dir / 'classifier')
+        barrier()
         summary: dict[str, StageSummary] = {}
         for stage in setup.stages():
             if config.compile:
@@ -81,13 +91,18 @@ def check_folder(run_dir: Path, config: TrainConfig, resume: bool) -> None:
         TrainingError: When it holds another run, or a config.json that is damaged or of another version.
     """
     path = run_dir / 'config.json'
-    if not path.exists():
+    with writing(run_dir):
+        started = path.exists()
+        without_config = not started and any((run_dir / stage / STATE).exists() for stage in STAGES)
+    if without_config:
+        raise TrainingError(f'{run_dir} holds a training without its config.json: choose another output folder')
+    if not started:
         return
     if not resume:
         raise TrainingError(f'{run_dir} already holds a training: resume it (--resume) or choose another folder')
     try:
         old = TrainConfig.from_file(path)
-    except ValueError as e:
+    except (ValueError, FileNotFoundError) as e:
         raise TrainingError(
             f'{path} is damaged or of another version of fcam_zoo ({e}): choose another output folder'
         ) from e
@@ -115,7 +130,7 @@ def claim_folder(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
     # A stage has its state (weights and momentum) and its best weights, each twice while it is replaced: 6 times the
     # weights. Two stages and the two finished models: 14 times.
     needed = 14 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    try:
+    with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(run_dir).free
         if free < needed:
@@ -125,8 +140,16 @@ def claim_folder(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
             )
         write_json(run_dir / 'versions.json', versions)
         write_json(run_dir / 'config.json', config.to_dict())
-    except OSError as e:
-        raise TrainingError(f'{run_dir} cannot be written ({e}): choose another output folder') from e
+
+
+def _copy_stage(source: Path, target: Path) -> None:
+    """Copy the folder of a stage atomically, unless the target exists."""
+    if not target.exists():
+        part = target.with_name(f'.{target.name}')
+        with writing(target):
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source, part)
+            part.replace(target)
 
 
 def save_models(model: FCAM, run_dir: Path, summary: dict[str, StageSummary]) -> None:
@@ -135,6 +158,10 @@ def save_models(model: FCAM, run_dir: Path, summary: dict[str, StageSummary]) ->
     for which, file, metrics in (('last', STATE, final.last.val), ('best', BEST, final.best.val)):
         load_weights(model, run_dir / name / file)
         if name == 'decoder' and 'kept' not in metrics:
-            model.threshold = metrics[describe(metrics).best_threshold]
-        save_pretrained(model, run_dir / which)
-    write_json(run_dir / 'summary.json', {stage: result.to_dict() for stage, result in summary.items()})
+            # The metrics may be those of a resumed state.
+            with reading(run_dir / name / STATE, TrainingError, AGAIN):
+                model.threshold = convert(BelowOne, metrics[describe(metrics).best_threshold], 'threshold')
+        with writing(run_dir / which):
+            save_pretrained(model, run_dir / which)
+    with writing(run_dir):
+        write_json(run_dir / 'summary.json', {stage: result.to_dict() for stage, result in summary.items()})

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .._distributed import barrier, rank
+from .._distributed import rank
 from .._io import write_json
+from .._schema import DamagedText, parse_json, show
 from ..errors import TrainingError
+from .checkpoint import writing
 from .config import TrainConfig
-from .run import train
+from .run import train_after
 from .setup import has_ground_truth, open_data, training_device
 from .stages import localization_score
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 # The paper searches n- in these values (F-CAM, Sec. 4.1).
 PAPER_PLACE = 'decoder.background_fraction'
 PAPER_VALUES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+_NOT_IN_NAMES = re.compile(r'[^][\w.,+ -]', re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,38 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
     if place == PAPER_PLACE and not sign:
         return place, PAPER_VALUES
     try:
-        found = json.loads(f'[{values}]')
-    except json.JSONDecodeError:
-        found = [value.strip() for value in values.split(',')]
-    if not found:
-        raise ValueError(f'--sweep {text}: write KEY=V1,V2,...; only background_fraction can be given without values')
+        found = parse_json(f'[{values}]')
+    except DamagedText:
+        found = [parse_value(value.strip()) for value in values.split(',')]
+    if not place or not found or '' in found:
+        raise ValueError(
+            f'--sweep {show(text)}: write KEY=V1,V2,...; only background_fraction can be given without values'
+        )
     return place, found
+
+
+def parse_value(text: str) -> Any:
+    """Parse the value of a setting on the command line: JSON, otherwise text."""
+    try:
+        return parse_json(text)
+    except DamagedText:
+        return text
+
+
+def sweep_configs(config: TrainConfig, place: str, values: list[Any]) -> dict[str, TrainConfig]:
+    """Create the config of each value, by the name of its run folder.
+
+    Raises:
+        ValueError: For an unknown setting, a wrong value, or values that repeat.
+    """
+    configs: dict[str, TrainConfig] = {}
+    for value in values:
+        one = config.replace({place: value})
+        # A value can be a path or a long text, so a name has only some of its characters.
+        configs[f'{place}={_NOT_IN_NAMES.sub("_", str(value))[:100]}'] = one
+    if len(configs) < len(values) or not values:
+        raise ValueError(f'the {len(values)} values of {place} repeat, or are too similar for names: give each once')
+    return configs
 
 
 def sweep(
@@ -77,10 +105,11 @@ def sweep(
         The runs in the order of the values; `best_run` selects one.
 
     Raises:
+        ValueError: For an unknown setting, a wrong value, or values that repeat.
         TrainingError: When val has no boxes or masks; otherwise as `train`.
     """
     run_dir = Path(run_dir)
-    configs = [config.replace({place: value}) for value in values]
+    configs = sweep_configs(config, place, values)
     with training_device(config.device):
         _, val_set = open_data(config)
         if not has_ground_truth(val_set):
@@ -89,35 +118,21 @@ def sweep(
             )
         rows: list[SweepRun] = []
         shared: Path | None = None
-        for value, one in zip(values, configs):
-            folder = run_dir / f'{place}={value}'
-            if shared is not None and place.startswith('decoder.'):
-                _copy(shared / 'classifier', folder / 'classifier')
+        for value, (name, one) in zip(values, configs.items()):
+            folder = run_dir / name
             logger.info('%s = %s', place, value)
-            final = list(train(one, folder, resume=resume, quiet=quiet).values())[-1]
-            rows.append(SweepRun(value, folder.name, localization_score(final.best.val), final.best.val))
-            if one.classifier.epochs:
-                shared = folder
+            final = list(train_after(shared, one, folder, resume, quiet).values())[-1]
+            rows.append(SweepRun(value, name, localization_score(final.best.val), final.best.val))
+            if one.classifier.epochs and place.startswith('decoder.'):
+                shared = folder / 'classifier'
         best = best_run(rows)
         if rank() == 0:
             result = {'setting': place, 'best': best.value, 'folder': best.folder}
-            write_json(run_dir / 'sweep.json', {**result, 'rows': [asdict(row) for row in rows]})
+            with writing(run_dir):
+                write_json(run_dir / 'sweep.json', {**result, 'rows': [asdict(row) for row in rows]})
         return rows
 
 
 def best_run(rows: list[SweepRun]) -> SweepRun:
     """Return the run with the best localization on val, the first on ties."""
     return max(rows, key=lambda row: row.score)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a folder atomically, unless the target exists; the first process does it for all."""
-    if rank() == 0 and not target.exists():
-        part = target.with_name(f'.{target.name}')
-        try:
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source, part)
-            part.replace(target)
-        except OSError as e:
-            raise TrainingError(f'{target} cannot be written ({e}): free disk space, then use --resume') from e
-    barrier()
