@@ -129,7 +129,7 @@ def test_damaged_state_is_refused(data, run, tmp_path):
     shutil.copytree(run, tmp_path / 'run')
     state = tmp_path / 'run' / 'decoder' / 'state.safetensors'
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(TrainingError, match='state.safetensors is damaged .*--resume to train the stage again'):
+    with pytest.raises(TrainingError, match=r'state\.safetensors is damaged .*--resume to train the stage again'):
         train(config(data), tmp_path / 'run', resume=True, quiet=True)
 
 

@@ -71,8 +71,8 @@ class Annotations:
         for (x0, y0, x1, y1), where in self.boxes.get(image_id, ()):
             if not (0 <= x0 < size[0] and 0 <= y0 < size[1] and x1 < width and y1 < height):
                 yield (
-                    f'{where}: box ({x0}, {y0}, {x1}, {y1}), in pixels from 0, is outside its image {plain(image_id)} of '
-                    f'{size[0]}x{size[1]}; correct the box or the size'
+                    f'{where}: box ({x0}, {y0}, {x1}, {y1}), in pixels from 0, is outside its image {plain(image_id)} '
+                    f'of {size[0]}x{size[1]}; correct the box or the size'
                 )
 
     def size_problem(self, image_id: str, size: tuple[int, int]) -> str:
@@ -150,8 +150,8 @@ def _label_by_folder(data: Annotations) -> None:
     order = [name for name in subfolders(source) if source / name != data.path] if is_folder(source) else []
     for name in sorted(names - set(order)):
         data.problems.append(
-            f'{data.path}: images are in the class folder {plain(name)}, which {source} does not have; add the folder or '
-            'correct the path'
+            f'{data.path}: images are in the class folder {plain(name)}, which {source} does not have; add the folder '
+            'or correct the path'
         )
     data.classes = dict(enumerate(order))
     label = {name: k for k, name in data.classes.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +30,7 @@ from ..models.backbone_arguments import MAX_SIDE, check_backbone_arguments
 from ..models.config import Channels, Classes, Stride
 
 Schedule = Literal['constant', 'cosine', 'step']
-RECIPES = resources.files('fcam_zoo') / 'recipes'
+RECIPES = Path(__file__).parents[1] / 'recipes'
 
 Epochs = Annotated[int, between(0, 100_000)]
 Images = Annotated[int, between(1, 2**16)]
