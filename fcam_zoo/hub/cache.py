@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub.utils import CachedRepoInfo
 
 from .. import _index
 from .._download import CONFIG, split_id
+from .._schema import LOW_LEVEL, read_json
 
 
 class Download(NamedTuple):
@@ -93,9 +93,9 @@ def _is_ours(repo: CachedRepoInfo) -> bool:
     """Whether a cached config.json of the repository describes an F-CAM."""
     for revision in repo.revisions:
         try:
-            config = json.loads((Path(revision.snapshot_path) / CONFIG).read_text(encoding='utf-8'))
+            config = read_json(Path(revision.snapshot_path) / CONFIG)
             if config['architecture'].split('_')[0] == 'fcam':
                 return True
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (OSError, *LOW_LEVEL):
             continue
     return False

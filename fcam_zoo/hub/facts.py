@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import timm
 
+from .._schema import LOW_LEVEL, read_json
 from ..errors import TrainingError
 from ..models.zoo import released
 
@@ -79,9 +79,9 @@ def facts_of_run(
     """
     run_dir = Path(run_dir)
     try:
-        recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
-        summary = json.loads((run_dir / 'summary.json').read_text(encoding='utf-8'))
-        model = json.loads((run_dir / 'best' / 'config.json').read_text(encoding='utf-8'))
+        recipe = read_json(run_dir / 'config.json')
+        summary = read_json(run_dir / 'summary.json')
+        model = read_json(run_dir / 'best' / 'config.json')
         backbone = model['model_args']['backbone']
         stage = next(reversed(summary))
         final = summary[stage]
@@ -96,7 +96,7 @@ def facts_of_run(
             'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
             'license': license,
         }
-    except (OSError, ValueError, KeyError, TypeError, StopIteration, RuntimeError) as e:
+    except (OSError, StopIteration, *LOW_LEVEL) as e:
         raise TrainingError(
             f'{run_dir} is not the folder of a finished training ({type(e).__name__}: {e}): it must contain '
             'config.json, summary.json and best/, which fcam-zoo train writes'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,8 +115,8 @@ def verify_folder(folder: Path) -> FolderConfig:
         FileNotFoundError: When the folder or one of its files does not exist.
         WeightsError: When the config is damaged or does not describe an F-CAM, or when the weights differ from it.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f'model folder {folder} does not exist')
+    if not os.path.isdir(folder):  # noqa: PTH112 (Path.is_dir raises OSError for a name that is too long)
+        raise FileNotFoundError(f'model folder {show(str(folder), 300)} does not exist: check the path')
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise FileNotFoundError(f'{folder} has no {file}: a model folder holds {CONFIG} and {WEIGHTS}')

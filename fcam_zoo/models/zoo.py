@@ -21,7 +21,7 @@ from timm.models import (
 from .. import _index
 from .._download import CONFIG, fetch_folder
 from .._index import ModelName
-from .._schema import reading
+from .._schema import reading, show
 from ..cams import METHODS as TEACHERS
 from ..errors import UnknownModelError, WeightsError
 from .config import check_model_args
@@ -99,7 +99,7 @@ def no_weights(name: str) -> UnknownModelError:
         similar = difflib.get_close_matches(name, [*hub_names(), *names(), *ARCHITECTURES], 3)
         hint = f'Similar: {", ".join(similar)}' if similar else f'Architectures: fcam, {", ".join(ARCHITECTURES)}'
         return UnknownModelError(
-            f'unknown model {name!r}. {hint}. {available} fcam_zoo.list_models() and `fcam-zoo list` list every name'
+            f'unknown model {show(name)}. {hint}. {available} `fcam-zoo list` and fcam_zoo.list_models() list all'
         )
     # The other names without weights are the paper's grid, which has recipes.
     parts = ModelName.parse(name)
@@ -165,6 +165,8 @@ def create_model(
         HubError: When the Hub cannot provide a file.
         WeightsError: When weights are altered, truncated, or do not fit.
     """
+    if not isinstance(name, str):
+        raise TypeError(f'name is {show(name)}: give a model name, see fcam_zoo.list_models()')
     source, architecture, tag = None, name, None
     if pretrained or ':' in name:
         source = find_source(name, cache_dir, local_files_only)
