@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .localization import Localization
 
 BOX_COLOR = (255, 64, 64)
+# Pixels that are colored at a time; characters of a caption.
+_STRIP = 2**20
+_MAX_CAPTION = 80
 
 
 def heat_map(score_map: np.ndarray) -> np.ndarray:
@@ -23,26 +26,42 @@ def heat_map(score_map: np.ndarray) -> np.ndarray:
 
 def blend(image: Image.Image, score_map: np.ndarray, opacity: float = 0.5) -> Image.Image:
     """Draw a score map over an image; the map is resized to the image."""
-    heat = Image.fromarray(heat_map(cv2.resize(np.asarray(score_map, np.float32), image.size)))
-    return Image.blend(image.convert('RGB'), heat, opacity)
+    values: np.ndarray = np.asarray(score_map, np.float32)
+    if values.shape != (image.height, image.width):
+        values = cv2.resize(values, image.size)
+    drawn = image.convert('RGB')
+    # In strips, because a heat map needs several copies of the image.
+    step = max(1, _STRIP // image.width)
+    for top in range(0, image.height, step):
+        heat = Image.fromarray(heat_map(values[top : top + step]))
+        part = drawn.crop((0, top, image.width, top + heat.height))
+        drawn.paste(Image.blend(part, heat, opacity), (0, top))
+    return drawn
 
 
 def draw_box(image: Image.Image, box: Sequence[int], text: str = '') -> Image.Image:
     """Copy the image, and draw a box (x0, y0, x1, y1; ends exclusive) with a caption in its corner."""
     image = image.copy()
+    _draw_box(image, box, text)
+    return image
+
+
+def _draw_box(image: Image.Image, box: Sequence[int], text: str) -> None:
+    """Draw a box into the image."""
     x0, y0, x1, y1 = box
     if x1 <= x0 or y1 <= y0:
-        return image
+        return
     draw = ImageDraw.Draw(image)
     width = max(2, min(image.size) // 100)
     draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=BOX_COLOR, width=width)
     if text:
         caption(draw, (x0 + width, y0 + width), text, max(12, min(image.size) // 20))
-    return image
 
 
 def caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int) -> None:
-    """Draw white text on black."""
+    """Draw white text on black: the first line, shortened."""
+    text = text.splitlines()[0] if text.strip() else ''
+    text = text if len(text) <= _MAX_CAPTION else f'{text[: _MAX_CAPTION - 1]}…'
     font = ImageFont.load_default(size)
     draw.rectangle(draw.textbbox(at, text, font), fill='black')
     draw.text(at, text, fill='white', font=font)
@@ -50,7 +69,9 @@ def caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int
 
 def overlay(image: Image.Image, found: Localization, opacity: float = 0.5) -> Image.Image:
     """Draw heat map, box and label of a localization over its image."""
-    return draw_box(blend(image, found.map, opacity), found.box, f'{found.label} {found.score:.2f}')
+    drawn = blend(image, found.map, opacity)
+    _draw_box(drawn, found.box, f'{found.label} {found.score:.2f}')
+    return drawn
 
 
 def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int = 240, gap: int = 6) -> Image.Image:

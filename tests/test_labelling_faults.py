@@ -17,7 +17,7 @@ from glow import Glow
 from scenes import draw, label, tree
 
 from fcam_zoo import FcamZooError
-from fcam_zoo.cli.predict import _sigterm_as_interrupt
+from fcam_zoo.cli.predict import _interruptible
 from fcam_zoo.cli.predict import add_parser as add_predict
 from fcam_zoo.labelling import LabelOptions, label_images
 from fcam_zoo.labelling import inputs as inputs_module
@@ -187,7 +187,7 @@ def test_workers_exit_when_the_main_process_is_killed(tmp_path):
 
 def test_sigterm_ends_a_command_like_ctrl_c():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), _sigterm_as_interrupt():
+    with pytest.raises(KeyboardInterrupt), _interruptible():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
 

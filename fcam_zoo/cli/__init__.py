@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from .._io import describe_os_error
 from .._version import __version__
 from ..errors import FcamZooError
+from ._arguments import INTERRUPTED
 
 # Command -> its line in `fcam-zoo --help`. Each command is a module of this package, imported only when it runs.
 COMMANDS = {
@@ -64,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        hint = '; finished work is kept: continue with --resume' if hasattr(args, 'resume') else ''
-        print(f'fcam-zoo: interrupted{hint}', file=sys.stderr)
+        print(f'fcam-zoo: {INTERRUPTED if hasattr(args, "resume") else "interrupted"}', file=sys.stderr)
         return 130
     except OSError as e:
         return _fail(describe_os_error(e))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,10 @@ from .._device import usable_device
 from ..labelling import FORMATS, LabelOptions, label_images
 from ..localization import MIN_AREA
 from ..models import create_model
-from ._arguments import add_classifier_argument, threshold
+from ._arguments import INTERRUPTED, add_classifier_argument, threshold
+
+GRACE_SECONDS = 3.0
+"""Time to stop after a signal."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -80,13 +85,35 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGTERM inside the block."""
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM, as on Ctrl-C; exit if the block has not ended a few seconds after either.
+
+    A large image or a forward pass may take longer than that. Unfinished runs survive an exit at any time.
+    """
+    woken, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    ended = threading.Event()
+    # Unlike a handler, the watcher does not wait for the main thread to return from code in C.
+    threading.Thread(target=_exit_if_late, args=(woken, ended), daemon=True).start()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    fd = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
+        ended.set()
+        signal.set_wakeup_fd(fd)
         signal.signal(signal.SIGTERM, before)
+        wakeup.close()
+
+
+def _exit_if_late(woken: socket.socket, ended: threading.Event) -> None:
+    with woken:
+        while received := woken.recv(64):
+            if {signal.SIGINT, signal.SIGTERM}.isdisjoint(received):
+                continue
+            if not ended.wait(GRACE_SECONDS):
+                print(f'fcam-zoo: {INTERRUPTED}', file=sys.stderr, flush=True)
+                os._exit(130)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     )
     device = usable_device(args.device)
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint).to(device)
-    with _sigterm_as_interrupt():
+    with _interruptible():
         done = label_images(model, args.images, args.output, options)
     for error in done.errors:
         print(f'fcam-zoo: skipped: {error}', file=sys.stderr)

@@ -122,7 +122,8 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 
 
 def _resized(image: Image.Image, side: int) -> Image.Image:
-    return image.convert('RGB').resize((side, side), Image.Resampling.BILINEAR)
+    # Converting RGB to RGB would copy the image.
+    return (image if image.mode == 'RGB' else image.convert('RGB')).resize((side, side), Image.Resampling.BILINEAR)
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import util
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
 
 import numpy as np
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from ..data.images import open_stored, upright
+from ..data.images import image_size, open_stored, upright
 from ..errors import FcamZooError
 from ..inference import InferenceOptions
+from .budget import PixelBudget
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,14 @@ class LoadedImage:
 
 class _ImageFiles(Dataset['LoadedImage | str']):
     def __init__(self, paths: tuple[str, ...], inference: InferenceOptions) -> None:
-        self.paths, self.inference = paths, inference
+        self.paths, self.inference, self.budget = paths, inference, PixelBudget()
 
     def __getitem__(self, index: int) -> LoadedImage | str:
         try:
-            image, orientation = open_stored(self.paths[index])
-            views = self.inference.prepare(upright(image, orientation))
+            width, height = image_size(self.paths[index])
+            with self.budget.reserve(width * height):
+                image, orientation = open_stored(self.paths[index])
+                views = self.inference.prepare(upright(image, orientation))
         except (FcamZooError, OSError) as e:
             return str(e)
         return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views))
@@ -50,8 +57,10 @@ class _ImageFiles(Dataset['LoadedImage | str']):
 
 def load_batches(
     paths: tuple[str, ...], inference: InferenceOptions, first: int, batch_size: int, workers: int
-) -> Iterator[list[LoadedImage | str]]:
+) -> Generator[list[LoadedImage | str], None, None]:
     """Yield batches of consecutive images; an image that cannot be read is replaced by its error.
+
+    Closing the generator ends the workers at once.
 
     Args:
         paths: All images.
@@ -60,13 +69,17 @@ def load_batches(
         batch_size: Images per batch.
         workers: Processes that read; 0 reads in this process.
     """
-    yield from DataLoader(
-        _ImageFiles(paths, inference),
-        batch_sampler=BatchSampler(range(first, len(paths)), batch_size, drop_last=False),
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=_init_worker,
-    )
+    lifeline = _Lifeline()
+    try:
+        yield from DataLoader(
+            _ImageFiles(paths, inference),
+            batch_sampler=BatchSampler(range(first, len(paths)), batch_size, drop_last=False),
+            num_workers=workers,
+            collate_fn=list,
+            worker_init_fn=partial(_init_worker, lifeline),
+        )
+    finally:
+        lifeline.cut()
 
 
 @contextmanager
@@ -84,14 +97,37 @@ def explain_worker_death() -> Iterator[None]:
         raise FcamZooError(f'{e}: memory may have run out; use fewer workers or a smaller batch') from e
 
 
-def _init_worker(number: int) -> None:
+class _Lifeline:
+    """Ends worker processes at once, also in the middle of an image, when the main process cuts it or dies."""
+
+    def __init__(self) -> None:
+        self._worker_end, main_end = multiprocessing.Pipe(duplex=False)
+        self._main_end: Connection | None = main_end
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send only the end of the workers to a process that is not forked."""
+        return {'_worker_end': self._worker_end, '_main_end': None}
+
+    def hold(self) -> None:
+        """Exit this worker process when the line is cut."""
+        if self._main_end is not None:  # A forked process has a copy, which would keep the line alive.
+            self._main_end.close()
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        with suppress(EOFError, OSError):
+            self._worker_end.recv_bytes()
+        os._exit(0)  # Torch reports other codes as an error.
+
+    def cut(self) -> None:
+        """Let all workers exit."""
+        self._worker_end.close()
+        if self._main_end is not None:
+            self._main_end.close()
+
+
+def _init_worker(lifeline: _Lifeline, number: int) -> None:
     # Ctrl-C and SIGTERM reach the whole process group; workers end with the main process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    util.Finalize(None, _exit_if_orphaned, (os.getppid(),), exitpriority=100)
-
-
-def _exit_if_orphaned(main: int) -> None:
-    # After a SIGKILL of the main process nobody reads the queue, and a normal exit would wait for it forever.
-    if os.getppid() != main:
-        os._exit(1)
+    lifeline.hold()

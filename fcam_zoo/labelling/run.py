@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..errors import FcamZooError
 from ..inference import InferenceOptions
 from ..localization import Postprocessor
 from ..models import FCAM
+from .budget import PixelBudget
 from .formats import FORMATS, Format
 from .inputs import Inputs, find_inputs
 from .journal import Journal
@@ -135,6 +136,16 @@ def _open_journal(folder: OutputFolder, settings: dict[str, Any], options: Label
     return journal
 
 
+@contextmanager
+def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
+    """Create a pool of threads; after an error, jobs that did not start are left out."""
+    pool = ThreadPoolExecutor(number)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 @dataclass(frozen=True)
 class _Run:
     model: FCAM
@@ -144,6 +155,7 @@ class _Run:
     writers: Sequence[Format]
     journal: Journal
     options: LabelOptions
+    budget: PixelBudget = field(default_factory=PixelBudget)
 
     def label_rest(self) -> None:
         """Label the images after those in the journal. Threads finish a batch while the network runs on the next."""
@@ -151,9 +163,10 @@ class _Run:
             writer.start()
         paths, done, options = self.inputs.paths, self.journal.done, self.options
         bar = tqdm(total=len(paths), initial=done, unit='image', disable=not options.progress)
-        with bar, ThreadPoolExecutor(max(1, options.workers)) as pool:
+        loading = load_batches(paths, self.inference, done, options.batch_size, options.workers)
+        with bar, _threads(max(1, options.workers)) as pool, closing(loading) as batches:
             previous: list[Future[ImageRecord | str] | str] = []
-            for batch in load_batches(paths, self.inference, done, options.batch_size, options.workers):
+            for batch in batches:
                 outputs = self._outputs([image for image in batch if isinstance(image, LoadedImage)])
                 jobs = [
                     image if isinstance(image, str) else pool.submit(self._finish_image, image, *next(outputs))
@@ -172,6 +185,10 @@ class _Run:
 
     def _finish_image(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> ImageRecord | str:
         """Label an image and write its files; returns the error of an unreadable image."""
+        with self.budget.reserve(loaded.size[0] * loaded.size[1]):
+            return self._label_image(loaded, score_map, probs)
+
+    def _label_image(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> ImageRecord | str:
         labelled = self.labeller.label(loaded, score_map, probs)
         if any(writer.needs_image for writer in self.writers):
             # The file is read a second time. When this fails, no format must contain the image.
