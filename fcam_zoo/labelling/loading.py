@@ -70,15 +70,18 @@ def load_batches(
         workers: Processes that read; 0 reads in this process.
     """
     lifeline = _Lifeline()
+    loader = DataLoader(
+        _ImageFiles(paths, inference),
+        batch_sampler=BatchSampler(range(first, len(paths)), batch_size, drop_last=False),
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=partial(_init_worker, lifeline),
+    )
+    batches = iter(loader)
     try:
-        yield from DataLoader(
-            _ImageFiles(paths, inference),
-            batch_sampler=BatchSampler(range(first, len(paths)), batch_size, drop_last=False),
-            num_workers=workers,
-            collate_fn=list,
-            worker_init_fn=partial(_init_worker, lifeline),
-        )
+        yield from batches
     finally:
+        # Before the iterator is deleted, which waits for the workers.
         lifeline.cut()
 
 

@@ -1,0 +1,171 @@
+"""Large images: pixels in flight are bounded, and a run ends soon after a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scenes import draw, label, tree
+
+from fcam_zoo import viz
+from fcam_zoo.inference import InferenceOptions
+from fcam_zoo.labelling import loading
+from fcam_zoo.labelling import run as run_module
+from fcam_zoo.labelling.budget import PIXELS, PixelBudget
+from fcam_zoo.localization import Localization
+
+
+def test_budget_bounds_the_pixels_in_flight():
+    budget, lock, used, peak = PixelBudget(100), threading.Lock(), [0], []
+
+    def work(pixels: int) -> None:
+        with budget.reserve(pixels):
+            with lock:
+                used[0] += pixels
+                peak.append(used[0])
+            time.sleep(0.01)
+            with lock:
+                used[0] -= pixels
+
+    threads = [threading.Thread(target=work, args=(pixels,)) for pixels in (30, 60, 30, 60, 30, 100, 30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert used[0] == 0
+    assert max(peak) <= 100
+
+
+def test_budget_lets_an_image_above_the_limit_pass_alone():
+    budget = PixelBudget(100)
+    with budget.reserve(500):
+        assert not budget._take(1)
+    with budget.reserve(1), budget.reserve(99):
+        assert not budget._take(1)
+    with pytest.raises(KeyboardInterrupt), budget.reserve(100):
+        raise KeyboardInterrupt
+    assert budget._take(100)
+
+
+def test_large_images_are_finished_one_at_a_time(photos, tmp_path, monkeypatch):
+    """The budget is smaller than each image; results are those of an unlimited run."""
+    label(photos, tmp_path / 'new', workers=2)
+    monkeypatch.setattr(PixelBudget.__init__, '__defaults__', (1,))
+    running, most = [0], [0]
+    real = run_module.Labeller.label
+
+    def one(self, *arguments):
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.02)
+        running[0] -= 1
+        return real(self, *arguments)
+
+    monkeypatch.setattr(run_module.Labeller, 'label', one)
+    assert label(photos, tmp_path / 'out', workers=2).labelled == 5
+    assert most == [1]
+    assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
+
+
+def test_images_are_decoded_within_the_budget(photos, monkeypatch):
+    reserved = []
+    real = PixelBudget.reserve
+
+    def reserve(self, pixels):
+        reserved.append(pixels)
+        return real(self, pixels)
+
+    monkeypatch.setattr(PixelBudget, 'reserve', reserve)
+    paths = tuple(str(path) for path in sorted(photos.rglob('*.png')))
+    batches = list(loading.load_batches(paths, InferenceOptions((64,)), 0, 8, 0))
+    assert len(batches[0]) == len(reserved) == 4
+    assert sorted(reserved) == sorted(np.prod(Image.open(path).size) for path in paths)
+    assert 80_000_000 <= PIXELS <= 120_000_000
+
+
+def test_closing_the_batches_ends_busy_workers_at_once(photos, monkeypatch, tmp_path):
+    def slow(path):
+        Path(path).with_suffix('.pid').write_text(str(os.getpid()))
+        time.sleep(300)
+
+    monkeypatch.setattr(loading, 'open_stored', slow)
+    paths = [str(path) for path in sorted(photos.rglob('*.png'))]
+    (photos / 'text.png').write_text('no image')
+    batches = loading.load_batches((str(photos / 'text.png'), *paths), InferenceOptions((64,)), 0, 1, 2)
+    assert 'text.png' in next(batches)[0]
+    while not (pids := [int(path.read_text() or 0) for path in photos.rglob('*.pid')]) or not all(pids):
+        time.sleep(0.05)
+    began = time.monotonic()
+    batches.close()
+    assert time.monotonic() - began < 4  # Torch waits 5 seconds for each worker.
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_jobs_that_did_not_start_are_left_out_after_an_error(tmp_path, monkeypatch):
+    for i in range(8):
+        draw(tmp_path / 'in' / f'{i}.png', (56, 56), [])
+    started = []
+
+    def slow(self, loaded, *arguments):
+        started.append(loaded.index)
+        time.sleep(0.2)
+        raise OSError('full')
+
+    monkeypatch.setattr(run_module.Labeller, 'label', slow)
+    with pytest.raises(OSError, match='full'):
+        label(tmp_path / 'in', tmp_path / 'out')
+    assert len(started) < 8
+
+
+INTERRUPTED = """
+import sys, time, fcam_zoo.cli.predict as predict
+predict.GRACE_SECONDS = 0.5
+with predict._interruptible():
+    try:
+        print('ready', flush=True)
+        time.sleep(300)
+    except KeyboardInterrupt:
+        {after}
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(('after', 'status'), [('time.sleep(300)', 130), ('pass', 7)])
+def test_process_that_does_not_stop_exits_after_a_grace_time(number, after, status):
+    command = [sys.executable, '-c', INTERRUPTED.format(after=after)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == 'ready\n'
+        process.send_signal(number)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert error == ('fcam-zoo: interrupted; finished work is kept: continue with --resume\n' if status == 130 else '')
+
+
+def test_overlay_is_drawn_in_strips(monkeypatch):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (37, 50, 3), np.uint8))
+    score_map, mask = rng.random((37, 50), np.float32), np.ones((37, 50), bool)
+    found = Localization('a', 0.5, (2, 3, 40, 30), mask, score_map, (50, 37), 0)
+    whole = np.asarray(viz.overlay(image, found))
+    monkeypatch.setattr(viz, '_STRIP', 120)
+    np.testing.assert_array_equal(np.asarray(viz.overlay(image, found)), whole)
+    assert viz.blend(image, score_map[:5, :7]).size == image.size
+
+
+def test_captions_are_one_short_line():
+    image = Image.new('RGB', (300, 200))
+    short = np.asarray(viz.draw_box(image, (10, 10, 290, 190), 'a' * 79 + '…'))
+    for text in ('a' * 10**6, 'a' * 100 + '\nsecond line' * 9):
+        np.testing.assert_array_equal(np.asarray(viz.draw_box(image, (10, 10, 290, 190), text)), short)
+    viz.draw_box(image, (10, 10, 290, 190), '\n\n')
