@@ -43,3 +43,7 @@ class ExportError(FcamZooError, RuntimeError):
 
 class BenchmarkError(FcamZooError, RuntimeError):
     """An evaluation that cannot continue."""
+
+
+class ReportError(FcamZooError, ValueError):
+    """A file of benchmark results that is damaged."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmark_data import Rectangles
 
-from fcam_zoo.benchmark import BoxMetric, Comparison, PixelAP, Report, compare, evaluate
+from fcam_zoo.benchmark import BoxMetric, Comparison, ComparisonRow, Meta, PixelAP, Report, compare, evaluate
 
 N, SIDE = 60, 24
 
@@ -39,23 +38,23 @@ def resamples(samples: int, seed: int) -> list[np.ndarray]:
     return [rng.integers(0, N, N) for _ in range(samples)]
 
 
-def find(comparison: Comparison, metric: str, name: str) -> dict:
-    return next(row for row in comparison.rows if (row['metric'], row['maps']) == (metric, name))
+def find(comparison: Comparison, metric: str, name: str) -> ComparisonRow:
+    return next(row for row in comparison.rows if (row.metric, row.maps) == (metric, name))
 
 
 def check_against(comparison: Comparison, metric: str, reports: dict[str, Report], drawn: dict[str, list]) -> None:
     a, b = (np.array(drawn[name]) for name in reports)
     for name, values in zip(reports, (a, b)):
         row = find(comparison, metric, name)
-        assert row['value'] == pytest.approx(reports[name].metrics[metric], abs=1e-9)
-        assert (row['low'], row['high']) == pytest.approx(tuple(np.percentile(values, (2.5, 97.5))), abs=1e-9)
-    assert row['difference'] == pytest.approx(
-        reports[name].metrics[metric] - find(comparison, metric, next(iter(reports)))['value'], abs=1e-9
+        assert row.value == pytest.approx(reports[name].metrics[metric], abs=1e-9)
+        assert (row.low, row.high) == pytest.approx(tuple(np.percentile(values, (2.5, 97.5))), abs=1e-9)
+    assert row.difference == pytest.approx(
+        reports[name].metrics[metric] - find(comparison, metric, next(iter(reports))).value, abs=1e-9
     )
     bounds = tuple(np.percentile(b - a, (2.5, 97.5)))
-    assert (row['difference_low'], row['difference_high']) == pytest.approx(bounds, abs=1e-9)
+    assert (row.difference_low, row.difference_high) == pytest.approx(bounds, abs=1e-9)
     tails = 1 + min((b - a <= 0).sum(), (b - a >= 0).sum())
-    assert row['p'] == pytest.approx(min(1, 2 * tails / (len(a) + 1)))
+    assert row.p == pytest.approx(min(1, 2 * tails / (len(a) + 1)))
 
 
 def test_boxes_equal_a_loop_over_resamples() -> None:
@@ -69,8 +68,8 @@ def test_boxes_equal_a_loop_over_resamples() -> None:
         drawn['mean'][name] = [r['mean'] for r in results]
     for metric, values in drawn.items():
         check_against(comparison, metric, reports, values)
-    assert comparison.meta['thresholds'] == 'chosen in each resample'
-    assert comparison.meta['baseline'] == 'n0.6'
+    assert comparison.meta.thresholds == 'chosen in each resample'
+    assert comparison.meta.baseline == 'n0.6'
 
 
 def test_masks_equal_a_loop_over_resamples() -> None:
@@ -95,7 +94,7 @@ def bernoulli(hits: np.ndarray, top1: np.ndarray | None = None) -> Report:
     rows = [{'id': str(i), 'label': 0, 'hit_50': bool(hit)} for i, hit in enumerate(hits)]
     for row, first in zip(rows, [] if top1 is None else top1.tolist()):
         row['top1'] = first
-    meta = {'metric': 'MaxBoxAcc', 'iou': [50], 'multi_contour': False, 'thresholds': 1}
+    meta = Meta(metric='MaxBoxAcc', n=len(hits), iou=[50], multi_contour=False, thresholds=1)
     return Report('m', {}, {}, meta, rows, samples=np.packbits(hits[:, None, None], axis=2))
 
 
@@ -109,16 +108,16 @@ def test_known_variance_and_paired_differences() -> None:
     for name, hits in (('a', a), ('b', b)):
         row = find(comparison, 'max_box_acc_50', name)
         width = 2 * 1.96 * 100 * hits.std() / np.sqrt(n)
-        assert row['high'] - row['low'] == pytest.approx(width, rel=0.06)
-        assert row['value'] == pytest.approx(100 * hits.mean())
-        assert find(comparison, 'top1_50', name)['value'] == pytest.approx(100 * (hits & top1).mean())
-        assert find(comparison, 'cls', name)['value'] == pytest.approx(100 * top1.mean())
+        assert row.high - row.low == pytest.approx(width, rel=0.06)
+        assert row.value == pytest.approx(100 * hits.mean())
+        assert find(comparison, 'top1_50', name).value == pytest.approx(100 * (hits & top1).mean())
+        assert find(comparison, 'cls', name).value == pytest.approx(100 * top1.mean())
     # Paired differences have less variance than either report: 1.96 sqrt(.03 x .97 / n) = 1.06 points.
-    assert row['difference_high'] - row['difference_low'] == pytest.approx(2 * 1.06, rel=0.06)
-    assert row['p'] == pytest.approx(2 / 4001)
+    assert row.difference_high - row.difference_low == pytest.approx(2 * 1.06, rel=0.06)
+    assert row.p == pytest.approx(2 / 4001)
     row = find(comparison, 'cls', 'b')
-    assert (row['difference'], row['difference_low'], row['difference_high'], row['p']) == (0, 0, 0, 1)
-    assert find(comparison, 'cls', 'a')['p'] is None
+    assert (row.difference, row.difference_low, row.difference_high, row.p) == (0, 0, 0, 1)
+    assert find(comparison, 'cls', 'a').p is None
 
 
 def test_seed_and_baseline() -> None:
@@ -127,9 +126,9 @@ def test_seed_and_baseline() -> None:
     assert compare(reports, samples=40) != compare(reports, samples=40, seed=1)
     forth, back = compare(reports, samples=40), compare(reports, 'n0.3', samples=40)
     a, b = find(forth, 'mean', 'n0.3'), find(back, 'mean', 'n0.6')
-    assert a['difference'] == pytest.approx(-b['difference'])
-    assert a['difference_low'] == pytest.approx(-b['difference_high'])
-    assert compare({'alone': reports['n0.3']}, samples=40).rows[0]['p'] is None
+    assert a.difference == pytest.approx(-b.difference)
+    assert a.difference_low == pytest.approx(-b.difference_high)
+    assert compare({'alone': reports['n0.3']}, samples=40).rows[0].p is None
 
 
 def test_reports_from_files_keep_their_thresholds(tmp_path: Path) -> None:
@@ -138,13 +137,13 @@ def test_reports_from_files_keep_their_thresholds(tmp_path: Path) -> None:
         report.to_json(tmp_path / f'{name}.json')
     read = {name: Report.from_json(tmp_path / f'{name}.json') for name in reports}
     comparison = compare(read, samples=40)
-    assert comparison.meta['thresholds'] == 'as reported'
+    assert comparison.meta.thresholds == 'as reported'
     for name, report in reports.items():
         row = find(comparison, 'max_box_acc_70', name)
-        assert row['value'] == pytest.approx(report.metrics['max_box_acc_70'])
+        assert row.value == pytest.approx(report.metrics['max_box_acc_70'])
         hits = np.array([r['hit_70'] for r in report.rows])
         drawn = [100 * hits[index].mean() for index in resamples(40, 0)]
-        assert (row['low'], row['high']) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))))
+        assert (row.low, row.high) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))))
 
 
 def test_resamples_without_objects() -> None:
@@ -152,9 +151,9 @@ def test_resamples_without_objects() -> None:
     histograms[:, 1, 5] = 9
     histograms[0, 0, 7] = 9  # the only image with an object; a third of the resamples lack it
     rows = [{'id': str(i), 'label': 0} for i in range(N)]
-    report = Report('m', {}, {}, {'metric': 'PxAP', 'thresholds': 1000}, rows, samples=histograms)
+    report = Report('m', {}, {}, Meta(metric='PxAP', n=N, thresholds=1000), rows, samples=histograms)
     row = compare({'m': report}, samples=100).rows[0]
-    assert (row['value'], row['low'], row['high']) == (100, 100, 100)
+    assert (row.value, row.low, row.high) == (100, 100, 100)
 
 
 def test_markdown_and_json(tmp_path: Path) -> None:
@@ -168,7 +167,7 @@ def test_markdown_and_json(tmp_path: Path) -> None:
     assert len({line.replace('\\|', '').count('|') for line in lines}) == 1
     assert len(comparison.to_markdown().splitlines()) == 2 + 4 * 2
     comparison.to_json(tmp_path / 'comparison.json')
-    assert Comparison(**json.loads((tmp_path / 'comparison.json').read_text())) == comparison
+    assert Comparison.from_json(tmp_path / 'comparison.json') == comparison
     with pytest.raises(ValueError, match='metric pxap was not compared: choose from max_box_acc_30'):
         comparison.to_markdown(['pxap'])
 

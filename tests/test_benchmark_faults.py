@@ -62,7 +62,7 @@ def fail_in_one_process(rank: int, world: int, folder: Path) -> None:
             evaluate(source, dataset, batch_size=2, quiet=True)
         errors.append(str(caught.value))
     (folder / f'{rank}.json').write_text(json.dumps(errors))
-    assert evaluate(np.zeros_like(maps), dataset, quiet=True).meta['n'] == 7  # the processes still work together
+    assert evaluate(np.zeros_like(maps), dataset, quiet=True).meta.n == 7  # the processes still work together
     # Without it, the process that ends first can make the others abort.
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -85,16 +85,16 @@ def test_comparison_at_thresholds_chosen_elsewhere(tmp_path: Path) -> None:
     a = evaluate(noisy_maps(dataset), dataset, 'a', quiet=True)
     b = evaluate(noisy_maps(dataset) ** 2, dataset, 'b', threshold=TAU, quiet=True)
     c = evaluate(fcam_maps(dataset), dataset, 'c', threshold=TAU, quiet=True)
-    found = {(r['metric'], r['maps']): r for r in compare({'b': b, 'a': a, 'c': c}, samples=40).rows}
+    found = {(r.metric, r.maps): r for r in compare({'b': b, 'a': a, 'c': c}, samples=40).rows}
     assert ('box_acc_50', 'a') not in found
     row = found['box_acc_50', 'c']
-    assert row['value'] == pytest.approx(c.metrics['box_acc_50'])
-    assert row['difference'] == pytest.approx(c.metrics['box_acc_50'] - b.metrics['box_acc_50'])
+    assert row.value == pytest.approx(c.metrics['box_acc_50'])
+    assert row.difference == pytest.approx(c.metrics['box_acc_50'] - b.metrics['box_acc_50'])
     c.to_json(tmp_path / 'c.json')
     stored = compare({'c': Report.from_json(tmp_path / 'c.json')}, samples=40)
-    assert any(r['metric'] == 'box_acc_50' and r['value'] == row['value'] for r in stored.rows)
-    lacking = [r for r in compare({'a': a, 'c': c}, samples=40).rows if r['metric'] == 'box_acc_50']
-    assert [(r['maps'], r['p']) for r in lacking] == [('c', None)]
+    assert any(r.metric == 'box_acc_50' and r.value == row.value for r in stored.rows)
+    lacking = [r for r in compare({'a': a, 'c': c}, samples=40).rows if r.metric == 'box_acc_50']
+    assert [(r.maps, r.p) for r in lacking] == [('c', None)]
 
 
 def test_v2_is_the_multi_contour_mean_only() -> None:
@@ -107,7 +107,7 @@ def test_v2_is_the_multi_contour_mean_only() -> None:
     assert single.metrics['mean'] == pytest.approx(BoxMetric().update(maps, boxes).compute()['mean'])
     expected = BoxMetric(multi_contour=True).update(maps, boxes).compute()['mean']
     assert multi.metrics['max_box_acc_v2'] == pytest.approx(expected)
-    assert {row['metric'] for row in compare({'m': multi}, samples=40).rows} >= {'max_box_acc_v2'}
+    assert {row.metric for row in compare({'m': multi}, samples=40).rows} >= {'max_box_acc_v2'}
 
 
 class Confused(Model):
@@ -138,8 +138,8 @@ def test_class_maps_of_predicted_classes(masks: bool) -> None:
     for report in reports.values():
         assert not [key for key in report.metrics if key.startswith(('top', 'cls'))]
         assert 'top1' not in report.rows[0]
-    assert reports['cam'].meta['labels'] == 'predicted'
-    assert reports['cam'].meta['score_maps'].startswith('class map of the predicted class')
+    assert reports['cam'].meta.labels == 'predicted'
+    assert reports['cam'].meta.score_maps.startswith('class map of the predicted class')
     # The color after the true one is dark everywhere.
     predicted = dataset.images[range(7), (dataset.labels + 1) % 3] / 255
     expected = evaluate(predicted.astype(np.float32), dataset, 'cam', quiet=True)
@@ -199,7 +199,7 @@ def test_descriptions_cover_all_metrics_of_reports() -> None:
                 assert description.row.key in report.rows[0]
                 assert description.group in report.tables['classes'][0]
                 assert description.kind == ('masks' if masks else 'boxes')
-                assert description.name == report.meta['metric']
+                assert description.name == report.meta.metric
                 for curve in description.curves.values():
                     x, y = curve.points(report.curves)
                     assert len(x) == len(y) > 1

@@ -142,12 +142,3 @@ def test_a_class_without_objects(tmp_path: Path) -> None:
     assert report.tables['classes'][1]['pxap'] is None
     assert sum(row['n'] for row in report.tables['sizes']) == 15
     report.to_json(tmp_path / 'report.json')
-
-
-def test_files_that_are_not_reports_raise(tmp_path: Path) -> None:
-    for text in ('{', '[1]', '{"maps": "x"}', '{"maps": "x", "metrics": {}, "curves": {}, "meta": {}, "more": 1}'):
-        (tmp_path / 'x.json').write_text(text)
-        with pytest.raises(ValueError, match=r'x\.json is not a report of fcam-zoo benchmark'):
-            Report.from_json(tmp_path / 'x.json')
-    with pytest.raises(FileNotFoundError):
-        Report.from_json(tmp_path / 'missing.json')

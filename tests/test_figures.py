@@ -126,7 +126,7 @@ def test_wrong_reports_and_numbers(reports: dict[str, Report]) -> None:
         figures.activations(reports, 24)
     with pytest.raises(ValueError, match='curve accuracy_60 is not in the reports: choose from'):
         figures.curves(reports, [60])
-    other = replace(reports['cam'], meta={**reports['cam'].meta, 'split': 'val'})
+    other = replace(reports['cam'], meta=replace(reports['cam'].meta, split='val'))
     with pytest.raises(ValueError, match='cam and other have different split: show them apart'):
         figures.curves({**reports, 'other': other})
 

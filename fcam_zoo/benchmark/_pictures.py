@@ -58,7 +58,7 @@ def _boxes(
     size = score_map.shape[::-1]
     truth = resize_boxes(dataset.boxes[index], dataset.sizes[index], size)
     threshold = report.metrics[report.description.best_threshold]
-    found = boxes_from_score_map(score_map, [threshold], report.meta['multi_contour'])[0]
+    found = boxes_from_score_map(score_map, [threshold], bool(report.meta.multi_contour))[0]
     best = found[[box_iou(found, truth).max(1).argmax()]]
     return _outline_boxes(truth, size, new_size), _outline_boxes(best, size, new_size)
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import numpy as np
 
 from .._io import write_json
-from .report import Report
+from .._schema import build, length, read_json, show
+from ._text import as_unicode, printable
+from .report import Report, reading_report
 
 LEVEL = 95
+MAX_SAMPLES = 10**5
+# Largest number of rows in a file.
+MAX_ROWS = 10**4
 # Images whose samples are unpacked at a time.
 _CHUNK = 2048
 _SAME = ('id', 'label', 'width', 'height', 'n_boxes')
@@ -20,24 +26,75 @@ _PROTOCOL = ('metric', 'iou', 'multi_contour')
 
 
 @dataclass
-class Comparison:
-    """Result of `compare`, in plain Python values.
+class ComparisonRow:
+    """A metric of a report.
 
     Attributes:
-        rows: For each metric (max_box_acc_50, ..., mean, box_acc_50, ..., top1_50, ..., cls; or pxap, cls) and report:
-            value in percent, and its interval from low to high; difference to the baseline in points, its interval
-            from difference_low to difference_high, and p, the two-sided bootstrap p-value of no difference. The last
-            four are None for the baseline, and for metrics that the baseline lacks.
-        meta: baseline; n images; samples and seed of the bootstrap; level of the intervals in percent; with boxes
-            thresholds, which says whether each resample chooses its best ones.
+        metric: max_box_acc_50, ..., mean, box_acc_50, ..., top1_50, ..., cls; or pxap, cls.
+        maps: Name of the report.
+        value: In percent.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        difference: To the baseline, in points. This and the following are None for the baseline, and for metrics that
+            the baseline lacks.
+        difference_low: Lower end of its interval.
+        difference_high: Upper end of its interval.
+        p: Two-sided bootstrap p-value of no difference.
     """
 
-    rows: list[dict[str, Any]]
-    meta: dict[str, Any]
+    metric: str
+    maps: str
+    value: float
+    low: float
+    high: float
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p: float | None = None
+
+
+@dataclass
+class ComparisonMeta:
+    """How reports were compared.
+
+    Attributes:
+        baseline: Name of the report that others are compared with.
+        n: Number of images.
+        samples: Resamples of the bootstrap.
+        seed: Seed of the bootstrap.
+        level: Of the intervals, in percent.
+        thresholds: With boxes, whether each resample chooses its best ones.
+    """
+
+    baseline: str
+    n: int
+    samples: int
+    seed: int
+    level: int
+    thresholds: str | None = None
+
+
+@dataclass
+class Comparison:
+    """Result of `compare`, in plain Python values: a row per metric and report."""
+
+    rows: Annotated[list[ComparisonRow], length(1, MAX_ROWS)]
+    meta: ComparisonMeta
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write everything as strict JSON."""
-        write_json(path, asdict(self))
+        write_json(path, as_unicode(asdict(self)))
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike) -> Comparison:
+        """Read what `to_json` wrote.
+
+        Raises:
+            FileNotFoundError: When the file does not exist.
+            ReportError: When it does not hold a comparison.
+        """
+        with reading_report(path, 'comparison'):
+            return build(cls, read_json(Path(path)))
 
     def to_markdown(self, metrics: Sequence[str] | None = None) -> str:
         """Return a table of all metrics, or of some.
@@ -45,18 +102,18 @@ class Comparison:
         Raises:
             ValueError: For a metric that was not compared.
         """
-        known = list(dict.fromkeys(row['metric'] for row in self.rows))
+        known = list(dict.fromkeys(row.metric for row in self.rows))
         if unknown := [metric for metric in metrics or () if metric not in known]:
             raise ValueError(f'metric {", ".join(unknown)} was not compared: choose from {", ".join(known)}')
-        interval = f'{self.meta["level"]} % interval'
+        interval = f'{self.meta.level} % interval'
         lines = [
-            f'| metric | maps | % | {interval} | difference to {_cell(self.meta["baseline"])} | {interval} | p |',
+            f'| metric | maps | % | {interval} | difference to {_cell(self.meta.baseline)} | {interval} | p |',
             '|---|---|--:|--:|--:|--:|--:|',
         ]
         for row in self.rows:
-            if metrics is not None and row['metric'] not in metrics:
+            if metrics is not None and row.metric not in metrics:
                 continue
-            cells = [row['metric'], _cell(row['maps']), *format_row(row)]
+            cells = [_cell(row.metric), _cell(row.maps), *format_row(row)]
             lines.append(f'| {" | ".join(cells)} |')
         return '\n'.join(lines) + '\n'
 
@@ -82,7 +139,7 @@ def compare(
         ValueError: Without reports, or for an unknown baseline, too few samples, reports on different images or with
             different metrics, reports without rows, PxAP reports without samples.
     """
-    baseline = _check(reports, baseline, samples)
+    baseline = _check(reports, baseline, samples, seed)
     first = next(iter(reports.values()))
     n, kind = len(first.rows), first.description.kind
     counts = _draw(n, samples, seed)
@@ -92,24 +149,26 @@ def compare(
     if labelled:
         for name, report in reports.items():
             drawn[name]['cls'] = 100 * counts @ _column(report, 'top1').astype(np.float32) / n
-    rows = []
+    rows: list[ComparisonRow] = []
     for metric in dict.fromkeys(metric for found in drawn.values() for metric in found):
         expected = drawn[baseline].get(metric)
         for name, found in drawn.items():
             if metric in found:
                 other = None if name == baseline else expected
-                rows.append({'metric': metric, 'maps': name, **_intervals(found[metric], other)})
-    meta = {'baseline': baseline, 'n': n, 'samples': samples, 'seed': seed, 'level': LEVEL}
+                rows.append(ComparisonRow(metric, name, *_intervals(found[metric], other)))
+    meta = ComparisonMeta(baseline, n, samples, seed, LEVEL)
     if kind == 'boxes':
-        meta['thresholds'] = 'chosen in each resample' if chosen else 'as reported'
+        meta.thresholds = 'chosen in each resample' if chosen else 'as reported'
     return Comparison(rows, meta)
 
 
-def _check(reports: Mapping[str, Report], baseline: str | None, samples: int) -> str:
+def _check(reports: Mapping[str, Report], baseline: str | None, samples: int, seed: int) -> str:
     if not reports:
         raise ValueError('nothing to compare: give at least one report')
-    if samples < 40:
-        raise ValueError(f'samples={samples} is too small for {LEVEL} % intervals: give 40 or more')
+    if type(samples) is not int or not 40 <= samples <= MAX_SAMPLES:
+        raise ValueError(f'samples is {show(samples)}: give 40 or more for {LEVEL} % intervals, up to {MAX_SAMPLES}')
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f'seed is {show(seed)}: give a whole number from 0')
     names = list(reports)
     baseline = names[0] if baseline is None else baseline
     if baseline not in reports:
@@ -118,7 +177,7 @@ def _check(reports: Mapping[str, Report], baseline: str | None, samples: int) ->
     for name, report in reports.items():
         if not report.rows:
             raise ValueError(f'report {name} has no rows: evaluate with rows=True')
-        if different := [k for k in _PROTOCOL if report.meta.get(k) != first.meta.get(k)]:
+        if different := [k for k in _PROTOCOL if getattr(report.meta, k) != getattr(first.meta, k)]:
             raise ValueError(f'reports {names[0]} and {name} have different {", ".join(different)}: not comparable')
         same = len(report.rows) == len(first.rows)
         if not same or any(a.get(k) != b.get(k) for a, b in zip(report.rows, first.rows) for k in _SAME):
@@ -139,12 +198,13 @@ def _draw(n: int, samples: int, seed: int) -> np.ndarray:
 
 def _resample_boxes(report: Report, counts: np.ndarray, chosen: bool, labelled: bool) -> dict[str, np.ndarray]:
     """Compute the metrics (S) of each resample."""
-    levels = [f'{level:g}' for level in report.meta['iou']]
+    iou = report.meta.iou or []
+    levels = [f'{level:g}' for level in iou]
     metrics = {f'max_box_acc_{k}': v for k, v in zip(levels, _best(report, counts, chosen).T)}
-    metrics['max_box_acc_v2' if report.meta['multi_contour'] else 'mean'] = np.mean(list(metrics.values()), 0)
+    metrics['max_box_acc_v2' if report.meta.multi_contour else 'mean'] = np.mean(list(metrics.values()), 0)
     if 'iou_at_threshold' in report.rows[0]:
         best_iou = _column(report, 'iou_at_threshold').astype(np.float32)
-        hits = {k: best_iou >= np.float32(level / 100) for k, level in zip(levels, report.meta['iou'])}
+        hits = {k: best_iou >= np.float32(level / 100) for k, level in zip(levels, iou)}
         metrics |= {f'box_acc_{k}': 100 * counts @ hit.astype(np.float32) / len(hit) for k, hit in hits.items()}
     if labelled and chosen:
         right = counts * _column(report, 'top1')
@@ -155,8 +215,8 @@ def _resample_boxes(report: Report, counts: np.ndarray, chosen: bool, labelled: 
 def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
     """Compute the largest accuracy in percent over thresholds (S,I), given how often images count (S,N)."""
     samples = report.samples if chosen else None
-    thresholds = report.meta['thresholds'] if chosen else 1
-    levels = report.meta['iou']
+    thresholds = report.meta.thresholds if chosen else 1
+    levels = report.meta.iou or []
 
     def hits(part: slice) -> np.ndarray:
         if samples is not None:
@@ -193,18 +253,16 @@ def _product(counts: np.ndarray, values: Callable[[slice], np.ndarray], dtype: t
     return total
 
 
-def _intervals(drawn: np.ndarray, baseline: np.ndarray | None) -> dict[str, float | None]:
+def _intervals(drawn: np.ndarray, baseline: np.ndarray | None) -> tuple[float, ...]:
     """Return value and interval of a metric, given its resamples (S), and those of the difference to the baseline."""
-    low, high = _percentiles(drawn)
-    result: dict[str, float | None] = {'value': float(drawn[0]), 'low': low, 'high': high}
+    result = (float(drawn[0]), *_percentiles(drawn))
     if baseline is None:
-        return result | dict.fromkeys(('difference', 'difference_low', 'difference_high', 'p'))
+        return result
     paired = drawn.astype(np.float64) - baseline
-    low, high = _percentiles(paired)
     # The observed difference counts as one of the resamples, so that p is never 0.
     tails = (1 + (paired[1:] <= 0).sum(), 1 + (paired[1:] >= 0).sum())
     p = min(1.0, 2 * float(min(tails)) / len(paired))
-    return result | {'difference': float(paired[0]), 'difference_low': low, 'difference_high': high, 'p': p}
+    return (*result, float(paired[0]), *_percentiles(paired), p)
 
 
 def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
@@ -217,14 +275,14 @@ def _column(report: Report, key: str) -> np.ndarray:
     return np.array([row[key] for row in report.rows])
 
 
-def format_row(row: Mapping[str, Any]) -> list[str]:
+def format_row(row: ComparisonRow) -> list[str]:
     """Format value, interval, difference, its interval and p of a row of a comparison."""
-    cells = [f'{row["value"]:.1f}', f'{row["low"]:.1f} to {row["high"]:.1f}']
-    if row['p'] is None:
+    cells = [f'{row.value:.1f}', f'{row.low:.1f} to {row.high:.1f}']
+    if row.p is None:
         return [*cells, '', '', '']
-    interval = f'{row["difference_low"]:+.1f} to {row["difference_high"]:+.1f}'
-    return [*cells, f'{row["difference"]:+.1f}', interval, f'{row["p"]:.3f}']
+    interval = f'{row.difference_low:+.1f} to {row.difference_high:+.1f}'
+    return [*cells, f'{row.difference:+.1f}', interval, f'{row.p:.3f}']
 
 
 def _cell(text: str) -> str:
-    return text.replace('|', '\\|').replace('\n', ' ')
+    return printable(text).replace('|', '\\|')

@@ -146,18 +146,9 @@ def describe(metrics: Mapping[str, float]) -> MetricDescription:
     return _describe_boxes('MaxBoxAcc' if 'mean' in metrics else 'MaxBoxAccV2', iou)
 
 
-def describe_meta(meta: Mapping[str, Any]) -> MetricDescription:
-    """Find the description of a report by its `meta`.
-
-    Raises:
-        ValueError: For a metric that is not known.
-    """
-    name = meta.get('metric')
-    if name == 'PxAP':
-        return _describe_masks()
-    if name in ('MaxBoxAcc', 'MaxBoxAccV2'):
-        return _describe_boxes(name, meta['iou'])
-    raise ValueError(f'metric {name!r} is unknown: choose one of MaxBoxAcc, MaxBoxAccV2, PxAP')
+def describe_metric(name: str, iou: Sequence[float] | None) -> MetricDescription:
+    """Find the description of a metric, 'MaxBoxAcc', 'MaxBoxAccV2' or 'PxAP', by its name and its IoUs in percent."""
+    return _describe_masks() if name == 'PxAP' else _describe_boxes(name, iou or ())
 
 
 def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:

@@ -6,16 +6,19 @@ import io
 import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from .._io import write_text
 from . import plots
 from ._pictures import picture, show
+from ._text import printable
 from .compare import Comparison, format_row
 from .descriptions import MetricDescription
 from .report import Report, check_comparable, columns_of, format_number
@@ -63,7 +66,8 @@ def write_html(
     _check(reports, dataset, maps, images)
     first = next(iter(reports.values()))
     description = first.description
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    options: dict[str, Any] = {'undefined': StrictUndefined, 'trim_blocks': True, 'lstrip_blocks': True}
+    environment = Environment(autoescape=True, finalize=_finalize, **options)
     template = environment.from_string(files(__package__).joinpath('report.html.jinja').read_text(encoding='utf-8'))
     page = template.render(
         title=f'Localization on {first.data_name}' if title is None else title,
@@ -74,7 +78,7 @@ def write_html(
         has_threshold=any('threshold' in report.metrics for report in reports.values()),
         comparison=comparison,
         comparison_table=comparison and _comparison_table(comparison, description),
-        curves=_plot(lambda: plots.curves(reports, first.meta.get('iou'))),
+        curves=_plot(lambda: plots.curves(reports, first.meta.iou)),
         activations=_activations(reports),
         sizes=_groups_table(reports, 'sizes', 'share of the image'),
         classes=_groups_table(reports, 'classes', 'class'),
@@ -82,8 +86,12 @@ def write_html(
         protocol=_protocol(reports),
         command=command,
     )
-    # File names need not be Unicode.
-    write_text(path, page.lstrip().encode(errors='replace').decode() + '\n')
+    write_text(path, page.lstrip() + '\n')
+
+
+def _finalize(value: Any) -> Any:
+    """Replace control characters in names; markup is that of the template."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _check(reports: Reports, dataset: Any, maps: Mapping[str, MapOf] | None, images: int) -> None:
@@ -132,15 +140,16 @@ def _metrics_table(reports: Reports, setting: bool) -> _Table:
 def _comparison_table(comparison: Comparison, description: MetricDescription) -> _Table:
     """List intervals of the metrics and of their differences."""
     rows: list[tuple[str, Sequence[_Cell]]] = []
-    for metric, found in groupby(comparison.rows, lambda row: row['metric']):
+    for metric, found in groupby(comparison.rows, lambda row: row.metric):
         title = description.column(metric).label
         for row in found:
-            clear = row['p'] is not None and (row['difference_low'] > 0 or row['difference_high'] < 0)
+            low, high = row.difference_low, row.difference_high
+            clear = low is not None and high is not None and (low > 0 or high < 0)
             value, interval, difference, *rest = (_Cell(text) for text in format_row(row))
-            cells = [_Cell(row['maps']), value, interval, difference._replace(bold=clear), *rest]
+            cells = [_Cell(row.maps), value, interval, difference._replace(bold=clear), *rest]
             rows.append((title, cells))
             title = ''
-    baseline = comparison.meta['baseline']
+    baseline = comparison.meta.baseline
     return _Table(['metric', 'maps', '%', 'interval', f'difference to {baseline}', 'interval', 'p'], rows)
 
 
@@ -225,7 +234,7 @@ def _data_url(kind: str, buffer: io.BytesIO) -> str:
 
 def _protocol(reports: Reports) -> list[tuple[str, Any]]:
     """List what the reports have in common once, and the rest by report."""
-    metas = {name: dict(_entries(report.meta)) for name, report in reports.items()}
+    metas = {name: dict(_entries(asdict(report.meta))) for name, report in reports.items()}
     first = next(iter(metas.values()))
     common = {k: v for k, v in first.items() if all(m.get(k) == v for m in metas.values())}
     entries = list(common.items())

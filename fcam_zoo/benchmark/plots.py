@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._text import printable
 from .descriptions import Curve, map_title
 from .report import Report, check_comparable
 
@@ -131,18 +132,17 @@ def _panels(count: int, size: tuple[float, float], share: bool = False) -> tuple
 
 
 def _data(report: Report) -> str:
-    return _plain(f'{report.data_name}, {report.meta["n"]} images')
+    return _plain(f'{report.data_name}, {report.meta.n} images', 100)
 
 
 def _title(name: str) -> str:
     """Return a title of at most 32 characters, the last ones, so that a long path leaves room for the plot."""
-    title = map_title(name)
-    return _plain(title if len(title) <= 32 else f'…{title[-31:]}')
+    return _plain(map_title(name), 32)
 
 
-def _plain(text: str) -> str:
-    """Escape dollar signs, between which matplotlib expects formulas."""
-    return text.replace('$', r'\$')
+def _plain(text: str, longest: int) -> str:
+    """Shorten text, and escape dollar signs, between which matplotlib expects formulas."""
+    return printable(text, longest).replace('$', r'\$')
 
 
 def _styles(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
@@ -160,10 +160,16 @@ def _styles(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
     return styles
 
 
+def _label(name: str, report: Report, curve: Curve) -> str:
+    """Return an entry of the legend, from which matplotlib excludes labels that begin with an underscore."""
+    title = _title(name)
+    return f'{" " * title.startswith("_")}{title}: {curve.legend(report.metrics)}'
+
+
 def _draw_curve(axes: Axes, reports: Mapping[str, Report], curve: Curve) -> None:
     """Draw a curve of each report, with its value in the legend and its best threshold as a dot."""
     for (name, report), style in zip(reports.items(), _styles(reports)):
-        axes.plot(*curve.points(report.curves), label=f'{_title(name)}: {curve.legend(report.metrics)}', **style)
+        axes.plot(*curve.points(report.curves), label=_label(name, report, curve), **style)
         if (dot := curve.dot(report.metrics)) is not None:
             axes.plot(*dot, 'o', color=style['color'], markersize=5)
     axes.set(xlabel=curve.x_label, ylabel=curve.y_label, xlim=(0, curve.x_end), ylim=(0, 100))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,17 @@ import numpy as np
 import torch
 
 from .._io import CsvWriter, atomic_path, write_json
+from .._schema import InvalidValue, build, read_json, reading
 from .._version import __version__
+from ..errors import ReportError
 from ._analysis import activation_shares, class_table, size_table
 from ._scores import Scores
-from .descriptions import Column, MetricDescription, describe_meta
+from ._text import as_unicode, printable
+from .descriptions import Column, MetricDescription, describe_metric
+from .report_schema import Meta, Row, check_contents
+
+# Largest file in bytes: a report has about 400 bytes per image.
+_MAX_FILE = 2**29
 
 
 @dataclass
@@ -33,7 +40,7 @@ class Report:
             threshold that was chosen on other images: threshold, and box_acc_50, ... or f1 at it, in percent. With
             logits: cls in percent.
         curves: threshold and, for each IoU, accuracy_50 in percent; or threshold, precision and recall.
-        meta: Data set, split, number of images, metric and its options, how the maps were made, versions.
+        meta: How it was measured: data set, split, number of images, metric and its options, maps, versions.
         rows: For each image id, label and object_share, the percentage of the image inside its boxes or mask. With
             boxes width, height, n_boxes, for each IoU iou_50 and hit_50 at its best threshold, and iou_at_threshold at
             the one chosen on other images. With masks the pxap and the f1_at_threshold of the image (None without
@@ -50,15 +57,16 @@ class Report:
     maps: str
     metrics: dict[str, float]
     curves: dict[str, list[float]]
-    meta: dict[str, Any]
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    meta: Meta
+    rows: list[Row] = field(default_factory=list)
     activations: dict[str, list[float]] = field(default_factory=dict)
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    tables: dict[str, list[Row]] = field(default_factory=dict)
     samples: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Write everything except the samples as strict JSON."""
-        write_json(path, {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'samples'})
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'samples'}
+        write_json(path, as_unicode(values | {'meta': asdict(self.meta)}))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> Report:
@@ -66,12 +74,12 @@ class Report:
 
         Raises:
             FileNotFoundError: When the file does not exist.
-            ValueError: When it does not hold a report.
+            ReportError: When it does not hold a report.
         """
-        try:
-            return cls(**json.loads(Path(path).read_text(encoding='utf-8')))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f'{path} is not a report of fcam-zoo benchmark ({error}): evaluate again') from error
+        with reading_report(path):
+            report = build(cls, read_json(Path(path), _MAX_FILE))
+            check_contents(report)
+        return report
 
     def to_csv(self, path: str | os.PathLike, table: str | None = None) -> None:
         """Write the rows, or a table: 'classes' or 'sizes'.
@@ -82,7 +90,8 @@ class Report:
         rows = self.rows if table is None else self.tables.get(table, [])
         if not rows:
             raise ValueError(f'the report has no {table or "rows"}: evaluate with rows=True')
-        with atomic_path(path) as temporary, temporary.open('w', newline='', encoding='utf-8') as f:
+        # File names need not be Unicode.
+        with atomic_path(path) as temporary, temporary.open('w', newline='', encoding='utf-8', errors='replace') as f:
             writer = CsvWriter(f)
             writer.write(rows[0])
             for row in rows:
@@ -91,21 +100,21 @@ class Report:
     @property
     def description(self) -> MetricDescription:
         """Return names, columns and curves of the metric."""
-        return describe_meta(self.meta)
+        return describe_metric(self.meta.metric, self.meta.iou)
 
     @property
     def data_name(self) -> str:
         """Return data set and split, if they were recorded."""
-        return '/'.join(str(self.meta[k]) for k in ('dataset', 'split') if self.meta.get(k)) or 'data set'
+        return '/'.join(name for name in (self.meta.dataset, self.meta.split) if name) or 'data set'
 
     def summary(self) -> str:
         """Return one line with all metrics."""
         digits = {column.key: column.digits for column in self.description.columns}
         cells = (f'{key} {value:.{digits[key]}f}' for key, value in self.metrics.items())
-        return f'{self.maps}: ' + '  '.join(cells)
+        return f'{printable(self.maps)}: ' + '  '.join(cells)
 
 
-def make_report(maps: str, scores: Scores, dataset: Any, source: Mapping[str, str | None]) -> Report:
+def make_report(maps: str, scores: Scores, dataset: Any, source: Mapping[str, Any]) -> Report:
     """Build the report of one kind of map.
 
     Args:
@@ -118,21 +127,21 @@ def make_report(maps: str, scores: Scores, dataset: Any, source: Mapping[str, st
     if 'top1' in scores.lists:
         metrics['cls'] = 100 * float(scores.kept('top1').mean())
     step = np.diff(scores.metric.thresholds)
-    meta: dict[str, Any] = {
-        'dataset': getattr(dataset, 'name', None),
-        'split': getattr(dataset, 'split', None),
-        'n': scores.metric.compute()['n'],
+    meta = Meta(
+        dataset=getattr(dataset, 'name', None),
+        split=getattr(dataset, 'split', None),
+        n=scores.metric.compute()['n'],
         **source,
-        'thresholds': len(scores.metric.thresholds),
-        'threshold_step': float(step[0]) if step.size and np.allclose(step, step[0]) else None,
+        thresholds=len(scores.metric.thresholds),
+        threshold_step=float(step[0]) if step.size and np.allclose(step, step[0]) else None,
         **scores.meta(),
-        'versions': {
+        versions={
             'fcam_zoo': __version__,
             'torch': torch.__version__,
             'numpy': np.__version__,
             'opencv': cv2.__version__,
         },
-    }
+    )
     report = Report(maps, metrics, curves, meta, scores.rows(dataset))
     report.activations = activation_shares(scores.activations)
     if report.rows:
@@ -141,6 +150,18 @@ def make_report(maps: str, scores: Scores, dataset: Any, source: Mapping[str, st
         names = getattr(dataset, 'class_names', None)
         report.tables = {'classes': class_table(report.rows, names, score), 'sizes': size_table(report.rows, score)}
     return report
+
+
+@contextmanager
+def reading_report(path: str | os.PathLike, kind: str = 'report') -> Iterator[None]:
+    """Convert errors of reading a file of `fcam-zoo benchmark -o` to `ReportError`; `kind` is what it should hold."""
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f'{path} does not exist: give a folder or a JSON file of fcam-zoo benchmark -o')
+    with reading(path, ReportError, 'run fcam-zoo benchmark again'):
+        try:
+            yield
+        except InvalidValue as error:
+            raise ReportError(f'{path} is not a {kind} of fcam-zoo benchmark ({error})') from error
 
 
 def check_comparable(reports: Mapping[str, Report]) -> None:
@@ -154,7 +175,7 @@ def check_comparable(reports: Mapping[str, Report]) -> None:
     first = next(iter(reports))
     for name, report in reports.items():
         keys = ('dataset', 'split', 'n', 'metric', 'iou')
-        if different := [k for k in keys if report.meta.get(k) != reports[first].meta.get(k)]:
+        if different := [k for k in keys if getattr(report.meta, k) != getattr(reports[first].meta, k)]:
             raise ValueError(f'reports {first} and {name} have different {", ".join(different)}: show them apart')
 
 
@@ -167,9 +188,10 @@ def columns_of(reports: Mapping[str, Report]) -> list[Column]:
 def metrics_table(reports: Mapping[str, Report]) -> str:
     """Format the metrics as text, one row per report, without top-5 localization."""
     columns = [column for column in columns_of(reports) if not column.key.startswith('top5')]
-    width = max(12, *(len(name) + 2 for name in reports))
+    names = [printable(name) for name in reports]
+    width = max(12, *(len(name) + 2 for name in names))
     lines = ['maps'.ljust(width) + ''.join(column.short.rjust(9) for column in columns)]
-    for name, report in reports.items():
+    for name, report in zip(names, reports.values()):
         cells = (format_number(report.metrics.get(column.key), column.digits, '-') for column in columns)
         lines.append(name.ljust(width) + ''.join(cell.rjust(9) for cell in cells))
     return '\n'.join(lines)

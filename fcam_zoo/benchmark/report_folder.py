@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -16,6 +15,8 @@ from .report import Report
 from .sources import MapOf
 
 _COMPARISON = 'comparison.json'
+# Bytes of a file name without suffix; file systems allow 255 with suffix and temporary parts.
+_MAX_STEM = 150
 
 
 def write_reports(
@@ -56,12 +57,14 @@ def write_reports(
 def _file_stems(names: Iterable[str]) -> list[str]:
     """Return a file name without suffix for each report; no two are equal, even if case is ignored."""
     stems, taken = [], {'comparison'}
+    numbers: dict[str, int] = {}  # the last one of each name, so that many equal names take little time
     for name in names:
-        stem = safe = re.sub(r'[^\w.-]+', '_', name)
-        number = 1
+        stem = safe = re.sub(r'[^\w.-]+', '_', name).encode()[:_MAX_STEM].decode(errors='ignore')
+        number = numbers.get(safe.lower(), 1)
         while taken & (files := {stem.lower(), f'{stem}_classes'.lower(), f'{stem}_sizes'.lower()}):
             number += 1
             stem = f'{safe}_{number}'
+        numbers[safe.lower()] = number
         taken |= files
         stems.append(stem)
     return stems
@@ -79,7 +82,8 @@ def read_reports(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> dict
 
     Raises:
         FileNotFoundError: When a folder, a file or a report of a folder is missing.
-        ValueError: When a folder or file does not hold reports, or two reports have the same full name.
+        ReportError: When a file is damaged.
+        ValueError: When a folder does not hold reports, or two reports have the same full name.
     """
     given = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     found = [(path, _read_folder(path) if path.is_dir() else _read_file(path)) for path in given]
@@ -103,10 +107,5 @@ def _read_folder(folder: Path) -> dict[str, Report]:
     path = folder / _COMPARISON
     if not path.is_file():
         raise ValueError(f'{folder} has no {_COMPARISON}: make the reports with fcam-zoo benchmark … -o {folder}')
-    try:
-        names = list(dict.fromkeys(row['maps'] for row in json.loads(path.read_text(encoding='utf-8'))['rows']))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'{path} is not a comparison of fcam-zoo benchmark ({error!r}): run the benchmark again'
-        ) from error
+    names = list(dict.fromkeys(row.maps for row in Comparison.from_json(path).rows))
     return {name: Report.from_json(folder / f'{stem}.json') for name, stem in zip(names, _file_stems(names))}

@@ -246,10 +246,10 @@ def check_images(dataset: Any, limit: int | None) -> None:
 def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], maps: dict[str, MapOf]) -> None:
     """Print the metrics and their comparison; write the reports."""
     first = next(iter(reports.values()))
-    print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta["n"]} images')
+    print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta.n} images')
     print(metrics_table(reports))
     comparison = compare(reports, args.baseline)
-    compared = {row['metric'] for row in comparison.rows}
+    compared = {row.metric for row in comparison.rows}
     main = [key for key in dict.fromkeys((first.description.primary, first.description.overall)) if key in compared]
     print(f'\n{comparison.to_markdown(main)}', end='')
     if args.output:

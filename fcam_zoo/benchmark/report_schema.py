@@ -1,0 +1,188 @@
+"""What a report may contain: the record of how it was measured, and the checks of one that was read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from .._schema import InvalidValue, Positive, Rule, between, length, show
+from ._analysis import ACTIVATION_BINS
+from .descriptions import MetricDescription
+
+if TYPE_CHECKING:
+    from .report import Report
+
+# Limits of a file: images and thresholds of a report, and characters of a name.
+MAX_IMAGES, MAX_THRESHOLDS, MAX_NAME = 10**7, 10**5, 4096
+
+Name = Annotated[str, length(0, MAX_NAME)]
+Percent = Annotated[float, Rule(lambda value: 0 < value <= 100, 'give a percentage above 0 and up to 100')]
+Row = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Meta:
+    """How a report was measured.
+
+    Attributes:
+        dataset: Name of the data set.
+        split: Its split.
+        n: Number of images.
+        score_maps: How the maps were made.
+        labels: Class of class maps: 'true' or 'predicted'; None if it does not matter.
+        thresholds: Number of thresholds.
+        threshold_step: Their distance, if it is constant.
+        metric: 'MaxBoxAcc', 'MaxBoxAccV2' or 'PxAP'.
+        iou: With boxes, required IoUs in percent.
+        multi_contour: With boxes, whether the boxes of all contours are used.
+        versions: Versions of packages.
+    """
+
+    dataset: Name | None = None
+    split: Name | None = None
+    n: Annotated[int, between(1, MAX_IMAGES)]
+    score_maps: Name = 'as given'
+    labels: Literal['true', 'predicted'] | None = None
+    thresholds: Annotated[int, between(1, MAX_THRESHOLDS)]
+    threshold_step: Annotated[float, Positive] | None = None
+    metric: Literal['MaxBoxAcc', 'MaxBoxAccV2', 'PxAP']
+    iou: Annotated[list[Percent], length(1, 100)] | None = None
+    multi_contour: bool | None = None
+    versions: dict[str, Name] | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric == 'PxAP':
+            return
+        if self.iou is None or self.multi_contour is None:
+            raise InvalidValue(f'meta of {self.metric} has no iou or no multi_contour: add both')
+        # Whole numbers as such, as they are given.
+        self.iou = [int(level) if float(level).is_integer() else level for level in self.iou]
+        if len({f'{level:g}' for level in self.iou}) < len(self.iou):
+            raise InvalidValue(f'meta.iou is {show(self.iou)}: give different percentages')
+
+
+class _Kind(NamedTuple):
+    """The values of a column, and what to give instead of others."""
+
+    is_valid: Callable[[Any], bool]
+    fix: str
+
+
+def _is_number(value: Any, high: float) -> bool:
+    # NaN is smaller than nothing. The tolerance is for sums of rounded numbers.
+    return type(value) in (int, float) and 0 <= value <= high * (1 + 1e-6)
+
+
+_PERCENT = _Kind(lambda value: _is_number(value, 100), 'give a percentage')
+_MAYBE_PERCENT = _Kind(lambda value: value is None or _is_number(value, 100), 'give a percentage or null')
+_SHARE = _Kind(lambda value: _is_number(value, 1), 'give a number from 0 to 1')
+# PixelAP has bins above 1.
+_EDGE = _Kind(lambda value: _is_number(value, 3), 'give a threshold')
+_COUNT = _Kind(lambda value: type(value) is int and 0 <= value < 2**53, 'give a whole number from 0')
+_FLAG = _Kind(lambda value: isinstance(value, bool), 'give true or false')
+_TEXT = _Kind(lambda value: isinstance(value, str) and len(value) <= MAX_NAME, f'give text of up to {MAX_NAME} signs')
+_ROW = {
+    'id': _TEXT,
+    'label': _COUNT,
+    'object_share': _PERCENT,
+    'width': _COUNT,
+    'height': _COUNT,
+    'n_boxes': _COUNT,
+    'iou_at_threshold': _SHARE,
+    'pxap': _MAYBE_PERCENT,
+    'f1_at_threshold': _MAYBE_PERCENT,
+    'top1': _FLAG,
+    'top5': _FLAG,
+}
+_TABLES = {
+    'classes': {'label': _COUNT, 'class': _TEXT, 'n': _COUNT},
+    'sizes': {'above': _PERCENT, 'up_to': _PERCENT, 'n': _COUNT},
+}
+
+
+def check_contents(report: Report) -> None:
+    """Check that metrics, curves, rows and tables of a report are complete, and fit its metric.
+
+    Raises:
+        InvalidValue: If not; the message names the place.
+    """
+    description = report.description
+    _check_metrics(report.metrics, description)
+    _check_curves(report.curves, description)
+    if len(report.rows) not in (0, report.meta.n):
+        raise InvalidValue(f'rows has {len(report.rows)} images, but meta.n is {report.meta.n}: give one row per image')
+    levels = [f'{level:g}' for level in report.meta.iou or ()]
+    columns = _ROW | {f'iou_{k}': _SHARE for k in levels} | {f'hit_{k}': _FLAG for k in levels}
+    needed = {'id', 'label', description.row.key, *(f'hit_{k}' for k in levels)}
+    _check_table(report.rows, 'rows', columns, needed)
+    for kind, rows in report.tables.items():
+        if kind not in _TABLES:
+            raise InvalidValue(f'unknown table {show(kind)}: choose one of {", ".join(_TABLES)}')
+        scores = {f'accuracy_{k}': _PERCENT for k in levels} or {'pxap': _MAYBE_PERCENT}
+        _check_table(rows, f'tables.{kind}', _TABLES[kind] | scores, {*_TABLES[kind], description.group})
+    _check_activations(report.activations)
+
+
+def _check_metrics(metrics: Mapping[str, float], description: MetricDescription) -> None:
+    columns = {column.key: _SHARE if column.digits == 3 else _PERCENT for column in description.columns}
+    needed = {description.overall}
+    for curve in description.curves.values():
+        needed |= {curve.value} if curve.at is None else {curve.value, curve.at}
+    _check_keys(metrics, 'metrics', columns, needed)
+    for key, value in metrics.items():
+        if not columns[key].is_valid(value):
+            raise InvalidValue(f'metrics.{key} is {show(value)}: {columns[key].fix}')
+
+
+def _check_curves(curves: Mapping[str, Sequence[float]], description: MetricDescription) -> None:
+    if description.kind == 'boxes':
+        columns = {'threshold': _SHARE, **dict.fromkeys(description.curves, _PERCENT)}
+    else:
+        columns = {'threshold': _EDGE, 'precision': _SHARE, 'recall': _SHARE}
+    _check_lists(curves, 'curves', columns, 1, MAX_THRESHOLDS + 3)
+
+
+def _check_activations(activations: Mapping[str, Sequence[float]]) -> None:
+    if activations:
+        columns = {'score': _SHARE, **dict.fromkeys(('all', 'inside', 'outside'), _PERCENT)}
+        _check_lists(activations, 'activations', columns, ACTIVATION_BINS, ACTIVATION_BINS)
+
+
+def _check_lists(
+    values: Mapping[str, Sequence[float]], place: str, columns: Mapping[str, _Kind], low: int, high: int
+) -> None:
+    """Check lists of numbers, which must have the same length, from `low` to `high`."""
+    _check_keys(values, place, columns, set(columns))
+    size = len(values['score' if 'score' in values else 'threshold'])
+    for key, numbers in values.items():
+        if len(numbers) != size or not low <= size <= high:
+            raise InvalidValue(f'{place}.{key} has {len(numbers)} numbers: give {low} to {high}, as many in all lists')
+        _check_values(numbers, columns[key], f'{place}.{key}')
+
+
+def _check_table(rows: Sequence[Row], place: str, columns: Mapping[str, _Kind], needed: set[str]) -> None:
+    """Check rows, which must have the same columns."""
+    if not rows:
+        return
+    names = rows[0].keys()
+    _check_keys(rows[0], f'{place}[0]', columns, needed)
+    for i, row in enumerate(rows):
+        if row.keys() != names:
+            raise InvalidValue(f'{place}[{i}] has other columns than {place}[0]: give the same in all rows')
+    for name in names:
+        _check_values((row[name] for row in rows), columns[name], place, f'.{name}')
+
+
+def _check_keys(values: Mapping[str, Any], place: str, columns: Mapping[str, _Kind], needed: set[str]) -> None:
+    if unknown := [key for key in values if key not in columns]:
+        raise InvalidValue(f'{place} has the unknown field {show(unknown[0])}: remove it')
+    if missing := sorted(needed - values.keys()):
+        raise InvalidValue(f'{place} has no {missing[0]}: add it')
+
+
+def _check_values(values: Iterable[Any], kind: _Kind, before: str, after: str = '') -> None:
+    """Check the values at the places `before[i]after`."""
+    for i, value in enumerate(values):
+        if not kind.is_valid(value):
+            raise InvalidValue(f'{before}[{i}]{after} is {show(value)}: {kind.fix}')
