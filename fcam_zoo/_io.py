@@ -105,4 +105,9 @@ def describe_os_error(error: OSError) -> str:
         return str(error)
     files = ' and '.join(os.fsdecode(f) for f in (error.filename, error.filename2) if isinstance(f, (str, bytes)))
     fix = _FIXES.get(error.errno, 'check the path, then run again')
-    return f'{files}{": " * bool(files)}{error.strerror or error}; {fix}'
+    return f'{files}{": " * bool(files)}{error.strerror or f"error {error.errno}"}; {fix}'
+
+
+def printable(text: str) -> str:
+    """Replace characters that cannot be printed, such as those that control a terminal, by their escapes."""
+    return ''.join(c if c.isprintable() or c == '\n' else c.encode('unicode_escape').decode() for c in text)

@@ -1,5 +1,7 @@
 """Errors of the package. Each message names the file, field or argument and says how to fix it."""
 
+from ._io import describe_os_error
+
 
 class FcamZooError(Exception):
     """Base class of the errors of this package."""
@@ -15,6 +17,13 @@ class DatasetError(FcamZooError, ValueError):
 
 class ImageError(FcamZooError, ValueError):
     """An image file that cannot be read or is too large."""
+
+
+class OutputError(FcamZooError, OSError):
+    """A result that cannot be written; `errno` and `filename` are those of the system's error."""
+
+    def __str__(self) -> str:
+        return describe_os_error(self)
 
 
 class WeightsError(FcamZooError, ValueError):

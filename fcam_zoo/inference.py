@@ -19,8 +19,9 @@ from ._schema import show
 from .data.transforms import EvalTransform, normalize
 from .errors import FcamZooError
 from .models import FCAM
+from .models.backbone_arguments import MAX_SIDE
 
-MIN_SIDE, MAX_SIDE = 32, 4096
+MIN_SIDE = 32
 MAX_SIZES = 16
 MAX_BATCH = 4096
 

@@ -155,7 +155,7 @@ def localize(
 
     Raises:
         FileNotFoundError, ImageError: For an image that is missing, unreadable, empty or too large.
-        ValueError: For a threshold or min_area outside [0,1), a size below 32 or above 4096 pixels, a batch_size below
+        ValueError: For a threshold or min_area outside [0,1), a size below 32 or above 2048 pixels, a batch_size below
             1, or a wrong number of class names.
         TypeError: For an input of another type.
         FcamZooError: When the model returns NaN, or its inputs need more memory than there is.

@@ -114,7 +114,7 @@ def test_unfinished_run_is_refused_without_a_choice(photos, tmp_path, monkeypatc
     with pytest.raises(ValueError, match=r'other settings \(threshold: 0\.5\): resume it with these'):
         label(photos, tmp_path / 'out', batch_size=1, threshold=0.7, resume=True)
     draw(photos / 'more.png', (56, 56), [])
-    with pytest.raises(ValueError, match=r'other settings \(images: 5 with SHA-256 .*--overwrite'):
+    with pytest.raises(ValueError, match=r"other settings \(images: '5 with SHA-256 .*--overwrite"):
         label(photos, tmp_path / 'out', batch_size=1, resume=True)
     label(photos, tmp_path / 'out', batch_size=1, overwrite=True)
     label(photos, tmp_path / 'new', batch_size=1)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .._io import describe_os_error
+from .._io import describe_os_error, printable
 from .._version import __version__
 from ..errors import FcamZooError
 from ._arguments import INTERRUPTED
@@ -76,5 +76,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f'fcam-zoo: error: {message}', file=sys.stderr)
+    print(f'fcam-zoo: error: {printable(message)}', file=sys.stderr)
     return 1

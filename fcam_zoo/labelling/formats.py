@@ -91,7 +91,7 @@ class Coco(Format):
         info = {'description': NOTE, 'model': self.model_name}
         categories = [{'id': i, 'name': name} for i, name in enumerate(self.classes, 1)]
         with self.create(self.main_file) as f:
-            f.write(f'{{"info": {json.dumps(info)},\n"categories": {json.dumps(categories)},\n"images": [\n')
+            f.write(f'{{"info": {_json(info)},\n"categories": {_json(categories)},\n"images": [\n')
             _write_list(f, _coco_images(records()))
             f.write('\n],\n"annotations": [\n')
             _write_list(f, _coco_annotations(records()))
@@ -100,7 +100,11 @@ class Coco(Format):
 
 def _write_list(file: IO, entries: Iterable[dict]) -> None:
     for number, entry in enumerate(entries):
-        file.write((',\n' if number else '') + json.dumps(entry))
+        file.write((',\n' if number else '') + _json(entry))
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
 
 
 def _coco_images(records: Iterator[ImageRecord]) -> Iterator[dict]:
@@ -234,7 +238,7 @@ class Overlays(Format):
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
         paths = dict(zip(self.inputs.ids, self.inputs.paths))
         with self.create(self.main_file) as f:
-            f.write(f'{{"model": {json.dumps(self.model_name)},\n"predictions": [\n')
+            f.write(f'{{"model": {_json(self.model_name)},\n"predictions": [\n')
             _write_list(f, (self._prediction(record, paths[record.image]) for record in records()))
             f.write('\n]}\n')
 

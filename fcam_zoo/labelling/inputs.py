@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from .._io import describe_os_error
 from ..data import list_images
+from ..data.paths import is_folder
 from ..errors import FcamZooError
 
 MAX_NAME = 1000
@@ -49,16 +51,16 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         NotADirectoryError: When `output` is a file.
         ValueError: When `output` is one of the folders.
     """
-    if output.exists() and not output.is_dir():
+    if os.path.lexists(output) and not is_folder(output):
         raise NotADirectoryError(f'{output} is not a folder: choose another output folder')
     given = [Path(p) for p in ([images] if isinstance(images, (str, os.PathLike)) else images)]
     written = _real(output)
-    if any(path.is_dir() and _real(path) == written for path in given):
+    if any(is_folder(path) and _real(path) == written for path in given):
         raise ValueError(
             f'{output} is the folder of the images, so outputs would be read as images: choose another output folder, '
             'for example one inside it'
         )
-    folders = [_absolute(p if p.is_dir() else p.parent) for p in given]
+    folders = [_absolute(p if is_folder(p) else p.parent) for p in given]
     root = Path(os.path.commonpath(folders)) if folders else Path()
     found: dict[str, str] = {}
     problems: list[str] = []
@@ -73,7 +75,7 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         try:
             about = path.stat()
         except OSError as e:  # Removed after the folder was listed.
-            problems.append(str(e))
+            problems.append(describe_os_error(e))
             continue
         found[image_id] = str(path)
         digest.update(f'{image_id}\0{about.st_size}\0{about.st_mtime_ns}\n'.encode())
@@ -96,7 +98,7 @@ def _images_of(argument: Path, output: Path, problems: list[str]) -> list[Path]:
         problems += [
             f'{e.filename}: the folder cannot be read ({e.strerror}); its images are left out' for e in unreadable
         ]
-    if argument.is_dir() and output.is_relative_to(_real(argument)):
+    if is_folder(argument) and output.is_relative_to(_real(argument)):
         listed = [path for path in listed if not _real(path.parent).is_relative_to(output)]
     return listed
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
+from .._schema import build, parse_json, show
+from ..errors import FcamZooError
 from .labeller import ImageRecord
 from .output import sync_file
 
+logger = logging.getLogger(__name__)
+
 
 class Journal:
-    """Lines of JSON: the settings, then a list per batch with the record or the error of each image.
+    """Lines of a checksum (CRC-32) and JSON: the settings, then a list per batch with each image's record or error.
 
-    Creating the object reads the file, if it exists; `open` prepares it for further batches.
+    Creating the object reads the file, if it exists, up to the first damaged line: the images from there on are
+    labelled again. `open` prepares it for further batches.
 
     Attributes:
         settings: The settings of the run.
@@ -28,25 +35,55 @@ class Journal:
         self.path = path
         self.settings: dict[str, Any] = {}
         self.done = self._end = 0
-        with suppress(FileNotFoundError), path.open('rb') as lines:
+        if not path.is_file():
+            return
+        with path.open('rb') as lines:
             for line in lines:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    break
                 if not line.endswith(b'\n'):  # The process was killed while it wrote this line.
                     break
+                try:
+                    self._accept(_parse(line))
+                except ValueError as e:
+                    logger.warning('%s is damaged (%s): images are labelled again from number %d', path, e, self.done)
+                    break
                 self._end += len(line)
-                if isinstance(entry, dict):
-                    self.settings = entry
-                else:
-                    self.done += len(entry)
+
+    def _accept(self, entry: Any) -> None:
+        """Count a line; raise ValueError when it has another content."""
+        if self._end == 0:
+            if not isinstance(entry, dict):
+                raise ValueError('it has no settings')
+            self.settings = entry
+            return
+        if not isinstance(entry, list):
+            raise ValueError('a batch is not a list')
+        for result in entry:
+            if not isinstance(result, str):
+                build(ImageRecord, result)
+        self.done += len(entry)
 
     def differences(self, settings: dict[str, Any]) -> str:
         """List the settings of the run that differ from `settings`, with their values in the run."""
         values = json.loads(json.dumps(settings))
         changed = [key for key, value in values.items() if self.settings.get(key) != value]
-        return ', '.join(f'{key}: {str(self.settings.get(key))[:60]}' for key in changed)
+        return ', '.join(f'{key}: {show(self.settings.get(key))}' for key in changed)
+
+    def check(self, ids: Sequence[str], num_classes: int, complete: bool) -> None:
+        """Check that the records are those of the first images of the run.
+
+        Args:
+            ids: All images.
+            num_classes: Number of classes.
+            complete: Whether all images must be there.
+
+        Raises:
+            FcamZooError: If not.
+        """
+        fits = self.done == len(ids) if complete else self.done <= len(ids)
+        for image_id, result in zip(ids, self._results()):
+            fits = fits and (isinstance(result, str) or (result['image'] == image_id and result['label'] < num_classes))
+        if not fits:
+            raise FcamZooError(f'{self.path} is damaged: discard the run with --overwrite (in Python overwrite=True)')
 
     def open(self, settings: dict[str, Any]) -> None:
         """Continue after the last complete batch; without one, start a new journal."""
@@ -65,11 +102,12 @@ class Journal:
 
     def _append(self, entry: Any) -> None:
         with sync_file(self._file):
-            self._file.write(json.dumps(entry, separators=(',', ':')).encode() + b'\n')
+            content = json.dumps(entry, separators=(',', ':'), allow_nan=False).encode()
+            self._file.write(b'%08x %b\n' % (crc32(content), content))
 
     def _results(self) -> Iterator[Any]:
         with self.path.open('rb') as lines:
-            yield from chain.from_iterable(map(json.loads, islice(lines, 1, None)))
+            yield from chain.from_iterable(map(_parse, islice(lines, 1, None)))
 
     def records(self) -> Iterator[ImageRecord]:
         """Read the records from the file, one batch at a time."""
@@ -83,3 +121,11 @@ class Journal:
         """Close the file."""
         with suppress(OSError):  # Raised again after a failed write.
             self._file.close()
+
+
+def _parse(line: bytes) -> Any:
+    """Return the value of a line; raise ValueError when it is damaged."""
+    checksum, _, content = line.rstrip(b'\n').partition(b' ')
+    if checksum != b'%08x' % crc32(content):
+        raise ValueError('the checksum of a line is wrong')
+    return parse_json(content)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
 
+from .._schema import NotNegative, Share
 from ..data.images import as_stored
 from ..localization import Localization, Postprocessor, resize_map
 from ..objects import Region
@@ -27,9 +27,9 @@ class ObjectRecord:
         counts: Run lengths of its mask in the whole image, column by column, background first (COCO's RLE).
     """
 
-    box: Sequence[int]
-    score: float
-    area: int
+    box: tuple[int, int, int, int]
+    score: Share
+    area: Annotated[int, NotNegative]
     counts: list[int]
 
 
@@ -50,18 +50,18 @@ class ImageRecord:
     """
 
     image: str
-    label: int
+    label: Annotated[int, NotNegative]
     predicted: str
     predicted_index: int
-    probability: float
-    size: Sequence[int]
+    probability: Share
+    size: tuple[int, int]
     objects: list[ObjectRecord]
-    upright_size: Sequence[int]
+    upright_size: tuple[int, int]
     upright_objects: list[ObjectRecord]
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ImageRecord:
-        """Invert `dataclasses.asdict`, except that tuples become lists."""
+        """Invert `dataclasses.asdict`, except that tuples become lists; much faster than `build`, without checks."""
         lists = {key: [ObjectRecord(**found) for found in values[key]] for key in ('objects', 'upright_objects')}
         return cls(**{**values, **lists})
 

@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .._schema import convert, show
+from ..inference import check_batch_size
 from ..localization import MIN_AREA
 from ..objects import Threshold
 from .formats import FORMATS
+
+MAX_WORKERS = 512
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,15 @@ class LabelOptions:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        convert(Sequence[str], self.formats, 'formats')
         if not self.formats or not set(self.formats) <= set(FORMATS):
-            raise ValueError(f'formats is {list(self.formats)}: choose from {", ".join(FORMATS)}')
+            raise ValueError(f'formats is {show(list(self.formats))}: choose from {", ".join(FORMATS)}')
         if self.labels not in ('predicted', 'folder'):
-            raise ValueError(f"labels is {self.labels!r}: choose 'predicted' or 'folder'")
-        if self.batch_size < 1:
-            raise ValueError(f'batch_size is {self.batch_size}: give at least one image per forward pass')
-        if self.workers < 0:
-            raise ValueError(f'workers is {self.workers}: give 0 or more processes')
+            raise ValueError(f"labels is {show(self.labels)}: choose 'predicted' or 'folder'")
+        check_batch_size(self.batch_size)
+        if not isinstance(self.workers, int) or not 0 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f'workers is {show(self.workers)}: give 0 or more processes, at most {MAX_WORKERS}')
+        if not isinstance(self.model_name, str) or not self.model_name.isprintable():
+            raise ValueError(f'model_name is {show(self.model_name)}: give a name of printable characters')
         if self.overwrite and self.resume:
             raise ValueError('overwrite and resume exclude each other: choose one')

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
+from ..errors import FcamZooError, OutputError
+
 if sys.platform == 'win32':
     import msvcrt
 else:
@@ -69,6 +71,19 @@ def lock(output: Path) -> Iterator[None]:
             yield
         finally:
             _locks.discard(file)
+
+
+@contextmanager
+def output_errors() -> Iterator[None]:
+    """Convert the system's errors in the block to `OutputError`; those with their own message pass unchanged."""
+    try:
+        yield
+    except FcamZooError:
+        raise
+    except OSError as e:
+        if e.errno is None:
+            raise
+        raise OutputError(e.errno, e.strerror, e.filename) from e
 
 
 @contextmanager

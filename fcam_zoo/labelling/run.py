@@ -28,7 +28,7 @@ from .journal import Journal
 from .labeller import ImageRecord, Labeller
 from .loading import LoadedImage, explain_worker_death, load_batches
 from .options import LabelOptions
-from .output import OutputFolder, lock
+from .output import OutputFolder, lock, output_errors
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def label_images(
         ValueError: For an argument out of range, images in a folder that would be replaced, images that would share an
             output file, or settings that differ from those of the run to resume.
         BlockingIOError: When another run is writing to `output`.
-        OSError: When a file cannot be written.
-        FcamZooError: When a process that reads images dies.
+        OutputError: When a file cannot be written.
+        FcamZooError: When a process that reads images dies, memory runs out, or the model returns NaN.
     """
     options = options or LabelOptions()
     output = Path(output)
@@ -94,13 +94,15 @@ def label_images(
         'version': __version__,
         'weights': f'SHA-256 {digest(model.state_dict())}',
         'images': f'{len(inputs.ids)} with SHA-256 {inputs.digest}',
-        **{key: getattr(options, key) for key in ('labels', 'model_name', 'batch_size')},
+        **{key: getattr(options, key) for key in ('labels', 'model_name')},
+        'batch_size': int(options.batch_size),
         'formats': sorted(folder.formats),
         **asdict(postprocess),
         **asdict(inference),
     }
-    with lock(output):
+    with output_errors(), lock(output):
         with closing(_open_journal(folder, settings, options)) as journal:
+            journal.check(inputs.ids, len(labeller.classes), complete=folder.complete.exists())
             if not folder.complete.exists():
                 with explain_worker_death():
                     _Run(model, inputs, inference, labeller, writers, journal, options).label_rest()
