@@ -45,6 +45,7 @@ class _Metadata(Surface):
         write_images(folder / 'images')
         for name, content in self.files.items():
             self.write(name, content)
+        self.valid = list(self.files.items())
         self.inputs = st.sampled_from(sorted(self.files)).flatmap(
             lambda name: self.damaged(self.files[name]).map(lambda data: (name, data))
         )
@@ -168,6 +169,7 @@ class Maps(Surface):
         bases += [_npy(np.asfortranarray(valid)), _npz(valid), _npy(np.array([{'a': 1}]))]
         self.inputs = st.sampled_from(bases).flatmap(mutated_bytes) | hostile_npy() | arrays().map(_npy)
         np.save(folder / '0.png.npy', valid)
+        self.valid = [*bases[:3], bases[4], bases[5]]
 
     def try_input(self, value: bytes) -> None:
         (self.folder / '1.png.npy').write_bytes(value)
@@ -268,6 +270,7 @@ class ImageFiles(Surface):
             _encoded('RGB', 'JPEG', exif=_exif(6)),
             _encoded('RGB', 'PNG', exif=_exif(99)),
         ]
+        self.valid = [base for base in bases if base[:4] != b'II*\0']
         self.inputs = st.sampled_from(bases).flatmap(mutated_bytes)
 
     def try_input(self, value: bytes) -> None:
@@ -338,6 +341,7 @@ class Objects(Surface):
                 'flip': st.booleans(),
             },
         )
+        self.valid = [(_picture(mode, (SIDE, 9)), {}) for mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'I;16')]
         self.inputs = st.tuples(one | st.lists(one, max_size=3), options)
 
     def try_input(self, value: tuple[Any, dict[str, Any]]) -> None:

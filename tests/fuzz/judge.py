@@ -88,16 +88,22 @@ def judge(call: Callable[[], Any]) -> Verdict:
 
 def _judge_message(error: Exception) -> Verdict:
     text = str(error)
-    if isinstance(error, RAW) or not SHORTEST <= len(text) <= LONGEST or '\n' in text:
+    clear = SHORTEST <= len(text) <= LONGEST and '\n' not in text
+    if isinstance(error, RAW) or not clear or not _is_ours(error):
         return _undocumented(error)
     return Verdict('refused', text)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Return whether a `raise` of the package raised the error, rather than Python or a library."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return '/fcam_zoo/' in frame.filename and str(frame.line).startswith('raise')
 
 
 def _undocumented(error: BaseException) -> Verdict:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if '/fcam_zoo/' in f.filename]
     place = f'{Path(frames[-1].filename).name}:{frames[-1].name}' if frames else '?'
     kind = type(error).__name__
-    if isinstance(error, DOCUMENTED) and not isinstance(error, RAW):
+    if isinstance(error, DOCUMENTED) and _is_ours(error):
         kind += ' with a message of several lines' if '\n' in str(error) else f' of {len(str(error))} characters'
-        kind = kind if len(str(error)) < SHORTEST or '\n' in str(error) else f'{type(error).__name__}, message too long'
     return Verdict('undocumented', f'{kind} in {place}: {str(error)[:200]}', f'{kind} in {place}')

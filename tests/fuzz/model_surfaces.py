@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import fcam_zoo
 from fcam_zoo import _index
 
-from .mutations import Draw, Tree, mutated_bytes, mutated_json, mutated_tree
+from .mutations import Draw, Edits, Tree, edits_of, mutated_json, mutated_tree
 from .surface import Surface, small_model
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
@@ -27,6 +27,7 @@ class Config(Surface):
         super().__init__(folder)
         self.model = fcam_zoo.hub.save_pretrained(small_model(), folder / 'model')
         base = json.loads((self.model / CONFIG).read_text())
+        self.valid = [json.dumps(base).encode()]
         nested = json.loads(json.dumps(base))
         nested['model_args'] |= {'backbone': 'fcam', 'backbone_kwargs': {'backbone': 'test_resnet'}}
         full = json.loads(json.dumps(base))
@@ -59,43 +60,46 @@ class Weights(Surface):
         data = (self.model / WEIGHTS).read_bytes()
         length = int.from_bytes(data[:8], 'little')
         header = json.loads(data[8 : 8 + length])
+        self.valid = [Edits(data, ())]
         few = dict(list(header.items())[:4])
         save_file({}, folder / 'empty.safetensors')
         empty = (folder / 'empty.safetensors').read_bytes()
         pickle = b'\x80\x04c__builtin__\neval\n.'
         self.inputs = st.one_of(
-            mutated_bytes(data),
-            _with_header(mutated_tree(header), data[8 + length :]),
-            _with_header(mutated_tree(few), data[8 + length :]),
+            edits_of(data),
+            with_header(data, mutated_tree(header)),
+            with_header(data, mutated_tree(few)),
             _with_values(data, 8 + length),
-            st.sampled_from([b'', empty, pickle, b'PK\x03\x04', data[:-1], data + b'\0']),
+            st.sampled_from([b'', empty, pickle, b'PK\x03\x04', data[:-1], data + b'\0']).map(lambda d: Edits(d, ())),
         )
 
-    def try_input(self, value: bytes) -> None:
-        (self.model / WEIGHTS).write_bytes(value)
+    def try_input(self, value: Edits) -> None:
+        data = value.build()
+        (self.model / WEIGHTS).write_bytes(data)
         config = json.loads(json.dumps(self.config))
-        config['weights'] |= {'size': len(value), 'sha256': hashlib.sha256(value).hexdigest()}
+        config['weights'] |= {'size': len(data), 'sha256': hashlib.sha256(data).hexdigest()}
         (self.model / CONFIG).write_text(json.dumps(config))
         fcam_zoo.create_model(f'local-dir:{self.model}')
 
 
-def _with_header(headers: st.SearchStrategy, values: bytes) -> st.SearchStrategy:
-    def join(header: Tree) -> bytes:
-        text = json.dumps(header).encode()
-        return struct.pack('<Q', len(text)) + text + values
+def with_header(data: bytes, headers: st.SearchStrategy) -> st.SearchStrategy:
+    """Replace the header of a safetensors file."""
+    end = 8 + int.from_bytes(data[:8], 'little')
 
-    return headers.map(join)
+    def replace(header: Tree) -> Edits:
+        text = json.dumps(header).encode()
+        return Edits(data, ((0, end, struct.pack('<Q', len(text)) + text),))
+
+    return headers.map(replace)
 
 
 @st.composite
-def _with_values(draw: Draw, data: bytes, start: int) -> bytes:
+def _with_values(draw: Draw, data: bytes, start: int) -> Edits:
     """Overwrite some numbers, for example with NaN."""
-    changed = bytearray(data)
     at = draw(st.integers(start // 4 + 1, len(data) // 4 - 64)) * 4
     number = draw(st.sampled_from([float('nan'), float('inf'), -float('inf'), 1e38, 1e-40, 0.0]))
     count = draw(st.sampled_from([1, 16, 60]))
-    changed[at : at + 4 * count] = struct.pack('<f', number) * count
-    return bytes(changed)
+    return Edits(data, ((at, at + 4 * count, struct.pack('<f', number) * count),))
 
 
 class Index(Surface):
@@ -105,13 +109,14 @@ class Index(Surface):
         super().__init__(folder)
         entries = json.loads((_index.weights_dir() / 'index.json').read_text())
         entry = min(entries, key=lambda entry: entry['num_classes'])
-        entry = {key: value[:2] if key == 'class_names' else value for key, value in entry.items()}
-        self.inputs = mutated_json([entry | {'num_classes': 2}]) | mutated_json(entries[:2])
+        entry |= {'num_classes': 2, 'class_names': ['a', 'b']}
+        self.valid = [json.dumps(tree).encode() for tree in ([entry], entries[:2], [])]
+        self.inputs = mutated_json([entry]) | mutated_json(entries[:2])
 
     def try_input(self, value: bytes) -> None:
         path = self.folder / 'index.json'
         path.write_bytes(value)
-        for entry in _index.read_entries(path).values():
+        for entry in _index.read_entries(path, 'install fcam-zoo again').values():
             _check_entry(entry)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
@@ -210,31 +211,50 @@ def mutated_file(draw: Draw, base: str, separator: str = ',') -> bytes:
     return draw(mutated_text(base, separator)).encode('utf-8', 'surrogatepass')
 
 
+@dataclass(frozen=True)
+class Edits:
+    """Changes of a few bytes. `build` applies them, since hypothesis keeps inputs, which must not be large files."""
+
+    base: bytes = field(repr=False)
+    edits: tuple[tuple[int, int, bytes], ...]  # start, stop, and what replaces these bytes
+
+    def build(self) -> bytes:
+        data = bytearray(self.base)
+        for start, stop, new in self.edits:
+            data[start:stop] = new
+        return bytes(data)
+
+
 @st.composite
-def mutated_bytes(draw: Draw, base: bytes) -> bytes:
-    """Change a few bytes: flip, overwrite, delete, repeat, insert or cut."""
-    data = bytearray(base)
-    for _ in range(draw(st.integers(1, 4))):
-        # Headers are at the beginning.
-        last = len(data) if draw(st.booleans()) else min(len(data), 120)
-        at = draw(st.integers(0, last))
-        size = draw(st.integers(1, 16))
-        action = draw(st.sampled_from(['flip', 'flip', 'number', 'fill', 'delete', 'repeat', 'insert', 'cut']))
-        if action == 'flip' and at < len(data):
-            data[at] ^= 1 << draw(st.integers(0, 7))
-        elif action == 'number':
-            number = draw(st.sampled_from([0, 1, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1]))
-            order = draw(st.sampled_from(['little', 'big']))
-            width = draw(st.sampled_from([1, 2, 4, 8]))
-            data[at : at + width] = (number % 256**width).to_bytes(width, order)
-        elif action == 'fill':
-            data[at : at + 16 * size] = draw(st.sampled_from([b'\0', b'\xff', b'\x7f', b' '])) * (16 * size)
-        elif action == 'delete':
-            del data[at : at + size]
-        elif action == 'repeat':
-            data[at:at] = data[at : at + size] * draw(st.sampled_from([1, 2, 100]))
-        elif action == 'insert':
-            data[at:at] = draw(st.binary(max_size=16))
-        elif action == 'cut':
-            del data[at:]
-    return bytes(data)
+def edits_of(draw: Draw, base: bytes) -> Edits:
+    """Choose changes of a few bytes: flip, overwrite, delete, repeat, insert or cut."""
+    return Edits(base, tuple(draw(_edit(base)) for _ in range(draw(st.integers(1, 4)))))
+
+
+@st.composite
+def _edit(draw: Draw, base: bytes) -> tuple[int, int, bytes]:
+    # Headers are at the beginning.
+    last = len(base) if draw(st.booleans()) else min(len(base), 120)
+    at = draw(st.integers(0, last))
+    size = draw(st.integers(1, 16))
+    action = draw(st.sampled_from(['flip', 'flip', 'number', 'fill', 'delete', 'repeat', 'insert', 'cut']))
+    if action == 'flip':
+        return at, at + 1, bytes(byte ^ (1 << draw(st.integers(0, 7))) for byte in base[at : at + 1])
+    if action == 'number':
+        number = draw(st.sampled_from([0, 1, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, 2**63, 2**64 - 1]))
+        width = draw(st.sampled_from([1, 2, 4, 8]))
+        return at, at + width, (number % 256**width).to_bytes(width, draw(st.sampled_from(['little', 'big'])))
+    if action == 'fill':
+        return at, at + 16 * size, draw(st.sampled_from([b'\0', b'\xff', b'\x7f', b' '])) * (16 * size)
+    if action == 'delete':
+        return at, at + size, b''
+    if action == 'repeat':
+        return at, at, base[at : at + size] * draw(st.sampled_from([1, 2, 100]))
+    if action == 'insert':
+        return at, at, draw(st.binary(max_size=16))
+    return at, len(base) * 200, b''
+
+
+def mutated_bytes(base: bytes) -> st.SearchStrategy:
+    """Change a few bytes of a small file."""
+    return edits_of(base).map(Edits.build)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ class Surface(ABC):
 
     Attributes:
         inputs: Strategy of inputs.
+        valid: Inputs that must be accepted.
     """
 
     inputs: st.SearchStrategy
+    valid: Sequence[Any]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,4 +41,5 @@ class Surface(ABC):
 @cache
 def small_model(num_classes: int = 2) -> fcam_zoo.FCAM:
     """Return a tiny untrained model."""
-    return fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=num_classes, output_stride=8).eval()
+    options = {'output_stride': 8, 'decoder_channels': [8] * 4}
+    return fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=num_classes, **options).eval()
