@@ -103,7 +103,7 @@ def describe_os_error(error: OSError) -> str:
     """
     if error.errno is None:
         return str(error)
-    files = ' and '.join(os.fsdecode(f) for f in (error.filename, error.filename2) if isinstance(f, (str, bytes)))
+    files = ' and '.join(short_path(f) for f in (error.filename, error.filename2) if isinstance(f, (str, bytes)))
     fix = _FIXES.get(error.errno, 'check the path, then run again')
     return f'{files}{": " * bool(files)}{error.strerror or f"error {error.errno}"}; {fix}'
 
@@ -111,3 +111,9 @@ def describe_os_error(error: OSError) -> str:
 def printable(text: str) -> str:
     """Replace characters that cannot be printed, such as those that control a terminal, by their escapes."""
     return ''.join(c if c.isprintable() or c == '\n' else c.encode('unicode_escape').decode() for c in text)
+
+
+def short_path(path: str | bytes | os.PathLike) -> str:
+    """Return a path for a message: on one line, printable, and shortened in the middle."""
+    text = printable(os.fsdecode(path)).replace('\n', '\\n')
+    return text if len(text) <= 300 else f'{text[:100]}…{text[-199:]}'

@@ -7,13 +7,13 @@ import logging
 import random
 import shutil
 from pathlib import Path
-from zlib import crc32
 
 import pytest
 from scenes import label, tree
 
 from fcam_zoo.errors import FcamZooError, OutputError
 from fcam_zoo.labelling import run as run_module
+from fcam_zoo.labelling.journal import seal, unseal
 
 JOURNAL = '.fcam_zoo/unfinished/journal.jsonl'
 
@@ -41,13 +41,13 @@ def expected(photos, tmp_path) -> dict[str, bytes]:
     return tree(tmp_path / 'new')
 
 
-def line(value: object) -> bytes:
-    content = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return b'%08x %b\n' % (crc32(content), content)
+def line(value: dict | list) -> bytes:
+    """A line with a valid checksum."""
+    return json.dumps(seal(value)).encode() + b'\n'
 
 
 def values(journal: Path) -> list:
-    return [json.loads(text.partition(b' ')[2]) for text in journal.read_bytes().splitlines()]
+    return [unseal(json.loads(text)) for text in journal.read_bytes().splitlines()]
 
 
 def resume_or_discard(photos: Path, output: Path) -> str | None:
@@ -62,7 +62,9 @@ def resume_or_discard(photos: Path, output: Path) -> str | None:
     return refusal
 
 
-@pytest.mark.parametrize('damage', ['flip', 'not UTF-8', 'nested', 'types', 'NaN', 'digits', 'zeros', 'swapped'])
+@pytest.mark.parametrize(
+    'damage', ['flip', 'not UTF-8', 'nested', 'types', 'NaN', 'digits', 'number', 'zeros', 'swapped']
+)
 def test_damaged_line_is_labelled_again(photos, unfinished, expected, damage, caplog):
     journal = unfinished / JOURNAL
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -70,10 +72,11 @@ def test_damaged_line_is_labelled_again(photos, unfinished, expected, damage, ca
     lines[2] = {
         'flip': text.replace(b'"probability"', b'"pr0bability"'),
         'not UTF-8': text.replace(b'"image"', b'"\xff\xfe"'),
-        'nested': line(b'[' * 100_000),
+        'nested': b'[' * 100_000 + b'\n',
         'types': line([{'image': 5}]),
-        'NaN': line(b'[{"image":NaN}]'),
-        'digits': line(b'[' + b'9' * 6000 + b']'),
+        'NaN': b'[{"image":NaN}]\n',
+        'digits': b'[' + b'9' * 6000 + b']\n',
+        'number': b'5\n',
         'zeros': bytes(len(text) - 1) + b'\n',
         'swapped': text.replace(b'bright', b'BRIGHT'),
     }[damage]
@@ -113,11 +116,14 @@ def test_records_of_wrong_values_are_never_exported(photos, unfinished, expected
     assert tree(unfinished) == expected
 
 
-@pytest.mark.parametrize('first', [b'{}', b'[]', b'5', b'null', b'"text"', b'{"version":{"deep":[]}}', b'\xff', b''])
+@pytest.mark.parametrize(
+    'first',
+    [line({}), line([]), line({'version': {'deep': []}}), b'{}\n', b'5\n', b'null\n', b'"text"\n', b'\xff\n', b'\n'],
+)
 def test_damaged_settings_never_end_in_another_error(photos, unfinished, expected, first):
     journal = unfinished / JOURNAL
     rest = journal.read_bytes().splitlines(keepends=True)[1:]
-    journal.write_bytes(line(first) + b''.join(rest))
+    journal.write_bytes(first + b''.join(rest))
     refusal = resume_or_discard(photos, unfinished)
     assert refusal is None or ('with other settings' in refusal and 'discard it with --overwrite' in refusal)
     assert tree(unfinished) == expected

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from .._io import short_path
 from ..errors import ImageError
 from .paths import files_within, status_of
 
@@ -93,14 +94,14 @@ def decode(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: As `open_image`.
     """
-    name = getattr(image, 'filename', '') or 'image'
+    name = _name_of(image)
     with _decoder_errors(name):
         check_size(image.size, name)
         image.load()
         return to_rgb(image)
 
 
-def check_size(size: tuple[int, int], name: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> None:
+def check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -> None:
     """Raise ImageError for a (width, height) without pixels, with too many, or longer than `MAX_RATIO` allows."""
     width, height = size
     if width < 1 or height < 1:
@@ -133,7 +134,9 @@ def open_levels(path: str | os.PathLike) -> np.ndarray:
             return np.array(image if image.mode == 'P' else image.convert('L'))
         values = np.array(image)
         if image.mode != 'RGB' or (values != values[..., :1]).any():
-            raise ImageError(f'{path}: masks of mode {image.mode} are not supported; save it as 8-bit gray or palette')
+            raise ImageError(
+                f'{short_path(path)}: masks of mode {image.mode} are not supported; save it as 8-bit gray or palette'
+            )
         return values[..., 0].copy()
 
 
@@ -154,7 +157,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageError: If pixels are 32-bit integers or floats, which have no defined white, or Pillow cannot convert them.
     """
-    name = getattr(image, 'filename', '') or 'image'
+    name = _name_of(image)
     # 16-bit PNG and PGM have the mode 'I' in older versions of Pillow.
     if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in ('PNG', 'PPM')):
         return _scaled_16_bit(image).convert('RGB')
@@ -214,7 +217,7 @@ def list_images(
         if stat.S_ISDIR(status_of(path).st_mode):
             inside = images_within(path, unreadable)
             if not inside:
-                raise ImageError(f'{path}: no images in this folder; known suffixes: {" ".join(SUFFIXES)}')
+                raise ImageError(f'{short_path(path)}: no images in this folder; known suffixes: {" ".join(SUFFIXES)}')
             found += inside
         else:
             found.append(path)
@@ -231,16 +234,21 @@ def images_within(folder: Path, unreadable: list[OSError] | None = None) -> list
 @contextmanager
 def _opened(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open an image, check its size, and convert every error of a decoder in the block to `ImageError`."""
-    path = Path(path)
-    if not stat.S_ISREG(status_of(path, 'image file').st_mode):
-        raise ImageError(f'{path}: a folder or a special file, not an image; give an image file')
-    with _decoder_errors(path), Image.open(path, formats=_FORMATS) as image:
-        check_size(image.size, path, max_pixels)
+    name = short_path(path)
+    if not stat.S_ISREG(status_of(Path(path), 'image file').st_mode):
+        raise ImageError(f'{name}: a folder or a special file, not an image; give an image file')
+    with _decoder_errors(name), Image.open(path, formats=_FORMATS) as image:
+        check_size(image.size, name, max_pixels)
         yield image
 
 
+def _name_of(image: Image.Image) -> str:
+    """Return the file name of an opened image for messages."""
+    return short_path(getattr(image, 'filename', '') or 'image')
+
+
 @contextmanager
-def _decoder_errors(name: str | os.PathLike) -> Iterator[None]:
+def _decoder_errors(name: str) -> Iterator[None]:
     """Convert every error of a decoder in the block to `ImageError`."""
     try:
         yield
@@ -253,4 +261,6 @@ def _decoder_errors(name: str | os.PathLike) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:
         raise ImageError(f'{name}: refused by Pillow because of its size ({e}); resize it') from e
     except Exception as e:  # On damaged files, decoders raise nearly every kind of error.
-        raise ImageError(f'{name}: cannot be read as an image ({e or type(e).__name__}); replace the file') from e
+        raise ImageError(
+            f'{name}: cannot be read as an image ({str(e)[:200] or type(e).__name__}); replace the file'
+        ) from e

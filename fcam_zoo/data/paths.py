@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path, PureWindowsPath
 
-from .._io import describe_os_error
+from .._io import describe_os_error, short_path
 from ..errors import DatasetError, ImageError
 
 # Limits in bytes: of file systems for the name of a file, and for its path below a root, so that messages stay short.
@@ -60,11 +60,11 @@ def status_of(path: Path, kind: str = 'file or folder') -> os.stat_result:
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError) as e:
-        raise FileNotFoundError(f'{path}: no such {kind}; check the path') from e
+        raise FileNotFoundError(f'{short_path(path)}: no such {kind}; check the path') from e
     except OSError as e:
         raise ImageError(describe_os_error(e)) from e
     except ValueError as e:
-        raise ImageError(f'{str(path)!r}: not a path ({e}); correct it') from e
+        raise ImageError(f'{short_path(path)}: not a path ({e}); correct it') from e
 
 
 def subfolders(folder: Path) -> list[str]:

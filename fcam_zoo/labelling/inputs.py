@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .._io import describe_os_error
+from .._io import describe_os_error, short_path
 from ..data import list_images
 from ..data.paths import is_folder
 from ..errors import FcamZooError
@@ -70,7 +70,7 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         if image_id in found:
             continue
         if not is_writable(image_id):
-            problems.append(f'{str(path)!r}: annotation files cannot hold this name; rename the image')
+            problems.append(f'{short_path(path)!r}: annotation files cannot hold this name; rename the image')
             continue
         try:
             about = path.stat()
@@ -96,7 +96,8 @@ def _images_of(argument: Path, output: Path, problems: list[str]) -> list[Path]:
         return []
     finally:
         problems += [
-            f'{e.filename}: the folder cannot be read ({e.strerror}); its images are left out' for e in unreadable
+            f'{short_path(e.filename)}: the folder cannot be read ({e.strerror}); its images are left out'
+            for e in unreadable
         ]
     if is_folder(argument) and output.is_relative_to(_real(argument)):
         listed = [path for path in listed if not _real(path.parent).is_relative_to(output)]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """Lines of a checksum (CRC-32) and JSON: the settings, then a list per batch with each image's record or error.
+    """Lines of JSON with a checksum: the settings, then a list per batch with the record or the error of each image.
 
     Creating the object reads the file, if it exists, up to the first damaged line: the images from there on are
     labelled again. `open` prepares it for further batches.
@@ -42,8 +42,8 @@ class Journal:
                 if not line.endswith(b'\n'):  # The process was killed while it wrote this line.
                     break
                 try:
-                    self._accept(_parse(line))
-                except ValueError as e:
+                    self._accept(unseal(parse_json(line)))
+                except (ValueError, RecursionError) as e:
                     logger.warning('%s is damaged (%s): images are labelled again from number %d', path, e, self.done)
                     break
                 self._end += len(line)
@@ -102,12 +102,12 @@ class Journal:
 
     def _append(self, entry: Any) -> None:
         with sync_file(self._file):
-            content = json.dumps(entry, separators=(',', ':'), allow_nan=False).encode()
-            self._file.write(b'%08x %b\n' % (crc32(content), content))
+            self._file.write(_dump(seal(entry)) + b'\n')
 
     def _results(self) -> Iterator[Any]:
         with self.path.open('rb') as lines:
-            yield from chain.from_iterable(map(_parse, islice(lines, 1, None)))
+            for line in islice(lines, 1, None):
+                yield from json.loads(line)[:-1]  # The last item is the checksum.
 
     def records(self) -> Iterator[ImageRecord]:
         """Read the records from the file, one batch at a time."""
@@ -123,9 +123,21 @@ class Journal:
             self._file.close()
 
 
-def _parse(line: bytes) -> Any:
-    """Return the value of a line; raise ValueError when it is damaged."""
-    checksum, _, content = line.rstrip(b'\n').partition(b' ')
-    if checksum != b'%08x' % crc32(content):
+def seal(entry: Any) -> Any:
+    """Return a dict or list with the CRC-32 of its JSON as its last field or item."""
+    checksum = {'crc32': f'{crc32(_dump(entry)):08x}'}
+    return entry | checksum if isinstance(entry, dict) else [*entry, checksum]
+
+
+def unseal(value: Any) -> Any:
+    """Invert `seal`; raise ValueError for another value or a wrong checksum."""
+    if not isinstance(value, (dict, list)):
+        raise ValueError('a line is neither a dict nor a list')
+    entry: Any = value[:-1] if isinstance(value, list) else {key: v for key, v in value.items() if key != 'crc32'}
+    if seal(entry) != value:
         raise ValueError('the checksum of a line is wrong')
-    return parse_json(content)
+    return entry
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, separators=(',', ':'), allow_nan=False).encode()

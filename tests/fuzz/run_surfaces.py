@@ -19,6 +19,7 @@ from fcam_zoo.cli import build_parser
 from fcam_zoo.cli.train import settings_of
 from fcam_zoo.labelling import LabelOptions, label_images
 from fcam_zoo.labelling import run as label_run
+from fcam_zoo.labelling.journal import seal, unseal
 from fcam_zoo.train import TrainConfig, recipe_names
 from fcam_zoo.train.checkpoint import Progress, load_state, save_state
 from fcam_zoo.train.config import RECIPES
@@ -99,6 +100,14 @@ def _dumps(tree: Any) -> str:
         return '9' * 5000
 
 
+def _sealed(part: Any) -> Any:
+    """Add a valid checksum where the part can have one: JSON cannot hold NaN."""
+    try:
+        return seal(part) if isinstance(part, (dict, list)) else part
+    except ValueError:
+        return part
+
+
 class Journal(Surface):
     """The journal of an unfinished run of `fcam-zoo predict`."""
 
@@ -119,9 +128,12 @@ class Journal(Surface):
             parts = tree if isinstance(tree, list) else [tree]
             return ''.join(json.dumps(part) + '\n' for part in parts).encode()
 
-        records = mutated_tree(lines[1:]).map(
-            lambda tree: join([lines[0], *(tree if isinstance(tree, list) else [tree])])
-        )
+        def join_sealed(tree: Any) -> bytes:
+            """Join records with the original settings, and valid checksums."""
+            parts = [unseal(lines[0]), *(tree if isinstance(tree, list) else [tree])]
+            return join([_sealed(part) for part in parts])
+
+        records = mutated_tree([unseal(line) for line in lines[1:]]).map(join_sealed)
         self.valid = [text.encode()]
         self.inputs = mutated_file(text) | mutated_tree(lines).map(join) | records | mutated_bytes(text.encode())
 
