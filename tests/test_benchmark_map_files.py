@@ -43,6 +43,7 @@ DAMAGED = {
     'empty zip': (empty_archive(), 'does not begin like'),
     'pickle': (b'\x80\x04N.', 'does not begin like'),
     'unknown version': (npy(fields('(1, 1)'), bytes(4), 9), 'does not begin like'),
+    'unknown minor version': (npy(fields('(1, 1)'), bytes(4)).replace(b'Y\1\0', b'Y\1\1'), 'does not begin like'),
     'cut in the header': (npy(fields('(1, 1)'))[:40], 'header is damaged'),
     'nested header': (npy('(' * 70), 'header is damaged'),
     'python in the header': (npy('__import__("os")'), 'header is damaged'),

@@ -16,8 +16,8 @@ MAX_PIXELS = 2**24
 # numpy.save writes headers of 118 bytes for maps; older versions write a few more or less.
 _MAX_HEADER = 2**10
 _MAGIC = b'\x93NUMPY'
-# Major version of the format -> bytes of the header's length.
-_LENGTH_BYTES = {1: 2, 2: 4, 3: 4}
+# Version of the format -> bytes of the header's length.
+_LENGTH_BYTES = {b'\1\0': 2, b'\2\0': 4, b'\3\0': 4}
 _REAL = re.compile(r'[<>=|]?(b1|[iu][1248]|f[248]|f16)')
 
 
@@ -104,7 +104,8 @@ def _read(file: BinaryIO) -> np.ndarray:
 def _read_header(file: BinaryIO) -> dict[str, object]:
     """Return the three fields of the header; the file is then at its values."""
     start = file.read(len(_MAGIC) + 2)
-    if start[:-2] != _MAGIC or (width := _LENGTH_BYTES.get(start[-2])) is None:
+    width = _LENGTH_BYTES.get(start[len(_MAGIC) :])
+    if not start.startswith(_MAGIC) or width is None:
         raise ValueError('the file does not begin like a .npy file')
     length = int.from_bytes(file.read(width), 'little')
     if length > _MAX_HEADER:

@@ -16,6 +16,7 @@ from PIL import Image
 
 import fcam_zoo
 from fcam_zoo.benchmark import evaluate
+from fcam_zoo.benchmark.map_files import read_map
 from fcam_zoo.data import EvalTransform, check_dataset, open_dataset
 
 from .mutations import Draw, mutated_bytes, mutated_file, mutated_json, texts
@@ -168,12 +169,14 @@ class Maps(Surface):
         bases = [_npy(valid.astype(kind)) for kind in ('<f4', '<f8', '<f2', 'u1', '?')]
         bases += [_npy(np.asfortranarray(valid)), _npz(valid), _npy(np.array([{'a': 1}]))]
         self.inputs = st.sampled_from(bases).flatmap(mutated_bytes) | hostile_npy() | arrays().map(_npy)
-        np.save(folder / '0.png.npy', valid)
+        np.save(folder / '1.png.npy', valid)
         self.valid = [*bases[:3], bases[4], bases[5]]
 
     def try_input(self, value: bytes) -> None:
-        (self.folder / '1.png.npy').write_bytes(value)
-        report = evaluate(self.folder, _Boxes(), thresholds=[0, 0.5], quiet=True)
+        path = self.folder / '0.png.npy'
+        path.write_bytes(value)
+        report = evaluate(self.folder, _Boxes(), thresholds=[0, 0.5], limit=1, quiet=True)
+        np.testing.assert_array_equal(read_map(path), np.load(path, allow_pickle=False))
         if not 0 <= report.metrics['mean'] <= 100:
             raise AssertionError(f'metrics {report.metrics}')
 
@@ -281,6 +284,11 @@ class ImageFiles(Surface):
             check_maps(fcam_zoo.localize(small_model(), path, sizes=[32]))
 
 
+def _as_uint8(array: np.ndarray) -> np.ndarray:
+    with np.errstate(all='ignore'):
+        return array.astype(np.uint8)
+
+
 def check_maps(results: list[fcam_zoo.Localization]) -> None:
     for found in results:
         good = np.isfinite(found.map).all() and found.map.min() >= 0 and found.map.max() <= 1
@@ -324,8 +332,9 @@ class Objects(Surface):
         super().__init__(folder)
         other = st.sampled_from([None, 5, 1.5, b'abc', {}, [], [[]], object(), torch.zeros(3, 9, 9), [None], [5], ()])
         paths = texts | texts.map(lambda text: folder / text.replace('\ud800', ''))
-        one = pictures() | arrays() | paths | other
-        options = st.fixed_dictionaries(
+        pixels = arrays().filter(lambda array: array.dtype.kind in 'biuf').map(_as_uint8)
+        one = st.one_of(pictures(), pictures(), pictures(), pixels, pixels, arrays(), paths, other)
+        options = st.just({}) | st.fixed_dictionaries(
             {},
             optional={
                 'threshold': st.sampled_from(
