@@ -112,7 +112,7 @@ def _read_header(file: BinaryIO) -> dict[str, object]:
         raise ValueError(f'its header of {length} bytes is not that of a map')
     text = file.read(length)
     try:
-        header = ast.literal_eval(text.decode('latin1').strip())
+        header = ast.literal_eval(text.decode('latin1'))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError('its header is damaged') from error
     named = isinstance(header, dict) and header.keys() == {'descr', 'fortran_order', 'shape'}
