@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -123,11 +122,11 @@ class Journal(Surface):
         self.saved = folder / 'saved'
         shutil.copytree(self.output, self.saved)
         text = self.path.read_text()
-        lines = [json.loads(line.partition(' ')[2]) for line in text.splitlines()]
+        lines = [json.loads(line) for line in text.splitlines()]
 
         def join(tree: Any) -> bytes:
             parts = tree if isinstance(tree, list) else [tree]
-            return b''.join(_line(json.dumps(part).encode()) for part in parts)
+            return ''.join(json.dumps(part) + '\n' for part in parts).encode()
 
         def join_sealed(tree: Any) -> bytes:
             """Join records with the original settings, and valid checksums."""
@@ -164,11 +163,6 @@ class Journal(Surface):
         )
         if summary.labelled + len(summary.errors) != len(IDS):
             raise AssertionError(f'{summary.labelled} images labelled, {len(summary.errors)} errors')
-
-
-def _line(content: bytes) -> bytes:
-    """Return a line of the journal, with its checksum."""
-    return b'%08x %b\n' % (crc32(content), content)
 
 
 class _Masks(_Boxes):
