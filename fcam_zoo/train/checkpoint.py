@@ -82,8 +82,8 @@ class Progress:
             DamagedText: When they do not.
         """
         fits = (
-            [metrics.epoch for metrics in self.history] == list(range(1, self.epoch + 1))
-            and self.epoch <= epochs
+            self.epoch == len(self.history) <= epochs
+            and all(metrics.epoch == number for number, metrics in enumerate(self.history, 1))
             and self.step <= (steps if self.epoch < epochs else 0)
             and (1 <= self.best_epoch <= self.epoch if self.epoch else self.best_epoch == 0)
             and (self.best_score is None) == (self.epoch == 0)
@@ -182,15 +182,15 @@ def _read_tensors(file: Any, expected: Mapping[str, torch.Tensor], prefix: str =
     """
     stored = {name.removeprefix(prefix): name for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
     if other := stored.keys() ^ expected.keys():
-        raise DamagedText(f'the tensor {show(min(other))} is missing, or is not part of this model')
+        raise DamagedText(f'the tensor {show(prefix + min(other))} is missing, or is not part of this model')
     tensors = {}
     for name, like in expected.items():
         shape = list(file.get_slice(stored[name]).get_shape())
         if shape != list(like.shape):
-            raise DamagedText(f'{name} has the shape {show(shape)}, but this model needs {list(like.shape)}')
+            raise DamagedText(f'{stored[name]} has the shape {show(shape)}, but this model needs {list(like.shape)}')
         tensor = file.get_tensor(stored[name])
         if tensor.dtype != like.dtype or not torch.isfinite(tensor).all():
-            raise DamagedText(f'{name} is not of {like.dtype}, or not finite')
+            raise DamagedText(f'{stored[name]} is not of {like.dtype}, or not finite')
         tensors[name] = tensor
     return tensors
 
