@@ -54,9 +54,12 @@ class Counts:
         """
         if not isinstance(state, Mapping):
             raise TypeError(f'a state has the type {type(state).__name__}: give what state_dict returned')
-        new = {key: np.array(as_numbers(value, f'counts of {key}'), np.int64) for key, value in state.items()}
-        if {k: v.shape for k, v in new.items()} != {k: v.shape for k, v in self._state.items()}:
+        new = {key: as_numbers(state[key], f'counts of {key}') for key in self._state if key in state}
+        shapes = {key: value.shape for key, value in self._state.items()}
+        if state.keys() != shapes.keys() or {key: value.shape for key, value in new.items()} != shapes:
             raise ValueError(
                 'the state belongs to a metric with other options: create this metric with the same options'
             )
-        self._state = new
+        if wrong := [key for key, value in new.items() if value.dtype.kind not in 'iu' or value.min(initial=0) < 0]:
+            raise ValueError(f'counts of {wrong[0]} are not whole numbers from 0: give what state_dict returned')
+        self._state = {key: np.array(value, np.int64) for key, value in new.items()}

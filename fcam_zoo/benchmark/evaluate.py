@@ -17,7 +17,7 @@ from .._distributed import gather, rank
 from ._scores import SCORES, Scores, measure
 from ._workers import map_in_workers, share_of
 from .boxes import resize_boxes
-from .inputs import ArrayLike, BatchError
+from .inputs import ArrayLike, BatchError, check_kinds, check_whole
 from .report import Report, make_report
 from .sources import Batch, Convention, Labels, MapMaker, Source, describe_maps
 
@@ -97,7 +97,7 @@ def evaluate_many(
         ValueError: For a data set without images or ground truth, kinds of map that the source does not make, labels
             beyond the classes of the model, an array of another length, and as `BoxMetric` and `PixelAP`.
     """
-    names = list(dict.fromkeys(maps))
+    names = check_kinds(maps)
     fixed = _fixed_thresholds(source, names, threshold)
     metric = {'thresholds': thresholds, 'iou': iou, 'multi_contour': multi_contour}
 
@@ -176,9 +176,10 @@ def _check(dataset: Any, names: Sequence[str], batch_size: int, workers: int, li
     twice = [image_id for image_id, number in Counter(dataset.ids).items() if number > 1]
     if twice:
         raise ValueError(f'image {twice[0]} is in the data set twice: list each image once')
-    for name, value, least in (('batch_size', batch_size, 1), ('workers', workers, 0)):
-        if value < least:
-            raise ValueError(f'{name}={value}: give {least} or more')
+    check_whole('batch_size', batch_size, 1)
+    check_whole('workers', workers, 0)
+    if limit is not None:
+        check_whole('limit', limit, 1)
     total = len(dataset) if limit is None else min(limit, len(dataset))
     if total < 1 or not names:
         raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {list(names)}')

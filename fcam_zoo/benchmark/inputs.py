@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+
+from .._schema import show
 
 ArrayLike: TypeAlias = Any  # NumPy array, torch tensor of any device and type, or nested sequence
 
@@ -58,6 +61,27 @@ def as_numbers(values: ArrayLike, name: str) -> np.ndarray:
     if array.dtype.kind not in 'biuf':
         raise ValueError(f'{name} must be real numbers, got {array.dtype}')
     return array
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Check that an argument is a whole number, at least `least`.
+
+    Raises:
+        ValueError: If not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f'{name}={show(value)}: give a whole number of {least} or more')
+
+
+def check_kinds(maps: Any) -> list[str]:
+    """Check kinds of map, and return each once.
+
+    Raises:
+        TypeError: When they are not a list of names.
+    """
+    if isinstance(maps, str) or not isinstance(maps, Iterable) or not all(isinstance(name, str) for name in maps):
+        raise TypeError(f"maps is {show(maps)}: give a list of kinds, such as ('cam', 'fcam')")
+    return list(dict.fromkeys(maps))
 
 
 def as_score_maps(score_maps: ArrayLike, single: bool = False) -> np.ndarray:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._schema import show
 from ._text import printable
 from .descriptions import Curve, map_title
+from .inputs import as_numbers
 from .report import Report, check_comparable
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _LINES = (
 _FIRST = {'cam': 0, 'layercam': 1, 'fcam': 2}
 _GRAY, _INSIDE, _OUTSIDE = '#777777', '#0072b2', '#d55e00'
 _COLUMNS = 4
+_BINS = [2**k for k in range(1, 8)]
 
 
 def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) -> Figure:
@@ -53,7 +56,7 @@ def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) ->
     check_comparable(reports)
     first = next(iter(reports.values()))
     known = first.description.curves
-    names = [f'accuracy_{level:g}' for level in iou] if iou else first.description.main_curves
+    names = first.description.main_curves if iou is None else _curves_at(iou)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f'curve {", ".join(unknown)} is not in the reports: choose from {", ".join(known)}')
     figure, panels = _panels(len(names), (4.6, 3.5 + 0.18 * len(reports)))
@@ -83,8 +86,8 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
     """
     check_comparable(reports)
     first = next(iter(reports.values()))
-    if bins not in (sizes := [2**k for k in range(1, 8)]):
-        raise ValueError(f'bins is {bins}: choose one of {", ".join(map(str, sizes))}')
+    if isinstance(bins, bool) or bins not in _BINS:
+        raise ValueError(f'bins is {show(bins)}: choose one of {", ".join(map(str, _BINS))}')
     bare = [name for name, report in reports.items() if not report.activations]
     if bare:
         raise ValueError(f'report {bare[0]} has no activations: evaluate again')
@@ -104,6 +107,14 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
     figure.legend(*handles, fontsize=9, loc='outside lower center', ncols=min(len(panels), 2))
     figure.suptitle(_data(first), fontsize=11)
     return figure
+
+
+def _curves_at(iou: Sequence[float]) -> list[str]:
+    """Return the names of the curves at IoUs in percent."""
+    levels = as_numbers(iou, 'iou')
+    if levels.ndim != 1 or not levels.size:
+        raise ValueError(f'iou is {show(iou)}: give a list of percentages')
+    return [f'accuracy_{level:g}' for level in levels.tolist()]
 
 
 def overlap(report: Report) -> float:

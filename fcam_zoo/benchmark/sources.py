@@ -18,7 +18,7 @@ from .._device import usable_device
 from .._distributed import picklable
 from .._modes import eval_mode
 from ..cams import resize
-from .inputs import as_array
+from .inputs import as_array, check_kinds, check_whole
 from .map_files import MapFolder
 
 logger = logging.getLogger(__name__)
@@ -109,10 +109,10 @@ class MapMaker:
             raise ValueError(
                 f'a function or an array makes one kind of map, but {len(self.made)} are requested: {self.made}'
             )
-        if is_array(self.source) and len(self.source) != len(self.dataset):
-            raise ValueError(
-                f'{len(self.source)} maps for {len(self.dataset)} images: give one for each, in the same order'
-            )
+        if is_array(self.source):
+            count = len(self.source) if getattr(self.source, 'ndim', 3) else 0
+            if count != len(self.dataset):
+                raise ValueError(f'{count} maps for {len(self.dataset)} images: give one for each, in the same order')
 
     def _check_model(self, model: Any) -> None:
         name = type(model).__name__
@@ -152,10 +152,11 @@ class MapMaker:
             ValueError: When items of the data set return other indices.
         """
         for index, found, logits in self._batches(indices, batch_size, workers):
+            maps = {name: _as_maps(name, values, len(index)) for name, values in found.items()}
             if 'center' in self.names:
-                size = tuple(next(iter(found.values())).shape[-2:] if found else self.dataset[0][0].shape[-2:])
-                found['center'] = np.broadcast_to(center_map(size), (len(index), *size))
-            yield Batch(index, {name: as_array(found[name]) for name in self.names}, logits)
+                size = tuple(next(iter(maps.values())).shape[-2:] if maps else self.dataset[0][0].shape[-2:])
+                maps['center'] = np.broadcast_to(center_map(size), (len(index), *size))
+            yield Batch(index, {name: maps[name] for name in self.names}, logits)
 
     def _batches(
         self, indices: range, batch_size: int, workers: int
@@ -189,9 +190,19 @@ class MapMaker:
             if self.device is not None:
                 images, labels = images.to(self.device), None if labels is None else labels.to(self.device)
             result = function(images, labels)
+            if isinstance(result, tuple) and len(result) != 2:
+                raise ValueError(f'the function returns {len(result)} values: return maps, or maps and logits')
             maps, logits = result if isinstance(result, tuple) else (result, None)
             found = {self.made[0]: maps}
         return found, logits if self.true_labels else None
+
+
+def _as_maps(name: str, values: Any, count: int) -> np.ndarray:
+    """Convert maps of `count` images to an array (B,H,W); the metrics check types and values."""
+    maps = as_array(values)
+    if maps.ndim < 3 or len(maps) != count:
+        raise ValueError(f'{name} maps of {count} images have the shape {maps.shape}: give (B,H,W), one for each')
+    return maps
 
 
 def is_array(source: object) -> TypeGuard[Maps]:
@@ -287,6 +298,7 @@ def maps_of(
 
     For the arguments and errors see `evaluate_many`. The map of a function must not depend on the order of the images.
     """
+    maps = check_kinds(maps)
     maker = MapMaker(source, dataset, maps, convention, labels, device)
 
     @lru_cache(maxsize=32)
@@ -295,6 +307,9 @@ def maps_of(
         return {name: found[0] for name, found in batch.maps.items()}
 
     def get(name: str, index: int) -> np.ndarray:
+        check_whole('index', index, 0)
+        if index >= len(dataset):
+            raise ValueError(f'index={index}, but the data set has {len(dataset)} images: give a smaller one')
         return find(index)[name]
 
     return {name: partial(get, name) for name in maps}

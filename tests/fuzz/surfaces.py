@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .argument_surfaces import Arguments
 from .data_surfaces import Coco, Csv, ImageFiles, Maps, Objects, Voc, Wsol, WsolMasks
 from .model_surfaces import Config, Index, Weights
 from .run_surfaces import Journal, Recipe, Reports, Settings, TrainingState
@@ -24,4 +25,5 @@ SURFACES: dict[str, type[Surface]] = {
     'journal': Journal,
     'reports': Reports,
     'training-state': TrainingState,
+    'arguments': Arguments,
 }
