@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fcam_zoo import FCAM, _index, cams, create_model, label_images, list_models, localize, viz
+from fcam_zoo._schema import show as show_value
 from fcam_zoo.data import open_image
 from fcam_zoo.errors import FcamZooError
 from fcam_zoo.inference import class_maps
@@ -72,7 +73,7 @@ def show(path: str | None, name: str, method: str, threshold: float, otsu: bool,
         (found,) = localize(model, image, tau, multi=multi)
         options = LabelOptions(['coco'], threshold=tau, multi=multi, model_name=name)
         (annotation,) = label_images(model, path, result_folder(), options).files
-    except (FcamZooError, OSError) as e:
+    except (FcamZooError, OSError, ValueError, TypeError) as e:
         # Do not show visitors the path on the server.
         raise gr.Error(str(e).replace(str(path), Path(path).name)) from e
     picture = viz.blend(image, found.map)
@@ -149,7 +150,12 @@ def launch(names: Sequence[str] | None = None, host: str = '127.0.0.1', port: in
         host: Address to listen on. The default is reachable only from this machine.
         port: Port; None uses the first free one from 7860.
         options: Further arguments of Gradio's `launch`.
+
+    Raises:
+        ValueError: For a port outside 1 to 65535.
     """
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f'port is {show_value(port)}: choose 1 to 65535')
     page = build(names).queue(max_size=16, default_concurrency_limit=1)
     # System fonts, so that the page loads nothing from other servers.
     theme = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace'])

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib
 import json
+import operator
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,12 @@ import torch
 import torch.nn as nn
 
 from ._io import atomic_path
+from ._schema import show
 from ._version import __version__
+from .data.paths import is_file, is_folder
 from .errors import ExportError
 from .models import FCAM
+from .models.backbone_arguments import MAX_SIDE
 
 if TYPE_CHECKING:
     import onnx
@@ -86,7 +90,7 @@ def to_program(
 
     Raises:
         TypeError: If the model is not an FCAM.
-        ValueError: If the size is below 32 pixels.
+        ValueError: If the size is below 32 or above 2048 pixels.
         ImportError: If torch is older than 2.9.
         ExportError: If the network cannot be exported.
     """
@@ -123,7 +127,8 @@ def to_onnx(
 
     Raises:
         TypeError: If the model is not an FCAM.
-        ValueError: If the size is below 32 pixels, or the opset is not supported.
+        ValueError: If the size is below 32 or above 2048 pixels, the opset is not supported, or the tolerance is not
+            below 1.
         ImportError: If the extra `export` is not installed.
         OSError: If the file cannot be written.
         ExportError: If the network cannot be exported, is too large for one file, or differs from the written file.
@@ -133,13 +138,15 @@ def to_onnx(
     for package in ('onnxruntime', 'onnxscript'):  # Used below: fail before the export, which takes long.
         _import(package)
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise IsADirectoryError(f'{path} is a folder: name a file, such as {path / "model.onnx"}')
-    if path.parent.is_file():
+    if is_file(path.parent):
         raise NotADirectoryError(f'{path.parent} is not a folder: choose another output')
     newest = onnx.defs.onnx_opset_version()
-    if not OPSET <= opset <= newest:
-        raise ValueError(f'opset is {opset}: choose {OPSET} to {newest}')
+    if not isinstance(opset, int) or not OPSET <= opset <= newest:
+        raise ValueError(f'opset is {show(opset)}: choose {OPSET} to {newest}')
+    if not isinstance(tolerance, (int, float)) or not tolerance < 1:
+        raise ValueError(f'tolerance is {show(tolerance)}: choose a number below 1')
     size = _image_size(model, size)
     net = _deployed(model, None if dynamic else size)
     weights = sum(t.numel() * t.element_size() for t in net.state_dict().values())
@@ -178,10 +185,16 @@ def _image_size(model: FCAM, size: int | Sequence[int] | None) -> tuple[int, int
         raise TypeError(f'{type(model).__name__} is not an FCAM: create one with fcam_zoo.wrap(classifier)')
     if size is None:
         size = model.pretrained_cfg['input_size'][-2:]
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or min(sides) < MIN_SIDE:
-        raise ValueError(f'size is {sides}: give a side or (height, width), each at least {MIN_SIDE} pixels')
-    return sides
+    try:
+        sides = (operator.index(size),) * 2 if hasattr(size, '__index__') else tuple(map(operator.index, size))
+    except TypeError:  # Not a list, or a value is not a whole number.
+        sides = ()
+    if len(sides) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in sides):
+        raise ValueError(
+            f'size is {show(size)}: give a side or (height, width), each at least {MIN_SIDE} pixels and at most '
+            f'{MAX_SIDE}'
+        )
+    return sides[0], sides[1]
 
 
 def _deployed(model: FCAM, size: tuple[int, int] | None = None) -> _Deployed:

@@ -12,14 +12,16 @@ from PIL import Image
 
 from . import viz
 from ._io import atomic_path
+from ._schema import show
 from .benchmark.descriptions import MAP_TITLES
 from .benchmark.plots import activations as activations
 from .benchmark.plots import curves as curves
 from .benchmark.plots import overlap as overlap
 from .cams import METHODS
 from .inference import class_maps
-from .localization import Localization, localize, resize_map
+from .localization import Localization, as_image, localize, resize_map
 from .models import FCAM
+from .models.backbone_arguments import MAX_SIDE
 from .objects import Threshold, as_threshold, find_regions, foreground
 
 if TYPE_CHECKING:
@@ -27,19 +29,25 @@ if TYPE_CHECKING:
 
 _DPI = 120
 
+MAX_IMAGES = 100
+"""Most columns of a grid."""
+
 
 def save(figure: Figure | Image.Image, path: str | os.PathLike) -> None:
     """Write a figure, or a picture of `grid`, atomically, in the format of the suffix (.png, .jpg, .pdf, ...).
 
     Raises:
-        ValueError: For an unknown suffix.
+        ValueError: For an unknown suffix, or a picture that is too large for its format.
     """
     check_suffix(path, isinstance(figure, Image.Image))
     with atomic_path(path) as temporary:
-        if isinstance(figure, Image.Image):
-            figure.save(temporary, quality=80, optimize=True)
-        else:
+        if not isinstance(figure, Image.Image):
             figure.savefig(temporary, dpi=_DPI, facecolor='white')
+            return
+        largest = {'.webp': 16383, '.png': 2**31 - 1}.get(Path(path).suffix.lower(), 65535)
+        if max(figure.size) > largest:
+            raise ValueError(f'{path}: {figure.width}x{figure.height} pixels do not fit into this format; use .png')
+        figure.save(temporary, quality=80, optimize=True)
 
 
 def check_suffix(path: str | os.PathLike, picture: bool) -> None:
@@ -75,13 +83,17 @@ def grid(
         The picture, and the results of `localize` by title.
 
     Raises:
-        ValueError: Without images, or for unknown maps, thresholds outside [0,1), or a height below 32.
+        ValueError: Without images or with more than 100, or for unknown maps, thresholds outside [0,1), or a height
+            outside 32 to 2048.
+        ImageError, TypeError: As `localize`.
     """
     check_maps(maps)
     cam_threshold = as_threshold(cam_threshold, 'cam_threshold')
-    if not images or height < 32:
-        raise ValueError(f'{len(images)} images in rows of {height} pixels: give at least 1 image and 32 pixels')
-    pictures = {title: image.convert('RGB') for title, image in images.items()}
+    if not 1 <= len(images) <= MAX_IMAGES:
+        raise ValueError(f'{len(images)} images: give at least 1 image, at most {MAX_IMAGES}, one per column')
+    if not isinstance(height, int) or not 32 <= height <= MAX_SIDE:
+        raise ValueError(f'height is {show(height)}: give at least 32 pixels, at most {MAX_SIDE}')
+    pictures = {title: as_image(image) for title, image in images.items()}
     found = dict(zip(pictures, localize(model, list(pictures.values()), threshold)))
     columns = []
     for title, image in pictures.items():

@@ -185,7 +185,7 @@ def test_commands(dataset: WSOLDataset, model_dir: Path, tmp_path: Path, capsys:
         ('grid --model fcam_mobilenetv1_075_cub50 -o grid.pdf', 'grid.pdf: the suffix is not'),
         ('grid {t}/none --model fcam_mobilenetv1_075_cub50', 'none'),
         ('grid {t}/a.png --model fcam_mobilenetv1_075_cub50 --cam-threshold 2', 'threshold is 2.0: choose a value'),
-        ('grid {t}/a.png --model fcam_mobilenetv1_075_cub50 --height 3', 'rows of 3 pixels'),
+        ('grid {t}/a.png --model fcam_mobilenetv1_075_cub50 --height 3', 'height is 3: give at least 32 pixels'),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: str, message: str, tmp_path: Path, capsys, monkeypatch) -> None:

@@ -86,7 +86,10 @@ def run_grid(args: argparse.Namespace) -> int:
     figures.check_suffix(args.output, picture=True)
     figures.check_maps(args.maps)
     paths = [path for given in args.images for path in list_images(given)]
-    images = {path.name: open_image(path) for path in paths} if args.images else load_photos()
+    if len(paths) > figures.MAX_IMAGES:
+        raise ValueError(f'{len(paths)} images, one per column: give at most {figures.MAX_IMAGES}')
+    unique = len({path.name for path in paths}) == len(paths)
+    images = {path.name if unique else str(path): open_image(path) for path in paths} if paths else load_photos()
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
     options = {'threshold': args.threshold, 'cam_threshold': args.cam_threshold, 'height': args.height}
     picture, found = figures.grid(model, images, args.maps, **options)

@@ -70,7 +70,7 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         if image_id in found:
             continue
         if not is_writable(image_id):
-            problems.append(f'{short_path(path)!r}: annotation files cannot hold this name; rename the image')
+            problems.append(f"'{short_path(path)}': annotation files cannot hold this name; rename the image")
             continue
         try:
             about = path.stat()
