@@ -107,7 +107,11 @@ def read_bytes(path: Path, max_bytes: int = MAX_JSON) -> bytes:
         raise DamagedText('it is not a file')
     if status.st_size > max_bytes:
         raise DamagedText(f'it has {status.st_size:,} bytes, more than the limit of {max_bytes:,}')
-    return path.read_bytes()
+    with path.open('rb') as file:
+        content = file.read(max_bytes + 1)  # Files of /proc have the size 0.
+    if len(content) > max_bytes:
+        raise DamagedText(f'it has more than {max_bytes:,} bytes')
+    return content
 
 
 def parse_json(text: str | bytes) -> Any:

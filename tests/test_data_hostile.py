@@ -123,7 +123,7 @@ def test_pipes_and_folders_are_not_read(flat, boxes):  # noqa: F811
     refused(flat, flat.root / 'boxes.csv', 'boxes.csv: annotations cannot be read')
 
 
-@pytest.mark.parametrize('name', [LONG, 'a\0b', '/'.join(['d'] * 3000)])
+@pytest.mark.parametrize('name', [LONG, 'a\0b', 'a\nb', '/'.join(['d'] * 3000)])
 def test_paths_that_cannot_exist(tmp_path, name):
     for call in (
         lambda: open_dataset(name, 'train'),
@@ -133,8 +133,10 @@ def test_paths_that_cannot_exist(tmp_path, name):
         lambda: WSOLDataset(tmp_path, name),
         lambda: FolderDataset(name),
     ):
-        with pytest.raises(DatasetError):
+        with pytest.raises(DatasetError) as caught:
             call()
+        assert str(caught.value).isprintable()
+        assert 40 < len(str(caught.value)) < 1400
     assert check_dataset(tmp_path, [name], quiet=True)
 
 

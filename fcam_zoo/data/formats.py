@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .._schema import reading
+from .._schema import reading, show
 from ..errors import DatasetError
 from .base import AnnotatedDataset, ImageDataset, Transform, annotation_path
 from .box_csv import HEADER, CsvDataset
@@ -13,6 +13,7 @@ from .coco import CocoDataset
 from .folder import FolderDataset
 from .mask_folder import MaskDataset
 from .paths import files_within, is_file, is_folder, splits_of
+from .values import plain_path
 from .voc import VocDataset
 from .wsol import WSOLDataset
 
@@ -49,10 +50,12 @@ def open_dataset(
     if split and is_folder(root / split):
         return FolderDataset(root, transform, split=split)
     found = f' (found: {", ".join(splits_of(root))})' if splits_of(root) else ''
+    if not is_folder(root):
+        found = ' (the folder does not exist)'
     raise DatasetError(
-        f'{root}: no split {split!r}{found if is_folder(root) else " (the folder does not exist)"}. Use the layout '
-        f'{root}/<split>/<class>/*.jpg (one folder per class) or {root}/images and '
-        f'{root}/metadata/<split>/image_ids.txt (WSOL layout), or give annotations (COCO, Pascal VOC, CSV or masks)'
+        f'{plain_path(root)}: no split {show(split)}{found}. Use the layout '
+        '<split>/<class>/*.jpg in it (one folder per class), or images/ and metadata/<split>/image_ids.txt '
+        '(WSOL layout), or give annotations (COCO, Pascal VOC, CSV or masks)'
     )
 
 
@@ -67,7 +70,7 @@ def detect_format(path: Path) -> type[AnnotatedDataset]:
             f'{path}: contains neither XML files (Pascal VOC) nor masks (PNG); give the folder that does'
         )
     if not is_file(path):  # Reading a pipe or a device might never end.
-        raise DatasetError(f'{path}: annotations cannot be read (no such file); check the path')
+        raise DatasetError(f'{plain_path(path)}: annotations cannot be read (no such file); check the path')
     with reading(path, DatasetError, 'write the annotations again'), path.open('rb') as file:
         start = file.read(4096)
     start = start.removeprefix(b'\xef\xbb\xbf').lstrip()

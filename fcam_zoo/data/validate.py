@@ -20,7 +20,7 @@ from .formats import detect_format
 from .images import images_within, open_image, open_levels, open_mask
 from .mask_folder import mask_size_problem
 from .paths import is_file, is_folder, splits_of, stem_within, subfolders
-from .values import Box, plain
+from .values import Box, plain, plain_path
 from .wsol import LOCALIZATION, read_metadata
 
 
@@ -54,7 +54,7 @@ def check_dataset(
         raise TypeError(f'splits is {splits!r}: give a list, such as [{splits!r}]')
     root = Path(root)
     if not is_folder(root):
-        raise DatasetError(f'{root}: no such folder; give the folder of a data set')
+        raise DatasetError(f'{plain_path(root)}: no such folder; give the folder of a data set')
     problems: list[str] = []
     if splits is not None:
         names = list(splits)

@@ -45,9 +45,15 @@ def collect_problem(problems: list[str], where: object) -> Iterator[None]:
         problems.append(f'{where}: {problem}')
 
 
-def plain(text: str) -> str:
-    """Return text of an untrusted file for a message; it is quoted only if it is long or cannot be printed."""
-    return text if 0 < len(text) <= 100 and text.isprintable() else show(text)
+def plain(text: str | Path, longest: int = 100) -> str:
+    """Return untrusted text for a message; it is quoted, and shortened, only if it is long or cannot be printed."""
+    text = str(text)
+    return text if 0 < len(text) <= longest and text.isprintable() else show(text)
+
+
+def plain_path(path: Path) -> str:
+    """Return a path for a message; it is shortened only if no file can have it."""
+    return plain(path, 1000)
 
 
 def read_text(path: Path, fix: str) -> str:
@@ -58,7 +64,8 @@ def read_text(path: Path, fix: str) -> str:
             raise Problem(f'is not a file; {fix}')
         if status.st_size > MAX_BYTES:
             raise Problem(f'is larger than {MAX_BYTES} bytes; split it')
-        return path.read_text(encoding='utf-8-sig')
+        with path.open(encoding='utf-8-sig') as file:
+            return file.read(MAX_BYTES)  # Files of /proc have the size 0.
     except UnicodeDecodeError:
         raise Problem('is not UTF-8 text; save it as UTF-8') from None
     except OSError as e:

@@ -30,6 +30,7 @@ from .values import (
     collect_problem,
     parse_box,
     plain,
+    plain_path,
     read_text,
     relative_path,
 )
@@ -59,7 +60,7 @@ def read_metadata(root: Path, split: str, ground_truth: bool) -> Annotations:
     """Read the metadata of a split and collect their problems; `localization.txt` only with `ground_truth`."""
     data = Annotations(root, split, root / 'metadata' / split, root / 'images', ground_truth, tolerance=1)
     if not is_folder(data.path):
-        data.problems.append(f'{data.path}: no such split; the WSOL layout has its metadata in this folder')
+        data.problems.append(f'{plain_path(data.path)}: no such split; the WSOL layout has its metadata in this folder')
         return data
     readers = {IDS: _read_ids, LABELS: _read_labels, SIZES: _read_sizes}
     if ground_truth:
