@@ -19,6 +19,7 @@ from fcam_zoo.benchmark import evaluate
 from fcam_zoo.benchmark.map_files import read_map
 from fcam_zoo.data import EvalTransform, check_dataset, open_dataset
 
+from .judge import PLANTED
 from .mutations import Draw, mutated_bytes, mutated_file, mutated_json, texts
 from .surface import Surface, small_model
 
@@ -331,7 +332,9 @@ class Objects(Surface):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         other = st.sampled_from([None, 5, 1.5, b'abc', {}, [], [[]], object(), torch.zeros(3, 9, 9), [None], [5], ()])
-        paths = texts | texts.map(lambda text: folder / text.replace('\ud800', ''))
+        # A path that the caller gives may be opened, also the planted file.
+        names = texts.filter(lambda text: not text.endswith(PLANTED))
+        paths = names | names.map(lambda text: folder / text.replace('\ud800', ''))
         pixels = arrays().filter(lambda array: array.dtype.kind in 'biuf').map(_as_uint8)
         one = st.one_of(pictures(), pictures(), pictures(), pixels, pixels, arrays(), paths, other)
         options = st.just({}) | st.fixed_dictionaries(
