@@ -262,6 +262,16 @@ RECIPES = {
     'a large square': ('decoder: {erosion: 1000001}', 'erosion is 1000001'),
     'many workers': ('workers: 1000000', 'workers is 1000000'),
     'many epochs': ('classifier: {epochs: 999999999}', 'epochs is 999999999'),
+    'a rate that overflows': ('decoder: {lr: 1.0e+200}', r'decoder\.lr is 1e\+200: give a number from 1e-30 to 1e30'),
+    'a rate near 0': ('classifier: {head_lr: 5.0e-324}', 'head_lr is 5e-324: give a number from 1e-30'),
+    'a growing rate': ('decoder: {gamma: 1.0e+300}', r'decoder\.gamma is 1e\+300: give a number from 0 to 1'),
+    'a weight that overflows': ('classifier: {weight_decay: 1.0e+200}', r'weight_decay is 1e\+200: give at most 1e30'),
+    'a long name': (f'backbone: {"x" * 5000}', 'backbone is .x+.*: give text of at most 800 characters'),
+    'a name of two lines': ('backbone: "a\\nb"', 'backbone is .*: give text of .* without control characters'),
+    'long layers': (
+        f'classifier: {{head_layers: [{"x" * 5000}]}}',
+        r'head_layers\[0\] is .*: give text of at most 800',
+    ),
     'a far shift': ('decoder: {shift: [1.0e+300, 0]}', r'shift\[0\] is 1e\+300'),
 }
 

@@ -25,6 +25,7 @@ from .._schema import (
     show,
 )
 from ..cams.methods import METHODS, VARIANTS
+from ..data.values import is_printable
 from ..errors import SettingsError
 from ..models.backbone_arguments import MAX_SIDE, check_backbone_arguments
 from ..models.config import Channels, Classes, Stride
@@ -34,8 +35,16 @@ RECIPES = Path(__file__).parents[1] / 'recipes'
 
 Epochs = Annotated[int, between(0, 100_000)]
 Images = Annotated[int, between(1, 2**16)]
-PositiveFloat = Annotated[float, Positive]
-Weight = Annotated[float, NotNegative]
+# Weights are in float32: larger or smaller rates would overflow.
+Rate = Annotated[float, Positive, Rule(lambda value: 1e-30 <= value <= 1e30, 'give a number from 1e-30 to 1e30')]
+Weight = Annotated[float, NotNegative, Rule(lambda value: value <= 1e30, 'give at most 1e30')]
+Line = Annotated[
+    str,
+    Rule(
+        lambda value: len(value) <= 800 and is_printable(value),
+        'give text of at most 800 characters, without control characters',
+    ),
+]
 CropScale = Annotated[
     list[float],
     Rule(
@@ -66,10 +75,10 @@ class StageConfig:
     epochs: Epochs = 7
     batch_size: Images = 32
     accumulate: Images = 1
-    lr: PositiveFloat = 0.01
+    lr: Rate = 0.01
     schedule: Schedule = 'cosine'
     step_epochs: Annotated[int, Positive] = 15
-    gamma: PositiveFloat = 0.1
+    gamma: Annotated[Share, Positive] = 0.1
     momentum: BelowOne = 0.9
     weight_decay: Weight = 1e-4
     crop_scale: CropScale | None = None
@@ -83,8 +92,8 @@ class ClassifierConfig(StageConfig):
     val that selects the best epoch.
     """
 
-    head_lr: PositiveFloat = 0.05
-    head_layers: list[str] = field(default_factory=list)
+    head_lr: Rate = 0.05
+    head_layers: list[Line] = field(default_factory=list)
     label_smoothing: BelowOne = 0.1
     select: Literal['localization', 'accuracy'] = 'accuracy'
 
@@ -126,11 +135,11 @@ class TrainConfig:
         ValueError: For a setting with a wrong type or value.
     """
 
-    data: str = ''
-    annotations: str | None = None
-    init: str | None = None
-    backbone: str = 'resnet50'
-    backbone_checkpoint: str | None = None
+    data: Line = ''
+    annotations: Line | None = None
+    init: Line | None = None
+    backbone: Line = 'resnet50'
+    backbone_checkpoint: Line | None = None
     backbone_pretrained: bool = False
     backbone_kwargs: dict[str, Any] = field(default_factory=dict)
     output_stride: Stride | None = 16
@@ -142,11 +151,11 @@ class TrainConfig:
     seed: int = 0
     skip_bad: bool = False
     keep_epochs: bool = False
-    checkpoint_minutes: PositiveFloat = 10.0
+    checkpoint_minutes: Annotated[float, Positive] = 10.0
     amp: Literal['off', 'bfloat16', 'float16'] = 'off'
     compile: bool = False
     workers: Annotated[int, between(0, 1024)] = 2
-    device: str = 'auto'
+    device: Line = 'auto'
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 

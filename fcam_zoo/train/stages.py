@@ -15,6 +15,7 @@ from .. import cams, sampling
 from .._distributed import all_reduce, world_size
 from ..benchmark.descriptions import describe
 from ..data import normalize
+from ..data.values import plain
 from ..errors import TrainingError
 from ..losses import PixelAlignmentLoss
 from ..models import FCAM
@@ -100,7 +101,7 @@ class ClassifierStage(Stage):
         modules = dict(self.model.backbone.named_modules())
         missing = [name for name in self.config.head_layers if name not in modules]
         if missing:
-            raise TrainingError(f'classifier.head_layers: the backbone has no module {", ".join(missing)}')
+            raise TrainingError(f'classifier.head_layers: the backbone has no module {plain(", ".join(missing))}')
         fast = [self.model.get_classifier(), *(modules[name] for name in self.config.head_layers)]
         ids = {id(p): p for module in fast for p in module.parameters()}
         body = [p for p in self.model.backbone.parameters() if id(p) not in ids]
