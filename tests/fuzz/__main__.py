@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 os.environ |= {'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'}
 
@@ -28,7 +29,12 @@ def main() -> int:
         start = time.perf_counter()
         # Its own process, to measure memory.
         with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-            counts = pool.submit(run, name, args.inputs, args.seed).result()
+            try:
+                counts = pool.submit(run, name, args.inputs, args.seed).result()
+            except BrokenProcessPool:
+                print(f'{name:16} its process was killed, perhaps for lack of memory', flush=True)
+                bad += 1
+                continue
         numbers = [counts.inputs, *(counts.kinds[kind] for kind in columns[1:5]), f'{counts.growth} MiB']
         seconds = time.perf_counter() - start
         print(f'{name:16}' + ''.join(f'{number:>13}' for number in numbers) + f'{seconds:9.0f}', flush=True)

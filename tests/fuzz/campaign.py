@@ -7,6 +7,8 @@ import resource
 import signal
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from .judge import Slow, Verdict, judge
+from .surface import Surface
 from .surfaces import SURFACES
 
-# Longer calls are slow, in seconds.
-TIMEOUT = 10
+# Longer calls are slow: in seconds of CPU time, and in seconds for those that wait.
+CPU_LIMIT, LIMIT = 10, 60
+# Inputs that hypothesis draws at a time, since it keeps them all.
+CHUNK = 1000
 # Larger blocks of memory are refused by the system, in bytes.
 MEMORY = 16 * 2**30
 _PHASES = (Phase.generate,)
@@ -31,7 +36,7 @@ class Counts:
         inputs: Number of inputs.
         kinds: How many of them were accepted, refused, slow, or raised an undocumented error.
         problems: Signature of each problem -> how often, and an example.
-        growth: Growth of the peak memory in MiB, after the first inputs.
+        growth: Growth of the peak memory in MiB, after the first chunk of inputs.
     """
 
     inputs: int = 0
@@ -54,33 +59,46 @@ def run(name: str, inputs: int, number: int) -> Counts:
     """Try inputs on a surface; `number` is the seed."""
     counts = Counts()
     logging.disable()
-    signal.signal(signal.SIGALRM, _raise_slow)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
     with tempfile.TemporaryDirectory(prefix='fuzz-') as folder:
         surface = SURFACES[name](Path(folder))
         start = 0
-
-        @seed(number)
-        @settings(
-            max_examples=inputs, phases=_PHASES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-        )
-        @given(surface.inputs)
-        def each(value: Any) -> None:
-            nonlocal start
-            signal.alarm(TIMEOUT)
-            try:
-                verdict = judge(lambda: surface.try_input(value))
-            except Slow:
-                verdict = Verdict('slow', signature='slow')
-            finally:
-                signal.alarm(0)
-            counts.add(verdict, value)
-            if counts.inputs == 50:
-                start = _peak()
-
-        each()
-        counts.growth = (_peak() - start) // 1024 if start else 0
+        for done in range(0, inputs, CHUNK):
+            _try_inputs(surface, counts, min(CHUNK, inputs - done), number + done)
+            start = start or _peak()
+        counts.growth = (_peak() - start) // 1024
     return counts
+
+
+def _try_inputs(surface: Surface, counts: Counts, inputs: int, number: int) -> None:
+    @seed(number)
+    @settings(
+        max_examples=inputs, phases=_PHASES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(surface.inputs)
+    def each(value: Any) -> None:
+        try:
+            with _limited():
+                verdict = judge(lambda: surface.try_input(value))
+        except Slow:
+            verdict = Verdict('slow', signature='slow')
+        counts.add(verdict, value)
+
+    each()
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Raise `Slow` in a block that takes too long, and each second from then on, since code may swallow it."""
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, CPU_LIMIT), (signal.ITIMER_REAL, signal.SIGALRM, LIMIT))
+    for timer, number, seconds in timers:
+        signal.signal(number, _raise_slow)
+        signal.setitimer(timer, seconds, 1)
+    try:
+        yield
+    finally:
+        for timer, _, _ in timers:
+            signal.setitimer(timer, 0)
 
 
 def _peak() -> int:
