@@ -153,9 +153,11 @@ def test_names_of_files_and_folders_that_cannot_be_printed(tmp_path):
     assert len(check_dataset(tmp_path, quiet=True)) == 2
     for name in names:
         (tmp_path / 'train' / 'a' / name).unlink()
-    (tmp_path / 'train' / 'b').rename(tmp_path / 'train' / 'b\x1b[2J')
-    with pytest.raises(DatasetError, match='has characters that cannot be printed'):
-        open_dataset(tmp_path, 'train')
+    folder = tmp_path / 'train' / 'b'
+    for name in ('b\x1b[2J', 'b\xa0b'):  # Models and exports record the names of classes.
+        folder = folder.rename(tmp_path / 'train' / name)
+        with pytest.raises(DatasetError, match='has characters that cannot be printed'):
+            open_dataset(tmp_path, 'train')
 
 
 def test_folder_without_permission(tmp_path, monkeypatch):

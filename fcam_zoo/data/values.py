@@ -85,7 +85,7 @@ def relative_path(folder: Path, name: object, field_name: str) -> str:
 
 
 def is_printable(text: str) -> bool:
-    """Return whether text is one line without control characters; no-break spaces are usual in file names."""
+    """Return whether a path is one line without control characters; no-break spaces are usual in file names."""
     return text.translate(_SPACES).isprintable()
 
 
@@ -93,7 +93,7 @@ def class_name(name: object, fix: str) -> str:
     """Check the name of a class, and return it without space around it."""
     if not isinstance(name, str) or not name.strip():
         raise Problem(f'has no name; {fix}')
-    if not is_printable(name):
+    if not name.isprintable():  # Stricter than for files, since models and exports record it.
         raise Problem(f'name {show(name)} has characters that cannot be printed; remove them')
     if len(name) > _MAX_NAME:
         raise Problem(f'name {show(name)} has {len(name)} characters; shorten it to at most {_MAX_NAME}')
