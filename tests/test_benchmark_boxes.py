@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from fcam_zoo.benchmark import BoxMetric, box_iou, boxes_from_score_map, resize_boxes
+from fcam_zoo.benchmark.boxes import best_overlap
 from fcam_zoo.benchmark.contours import _level_boxes
 
 THRESHOLDS = np.arange(0, 1, 0.001)
@@ -305,3 +308,17 @@ def test_invalid_batches_raise() -> None:
 def test_invalid_options_raise(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BoxMetric(**options)
+
+
+def test_many_boxes_need_little_memory() -> None:
+    """Noise has many contours, and annotations may have any number of boxes."""
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 100, (2, 3000, 2))
+    boxes = [np.concatenate([c, c + rng.integers(0, 30, c.shape)], 1).astype(float) for c in corners]
+    expected = np.concatenate([box_iou(boxes[0][i : i + 100], boxes[1]).max(1) for i in range(0, 3000, 100)])
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(best_overlap(*boxes), expected)
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    finally:
+        tracemalloc.stop()

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .. import viz
-from .boxes import box_iou, boxes_from_score_map, resize_boxes
+from .boxes import as_boxes, best_overlap, boxes_from_score_map, resize_boxes
 from .inputs import as_array, as_score_maps
 from .report import Report
 
@@ -59,7 +59,7 @@ def _boxes(
     truth = resize_boxes(dataset.boxes[index], dataset.sizes[index], size)
     threshold = report.metrics[report.description.best_threshold]
     found = boxes_from_score_map(score_map, [threshold], bool(report.meta.multi_contour))[0]
-    best = found[[box_iou(found, truth).max(1).argmax()]]
+    best = found[[best_overlap(as_boxes(found), as_boxes(truth)).argmax()]]
     return _outline_boxes(truth, size, new_size), _outline_boxes(best, size, new_size)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._counts import Counts
-from .boxes import as_boxes, distinct_boxes, overlap
+from .boxes import as_boxes, best_overlap, distinct_boxes
 from .inputs import ArrayLike, BatchError, as_array, as_numbers, as_score_maps, as_thresholds, top_k_hits
 
 
@@ -84,7 +84,7 @@ class BoxMetric(Counts):
         best = np.empty((len(maps), len(self.thresholds)))
         for i, (score_map, expected) in enumerate(zip(maps, truth)):
             found, starts, which = distinct_boxes(score_map, self.thresholds, self.multi_contour)
-            best[i] = np.maximum.reduceat(overlap(found, expected).max(1), starts)[which]
+            best[i] = np.maximum.reduceat(best_overlap(found, expected), starts)[which]
         return best
 
     measure = best_iou

@@ -9,6 +9,8 @@ from .inputs import ArrayLike, as_array, as_numbers, as_score_maps, as_threshold
 
 # Areas of such boxes, in pixels, are exact in float64.
 _MAX_COORDINATE = 2**26
+# Pairs of boxes that are compared at a time.
+_PAIRS = 2**20
 
 
 def boxes_from_score_map(score_map: ArrayLike, thresholds: ArrayLike, multi_contour: bool = False) -> list[np.ndarray]:
@@ -93,6 +95,12 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shared = np.maximum(width, 0) * np.maximum(height, 0)
     area_a, area_b = ((c[2] - c[0] + 1) * (c[3] - c[1] + 1) for c in (a, b))
     return shared / (area_a + area_b - shared)
+
+
+def best_overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Compute the largest `overlap` of each box (n) with any of `b`, in parts, so that memory does not depend on n."""
+    step = max(1, _PAIRS // len(b))
+    return np.concatenate([overlap(a[start : start + step], b).max(1) for start in range(0, len(a), step)])
 
 
 def resize_boxes(boxes: ArrayLike, from_size: tuple[int, int], to_size: tuple[int, int]) -> np.ndarray:
