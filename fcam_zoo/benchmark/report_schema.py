@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from .._schema import InvalidValue, Positive, Rule, between, length, show
 from ._analysis import ACTIVATION_BINS
@@ -56,32 +56,25 @@ class Meta:
             return
         if self.iou is None or self.multi_contour is None:
             raise InvalidValue(f'meta of {self.metric} has no iou or no multi_contour: add both')
-        # Whole numbers as such, as they are given.
+        # The schema converts whole numbers to floats.
         self.iou = [int(level) if float(level).is_integer() else level for level in self.iou]
         if len({f'{level:g}' for level in self.iou}) < len(self.iou):
             raise InvalidValue(f'meta.iou is {show(self.iou)}: give different percentages')
 
 
-class _Kind(NamedTuple):
-    """The values of a column, and what to give instead of others."""
-
-    is_valid: Callable[[Any], bool]
-    fix: str
-
-
 def _is_number(value: Any, high: float) -> bool:
-    # NaN is smaller than nothing. The tolerance is for sums of rounded numbers.
+    # Also False for NaN. The tolerance is for sums of rounded numbers.
     return type(value) in (int, float) and 0 <= value <= high * (1 + 1e-6)
 
 
-_PERCENT = _Kind(lambda value: _is_number(value, 100), 'give a percentage')
-_MAYBE_PERCENT = _Kind(lambda value: value is None or _is_number(value, 100), 'give a percentage or null')
-_SHARE = _Kind(lambda value: _is_number(value, 1), 'give a number from 0 to 1')
+_PERCENT = Rule(lambda value: _is_number(value, 100), 'give a percentage')
+_MAYBE_PERCENT = Rule(lambda value: value is None or _is_number(value, 100), 'give a percentage or null')
+_SHARE = Rule(lambda value: _is_number(value, 1), 'give a number from 0 to 1')
 # PixelAP has bins above 1.
-_EDGE = _Kind(lambda value: _is_number(value, 3), 'give a threshold')
-_COUNT = _Kind(lambda value: type(value) is int and 0 <= value < 2**53, 'give a whole number from 0')
-_FLAG = _Kind(lambda value: isinstance(value, bool), 'give true or false')
-_TEXT = _Kind(lambda value: isinstance(value, str) and len(value) <= MAX_NAME, f'give text of up to {MAX_NAME} signs')
+_EDGE = Rule(lambda value: _is_number(value, 3), 'give a threshold')
+_COUNT = Rule(lambda value: type(value) is int and 0 <= value < 2**53, 'give a whole number from 0')
+_FLAG = Rule(lambda value: isinstance(value, bool), 'give true or false')
+_TEXT = Rule(lambda value: isinstance(value, str) and len(value) <= MAX_NAME, f'give at most {MAX_NAME} characters')
 _ROW = {
     'id': _TEXT,
     'label': _COUNT,
@@ -150,7 +143,7 @@ def _check_activations(activations: Mapping[str, Sequence[float]]) -> None:
 
 
 def _check_lists(
-    values: Mapping[str, Sequence[float]], place: str, columns: Mapping[str, _Kind], low: int, high: int
+    values: Mapping[str, Sequence[float]], place: str, columns: Mapping[str, Rule], low: int, high: int
 ) -> None:
     """Check lists of numbers, which must have the same length, from `low` to `high`."""
     _check_keys(values, place, columns, set(columns))
@@ -161,7 +154,7 @@ def _check_lists(
         _check_values(numbers, columns[key], f'{place}.{key}')
 
 
-def _check_table(rows: Sequence[Row], place: str, columns: Mapping[str, _Kind], needed: set[str]) -> None:
+def _check_table(rows: Sequence[Row], place: str, columns: Mapping[str, Rule], needed: set[str]) -> None:
     """Check rows, which must have the same columns."""
     if not rows:
         return
@@ -174,15 +167,15 @@ def _check_table(rows: Sequence[Row], place: str, columns: Mapping[str, _Kind], 
         _check_values((row[name] for row in rows), columns[name], place, f'.{name}')
 
 
-def _check_keys(values: Mapping[str, Any], place: str, columns: Mapping[str, _Kind], needed: set[str]) -> None:
+def _check_keys(values: Mapping[str, Any], place: str, columns: Mapping[str, Rule], needed: set[str]) -> None:
     if unknown := [key for key in values if key not in columns]:
         raise InvalidValue(f'{place} has the unknown field {show(unknown[0])}: remove it')
     if missing := sorted(needed - values.keys()):
         raise InvalidValue(f'{place} has no {missing[0]}: add it')
 
 
-def _check_values(values: Iterable[Any], kind: _Kind, before: str, after: str = '') -> None:
+def _check_values(values: Iterable[Any], rule: Rule, before: str, after: str = '') -> None:
     """Check the values at the places `before[i]after`."""
     for i, value in enumerate(values):
-        if not kind.is_valid(value):
-            raise InvalidValue(f'{before}[{i}]{after} is {show(value)}: {kind.fix}')
+        if not rule.is_valid(value):
+            raise InvalidValue(f'{before}[{i}]{after} is {show(value)}: {rule.fix}')

@@ -14,23 +14,16 @@ import torch
 import torch.nn as nn
 from huggingface_hub.errors import HTTPError
 
-from .._schema import show
+from .._schema import LOW_LEVEL, show
 from .._weights import read_weights
 from ..errors import UnknownModelError, WeightsError
+from .backbone_arguments import is_fcam
 from .config import FCAMConfig
 from .pyramid import TimmClassifier, run_small
 from .stride import remove_strides, trace_strides
 
 # Errors that timm's networks raise for wrong arguments.
-BUILD_ERRORS = (
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    NotImplementedError,
-)
+BUILD_ERRORS = (*LOW_LEVEL, AssertionError, NotImplementedError)
 
 
 def build_backbone(config: FCAMConfig) -> TimmClassifier:
@@ -42,7 +35,7 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
         WeightsError: When the checkpoint is damaged or does not fit.
     """
     name, pretrained = config.backbone, config.backbone_pretrained
-    if name.partition('.')[0].partition('_')[0] == 'fcam':
+    if is_fcam(name):
         raise UnknownModelError(f'backbone {name!r} is an F-CAM: give the name of a timm classifier')
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split('.')[0], timm.list_models(), 5)
@@ -133,7 +126,7 @@ def check_num_classes(path: Path, found: int, wanted: int | None, reset_head: bo
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a state dict."""
+    """Return the shapes of the state dict of a module."""
     return {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
 

@@ -89,13 +89,18 @@ def check_backbone_arguments(arguments: Any, place: str = 'backbone_kwargs') -> 
         convert(BACKBONE_ARGUMENTS[name] | None, value, f'{place}.{name}')
 
 
+def is_fcam(name: str) -> bool:
+    """Return whether a timm name, with or without tag, is that of an F-CAM."""
+    return name.partition('.')[0].partition('_')[0] == 'fcam'
+
+
 def check_backbone_name(name: str, place: str = 'backbone') -> None:
     """Check that a backbone is a model of timm, and not an F-CAM.
 
     Raises:
         InvalidValue: If it is not.
     """
-    if name.partition('.')[0].partition('_')[0] == 'fcam':
+    if is_fcam(name):
         raise InvalidValue(f'{place} is {show(name)}: an F-CAM cannot be a backbone; give a timm classifier')
     if not timm.is_model(name):
         raise InvalidValue(f'{place} is {show(name)}: timm has no such model; timm.list_models() lists all')

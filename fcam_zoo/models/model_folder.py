@@ -14,7 +14,7 @@ from timm.models import PretrainedCfg
 from .._download import CONFIG, WEIGHTS, verify_download
 from .._schema import InvalidValue, Rule, between, build, length, read_json, reading, show
 from ..errors import WeightsError
-from .backbone_arguments import MAX_SIDE
+from .backbone_arguments import MAX_SIDE, is_fcam
 from .config import Classes, ImageChannels, check_model_args
 
 # Fields of timm's pretrained_cfg that locate weights.
@@ -51,11 +51,7 @@ class InputConfig:
         label_names: Class names by index.
     """
 
-    input_size: tuple[ImageChannels, Annotated[int, between(16, MAX_SIDE)], Annotated[int, between(16, MAX_SIDE)]] = (
-        3,
-        224,
-        224,
-    )
+    input_size: tuple[ImageChannels, _Side, _Side] = (3, 224, 224)
     fixed_input_size: Literal[False] = False
     interpolation: Literal['bilinear', 'bicubic', 'nearest', 'lanczos', 'random'] = 'bilinear'
     crop_pct: Annotated[float, between(0, 1)] = 1.0
@@ -94,10 +90,9 @@ class FolderConfig:
     holds: Literal['', 'decoder'] = ''
 
     def __post_init__(self) -> None:
-        architecture = self.architecture
-        if architecture.partition('_')[0] != 'fcam' or not timm.is_model(architecture):
+        if not is_fcam(self.architecture) or not timm.is_model(self.architecture):
             hint = 'load a classifier with timm.create_model and add a decoder with fcam_zoo.wrap'
-            raise InvalidValue(f'unknown F-CAM architecture {show(architecture)}; {hint}')
+            raise InvalidValue(f'unknown F-CAM architecture {show(self.architecture)}; {hint}')
         check_model_args(self.model_args)
         channels = self.model_args.get('in_chans', 3)
         for key in ('mean', 'std'):
