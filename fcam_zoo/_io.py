@@ -34,6 +34,16 @@ _FIXES = {
 }
 
 
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder; False for a path that no file can have, where `Path.is_dir` raises OSError."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is a file; False as in `is_folder`."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike, folder: str | os.PathLike | None = None) -> Iterator[Path]:
     """Yield a temporary path; on success sync the file to disk and rename it to `path`, on error remove it.

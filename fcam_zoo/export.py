@@ -19,10 +19,9 @@ import timm.layers.padding
 import torch
 import torch.nn as nn
 
-from ._io import atomic_path
+from ._io import atomic_path, is_file, is_folder
 from ._schema import show
 from ._version import __version__
-from .data.paths import is_file, is_folder
 from .errors import ExportError
 from .models import FCAM
 from .models.backbone_arguments import MAX_SIDE

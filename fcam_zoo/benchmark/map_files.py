@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from .._io import is_file, is_folder
+
 # Pixels of a map: 4096 x 4096. The protocol uses 224 x 224.
 MAX_PIXELS = 2**24
 # numpy.save writes headers of 118 bytes for maps; older versions write a few more or less.
@@ -31,9 +33,9 @@ class MapFolder:
     def __init__(self, folder: str | os.PathLike, ids: Sequence[str]) -> None:
         self.folder, self.ids = Path(folder), ids
         self._shape: tuple[int, ...] | None = None
-        if not self.folder.is_dir():
+        if not is_folder(self.folder):
             raise ValueError(f'{self.folder} is not a folder: give one with <image id>.npy files')
-        missing = [i for i in ids if not self._has(i)]
+        missing = [i for i in ids if not is_file(self.path(i))]
         if missing:
             raise ValueError(
                 f'{len(missing)} of {len(ids)} maps are missing in {self.folder}, the first {missing[0]}.npy: save one '
@@ -63,12 +65,6 @@ class MapFolder:
 
     def path(self, image_id: str) -> Path:
         return self.folder / f'{image_id}.npy'
-
-    def _has(self, image_id: str) -> bool:
-        try:
-            return self.path(image_id).is_file()
-        except OSError:  # such as a name that is too long
-            return False
 
 
 def read_map(path: str | os.PathLike) -> np.ndarray:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from .._io import is_file, is_folder
 from .._schema import show
-from .paths import is_file, is_folder, subfolders
+from .paths import subfolders
 from .values import Box, Problem, check_label, class_name, collect_problem, plain, read_text, relative_path
 
 LocatedBox = tuple[Box, str]

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from .._io import is_folder, short_path
 from ..errors import DatasetError
 from .annotations import Annotations, MaskFiles, finish
 from .images import image_size, open_image, open_mask, resize_mask
-from .paths import is_folder
 from .transforms import EvalTransform
-from .values import collect_problem, plain_path
+from .values import collect_problem
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class AnnotatedDataset(ImageDataset):
         """Read the annotations and collect their problems; raise `DatasetError` if `root` is not a folder."""
         root = Path(root)
         if not is_folder(root):
-            raise DatasetError(f'{plain_path(root)}: no such folder; give the folder of a data set')
+            raise DatasetError(f'{short_path(root)}: no such folder; give the folder of a data set')
         folders = (root / name for name in (split, 'images', 'JPEGImages') if name)
         images = next((folder for folder in folders if is_folder(folder)), root)
         data = Annotations(root, split, annotation_path(annotations, split), images, ground_truth)

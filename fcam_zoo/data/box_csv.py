@@ -45,7 +45,8 @@ _Row = tuple[str, Box | None, str, str]
 
 
 def _read_rows(data: Annotations) -> list[_Row]:
-    reader = csv.reader(io.StringIO(read_text(data.path, 'give a CSV file of boxes')))
+    text = read_text(data.path, 'give a CSV file of boxes')
+    reader = csv.reader(io.StringIO(text, newline=None))
     try:
         filled = ((reader.line_num, fields) for fields in reader if ''.join(fields).strip())
         lines = [(number, [csv_text(field.strip()) for field in fields]) for number, fields in filled]

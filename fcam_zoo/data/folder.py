@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .._io import is_folder, short_path
 from .._schema import show
 from .annotations import Annotations, check_classes
 from .base import ImageDataset, Transform
 from .images import images_within
-from .paths import is_folder, subfolders
-from .values import is_printable, plain_path
+from .paths import subfolders
+from .values import is_printable
 
 
 class FolderDataset(ImageDataset):
@@ -41,7 +42,7 @@ def read_folder(root: Path, split: str) -> Annotations:
     folder, train = root / split, root / 'train'
     data = Annotations(root, split, folder, folder)
     if not is_folder(folder):
-        data.problems.append(f'{plain_path(folder)}: no such folder; expected <class>/*.jpg in it')
+        data.problems.append(f'{short_path(folder)}: no such folder; expected <class>/*.jpg in it')
         return data
     present = subfolders(folder)
     classes = subfolders(train) if split and is_folder(train) else present

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .._io import is_file, is_folder, short_path
 from .._schema import reading, show
 from ..errors import DatasetError
 from .base import AnnotatedDataset, ImageDataset, Transform, annotation_path
@@ -12,8 +13,7 @@ from .box_csv import HEADER, CsvDataset
 from .coco import CocoDataset
 from .folder import FolderDataset
 from .mask_folder import MaskDataset
-from .paths import files_within, is_file, is_folder, splits_of
-from .values import plain_path
+from .paths import files_within, splits_of
 from .voc import VocDataset
 from .wsol import WSOLDataset
 
@@ -53,7 +53,7 @@ def open_dataset(
     if not is_folder(root):
         found = ' (the folder does not exist)'
     raise DatasetError(
-        f'{plain_path(root)}: no split {show(split)}{found}. Use the layout '
+        f'{short_path(root)}: no split {show(split)}{found}. Use the layout '
         '<split>/<class>/*.jpg in it (one folder per class), or images/ and metadata/<split>/image_ids.txt '
         '(WSOL layout), or give annotations (COCO, Pascal VOC, CSV or masks)'
     )
@@ -70,7 +70,7 @@ def detect_format(path: Path) -> type[AnnotatedDataset]:
             f'{path}: contains neither XML files (Pascal VOC) nor masks (PNG); give the folder that does'
         )
     if not is_file(path):  # Reading a pipe or a device might never end.
-        raise DatasetError(f'{plain_path(path)}: annotations cannot be read (no such file); check the path')
+        raise DatasetError(f'{short_path(path)}: annotations cannot be read (no such file); check the path')
     with reading(path, DatasetError, 'write the annotations again'), path.open('rb') as file:
         start = file.read(4096)
     start = start.removeprefix(b'\xef\xbb\xbf').lstrip()

@@ -5,21 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path, PureWindowsPath
 
-from .._io import describe_os_error, short_path
+from .._io import describe_os_error, is_file, is_folder, short_path
 from ..errors import DatasetError, ImageError
 
 # Limits in bytes: of file systems for the name of a file, and for its path below a root, so that messages stay short.
 _MAX_NAME, _MAX_PATH = 255, 600
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder; False for a path that no file can have, where `Path.is_dir` raises OSError."""
-    return os.path.isdir(path)  # noqa: PTH112
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a path is a file; False as in `is_folder`."""
-    return os.path.isfile(path)  # noqa: PTH113
 
 
 def files_within(folder: Path, *suffixes: str, unreadable: list[OSError] | None = None) -> list[Path]:

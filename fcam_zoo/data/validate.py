@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from .._io import is_file, is_folder, short_path
 from ..errors import DatasetError, ImageError
 from .annotations import Annotations, MaskFiles
 from .base import annotation_path
@@ -19,8 +20,8 @@ from .folder import read_folder
 from .formats import detect_format
 from .images import images_within, open_image, open_levels, open_mask
 from .mask_folder import mask_size_problem
-from .paths import is_file, is_folder, splits_of, stem_within, subfolders
-from .values import Box, plain, plain_path
+from .paths import splits_of, stem_within, subfolders
+from .values import Box, plain
 from .wsol import LOCALIZATION, read_metadata
 
 
@@ -54,7 +55,7 @@ def check_dataset(
         raise TypeError(f'splits is {splits!r}: give a list, such as [{splits!r}]')
     root = Path(root)
     if not is_folder(root):
-        raise DatasetError(f'{plain_path(root)}: no such folder; give the folder of a data set')
+        raise DatasetError(f'{short_path(root)}: no such folder; give the folder of a data set')
     problems: list[str] = []
     if splits is not None:
         names = list(splits)

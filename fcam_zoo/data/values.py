@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from .._schema import show
+from .._schema import DamagedText, read_bytes, show
 from .images import MAX_PIXELS
 from .paths import is_too_long, leaves_folder
 
@@ -45,31 +44,19 @@ def collect_problem(problems: list[str], where: object) -> Iterator[None]:
         problems.append(f'{where}: {problem}')
 
 
-def plain(text: str | Path, longest: int = 100) -> str:
-    """Return untrusted text for a message; it is quoted, and shortened, only if it is long or cannot be printed."""
-    text = str(text)
-    return text if 0 < len(text) <= longest and text.isprintable() else show(text)
-
-
-def plain_path(path: Path) -> str:
-    """Return a path for a message; it is shortened only if no file can have it."""
-    return plain(path, 1000)
+def plain(text: str) -> str:
+    """Return untrusted text for a message; it is quoted and shortened only if it is long or cannot be printed."""
+    return text if 0 < len(text) <= 100 and text.isprintable() else show(text)
 
 
 def read_text(path: Path, fix: str) -> str:
     """Read a UTF-8 file, with or without byte order mark; raise a `Problem`, with `fix`, if that is not possible."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # Reading a pipe or a device might never end.
-            raise Problem(f'is not a file; {fix}')
-        if status.st_size > MAX_BYTES:
-            raise Problem(f'is larger than {MAX_BYTES} bytes; split it')
-        with path.open(encoding='utf-8-sig') as file:
-            return file.read(MAX_BYTES)  # Files of /proc have the size 0.
+        return read_bytes(path, MAX_BYTES).decode('utf-8-sig')
     except UnicodeDecodeError:
         raise Problem('is not UTF-8 text; save it as UTF-8') from None
-    except OSError as e:
-        raise Problem(f'cannot be read ({e.strerror}); {fix}') from e
+    except (DamagedText, OSError) as e:
+        raise Problem(f'cannot be read ({getattr(e, "strerror", e)}); {fix}') from e
 
 
 def relative_path(folder: Path, name: object, field_name: str) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from xml.etree import ElementTree
 
-from .._schema import show
+from .._io import is_file
+from .._schema import read_bytes, show
 from .annotations import Annotations, number_classes
 from .base import AnnotatedDataset
 from .images import SUFFIXES, images_within
-from .paths import files_within, is_file, stem_within
+from .paths import files_within, stem_within
 from .values import NUMBER, Box, Problem, check_image_size, class_name, collect_problem, parse_box, plain, read_text
 
 logger = logging.getLogger(__name__)
@@ -123,9 +124,8 @@ def _parse(data: Annotations, path: Path) -> _File:
 
 def _read_xml(path: Path) -> ElementTree.Element:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f'it has more than {MAX_BYTES} bytes')
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_DoctypeRefusingBuilder()))
+        content = read_bytes(path, MAX_BYTES)
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(target=_DoctypeRefusingBuilder()))
     except (OSError, ElementTree.ParseError, ValueError, LookupError, RecursionError) as e:
         raise Problem(f'cannot be read as XML ({str(e)[:200]}); write the file again') from e
     if root.tag != 'annotation':

@@ -20,9 +20,9 @@ from collections import Counter
 from collections.abc import Callable, Container
 from pathlib import Path, PurePosixPath
 
+from .._io import is_folder, short_path
 from .annotations import Annotations, MaskFiles, check_classes
 from .base import ImageDataset, Transform, reads_ground_truth
-from .paths import is_folder
 from .values import (
     Problem,
     check_image_size,
@@ -30,7 +30,6 @@ from .values import (
     collect_problem,
     parse_box,
     plain,
-    plain_path,
     read_text,
     relative_path,
 )
@@ -60,7 +59,7 @@ def read_metadata(root: Path, split: str, ground_truth: bool) -> Annotations:
     """Read the metadata of a split and collect their problems; `localization.txt` only with `ground_truth`."""
     data = Annotations(root, split, root / 'metadata' / split, root / 'images', ground_truth, tolerance=1)
     if not is_folder(data.path):
-        data.problems.append(f'{plain_path(data.path)}: no such split; the WSOL layout has its metadata in this folder')
+        data.problems.append(f'{short_path(data.path)}: no such split; the WSOL layout has its metadata in this folder')
         return data
     readers = {IDS: _read_ids, LABELS: _read_labels, SIZES: _read_sizes}
     if ground_truth:

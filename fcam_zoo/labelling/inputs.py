@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .._io import describe_os_error, short_path
+from .._io import describe_os_error, is_folder, short_path
 from ..data import list_images
-from ..data.paths import is_folder
 from ..errors import FcamZooError
 
 MAX_NAME = 1000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ import timm
 from timm.models import PretrainedCfg
 
 from .._download import CONFIG, WEIGHTS, verify_download
+from .._io import is_file, is_folder, short_path
 from .._schema import InvalidValue, Rule, between, build, length, read_json, reading, show
 from ..errors import WeightsError
 from .backbone_arguments import MAX_SIDE, is_fcam
@@ -110,10 +110,10 @@ def verify_folder(folder: Path) -> FolderConfig:
         FileNotFoundError: When the folder or one of its files does not exist.
         WeightsError: When the config is damaged or does not describe an F-CAM, or when the weights differ from it.
     """
-    if not os.path.isdir(folder):  # noqa: PTH112 (Path.is_dir raises OSError for a name that is too long)
-        raise FileNotFoundError(f'model folder {show(str(folder), 300)} does not exist: check the path')
+    if not is_folder(folder):
+        raise FileNotFoundError(f'model folder {short_path(folder)} does not exist: check the path')
     for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
+        if not is_file(folder / file):
             raise FileNotFoundError(f'{folder} has no {file}: a model folder holds {CONFIG} and {WEIGHTS}')
     config = read_config(folder / CONFIG)
     if config.weights is not None:
