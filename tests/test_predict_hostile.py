@@ -17,6 +17,7 @@ from scenes import draw, label
 import fcam_zoo
 from fcam_zoo import LabelOptions, export, figures, label_images
 from fcam_zoo.cli import main
+from fcam_zoo.data import EvalTransform, ScaleTransform, TrainTransform, list_images
 from fcam_zoo.errors import ImageError
 
 
@@ -105,6 +106,38 @@ def test_options_of_a_wrong_type(photos, tmp_path, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         label_images(Glow(64), photos, tmp_path / 'out', LabelOptions(**options))
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('images', [None, 5, b'photos', [None], [5], object()])
+def test_images_that_are_no_paths(tmp_path, images):
+    for read in (lambda: label_images(Glow(64), images, tmp_path / 'out'), lambda: list_images(images)):
+        with pytest.raises(TypeError, match=r'images (is|holds) .*: give'):
+            read()
+
+
+@pytest.mark.parametrize('output', [None, 5, 'a\0b', b'out'])
+def test_output_that_is_no_path(photos, output):
+    with pytest.raises(TypeError, match=r'output is .+: give the path of a folder'):
+        label_images(Glow(64), photos, output)
+
+
+def test_options_of_another_class(photos, tmp_path):
+    with pytest.raises(TypeError, match=r"options is \{'formats': .*: give LabelOptions"):
+        label_images(Glow(64), photos, tmp_path / 'out', {'formats': ['coco']})
+
+
+@pytest.mark.parametrize('side', [0, -1, 2.5, '224', None, 10**9, 10**400, float('nan')])
+def test_transforms_refuse_sides_that_are_none(side):
+    for create in (EvalTransform, TrainTransform, lambda side: ScaleTransform(64, scale=(side, side))):
+        with pytest.raises((ValueError, TypeError), match=r'is not a side in pixels|must be two fractions') as caught:
+            create(side)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize('options', [{'hflip': 'x'}, {'hflip': float('nan')}, {'hflip': None}, {'hflip': 2}])
+def test_transforms_refuse_other_probabilities(options):
+    with pytest.raises(ValueError, match='is not a probability'):
+        TrainTransform(64, **options)
 
 
 def test_predict_shows_control_characters_of_names_as_escapes(photos, model_dir, tmp_path, capsys):

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .._io import short_path
 from ..errors import ImageError
-from .paths import files_within, status_of
+from .paths import as_paths, files_within, status_of
 
 MAX_PIXELS = 80_000_000
 """Largest image that is decoded: 320 MB in Pillow, and below the size from which Pillow itself warns."""
@@ -213,7 +213,7 @@ def list_images(
         ImageError: If a folder has no images, a path cannot be read, or none is given.
     """
     found: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, (str, os.PathLike)) else paths):
+    for path in as_paths(paths):
         if stat.S_ISDIR(status_of(path).st_mode):
             inside = images_within(path, unreadable)
             if not inside:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from .._io import describe_os_error, is_file, is_folder, short_path
+from .._schema import show
 from ..errors import DatasetError, ImageError
 
 # Limits in bytes: of file systems for the name of a file, and for its path below a root, so that messages stay short.
@@ -38,6 +41,18 @@ def files_within(folder: Path, *suffixes: str, unreadable: list[OSError] | None 
             if unreadable is not None:
                 unreadable.append(e)
     return sorted(found)
+
+
+def as_paths(paths: Any) -> list[Path]:
+    """Return one path, or several, as a list; raise TypeError for other objects."""
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise TypeError(f'images is {show(given)}: give a path, or a list of paths')
+    listed = list(given)
+    for path in listed:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f'images holds {show(path)}: give paths')
+    return [Path(path) for path in listed]
 
 
 def status_of(path: Path, kind: str = 'file or folder') -> os.stat_result:

@@ -5,12 +5,17 @@ Normalization happens later on the device of the model (`normalize`), since the 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
+
+from .._schema import show
+
+MAX_SIDE = 2**14
 
 
 class EvalTransform:
@@ -54,8 +59,8 @@ class TrainTransform:
         self.resize = round(size * 256 / 224) if resize is None else _side('resize', resize)
         if self.resize < self.size:
             raise ValueError(f'resize={self.resize} is less than the crop size={self.size}; raise resize')
-        if not 0 <= hflip <= 1:
-            raise ValueError(f'hflip={hflip} is not a probability; use a value from 0 to 1')
+        if not isinstance(hflip, (int, float)) or not 0 <= hflip <= 1:
+            raise ValueError(f'hflip={show(hflip)} is not a probability; use a value from 0 to 1')
         self.hflip = hflip
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
@@ -89,8 +94,9 @@ class ScaleTransform(TrainTransform):
 
     def __init__(self, size: int = 224, scale: Sequence[float] = (0.4, 1.0), hflip: float = 0.5) -> None:
         super().__init__(size, hflip=hflip)
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(f'scale={scale} must be two fractions of the area, 0 < smallest <= largest <= 1')
+        numbers = isinstance(scale, (list, tuple)) and all(isinstance(share, (int, float)) for share in scale)
+        if not numbers or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f'scale={show(scale)} must be two fractions of the area, 0 < smallest <= largest <= 1')
         self.scale = tuple(scale)
         self._resized_crop = RandomResizedCrop(self.size, self.scale, interpolation=InterpolationMode.BILINEAR)
 
@@ -131,6 +137,10 @@ def _to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def _side(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f'{name}={value} is not a side in pixels; use a whole number above 0')
-    return value
+    try:
+        side = operator.index(value)
+    except TypeError:
+        side = 0
+    if not 1 <= side <= MAX_SIDE:
+        raise ValueError(f'{name}={show(value)} is not a side in pixels; use a whole number above 0, up to {MAX_SIDE}')
+    return side

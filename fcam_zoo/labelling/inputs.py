@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from .._io import describe_os_error, is_folder, short_path
 from ..data import list_images
+from ..data.paths import as_paths
 from ..errors import FcamZooError
 
 MAX_NAME = 1000
@@ -49,10 +50,11 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
         FileNotFoundError: When no image is left.
         NotADirectoryError: When `output` is a file.
         ValueError: When `output` is one of the folders.
+        TypeError: When `images` holds other objects than paths.
     """
     if os.path.lexists(output) and not is_folder(output):
         raise NotADirectoryError(f'{output} is not a folder: choose another output folder')
-    given = [Path(p) for p in ([images] if isinstance(images, (str, os.PathLike)) else images)]
+    given = as_paths(images)
     written = _real(output)
     if any(is_folder(path) and _real(path) == written for path in given):
         raise ValueError(

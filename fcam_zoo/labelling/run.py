@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .._schema import show
 from .._version import __version__
 from .._weights import digest
 from ..data.images import open_image
@@ -78,6 +79,10 @@ def label_images(
         FcamZooError: When a process that reads images dies, memory runs out, or the model returns NaN.
     """
     options = options or LabelOptions()
+    if not isinstance(options, LabelOptions):
+        raise TypeError(f'options is {show(options)}: give LabelOptions(...)')
+    if not isinstance(output, (str, os.PathLike)) or '\0' in str(output):
+        raise TypeError(f'output is {show(output)}: give the path of a folder')
     output = Path(output)
     postprocess = Postprocessor.for_model(
         model, options.threshold, options.class_names, options.multi, options.min_area
