@@ -1,4 +1,4 @@
-"""Files: atomic writes, cells of CSV files, and what to do about an error of the system."""
+"""Files and text: atomic writes, cells of CSV files, and names and errors of the system in messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from typing import IO, Any
 
 # What spreadsheets evaluate as a formula (OWASP, "CSV injection"), also in full width, after any number of apostrophes.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+# Line breaks, what controls terminals or reverses the direction of text, unpaired surrogates, and what XML forbids.
+_CONTROL = re.compile('[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]')
 
+# How to fix errors of the system, by number.
 _FIXES = {
     errno.ENOSPC: 'free disk space and run again',
     errno.EDQUOT: 'free disk space within your quota and run again',
@@ -119,11 +122,11 @@ def describe_os_error(error: OSError) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace characters that cannot be printed, such as those that control a terminal, by their escapes."""
-    return ''.join(c if c.isprintable() or c == '\n' else c.encode('unicode_escape').decode() for c in text)
+    """Return text on one line: control characters, and others that outputs cannot hold, are replaced by escapes."""
+    return _CONTROL.sub(lambda found: found[0].encode('unicode_escape').decode(), text)
 
 
 def short_path(path: str | bytes | os.PathLike) -> str:
     """Return a path for a message: on one line, printable, and shortened in the middle."""
-    text = printable(os.fsdecode(path)).replace('\n', '\\n')
+    text = printable(os.fsdecode(path))
     return text if len(text) <= 300 else f'{text[:100]}…{text[-199:]}'

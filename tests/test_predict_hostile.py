@@ -94,7 +94,7 @@ def test_predict_refuses_a_model_that_returns_nan(run, photos, model_dir, tmp_pa
         ({'batch_size': float('nan')}, 'batch_size is nan'),
         ({'workers': 1.5}, r'workers is 1\.5'),
         ({'workers': None}, 'workers is None'),
-        ({'model_name': 'a\x00b'}, 'model_name is .*: give a name of printable'),
+        ({'model_name': 'a\x00b'}, 'model_name is .*: give a name without control characters'),
         ({'model_name': 5}, 'model_name is 5'),
         ({'sizes': [64.5]}, r'sizes is \[64\.5\]'),
         ({'threshold': 'high'}, "threshold is 'high'"),

@@ -10,10 +10,9 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 
-from .._io import write_json
+from .._io import printable, write_json
 from .._schema import build, length, read_json, show
-from ._text import as_unicode, printable
-from .report import Report, reading_report
+from .report import Report, as_unicode, reading_report
 
 LEVEL = 95
 MAX_SAMPLES = 10**5

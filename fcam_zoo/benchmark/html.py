@@ -15,10 +15,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from .._io import write_text
+from .._io import printable, write_text
 from . import plots
 from ._pictures import picture, show
-from ._text import printable
 from .compare import Comparison, format_row
 from .descriptions import MetricDescription
 from .report import Report, check_comparable, columns_of, format_number

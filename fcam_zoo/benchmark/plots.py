@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._io import printable
 from .._schema import show
-from ._text import printable
 from .descriptions import Curve, map_title
 from .inputs import as_numbers
 from .report import Report, check_comparable
@@ -152,8 +152,9 @@ def _title(name: str) -> str:
 
 
 def _plain(text: str, longest: int) -> str:
-    """Shorten text, and escape dollar signs, between which matplotlib expects formulas."""
-    return printable(text, longest).replace('$', r'\$')
+    """Return the last characters of a text, with escaped dollar signs: matplotlib reads formulas between them."""
+    text = text if len(text) <= longest else f'…{text[1 - longest :]}'
+    return printable(text).replace('$', r'\$')
 
 
 def _styles(reports: Mapping[str, Report]) -> list[dict[str, Any]]:

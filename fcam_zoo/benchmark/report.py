@@ -13,13 +13,12 @@ import cv2
 import numpy as np
 import torch
 
-from .._io import CsvWriter, atomic_path, write_json
+from .._io import CsvWriter, atomic_path, printable, write_json
 from .._schema import InvalidValue, build, read_json, reading
 from .._version import __version__
 from ..errors import ReportError
 from ._analysis import activation_shares, class_table, size_table
 from ._scores import Scores
-from ._text import as_unicode, printable
 from .descriptions import Column, MetricDescription, describe_metric
 from .report_schema import Meta, Row, check_contents
 
@@ -150,6 +149,15 @@ def make_report(maps: str, scores: Scores, dataset: Any, source: Mapping[str, An
         names = getattr(dataset, 'class_names', None)
         report.tables = {'classes': class_table(report.rows, names, score), 'sizes': size_table(report.rows, score)}
     return report
+
+
+def as_unicode(value: Any) -> Any:
+    """Replace what UTF-8 cannot hold in all texts of a JSON value, because file names need not be Unicode."""
+    if isinstance(value, str):
+        return value.encode(errors='replace').decode()
+    if isinstance(value, dict):
+        return {key: as_unicode(item) for key, item in value.items()}
+    return [as_unicode(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @contextmanager

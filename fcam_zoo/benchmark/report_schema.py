@@ -74,7 +74,9 @@ _SHARE = Rule(lambda value: _is_number(value, 1), 'give a number from 0 to 1')
 _EDGE = Rule(lambda value: _is_number(value, 3), 'give a threshold')
 _COUNT = Rule(lambda value: type(value) is int and 0 <= value < 2**53, 'give a whole number from 0')
 _FLAG = Rule(lambda value: isinstance(value, bool), 'give true or false')
-_TEXT = Rule(lambda value: isinstance(value, str) and len(value) <= MAX_NAME, f'give at most {MAX_NAME} characters')
+_TEXT = Rule(
+    lambda value: isinstance(value, str) and len(value) <= MAX_NAME, f'give text, at most {MAX_NAME} characters'
+)
 _ROW = {
     'id': _TEXT,
     'label': _COUNT,

@@ -76,5 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f'fcam-zoo: error: {printable(message)}', file=sys.stderr)
+    text = '\n'.join(map(printable, message.split('\n')))
+    print(f'fcam-zoo: error: {text}', file=sys.stderr)
     return 1

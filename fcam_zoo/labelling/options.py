@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .._io import printable
 from .._schema import convert, show
 from ..inference import check_batch_size
 from ..localization import MIN_AREA
@@ -58,7 +59,7 @@ class LabelOptions:
         check_batch_size(self.batch_size)
         if not isinstance(self.workers, int) or not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f'workers is {show(self.workers)}: give 0 or more processes, at most {MAX_WORKERS}')
-        if not isinstance(self.model_name, str) or not self.model_name.isprintable():
-            raise ValueError(f'model_name is {show(self.model_name)}: give a name of printable characters')
+        if not isinstance(self.model_name, str) or printable(self.model_name) != self.model_name:
+            raise ValueError(f'model_name is {show(self.model_name)}: give a name without control characters')
         if self.overwrite and self.resume:
             raise ValueError('overwrite and resume exclude each other: choose one')
