@@ -86,6 +86,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     'batch size as text': ({'batch_size': '3'}, "batch_size='3': give a whole number of 1 or more"),
     'batch size of NaN': ({'batch_size': float('nan')}, 'batch_size=nan: give a whole number'),
     'workers': ({'workers': 1.5}, 'workers=1.5: give a whole number of 0 or more'),
+    'threshold as text': ({'threshold': '5'}, "threshold of fcam is '5': choose"),
+    'threshold of a kind': ({'threshold': {'fcam': None}}, 'threshold of fcam is None: choose'),
     'limit': ({'limit': 'x'}, "limit='x': give a whole number of 1 or more"),
     'scalar': ({'source': np.array(0.5)}, '0 maps for 7 images: give one for each'),
     'no result': (

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from .._distributed import gather, rank
+from .._schema import show
 from ._scores import SCORES, Scores, measure
 from ._workers import map_in_workers, share_of
 from .boxes import resize_boxes
@@ -138,8 +139,8 @@ def _fixed_thresholds(
     if unknown := [name for name in found if name not in names]:
         raise ValueError(f'threshold of {", ".join(unknown)}: only {", ".join(names)} are scored')
     for name, value in found.items():
-        if not 0 <= value < 1:
-            raise ValueError(f'threshold of {name} is {value}: choose a value in [0,1)')
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+            raise ValueError(f'threshold of {name} is {show(value)}: choose a value in [0,1)')
     return {name: float(value) for name, value in found.items()}
 
 

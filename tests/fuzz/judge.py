@@ -16,7 +16,8 @@ from fcam_zoo.errors import FcamZooError
 DOCUMENTED = (ValueError, TypeError, FileNotFoundError, FileExistsError, FcamZooError)
 # Errors of parsers, which are ValueErrors, but no messages for users.
 RAW = (UnicodeError, json.JSONDecodeError)
-SHORTEST, LONGEST = 20, 1000
+# The longest ones list all settings.
+SHORTEST, LONGEST = 20, 1200
 # Files that no input may reach have this name.
 PLANTED = 'planted.pth'
 _EVENTS = {'socket.connect', 'subprocess.Popen', 'os.system', 'os.exec', 'os.posix_spawn', 'pickle.find_class'}

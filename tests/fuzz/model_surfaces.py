@@ -124,5 +124,6 @@ def _check_entry(entry: Any) -> None:
     """Use an entry as the package does, without the network."""
     entry.to_dict()
     found = _index.local_path(entry)
-    if found is not None and not entry.hf_hub_id and found.parent != _index.weights_dir():
+    # An entry without a file has the path of the folder.
+    if found is not None and not entry.hf_hub_id and _index.weights_dir() not in (found, found.parent):
         raise AssertionError(f'{found} is outside the folder of the weights')
