@@ -20,11 +20,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ._io import one_line
+from ._schema import show
 from ._version import __version__
 from ._weights import verify_file
 from .errors import HubError, WeightsError
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
+ID_RULE = "at most 96 letters, digits, '-', '_' and '.'"
 LOGIN = 'log in with `hf auth login` or set HF_TOKEN'
 _COMMIT = re.compile(r'[0-9a-f]{40}')
 
@@ -121,10 +124,10 @@ def _discard(path: Path) -> bool:
 
 def _explain(error: Exception, repo: str, file: str, local_files_only: bool) -> str:
     """Describe a failed download and how to fix it."""
-    endpoint = constants.ENDPOINT
+    endpoint, repo = constants.ENDPOINT, one_line(repo, 200)
     if isinstance(error, HFValidationError):
-        hint = 'write org/name or org/name@revision, or the path of an existing folder'
-        return f'{repo!r} is not a repository id: {hint} ({error})'
+        hint = f'write org/name or org/name@revision ({ID_RULE}), or the path of an existing folder'
+        return f'{show(repo)} is not a repository id: {hint}'
     if isinstance(error, GatedRepoError):
         return f'{repo} is gated: request access on {endpoint}/{split_id(repo)[0]}, then {LOGIN}'
     if isinstance(error, RepositoryNotFoundError):

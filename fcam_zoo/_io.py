@@ -126,7 +126,12 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode('unicode_escape').decode(), text)
 
 
+def one_line(text: str, limit: int = 900) -> str:
+    """Return text for a message: as `printable`, and shortened in the middle."""
+    text = printable(text)
+    return text if len(text) <= limit else f'{text[: limit // 3]}…{text[limit // 3 + 1 - limit :]}'
+
+
 def short_path(path: str | bytes | os.PathLike) -> str:
-    """Return a path for a message: on one line, printable, and shortened in the middle."""
-    text = printable(os.fsdecode(path))
-    return text if len(text) <= 300 else f'{text[:100]}…{text[-199:]}'
+    """Return a path for a message, as `one_line` does."""
+    return one_line(os.fsdecode(path), 300)

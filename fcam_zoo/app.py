@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -152,10 +153,9 @@ def launch(names: Sequence[str] | None = None, host: str = '127.0.0.1', port: in
         options: Further arguments of Gradio's `launch`.
 
     Raises:
-        ValueError: For a port outside 1 to 65535.
+        ValueError: When nothing can listen on this address, for example because another program does.
     """
-    if port is not None and not 1 <= port <= 65535:
-        raise ValueError(f'port is {show_value(port)}: choose 1 to 65535')
+    check_address(host, port)
     page = build(names).queue(max_size=16, default_concurrency_limit=1)
     # System fonts, so that the page loads nothing from other servers.
     theme = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace'])
@@ -169,6 +169,24 @@ def launch(names: Sequence[str] | None = None, host: str = '127.0.0.1', port: in
         footer_links=[],
         **options,
     )
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Check that a server can listen on an address; Gradio would try a wrong one for minutes.
+
+    Raises:
+        ValueError: If not.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f'port is {show_value(port)}: choose 1 to 65535')
+    try:
+        name = host.removeprefix('[').removesuffix(']') or '127.0.0.1'
+        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((name, port or 0), family=family).close()
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else 'not a name or an address'
+        where = f'host {show_value(host)}, port {port or "any"}'
+        raise ValueError(f'{where}: the viewer cannot listen there ({reason}): give another one') from e
 
 
 if __name__ == '__main__':

@@ -69,6 +69,22 @@ def test_command_listens_on_localhost(monkeypatch):
     assert passed['max_file_size'] == app.MAX_UPLOAD
 
 
+@pytest.mark.parametrize(
+    ('address', 'message'),
+    [
+        (['--host', 'no such host'], "host 'no such host', port any: the viewer cannot listen there"),
+        (['--host', 'x' * 100], 'not a name or an address'),
+        (['--port', '{used}'], 'Address already in use'),
+    ],
+)
+def test_wrong_addresses_are_refused_at_once(address, message, capsys):
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        assert main(['app', *(text.format(used=server.getsockname()[1]) for text in address)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 OWN = ('http://127.0.0.1', 'http://localhost', 'data:', 'blob:')
 QUIET = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']

@@ -94,14 +94,33 @@ def test_weights_verify(capsys):
         (['train', 'missing', '-o', 'run'], 'missing'),
         (['train', 'missing', '-o', 'run', '--set', 'decoder.nothing=1'], 'unknown field decoder.nothing'),
         (['train', 'missing', '-o', 'run', '--set', 'nonsense'], 'write KEY=VALUE'),
+        (['train', 'missing', '-o', 'run', '--sweep', ''], "--sweep '': write KEY=V1"),
+        (['train', 'missing', '-o', 'run', '--recipe', ''], 'cannot be read|is not a file'),
+        (['benchmark', 'two\nlines', '--check'], r"two\\nlines'?: no such folder"),
+        (['push', 'x' * 5000, 'me/x', '--preview', 'out'], 'File name too long; use a shorter path'),
+        (['push', 'two\nlines', 'me/x', '--preview', 'out'], r'two\\nlines is neither'),
+        (['push', '.', 'me/x', '--preview', 'out'], 'config.json does not exist: give the folder of a finished'),
+        (['pull', 'me/' + 'q' * 5000], 'is not a repository id'),
+        (['info', 'nul\0'], r"argument 'nul\\x00' contains a NUL character"),
     ],
 )
 def test_errors_are_one_line(arguments, message, model_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([a.format(m=f'local-dir:{model_dir}') for a in arguments]) == 1
     error = capsys.readouterr().err
-    assert message in error
+    assert re.search(message, error)
     assert 'Traceback' not in error
+    assert len(error.splitlines()) == 1
+    assert len(error) <= 1000
+
+
+def test_results_are_one_line_too(tmp_path, capsys):
+    assert main(['weights', 'verify', 'red\x1b[31m\n']) == 1
+    (tmp_path / 'two\nlines').mkdir()
+    assert main(['benchmark', str(tmp_path / 'two\nlines'), '--check', '--split', '\x1b[2J', '--quiet']) == 1
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 3
+    assert '\x1b' not in out
 
 
 def test_train_then_benchmark(tmp_path, capsys):

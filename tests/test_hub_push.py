@@ -83,4 +83,4 @@ def test_push_without_a_model_lists_the_released_models(tmp_path, capsys):
     assert main(['push', 'nosuch', 'org/name']) == 1
     assert 'neither the folder of a training nor a released model' in capsys.readouterr().err
     assert main(['push', str(tmp_path), 'org/name']) == 1
-    assert f"No such file or directory: '{tmp_path / 'config.json'}'" in capsys.readouterr().err
+    assert f'{tmp_path / "config.json"} does not exist: give the folder of a finished' in capsys.readouterr().err

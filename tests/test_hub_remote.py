@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -340,8 +341,38 @@ def test_facts_of_a_real_training(boxes_root, tmp_path):
     assert ModelCard.load(folder / 'README.md').data.eval_results
 
 
+@pytest.mark.parametrize(
+    ('file', 'content', 'place'),
+    [
+        ('config.json', '[]', 'config.json: the content'),
+        ('config.json', '{"data": 1, "teacher": "cam"}', 'config.json: data is 1: give text'),
+        ('config.json', '{"data": "birds", "teacher": ["cam"]}', 'config.json: teacher'),
+        ('summary.json', '{"decoder": 1}', 'summary.json: the content.decoder is 1'),
+        ('summary.json', '{"decoder": {"best": [], "last": {}}}', 'summary.json: decoder.best'),
+        (
+            'summary.json',
+            '{"decoder": {"best": {"val": {"cls": 1' + '0' * 400 + '}}, "last": {}}}',
+            'decoder.best.val.cls',
+        ),
+        ('summary.json', '{"decoder": {"best": {"epoch": "1"}, "last": {}}}', 'decoder.best.epoch'),
+        ('best/config.json', '{"model_args": {"backbone": 5}}', 'best/config.json: model_args.backbone'),
+    ],
+)
+def test_facts_of_damaged_trainings_name_the_place(tmp_path, file, content, place):
+    whole = {
+        'config.json': '{"data": "birds", "teacher": "cam"}',
+        'summary.json': '{"decoder": {"best": {"epoch": 1}, "last": {"epoch": 1}}}',
+        'best/config.json': '{"model_args": {"backbone": "resnet18"}}',
+    }
+    (tmp_path / 'best').mkdir()
+    for name, text in {**whole, file: content}.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(TrainingError, match=re.escape(place)):
+        hub.facts_of_run(tmp_path)
+
+
 def test_push_refuses_other_folders_and_ids(loopback, tmp_path):
-    with pytest.raises(TrainingError, match='not the folder of a finished training'):
+    with pytest.raises(TrainingError, match=r'config\.json does not exist'):
         hub.facts_of_run(tmp_path)
     with pytest.raises(ValueError, match='write org/name'):
         hub.push_to_hub(tiny(), 'not a name')

@@ -10,7 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .._io import describe_os_error, printable
+from .._io import describe_os_error, one_line
+from .._schema import show
 from .._version import __version__
 from ..errors import FcamZooError
 from ._arguments import INTERRUPTED
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')  # As stderr: names of files may not be valid text.
+    for argument in argv:
+        if '\0' in argument:
+            return _fail(f'argument {show(argument)} contains a NUL character: remove it')
     args = build_parser(argv[0] if argv else None).parse_args(argv)
     level = logging.WARNING if getattr(args, 'quiet', False) else logging.INFO
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
@@ -76,6 +80,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    text = '\n'.join(map(printable, message.split('\n')))
-    print(f'fcam-zoo: error: {text}', file=sys.stderr)
+    print(f'fcam-zoo: error: {one_line(message)}', file=sys.stderr)
     return 1

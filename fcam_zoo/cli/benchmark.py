@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .._distributed import process_group, rank, run_on_all_ranks
+from .._io import one_line
 from ..benchmark import Report, compare, evaluate_many, maps_of
 from ..benchmark.report import metrics_table
 from ..benchmark.report_folder import write_reports
@@ -116,9 +117,9 @@ def check(args: argparse.Namespace) -> int:
     splits = [args.split] if args.split else None
     problems = check_dataset(args.data, splits, quiet=args.quiet, annotations=args.annotations)
     for problem in problems:
-        print(problem)
+        print(one_line(problem))
     count = f'{len(problems) or "no"} problem{"s" * (len(problems) != 1)}'
-    print(f'{args.data}, {args.split or "all splits"}: {count} found')
+    print(one_line(f'{args.data}, {args.split or "all splits"}: {count} found'))
     return 1 if problems else 0
 
 

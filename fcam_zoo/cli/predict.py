@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .._device import usable_device
-from .._io import printable
+from .._io import one_line, printable
 from ..labelling import FORMATS, LabelOptions, label_images
 from ..localization import MIN_AREA
 from ..models import create_model
@@ -138,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
     with _interruptible():
         done = label_images(model, args.images, args.output, options)
     for error in done.errors:
-        print(f'fcam-zoo: skipped: {printable(error)}', file=sys.stderr)
+        print(f'fcam-zoo: skipped: {one_line(error)}', file=sys.stderr)
     total = done.labelled + len(done.errors)
     print(f'{done.labelled} of {total} images localized, {done.objects} objects: {", ".join(map(str, done.files))}')
     return 1 if done.errors else 0

@@ -86,7 +86,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = settings_of(args)
-    searched = parse_sweep(args.sweep) if args.sweep else None
+    searched = parse_sweep(args.sweep) if args.sweep is not None else None
     if args.dry_run:
         lines = [plan(config, args.output)]
         if searched:
@@ -112,7 +112,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
-    config = TrainConfig.from_file(args.recipe) if args.recipe else TrainConfig()
+    config = TrainConfig.from_file(args.recipe) if args.recipe is not None else TrainConfig()
     places = config.flat().keys()
     changes = {place: value for place, value in vars(args).items() if place in places and value is not None}
     changes['data'] = str(Path(args.data))

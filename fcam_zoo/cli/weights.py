@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .. import _index, hub
+from .._io import one_line
 from ..errors import FcamZooError
 from ..models.zoo import full_name
 
@@ -39,7 +40,7 @@ def run_verify(args: argparse.Namespace) -> int:
             print(f'{name}: ok ({path.stat().st_size / 2**20:.1f} MB)')
         except FcamZooError as e:
             failed += 1
-            print(f'{name}: FAILED: {e}')
+            print(f'{one_line(name, 100)}: FAILED: {one_line(str(e))}')
     return 1 if failed else 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import timm
 
-from .._schema import LOW_LEVEL, read_json
+from .._schema import convert, read_json, reading
 from ..errors import TrainingError
 from ..models.zoo import released
 
@@ -25,6 +25,10 @@ PRIVATE_SETTINGS = (
     'checkpoint_minutes',
     'keep_epochs',
 )
+
+# Split in the card -> epoch of the training.
+_MEASURED = (('val', 'best'), ('val_last_epoch', 'last'))
+_FINISHED = 'give the folder of a finished fcam-zoo train'
 
 
 def check_facts(facts: dict[str, Any]) -> None:
@@ -42,7 +46,7 @@ def check_facts(facts: dict[str, Any]) -> None:
     try:
         splits = (facts.get('metrics') or {}).values()
         valid = all(math.isfinite(v) for kinds in splits for metrics in kinds.values() for v in metrics.values())
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, OverflowError):
         valid = False
     if not valid:
         raise ValueError(
@@ -78,29 +82,34 @@ def facts_of_run(
         TrainingError: If the folder does not contain a finished training.
     """
     run_dir = Path(run_dir)
-    try:
-        recipe = read_json(run_dir / 'config.json')
-        summary = read_json(run_dir / 'summary.json')
-        model = read_json(run_dir / 'best' / 'config.json')
-        backbone = model['model_args']['backbone']
-        stage = next(reversed(summary))
-        final = summary[stage]
-        measured = {split: _metrics(final[which]) for split, which in (('val', 'best'), ('val_last_epoch', 'last'))}
+    recipe = _read(run_dir / 'config.json', dict[str, Any])
+    summary = _read(run_dir / 'summary.json', dict[str, dict[str, Any]])
+    model = _read(run_dir / 'best' / 'config.json', dict[str, Any])
+    with reading(run_dir, TrainingError, _FINISHED):
+        backbone = convert(str, model['model_args']['backbone'], 'best/config.json: model_args.backbone')
+        stage = list(summary)[-1]
+        measured = {split: _metrics(summary, stage, which) for split, which in _MEASURED}
+        data = Path(convert(str, recipe['data'], 'config.json: data'))
         return {
             'backbone': _tagged(backbone) if recipe.get('backbone_pretrained') else backbone,
-            'dataset': {'title': data_title or Path(recipe['data']).name, 'license': data_license, 'note': ''},
-            'teacher': recipe['teacher'],
+            'dataset': {'title': data_title or data.name, 'license': data_license, 'note': ''},
+            'teacher': convert(str, recipe['teacher'], 'config.json: teacher'),
             'metrics': {split: {'fcam': metrics} for split, metrics in measured.items() if metrics},
-            'epochs': {name: {k: r[k]['epoch'] for k in ('best', 'last')} for name, r in summary.items()},
+            'epochs': {
+                name: {k: convert(int, r[k]['epoch'], f'summary.json: {name}.{k}.epoch') for k in ('best', 'last')}
+                for name, r in summary.items()
+            },
             'selection': _selection(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
             'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
             'license': license,
         }
-    except (OSError, StopIteration, *LOW_LEVEL) as e:
-        raise TrainingError(
-            f'{run_dir} is not the folder of a finished training ({type(e).__name__}: {e}): it must contain '
-            'config.json, summary.json and best/, which fcam-zoo train writes'
-        ) from e
+
+
+def _read(path: Path, hint: Any) -> Any:
+    if not path.exists():
+        raise TrainingError(f'{path} does not exist: {_FINISHED}')
+    with reading(path, TrainingError, _FINISHED):
+        return convert(hint, read_json(path), 'the content')
 
 
 def _tagged(backbone: str) -> str:
@@ -125,5 +134,8 @@ def _selection(val: dict[str, float], by_accuracy: bool) -> str:
     return f'best epoch and threshold on val, by its {kind}'
 
 
-def _metrics(row: dict[str, Any]) -> dict[str, float]:
-    return {k: round(v, 3) for k, v in row.get('val', {}).items() if isinstance(v, (int, float))}
+def _metrics(summary: dict[str, Any], stage: str, which: str) -> dict[str, float]:
+    place = f'summary.json: {stage}.{which}'
+    val = convert(dict[str, Any], convert(dict[str, Any], summary[stage][which], place).get('val', {}), f'{place}.val')
+    numbers = {key: value for key, value in val.items() if isinstance(value, (int, float))}
+    return {key: round(value, 3) for key, value in convert(dict[str, float], numbers, f'{place}.val').items()}

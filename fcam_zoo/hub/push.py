@@ -12,8 +12,9 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
-from .._download import CONFIG, LOGIN
+from .._download import CONFIG, ID_RULE, LOGIN
 from .._io import write_text
+from .._schema import show
 from .._version import __version__
 from ..errors import HubError
 from ..models import FCAM
@@ -51,7 +52,7 @@ def write_repository(
         if '/' not in repo_id:
             raise HFValidationError('the user or organization is missing')
     except HFValidationError as e:
-        raise ValueError(f'repo_id {repo_id!r} is not a repository id: write org/name ({e})') from e
+        raise ValueError(f'repo_id {show(repo_id)} is not a repository id: write org/name ({ID_RULE})') from e
     check_facts(facts)
     folder = save_pretrained(model, directory, half=half, backbone_from=backbone_from, **facts)
     config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
