@@ -42,6 +42,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     'huge box': (lambda: BoxMetric().update(MAPS, [[[0, 0, HUGE, 1]]]), 'boxes must be real numbers'),
     'large box': (lambda: box_iou([[0, 0, 1e300, 1e300]], [[0, 0, 1, 1]]), r'box \[0\.0, .* is not'),
     'complex box': (lambda: BoxMetric().update(MAPS, [[[0, 0, 1j, 1]]]), 'boxes must be real numbers'),
+    'boxes as a number': (lambda: BoxMetric().update(MAPS, 0.5), 'boxes has the type float: give a list'),
     'box as text': (lambda: BoxMetric().update(MAPS, [['0']]), 'boxes must be real numbers'),
     'box that becomes too large': (lambda: resize_boxes([[0, 0, 1, 1]], (1e-200, 1), (9, 9)), 'is not 0 <= x0 <= x1'),
     'NaN size': (lambda: resize_boxes([[0, 0, 1, 1]], (float('nan'), 1), (9, 9)), 'sizes must be positive'),

@@ -78,6 +78,8 @@ class BoxMetric(Counts):
             ValueError: As `update`.
         """
         maps = as_score_maps(score_maps)
+        if not isinstance(boxes, Sequence) and not getattr(boxes, 'ndim', 0):
+            raise TypeError(f'boxes has the type {type(boxes).__name__}: give a list with an array (n,4) per image')
         if len(boxes) != len(maps):
             raise ValueError(f'{len(maps)} score maps, but boxes of {len(boxes)} images')
         truth = [self._ground_truth(i, b, maps.shape) for i, b in enumerate(boxes)]
