@@ -71,7 +71,7 @@ def test_predict_exports_overwrites_and_resumes(predict, tmp_path, capsys):
         (['missing.jpg', '--model', '{m}', '-o', 'out'], 'missing.jpg'),
         (['{p}', '--model', '{m}', '-o', '{p}'], 'is the folder of the images'),
         (['{p}', '--model', '{m}', '-o', 'out', '--threshold', '1.5'], 'choose a value in [0,1)'),
-        (['{p}', '--model', 'local-dir:none', '-o', 'out'], "folder 'none' does not exist"),
+        (['{p}', '--model', 'local-dir:none', '-o', 'out'], 'none does not exist'),
         (['{p}', '--model', '{m}', '-o', 'out', '--batch-size', '-1'], 'at least one image'),
         (['{p}', '--model', '{m}', '-o', 'out', '--device', 'warp'], "device 'warp' cannot be used"),
         (['{p}/dim', '--model', '{m}', '-o', 'out', '--labels', 'folder'], 'is not in a class folder'),

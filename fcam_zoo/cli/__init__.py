@@ -14,7 +14,8 @@ from .._io import describe_os_error, one_line
 from .._schema import show
 from .._version import __version__
 from ..errors import FcamZooError
-from ._arguments import INTERRUPTED
+
+INTERRUPTED = 'interrupted; finished work is kept: continue with --resume'
 
 # Command -> its line in `fcam-zoo --help`. Each command is a module of this package, imported only when it runs.
 COMMANDS = {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-INTERRUPTED = 'interrupted; finished work is kept: continue with --resume'
-
 
 def add_classifier_argument(parser: argparse.ArgumentParser) -> None:
     """Add --backbone-checkpoint, the classifier of a decoder-only model."""

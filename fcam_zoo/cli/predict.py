@@ -17,7 +17,8 @@ from .._io import one_line, printable
 from ..labelling import FORMATS, LabelOptions, label_images
 from ..localization import MIN_AREA
 from ..models import create_model
-from ._arguments import INTERRUPTED, add_classifier_argument, threshold
+from . import INTERRUPTED
+from ._arguments import add_classifier_argument, threshold
 
 GRACE_SECONDS = 3.0
 """Time to stop after a signal."""
