@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import os
 import reprlib
 import stat
@@ -90,7 +91,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON) -> Any:
 
     Raises:
         OSError: When the file cannot be read.
-        DamagedText: As `read_bytes` and `parse_json`.
+        DamagedText: When `read_bytes` or `parse_json` raises it.
     """
     return parse_json(read_bytes(path, max_bytes))
 
@@ -100,7 +101,7 @@ def read_bytes(path: Path, max_bytes: int = MAX_JSON) -> bytes:
 
     Raises:
         OSError: When the file cannot be read.
-        DamagedText: When it is larger than `max_bytes`, or a pipe or a device, whose reading might never end.
+        DamagedText: When it is larger than `max_bytes`, or is not a file: reading a pipe or a device might never end.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -141,7 +142,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Loads the types of JSON only."""
+    """Loads only the types of JSON."""
 
     # Dates stay text, and << is an ordinary key.
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML annotates it as an instance attribute)
@@ -243,6 +244,15 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     return float(value) if hint is float else value
 
 
+def as_whole(value: Any, low: int, high: int = MAX_INT) -> int | None:
+    """Return a whole number of any integer type as an int; None for another value, or one out of range."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        return None
+    return number if low <= number <= high and not isinstance(value, bool) else None
+
+
 def _convert_items(origin: type, args: tuple[Any, ...], value: Sequence[Any], place: str) -> Any:
     """Convert a list, or a tuple with `...` or with one hint per item."""
     if origin is tuple and args[-1] is not ...:
@@ -274,7 +284,7 @@ def _has_kind(hint: Any, value: Any) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    """Return whether text can be written as UTF-8; JSON can hold halves of characters, which cannot."""
+    """Return whether text can be written as UTF-8; JSON can hold unpaired surrogates, which cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fcam_zoo import FCAM, _index, cams, create_model, label_images, list_models, localize, viz
+from fcam_zoo._schema import as_whole
 from fcam_zoo._schema import show as show_value
 from fcam_zoo.data import open_image
 from fcam_zoo.errors import FcamZooError
@@ -177,8 +178,8 @@ def check_address(host: str, port: int | None) -> None:
     Raises:
         ValueError: If not.
     """
-    if port is not None and not 1 <= port <= 65535:
-        raise ValueError(f'port is {show_value(port)}: choose 1 to 65535')
+    if port is not None and as_whole(port, 1, 65535) is None:
+        raise ValueError(f'port is {show_value(port)}: choose a number from 1 to 65535')
     try:
         name = host.removeprefix('[').removesuffix(']') or '127.0.0.1'
         family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import importlib
 import json
-import operator
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ import torch
 import torch.nn as nn
 
 from ._io import atomic_path, is_file, is_folder
-from ._schema import show
+from ._schema import as_whole, show
 from ._version import __version__
 from .errors import ExportError
 from .models import FCAM
@@ -184,11 +183,9 @@ def _image_size(model: FCAM, size: int | Sequence[int] | None) -> tuple[int, int
         raise TypeError(f'{type(model).__name__} is not an FCAM: create one with fcam_zoo.wrap(classifier)')
     if size is None:
         size = model.pretrained_cfg['input_size'][-2:]
-    try:
-        sides = (operator.index(size),) * 2 if hasattr(size, '__index__') else tuple(map(operator.index, size))
-    except TypeError:  # Not a list, or a value is not a whole number.
-        sides = ()
-    if len(sides) != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in sides):
+    given = list(size) if isinstance(size, Sequence) else [size, size]
+    sides = [side for value in given if (side := as_whole(value, MIN_SIDE, MAX_SIDE))]
+    if not len(given) == len(sides) == 2:
         raise ValueError(
             f'size is {show(size)}: give a side or (height, width), each at least {MIN_SIDE} pixels and at most '
             f'{MAX_SIDE}'

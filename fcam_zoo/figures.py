@@ -12,7 +12,7 @@ from PIL import Image
 
 from . import viz
 from ._io import atomic_path
-from ._schema import show
+from ._schema import as_whole, show
 from .benchmark.descriptions import MAP_TITLES
 from .benchmark.plots import activations as activations
 from .benchmark.plots import curves as curves
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _DPI = 120
 
 MAX_IMAGES = 100
-"""Most columns of a grid."""
+"""Largest number of columns of a grid."""
 
 
 def save(figure: Figure | Image.Image, path: str | os.PathLike) -> None:
@@ -91,7 +91,7 @@ def grid(
     cam_threshold = as_threshold(cam_threshold, 'cam_threshold')
     if not 1 <= len(images) <= MAX_IMAGES:
         raise ValueError(f'{len(images)} images: give at least 1 image, at most {MAX_IMAGES}, one per column')
-    if not isinstance(height, int) or not 32 <= height <= MAX_SIDE:
+    if as_whole(height, 32, MAX_SIDE) is None:
         raise ValueError(f'height is {show(height)}: give at least 32 pixels, at most {MAX_SIDE}')
     pictures = {title: as_image(image) for title, image in images.items()}
     found = dict(zip(pictures, localize(model, list(pictures.values()), threshold)))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ._modes import eval_mode
-from ._schema import show
+from ._schema import as_whole, show
 from .data.transforms import EvalTransform, normalize
 from .errors import FcamZooError
 from .models import FCAM
@@ -49,11 +48,9 @@ class InferenceOptions:
         check_model(model)
         if sizes is None:
             return cls((model.pretrained_cfg['input_size'][-1],), bool(flip))
-        try:
-            sides = tuple(operator.index(size) for size in sizes)
-        except TypeError:  # Not a list, or a value is not a whole number.
-            sides = ()
-        if not 0 < len(sides) <= MAX_SIZES or not all(MIN_SIDE <= side <= MAX_SIDE for side in sides):
+        given = list(sizes) if isinstance(sizes, Iterable) else []
+        sides = tuple(side for size in given if (side := as_whole(size, MIN_SIDE, MAX_SIDE)))
+        if not 0 < len(given) <= MAX_SIZES or len(sides) < len(given):
             raise ValueError(
                 f'sizes is {show(sizes)}: give one or more sizes of at least {MIN_SIDE} pixels, at most {MAX_SIZES} '
                 f'sizes and {MAX_SIDE} pixels'
@@ -115,11 +112,7 @@ def check_model(model: Any) -> None:
 
 def check_batch_size(value: Any) -> None:
     """Raise ValueError unless a batch size is a whole number from 1 to `MAX_BATCH`."""
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = 0
-    if not 1 <= size <= MAX_BATCH:
+    if as_whole(value, 1, MAX_BATCH) is None:
         raise ValueError(f'batch_size is {show(value)}: give at least one image per forward pass, at most {MAX_BATCH}')
 
 

@@ -1,4 +1,4 @@
-"""Arguments of the metrics that are no numbers, too large, or of the wrong kind."""
+"""Arguments of the metrics that are not numbers, too large, or of the wrong kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets of strangers: absurd numbers, names that no file can have, pipes, and text that floods the terminal."""
+"""Hostile data sets: absurd numbers, names that no file can have, pipes, and text that floods the terminal."""
 
 from __future__ import annotations
 

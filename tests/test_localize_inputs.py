@@ -159,9 +159,9 @@ def test_image_whose_file_was_closed(tmp_path):
 
 @pytest.mark.parametrize('size', [(0, 5), (5, 0), (0, 0)])
 def test_empty_images(size):
-    with pytest.raises(ImageError, match='pixels are no image; give one with at least 1x1 pixels'):
+    with pytest.raises(ImageError, match='is not the size of an image; give one of at least 1x1 pixels'):
         localize(Glow(), Image.new('RGB', size))
-    with pytest.raises(ImageError, match=r'array: .* pixels are no image'):
+    with pytest.raises(ImageError, match=r'array: .* is not the size of an image'):
         localize(Glow(), np.zeros((*size, 3), np.uint8))
 
 
@@ -240,13 +240,13 @@ def test_arguments_of_a_wrong_type_or_out_of_range(options, message):
 
 
 @pytest.mark.parametrize('images', [None, 5, b'a.png', [None], [[]], torch.zeros(2, 3, 8, 8), object()])
-def test_inputs_that_are_no_images(images):
+def test_inputs_that_are_not_images(images):
     with pytest.raises(TypeError, match='is not an image: give a path, a PIL image or a uint8 array'):
         localize(Glow(), images)
 
 
 @pytest.mark.parametrize('model', [None, 'fcam', torch.nn.Linear(1, 1), Glow])
-def test_objects_that_are_no_model(model):
+def test_objects_that_are_not_a_model(model):
     with pytest.raises(TypeError, match='is not an F-CAM: create one with create_model'):
         localize(model, np.zeros((8, 8), np.uint8))
 

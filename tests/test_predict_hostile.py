@@ -109,14 +109,14 @@ def test_options_of_a_wrong_type(photos, tmp_path, options, message):
 
 
 @pytest.mark.parametrize('images', [None, 5, b'photos', [None], [5], object()])
-def test_images_that_are_no_paths(tmp_path, images):
+def test_images_that_are_not_paths(tmp_path, images):
     for read in (lambda: label_images(Glow(64), images, tmp_path / 'out'), lambda: list_images(images)):
         with pytest.raises(TypeError, match=r'images (is|holds) .*: give'):
             read()
 
 
 @pytest.mark.parametrize('output', [None, 5, 'a\0b', b'out'])
-def test_output_that_is_no_path(photos, output):
+def test_output_that_is_not_a_path(photos, output):
     with pytest.raises(TypeError, match=r'output is .+: give the path of a folder'):
         label_images(Glow(64), photos, output)
 
@@ -127,7 +127,7 @@ def test_options_of_another_class(photos, tmp_path):
 
 
 @pytest.mark.parametrize('side', [0, -1, 2.5, '224', None, 10**9, 10**400, float('nan')])
-def test_transforms_refuse_sides_that_are_none(side):
+def test_transforms_refuse_invalid_sides(side):
     for create in (EvalTransform, TrainTransform, lambda side: ScaleTransform(64, scale=(side, side))):
         with pytest.raises((ValueError, TypeError), match=r'is not a side in pixels|must be two fractions') as caught:
             create(side)
@@ -230,7 +230,7 @@ def test_grid_refuses_absurd_numbers(tmp_path):
             figures.grid(model, {'a': image}, ['fcam'], height=height)
     with pytest.raises(ValueError, match='101 images: give at least 1 image, at most 100'):
         figures.grid(model, {str(i): image for i in range(101)}, ['fcam'])
-    with pytest.raises(ImageError, match='no image'):
+    with pytest.raises(ImageError, match='is not the size of an image'):
         figures.grid(model, {'a': Image.new('RGB', (0, 3))}, ['fcam'])
     with pytest.raises(ValueError, match=r'70000x1 pixels do not fit into this format; use \.png'):
         figures.save(Image.new('RGB', (70_000, 1)), tmp_path / 'a.jpg')
@@ -259,7 +259,7 @@ def test_figures_of_too_many_or_equally_named_images(run, tmp_path, model_dir, c
 def test_app_refuses_ports_that_do_not_exist(port, capsys):
     pytest.importorskip('gradio')
     assert main(['app', '--port', port]) == 1
-    assert 'choose 1 to 65535' in capsys.readouterr().err
+    assert 'choose a number from 1 to 65535' in capsys.readouterr().err
 
 
 def test_predictions_are_strict_json(photos, tmp_path):

@@ -27,11 +27,11 @@ class Counts:
 
         Raises:
             ValueError: When options differ.
-            TypeError: When the other one is not such a metric.
+            TypeError: When the other metric has another class.
         """
         if type(other) is not type(self):
             raise TypeError(
-                f'a {type(other).__name__} cannot be merged into a {type(self).__name__}: give one of those'
+                f'a {type(other).__name__} cannot be merged into a {type(self).__name__}: give one of its class'
             )
         if not all(np.array_equal(value, other._options[key]) for key, value in self._options.items()):
             raise ValueError(f'metrics can only be merged if {", ".join(self._options)} are the same')

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from .._schema import show
+from .._schema import as_whole, show
 
 ArrayLike: TypeAlias = Any  # NumPy array, torch tensor of any device and type, or nested sequence
 
@@ -69,7 +69,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
     Raises:
         ValueError: If not.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if as_whole(value, least) is None:
         raise ValueError(f'{name}={show(value)}: give a whole number of {least} or more')
 
 

@@ -21,7 +21,7 @@ from . import INTERRUPTED
 from ._arguments import add_classifier_argument, threshold
 
 GRACE_SECONDS = 3.0
-"""Time to stop after a signal."""
+"""Time that a run has to stop after a signal."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:

@@ -105,7 +105,7 @@ def check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -
     """Raise ImageError for a (width, height) without pixels, with too many, or longer than `MAX_RATIO` allows."""
     width, height = size
     if width < 1 or height < 1:
-        raise ImageError(f'{name}: {width}x{height} pixels are no image; give one with at least 1x1 pixels')
+        raise ImageError(f'{name}: {width}x{height} is not the size of an image; give one of at least 1x1 pixels')
     if width * height > max_pixels:
         raise ImageError(f'{name}: {width}x{height} pixels are more than the limit of {max_pixels}; resize it')
     if max(size) > MAX_RATIO * min(size):

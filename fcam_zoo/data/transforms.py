@@ -5,7 +5,6 @@ Normalization happens later on the device of the model (`normalize`), since the 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
-from .._schema import show
+from .._schema import as_whole, show
 
 MAX_SIDE = 2**14
 
@@ -137,10 +136,7 @@ def _to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 def _side(name: str, value: int) -> int:
-    try:
-        side = operator.index(value)
-    except TypeError:
-        side = 0
-    if not 1 <= side <= MAX_SIDE:
+    side = as_whole(value, 1, MAX_SIDE)
+    if side is None:
         raise ValueError(f'{name}={show(value)} is not a side in pixels; use a whole number above 0, up to {MAX_SIDE}')
     return side

@@ -11,7 +11,7 @@ from multiprocessing.sharedctypes import RawValue
 from ..data import MAX_PIXELS
 
 PIXELS = MAX_PIXELS * 5 // 4
-"""Pixels in flight: the largest image, and small ones beside it."""
+"""Limit of the pixels in flight: the largest image, and small ones beside it."""
 
 _POLL_SECONDS = 0.01
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._io import printable
-from .._schema import convert, show
+from .._schema import as_whole, convert, show
 from ..inference import check_batch_size
 from ..localization import MIN_AREA
 from ..objects import Threshold
@@ -57,7 +57,7 @@ class LabelOptions:
         if self.labels not in ('predicted', 'folder'):
             raise ValueError(f"labels is {show(self.labels)}: choose 'predicted' or 'folder'")
         check_batch_size(self.batch_size)
-        if not isinstance(self.workers, int) or not 0 <= self.workers <= MAX_WORKERS:
+        if as_whole(self.workers, 0, MAX_WORKERS) is None:
             raise ValueError(f'workers is {show(self.workers)}: give 0 or more processes, at most {MAX_WORKERS}')
         if not isinstance(self.model_name, str) or printable(self.model_name) != self.model_name:
             raise ValueError(f'model_name is {show(self.model_name)}: give a name without control characters')

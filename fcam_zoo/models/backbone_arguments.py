@@ -12,7 +12,7 @@ from .._schema import BelowOne, InvalidValue, Rule, Share, between, convert, len
 MAX_SIDE = 2048
 """Largest side of an input image in pixels."""
 
-# Most blocks in all stages together; timm's deepest network, ResNet-270, has 122.
+# Largest number of blocks in all stages; timm's deepest network, ResNet-270, has 122.
 MAX_BLOCKS = 160
 
 
