@@ -225,6 +225,13 @@ def test_benchmark_check(tmp_path, capsys):
     assert 'give --models or --scoremaps' in capsys.readouterr().err
 
 
+def test_benchmark_refuses_too_many_workers(tmp_path, model_dir, capsys):
+    data = make_wsol(tmp_path / 'shapes', {'test': 4})
+    model = f'local-dir:{model_dir}'
+    assert main(['benchmark', str(data), '--models', model, '--workers', '9' * 40, '--quiet']) == 1
+    assert 'give at most 512 processes' in capsys.readouterr().err
+
+
 def test_benchmark_of_annotations(tmp_path, model_dir, capsys):
     data = make_wsol(tmp_path / 'shapes', {'test': 4})
     lines = (data / 'metadata' / 'test' / 'localization.txt').read_text().splitlines()

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from .._distributed import gather, rank
 from .._schema import show
 from ._scores import SCORES, Scores, measure
-from ._workers import map_in_workers, share_of
+from ._workers import MAX_WORKERS, map_in_workers, share_of
 from .boxes import resize_boxes
 from .inputs import ArrayLike, BatchError, check_kinds, check_whole
 from .report import Report, make_report
@@ -179,6 +179,8 @@ def _check(dataset: Any, names: Sequence[str], batch_size: int, workers: int, li
         raise ValueError(f'image {twice[0]} is in the data set twice: list each image once')
     check_whole('batch_size', batch_size, 1)
     check_whole('workers', workers, 0)
+    if workers > MAX_WORKERS:
+        raise ValueError(f'workers={show(workers)}: give at most {MAX_WORKERS} processes')
     if limit is not None:
         check_whole('limit', limit, 1)
     total = len(dataset) if limit is None else min(limit, len(dataset))
