@@ -57,8 +57,13 @@ def atomic_path(path: str | os.PathLike, folder: str | os.PathLike | None = None
     Args:
         path: Final path; its folder is created if needed.
         folder: Existing folder of the temporary file, on the same file system; default: that of `path`.
+
+    Raises:
+        FileExistsError: When `path` is a device or a pipe, which the renamed file would replace.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise FileExistsError(f'{short_path(path)} is a device or a pipe: choose another path')
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=f'.{path.stem[:40]}.', suffix=path.suffix, dir=folder or path.parent)
     os.close(fd)

@@ -13,7 +13,7 @@ import pytest
 from scenes import draw, label
 from synthetic import make_wsol
 
-from fcam_zoo._io import CsvWriter, csv_text, describe_os_error
+from fcam_zoo._io import CsvWriter, csv_text, describe_os_error, write_text
 from fcam_zoo.benchmark import evaluate
 from fcam_zoo.cli import main
 from fcam_zoo.data import WSOLDataset, open_dataset
@@ -118,3 +118,11 @@ def test_output_folder_that_is_not_utf_8(photos, model_dir, tmp_path, monkeypatc
     assert main(['predict', str(photos), '--model', f'local-dir:{model_dir}', '-o', output, '--quiet']) == 0
     sys.stdout.flush()
     assert b'5 of 5 images' in sys.stdout.buffer.getvalue()
+
+
+def test_devices_and_pipes_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(FileExistsError, match='is a device or a pipe: choose another path'):
+        write_text(tmp_path / 'pipe', 'text')
+    assert [p.name for p in tmp_path.iterdir()] == ['pipe']
+    assert (tmp_path / 'pipe').is_fifo()
