@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 import yaml
 from safetensors import SafetensorError
 
+from ._io import short_path
 from .errors import FcamZooError
 
 T = TypeVar('T')
@@ -67,23 +68,28 @@ def length(low: int, high: int) -> Rule:
 def reading(path: str | os.PathLike, error: type[FcamZooError], fix: str) -> Iterator[None]:
     """Convert the low-level errors of reading a file in the block to `error`, with its path and how to fix it.
 
-    FileNotFoundError and the errors of this package pass unchanged.
+    The errors of this package pass unchanged, and a missing file stays a FileNotFoundError.
 
     Args:
         path: The file, for messages.
         error: Class of the error.
         fix: How to fix a damaged file.
     """
+    name = short_path(path)
     try:
         yield
-    except (FileNotFoundError, FcamZooError):
+    except FcamZooError:
         raise
+    except FileNotFoundError as e:
+        if not e.errno:  # One of this package, which says what is missing.
+            raise
+        raise FileNotFoundError(f'{name} does not exist: check the path') from e
     except InvalidValue as e:
-        raise error(f'{path}: {e}') from e
+        raise error(f'{name}: {e}') from e
     except OSError as e:
-        raise error(f'{path} cannot be read ({e.strerror or e}): check that it is a file with read permission') from e
+        raise error(f'{name} cannot be read ({e.strerror or e}): check that it is a file with read permission') from e
     except (*LOW_LEVEL, SafetensorError) as e:
-        raise error(f'{path} is damaged ({_reason(e)}): {fix}') from e
+        raise error(f'{name} is damaged ({_reason(e)}): {fix}') from e
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON) -> Any:

@@ -13,6 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from PIL import Image
 
+from ._checks import as_flag, as_number
 from ._modes import eval_mode
 from ._schema import as_whole, show
 from .data.transforms import EvalTransform, normalize
@@ -46,8 +47,9 @@ class InferenceOptions:
             TypeError: When the model is not an F-CAM.
         """
         check_model(model)
+        flip = as_flag(flip, 'flip')
         if sizes is None:
-            return cls((model.pretrained_cfg['input_size'][-1],), bool(flip))
+            return cls((model.pretrained_cfg['input_size'][-1],), flip)
         given = list(sizes) if isinstance(sizes, Iterable) else []
         sides = tuple(side for size in given if (side := as_whole(size, MIN_SIDE, MAX_SIDE)))
         if not 0 < len(given) <= MAX_SIZES or len(sides) < len(given):
@@ -55,7 +57,7 @@ class InferenceOptions:
                 f'sizes is {show(sizes)}: give one or more sizes of at least {MIN_SIDE} pixels, at most {MAX_SIZES} '
                 f'sizes and {MAX_SIDE} pixels'
             )
-        return cls(sides, bool(flip))
+        return cls(sides, flip)
 
     def prepare(self, image: Image.Image) -> tuple[torch.Tensor, ...]:
         """Resize an RGB image to each size: uint8 (3,s,s) per size."""
@@ -75,12 +77,13 @@ class InferenceOptions:
         Raises:
             FcamZooError: When the model returns NaN, or needs more memory than there is.
         """
-        device, cfg = next(model.parameters()).device, model.pretrained_cfg
+        parameter, cfg = next(model.parameters()), model.pretrained_cfg
+        device = parameter.device
         side = max(self.sizes)
         maps, probs = [], []
         with eval_mode(model), _enough_memory(f'{len(batch)} images of {side} pixels'):
             for images in zip(*batch):
-                x = normalize(torch.stack(images).to(device), cfg['mean'], cfg['std'])
+                x = normalize(torch.stack(images).to(device), cfg['mean'], cfg['std']).to(parameter.dtype)
                 for mirrored in (False, True) if self.flip else (False,):
                     output = model(x.flip(-1) if mirrored else x)
                     fcam = output.maps.softmax(1)[:, 1:].float()
@@ -95,9 +98,10 @@ class InferenceOptions:
 @torch.inference_mode()
 def class_maps(model: FCAM, images: Sequence[Image.Image], method: str = 'cam') -> np.ndarray:
     """Compute the CAMs of the predicted classes of RGB images at the input size of the model: (B,s,s) in [0,1]."""
-    cfg, device = model.pretrained_cfg, next(model.parameters()).device
+    cfg, parameter = model.pretrained_cfg, next(model.parameters())
     prepare = EvalTransform(cfg['input_size'][-1])
-    x = normalize(torch.stack([prepare(image) for image in images]).to(device), cfg['mean'], cfg['std'])
+    x = normalize(torch.stack([prepare(image) for image in images]).to(parameter.device), cfg['mean'], cfg['std'])
+    x = x.to(parameter.dtype)
     with eval_mode(model):
         maps = model.cam(x, method=method).float().cpu()
     _check_finite(maps)
@@ -108,6 +112,29 @@ def check_model(model: Any) -> None:
     """Raise TypeError for an object that is not a module with the outputs and settings of an F-CAM."""
     if not isinstance(model, nn.Module) or not hasattr(model, 'pretrained_cfg') or not hasattr(model, 'threshold'):
         raise TypeError(f'{type(model).__name__} is not an F-CAM: create one with create_model, or wrap a classifier')
+    if getattr(model, 'in_chans', 3) != 3:
+        raise ValueError(f'the model takes images of {model.in_chans} channels: images have 3, call model(x) instead')
+    if next(model.parameters()).is_meta:
+        raise ValueError('the model is on the meta device, which holds no weights: load it on another device')
+    _check_input_cfg(model.pretrained_cfg)
+
+
+def _check_input_cfg(cfg: Any) -> None:
+    """Raise ValueError unless a pretrained_cfg that the caller changed still describes the input."""
+    try:
+        side, mean, std = cfg['input_size'][-1], as_values(cfg['mean'], 'mean'), as_values(cfg['std'], 'std')
+    except (KeyError, TypeError, IndexError) as e:
+        raise ValueError('pretrained_cfg of the model lacks input_size, mean or std: create the model again') from e
+    if not (type(side) is int and 1 <= side <= MAX_SIDE and {len(mean), len(std)} <= {1, 3} and min(std) > 0):
+        raise ValueError(
+            f'pretrained_cfg of the model has input_size {show(cfg["input_size"])}, mean {show(mean)} and std '
+            f'{show(std)}: give at most {MAX_SIDE} pixels, and 1 or 3 values'
+        )
+
+
+def as_values(values: Any, name: str) -> list[float]:
+    """Return finite numbers."""
+    return [as_number(value, name) for value in values]
 
 
 def check_batch_size(value: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ._checks import as_flag
 from ._schema import show
 from .data.images import check_size, decode, open_image
 from .inference import InferenceOptions, check_batch_size, check_model
@@ -94,6 +95,8 @@ class Postprocessor:
         check_model(model)
         threshold = as_threshold(model.threshold if threshold is None else threshold)
         min_area = as_share(min_area, 'min_area')
+        if class_names is not None and not isinstance(class_names, (list, tuple)):
+            raise TypeError(f'class_names is {show(class_names)}: give a list of names')
         names = class_names or model.pretrained_cfg.get('label_names') or [str(i) for i in range(model.num_classes)]
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise TypeError(f'class_names is {show(names)}: give a list of names')
@@ -101,7 +104,7 @@ class Postprocessor:
             raise ValueError(
                 f'{len(names)} class names for a model of {model.num_classes} classes: give one name per class'
             )
-        return cls(threshold, tuple(names), bool(multi), min_area)
+        return cls(threshold, tuple(names), as_flag(multi, 'multi'), min_area)
 
     def __call__(self, score_map: np.ndarray, probs: np.ndarray) -> Localization:
         """Localize the objects of a map float32 (H,W) of the image's size, given class probabilities (K,)."""
@@ -191,7 +194,7 @@ def localize(
     """
     if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
         images = [images]
-    if not isinstance(images, Iterable):
+    if not isinstance(images, Iterable) or isinstance(images, (bytes, dict, torch.Tensor)):
         raise TypeError(f'{type(images).__name__} is not an image: {_KINDS}')
     check_batch_size(batch_size)
     postprocess = Postprocessor.for_model(model, threshold, class_names, multi, min_area)

@@ -13,13 +13,20 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from ._checks import as_count, as_number, check_devices, check_generator, check_tensor
+
 FOREGROUND, BACKGROUND, IGNORE = 1, 0, -255
 Generators = torch.Generator | Sequence[torch.Generator] | None
+# Largest erosion and dilation in pixels, and largest number of erosions.
+MAX_EROSION, MAX_DILATION, MAX_ITERATIONS = 4095, 255, 1000
 
 
 def _to_uint8(maps: torch.Tensor) -> torch.Tensor:
     """Convert to gray levels uint8 (B,H,W), truncated as in the F-CAM code. Raises ValueError for invalid maps."""
-    if maps.ndim != 3 or 0 in maps.shape[1:]:
+    check_tensor(maps, 'maps', '(B,H,W)', 'real')
+    if maps.is_meta:
+        raise ValueError('maps are on the meta device, which holds no values: move them to another device')
+    if 0 in maps.shape[1:]:
         raise ValueError(f'maps have shape {tuple(maps.shape)}: expected (B,H,W) with H, W > 0')
     low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)  # NaN if a map contains NaN
     if not bool(((low >= 0) & (high <= 1)).all()):
@@ -40,6 +47,7 @@ def otsu_threshold(maps: torch.Tensor) -> torch.Tensor:
         (B,) int64 gray level T in [1,254]; foreground is gray > T. A constant map gives 1.
 
     Raises:
+        TypeError: If maps are not a dense tensor of numbers.
         ValueError: If maps contain NaN or values outside [0,1].
     """
     return _otsu(_histogram(_to_uint8(maps)))
@@ -86,15 +94,14 @@ def regions(
         (foreground, background), bool (B,H,W). They may overlap if n- is large.
 
     Raises:
+        TypeError: If maps are not a dense tensor of numbers.
         ValueError: If maps contain NaN or values outside [0,1], or an argument is out of range.
     """
+    background_fraction = as_number(background_fraction, 'background_fraction')
     if not 0 <= background_fraction <= 1:
         raise ValueError(f'background_fraction is {background_fraction}: choose a value in [0,1]')
-    if erosion < 1 or erosion % 2 == 0 or erosion_iterations < 0:
-        raise ValueError(
-            f'erosion={erosion}, erosion_iterations={erosion_iterations}: erosion must be odd and positive, '
-            'erosion_iterations not negative'
-        )
+    erosion = _odd(erosion, 'erosion', MAX_EROSION)
+    erosion_iterations = as_count(erosion_iterations, 'erosion_iterations', 0, MAX_ITERATIONS)
     gray = _to_uint8(maps)
     counts = _histogram(gray)
     varied = ((counts > 0).sum(1) > 1)[:, None, None]
@@ -104,6 +111,14 @@ def regions(
         foreground = torch.where(eroded.flatten(1).any(1)[:, None, None], eroded, foreground)
     count = int(background_fraction * maps.shape[1] * maps.shape[2])
     return foreground, _lowest(maps, count) & varied
+
+
+def _odd(value: int, name: str, high: int) -> int:
+    """Return the side of a square kernel; raise ValueError unless it is odd and from 1 to `high`."""
+    side = as_count(value, name, 1, high)
+    if side % 2 == 0:
+        raise ValueError(f'{name} is {side}: give an odd number of pixels')
+    return side
 
 
 def _erode(mask: torch.Tensor, kernel: int) -> torch.Tensor:
@@ -173,19 +188,16 @@ def seeds(
         Labels int64 (B,H,W): 1 foreground, 0 background, else `ignore_index`.
 
     Raises:
+        TypeError: If the candidates are not bool tensors, or a generator is not one.
         ValueError: If the shapes differ or an argument is out of range.
     """
-    if foreground.shape != background.shape or foreground.ndim != 3:
-        raise ValueError(
-            f'foreground {tuple(foreground.shape)} and background {tuple(background.shape)} must both be (B,H,W)'
-        )
-    if isinstance(generator, Sequence) and len(generator) != len(foreground):
-        raise ValueError(f'{len(generator)} generators for {len(foreground)} images: give one, or one per image')
-    if dilation < 1 or dilation % 2 == 0 or n_foreground < 0 or n_background < 0:
-        raise ValueError(
-            f'dilation={dilation}, n_foreground={n_foreground}, n_background={n_background}: dilation must be odd and '
-            'positive, the counts not negative'
-        )
+    _check_candidates(foreground, background, generator)
+    dilation = _odd(dilation, 'dilation', MAX_DILATION)
+    pixels = foreground.shape[1] * foreground.shape[2]
+    # More than all pixels are all of them.
+    n_foreground = min(as_count(n_foreground, 'n_foreground', 0, 2**53), pixels)
+    n_background = min(as_count(n_background, 'n_background', 0, 2**53), pixels)
+    ignore_index = as_count(ignore_index, 'ignore_index', -(2**31), 2**31)
     if ignore_index in (FOREGROUND, BACKGROUND):
         raise ValueError(f'ignore_index is {ignore_index}: choose another number, 0 and 1 are labels')
     size = foreground.shape[1:]
@@ -198,6 +210,22 @@ def seeds(
     before = labels.gather(1, bg)
     drawn = torch.where(before == FOREGROUND, ignore_index, BACKGROUND)
     return labels.scatter_(1, bg, torch.where(found, drawn, before)).view_as(foreground)
+
+
+def _check_candidates(foreground: torch.Tensor, background: torch.Tensor, generator: Generators) -> None:
+    """Check masks and generators of `seeds`; see there for errors."""
+    for name, mask in {'foreground': foreground, 'background': background}.items():
+        check_tensor(mask, name, '(B,H,W)', 'bool')
+    if foreground.shape != background.shape or 0 in foreground.shape[1:]:
+        raise ValueError(
+            f'foreground {tuple(foreground.shape)} and background {tuple(background.shape)} must both be (B,H,W) with '
+            'H, W > 0'
+        )
+    check_devices(foreground=foreground, background=background)
+    if isinstance(generator, Sequence) and len(generator) != len(foreground):
+        raise ValueError(f'{len(generator)} generators for {len(foreground)} images: give one, or one per image')
+    for each in generator if isinstance(generator, Sequence) else [generator]:
+        check_generator(each)
 
 
 def _draw(mask: torch.Tensor, count: int, generator: Generators) -> tuple[torch.Tensor, torch.Tensor]:

@@ -352,15 +352,17 @@ def test_layer_errors():
 def test_argument_errors():
     net, x = linear_net(), images()
     # With too few labels the other images would have no gradient.
-    for labels in (torch.tensor([0]), torch.tensor([[0], [1], [2]]), torch.tensor([0, 1, 2, 3])):
+    for labels in (torch.tensor([0]), torch.tensor([0, 1, 2, 3])):
         with pytest.raises(ValueError, match=r'labels have shape .*: give one class per image, \(3,\)'):
             cams.extract(net, x, labels)
+    with pytest.raises(ValueError, match=r'labels: got the shape \(3, 1\)'):
+        cams.extract(net, x, torch.tensor([[0], [1], [2]]))
     with pytest.raises(ValueError, match='n_samples is 0'):
         cams.extract(net, x, method='smoothgradcampp', n_samples=0)
     features, weight, labels = torch.rand(2, 4, 3, 3), torch.rand(5, 4), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r'features \(2, 4, 3, 3\) and weight \(5, 3\) do not fit'):
         cams.class_activation_map(features, weight[:, :3], labels)
-    with pytest.raises(ValueError, match='do not fit'):
+    with pytest.raises(ValueError, match=r'features: got the shape \(4, 3, 3\); give a floating-point tensor'):
         cams.class_activation_map(features[0], weight, labels)
     with pytest.raises(ValueError, match=r'labels have shape \(1,\): give one class per image, \(2,\)'):
         cams.class_activation_map(features, weight, labels[:1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
+from .._checks import as_count, check_devices, check_tensor
 from .methods import (
     UnknownMethodError,
     alpha_plus_plus,
@@ -14,6 +15,9 @@ from .methods import (
     full_precision,
     weighted_sum,
 )
+
+# Largest number of noisy passes.
+MAX_SAMPLES = 10_000
 
 
 def linear_weight(layer: nn.Module) -> torch.Tensor | None:
@@ -62,7 +66,7 @@ def class_activation_map(
     Raises:
         UnknownMethodError: For an unknown method or variant, or 'smoothgradcampp' with variant 'reference', which needs
             the activation of a noisy image.
-        TypeError: If labels are not integers.
+        TypeError: If features and weight are not floating-point tensors, or labels not integers.
         ValueError: If the shapes do not fit, a label is not a class, or n_samples < 1.
     """
     check_method(method, variant)
@@ -71,13 +75,15 @@ def class_activation_map(
             f'{method!r} with variant {variant!r} has no closed form, because it needs the activation of a noisy '
             'image: use cams.extract or FCAM.cam'
         )
-    if features.ndim != 4 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
+    check_tensor(features, 'features', '(B,C,h,w)', 'float')
+    check_tensor(weight, 'weight', '(K,C)', 'float')
+    if features.shape[1] != weight.shape[1] or 0 in features.shape[1:]:
         raise ValueError(
             f'features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit: need (B,C,h,w) and (K,C)'
         )
     check_labels(labels, len(features))
-    if n_samples < 1:
-        raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
+    as_count(n_samples, 'n_samples', 1, MAX_SAMPLES)
+    check_devices(features=features, weight=weight)
     check_classes(labels, len(weight))
     features = full_precision(features)
     w = weight[labels.long().to(weight.device)].to(features.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,8 +11,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .._checks import as_count, as_flag, check_generator, check_tensor
 from .._modes import eval_mode, frozen_parameters
-from .closed_form import linear_weight
+from .._schema import show
+from .closed_form import MAX_SAMPLES, linear_weight
 from .layers import find_layer
 from .layout import LAYOUTS, Layout, find_layout, image_size, to_maps
 from .methods import (
@@ -23,8 +27,8 @@ from .methods import (
     smooth_gradient_map,
     weighted_sum,
 )
+from .postprocess import check_size, resize
 from .postprocess import normalize as normalize_maps
-from .postprocess import resize
 
 SMOOTH_SAMPLES = 4
 SMOOTH_STD = 0.3
@@ -75,19 +79,29 @@ def extract(
 
     Raises:
         UnknownMethodError: For an unknown method, or 'cam' on a head for which it is not defined.
-        TypeError: If `layer` is neither a module nor a name, or labels are not integers.
+        TypeError: If `classifier` is not a module, `layer` is neither a module nor a name, images are not a
+            floating-point tensor, or labels are not integers.
         ValueError: If the layer does not exist, has no spatial output or does not reach the logits, labels are not one
-            class per image, the layout is unknown, or n_samples < 1.
+            class per image, the layout is unknown, n_samples < 1, or the classifier cannot run on the images.
     """
     check_method(method, variant)
-    _check_inputs(images, labels, size)
-    if n_samples < 1:
-        raise ValueError(f'n_samples is {n_samples}: at least one noisy pass is needed')
+    if not isinstance(classifier, nn.Module):
+        raise TypeError(f'classifier is {show(classifier)}: give a torch.nn.Module')
+    size = _check_inputs(images, labels, size)
+    n_samples = as_count(n_samples, 'n_samples', 1, MAX_SAMPLES)
+    check_generator(generator)
+    normalize = as_flag(normalize, 'normalize')
     if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f'unknown layout {layout!r}: choose one of {", ".join(LAYOUTS)}')
+        raise ValueError(f'unknown layout {show(layout)}: choose one of {", ".join(LAYOUTS)}')
     if prefix_tokens is None:
         prefix_tokens = getattr(classifier, 'num_prefix_tokens', 0)
-    with eval_mode(classifier), frozen_parameters(classifier), torch.inference_mode(False), torch.enable_grad():
+    with (
+        _runs_on(images),
+        eval_mode(classifier),
+        frozen_parameters(classifier),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         # Tensors made in inference mode cannot take part in a backward pass; copies can.
         images = images.clone() if images.is_inference() else images
         labels = labels.clone() if labels is not None and labels.is_inference() else labels
@@ -104,18 +118,38 @@ def extract(
     maps = normalize_maps(raw) if normalize else raw
     if size is None:
         return maps
-    return resize(maps, image_size(images) if size == 'input' else size)
+    return resize(maps, size)
 
 
-def _check_inputs(images: object, labels: object, size: Any) -> None:
-    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not len(images):
-        shape = f'of shape {tuple(images.shape)}' if isinstance(images, torch.Tensor) else f'a {type(images).__name__}'
-        raise ValueError(f'images are {shape}: give a tensor (B,C,H,W) with B > 0')
+def _check_inputs(images: torch.Tensor, labels: torch.Tensor | None, size: Any) -> tuple[int, int] | None:
+    """Check images, labels and size; return the (H,W) of the maps, None for that of the layer."""
+    check_tensor(images, 'images', '(B,C,H,W)', 'float')
+    if not images.numel() or images.is_meta:
+        raise ValueError(f'images have the shape {tuple(images.shape)} on {images.device}: give at least one image')
     if labels is not None:
         check_labels(labels, len(images))
-    pair = isinstance(size, (tuple, list, torch.Size)) and len(size) == 2 and all(isinstance(n, int) for n in size)
-    if not (size in ('input', None) if not pair else min(size) > 0):
-        raise ValueError(f"size is {size!r}: choose 'input', None or (height, width)")
+    if size is None:
+        return None
+    if isinstance(size, str):
+        if size != 'input':
+            raise ValueError(f"size is {show(size)}: choose 'input', None or (height, width)")
+        return image_size(images)
+    return check_size(size)
+
+
+@contextmanager
+def _runs_on(images: torch.Tensor) -> Iterator[None]:
+    """Convert the errors of torch about images of a wrong size, type or device to one that names them."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as e:
+        reason = ' '.join(str(e).split())[:200]
+        raise ValueError(
+            f'the classifier cannot run on images {tuple(images.shape)} of {images.dtype} on {images.device} '
+            f'({reason}): give images of its channels, size, type and device'
+        ) from e
 
 
 def _fast_layout(images: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 from timm.models import VisionTransformer
 
+from .._schema import show
 from .layout import find_layout
 
 
@@ -18,7 +19,7 @@ def named_layer(module: nn.Module, name: str) -> nn.Module:
     names = [n for n, _ in module.named_modules() if n]
     if name not in names:
         kind = type(module).__name__
-        raise ValueError(f'no layer {name!r} in the {kind}; its last layers: {", ".join(names[-8:])}')
+        raise ValueError(f'no layer {show(name)} in the {kind}; its last layers: {", ".join(names[-8:])}')
     return module.get_submodule(name)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+from .._checks import check_tensor
+from .._schema import show
 from ..errors import FcamZooError
 
 METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'layercam')
@@ -27,17 +29,15 @@ class UnknownMethodError(FcamZooError, ValueError):
 
 def check_method(method: str, variant: str = 'published') -> None:
     """Raise UnknownMethodError unless `method` and `variant` exist."""
-    if method not in METHODS:
-        raise UnknownMethodError(f'unknown CAM method {method!r}: choose one of {", ".join(METHODS)}')
-    if variant not in VARIANTS:
-        raise UnknownMethodError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
+    if not isinstance(method, str) or method not in METHODS:
+        raise UnknownMethodError(f'unknown CAM method {show(method)}: choose one of {", ".join(METHODS)}')
+    if not isinstance(variant, str) or variant not in VARIANTS:
+        raise UnknownMethodError(f'unknown variant {show(variant)}: choose one of {", ".join(VARIANTS)}')
 
 
-def check_labels(labels: object, count: int) -> None:
+def check_labels(labels: torch.Tensor, count: int) -> None:
     """Raise TypeError or ValueError unless `labels` is an integer tensor of shape (count,)."""
-    if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
-        kind = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
-        raise TypeError(f'labels are {kind}: give an int64 tensor, one class per image')
+    check_tensor(labels, 'labels', '(B)', 'int')
     if labels.shape != (count,):
         raise ValueError(f'labels have shape {tuple(labels.shape)}: give one class per image, ({count},)')
 

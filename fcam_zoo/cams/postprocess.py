@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+
+from .._checks import as_count, check_tensor
+from .._schema import show
+
+# Largest maps.
+MAX_SIDE, MAX_PIXELS = 2**16, 80_000_000
 
 
 def normalize(maps: torch.Tensor) -> torch.Tensor:
@@ -14,10 +22,27 @@ def normalize(maps: torch.Tensor) -> torch.Tensor:
 
     Returns:
         (B,h,w) in [0,1].
+
+    Raises:
+        TypeError: If maps are not a floating-point tensor.
+        ValueError: If they have another shape.
     """
+    check_tensor(maps, 'maps', '(B,h,w)', 'float')
+    if 0 in maps.shape[1:]:
+        raise ValueError(f'maps have the shape {tuple(maps.shape)}: expected (B,h,w) with h, w > 0')
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     span = high - low
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1.0), 0.0)
+
+
+def check_size(size: Any) -> tuple[int, int]:
+    """Return (height, width); raise ValueError unless they are two whole numbers of pixels."""
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise ValueError(f'size is {show(size)}: give (height, width) in pixels')
+    height, width = (as_count(side, 'a side of size', 1, MAX_SIDE) for side in size)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f'size is {show(size)}: give at most {MAX_PIXELS:,} pixels')
+    return height, width
 
 
 def resize(maps: torch.Tensor, size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> torch.Tensor:
@@ -31,7 +56,15 @@ def resize(maps: torch.Tensor, size: tuple[int, int], shift: tuple[float, float]
 
     Returns:
         (B,H,W).
+
+    Raises:
+        TypeError: If maps are not a floating-point tensor.
+        ValueError: If they have another shape, or a side of `size` is not a whole number of pixels, or it is too large.
     """
+    check_tensor(maps, 'maps', '(B,h,w)', 'float')
+    if 0 in maps.shape[1:]:
+        raise ValueError(f'maps have the shape {tuple(maps.shape)}: expected (B,h,w) with h, w > 0')
+    size = check_size(size)
     if shift == (0.0, 0.0):
         return F.interpolate(maps[:, None], size=size, mode='bilinear', align_corners=False)[:, 0]
     # To move the map, sample from the opposite direction.

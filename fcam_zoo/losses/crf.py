@@ -7,11 +7,15 @@ from typing import Any, Literal
 
 import torch
 
+from .._checks import as_number, check_devices, check_tensor
+from .._schema import show
 from ._crf_fast import filter_fast
 
 Kernel = Literal['auto', 'exact', 'fast']
 # Kernel entries per tile: 2^22 float32 are 16 MB, which fits the last-level cache of most CPUs.
 TILE_ENTRIES = 1 << 22
+# Range of both standard deviations.
+SIGMAS = (0.01, 1e6)
 
 
 def crf_loss(
@@ -44,22 +48,38 @@ def crf_loss(
         Scalar, negative. Only `probs` gets a gradient.
 
     Raises:
-        ValueError: If the shapes do not fit, a sigma is not positive, or the kernel is unknown.
+        TypeError: If images or probs are not tensors of numbers.
+        ValueError: If the shapes do not fit, a sigma is out of range, or the kernel is unknown.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or probs.ndim != 4 or images.shape[2:] != probs.shape[2:]:
+    check_tensor(images, 'images', '(B,3,H,W)', 'real')
+    check_tensor(probs, 'probs', '(B,K,H,W)', 'float')
+    if images.shape[1] != 3 or images.shape[2:] != probs.shape[2:] or not images.numel() or not probs.shape[1]:
         raise ValueError(
             f'images {tuple(images.shape)} and probs {tuple(probs.shape)} do not fit: expected (B,3,H,W), (B,K,H,W)'
         )
     if len(images) != len(probs):
         raise ValueError(f'{len(images)} images and {len(probs)} probability maps: the batches must be equal')
-    if sigma_rgb <= 0 or sigma_xy <= 0:
-        raise ValueError(f'sigma_rgb={sigma_rgb}, sigma_xy={sigma_xy}: both must be positive')
-    if kernel not in ('auto', 'exact', 'fast'):
-        raise ValueError(f"kernel {kernel!r}: choose 'auto', 'exact' or 'fast'")
+    check_devices(images=images, probs=probs)
+    sigma_rgb, sigma_xy = _sigma(sigma_rgb, 'sigma_rgb'), _sigma(sigma_xy, 'sigma_xy')
+    check_kernel(kernel)
     if kernel == 'auto':
         kernel = 'exact' if probs.is_cuda else 'fast'
     images, probs = images.detach().float(), probs.float()
     return _DenseEnergy.apply(probs.flatten(2), images, sigma_rgb, sigma_xy, kernel) / len(images)
+
+
+def check_kernel(kernel: Any) -> None:
+    """Raise ValueError for an unknown kernel."""
+    if not isinstance(kernel, str) or kernel not in ('auto', 'exact', 'fast'):
+        raise ValueError(f"kernel is {show(kernel)}: choose 'auto', 'exact' or 'fast'")
+
+
+def _sigma(value: float, name: str) -> float:
+    """Return a standard deviation; raise ValueError outside the range in which float32 distances are exact enough."""
+    sigma = as_number(value, name)
+    if not SIGMAS[0] <= sigma <= SIGMAS[1]:
+        raise ValueError(f'{name} is {show(value)}: give a number from {SIGMAS[0]} to {SIGMAS[1]}')
+    return sigma
 
 
 class _DenseEnergy(torch.autograd.Function):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
-from .crf import Kernel, crf_loss
+from .._checks import as_number, as_positive
+from .crf import Kernel, check_kernel, crf_loss
 from .partial_cross_entropy import partial_cross_entropy
 from .size import size_loss
 
@@ -25,6 +26,9 @@ class PixelAlignmentLoss(nn.Module):
         t_max: Largest t.
         kernel: Kernel of `crf_loss`.
 
+    Raises:
+        ValueError: For an argument that is not a number, a t that is not positive, or an unknown kernel.
+
     Attributes:
         t: Current sharpness; part of `state_dict`, so that a resumed run continues with it.
     """
@@ -40,9 +44,12 @@ class PixelAlignmentLoss(nn.Module):
         kernel: Kernel = 'auto',
     ) -> None:
         super().__init__()
-        self.seed_weight, self.crf_weight, self.size_weight = seed_weight, crf_weight, size_weight
-        self.t_factor, self.t_max, self.kernel = t_factor, t_max, kernel
-        self.t = t0
+        check_kernel(kernel)
+        self.seed_weight = as_number(seed_weight, 'seed_weight')
+        self.crf_weight = as_number(crf_weight, 'crf_weight')
+        self.size_weight = as_number(size_weight, 'size_weight')
+        self.t_factor, self.t_max = as_positive(t_factor, 't_factor'), as_positive(t_max, 't_max')
+        self.t, self.kernel = as_positive(t0, 't0'), kernel
 
     def forward(self, logits: torch.Tensor, seeds: torch.Tensor, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the weighted terms by name ('partial_ce', 'crf', 'size'); their sum is the loss.

@@ -26,6 +26,13 @@ from .stride import remove_strides, trace_strides
 BUILD_ERRORS = (*LOW_LEVEL, AssertionError, NotImplementedError)
 
 
+def check_name(name: Any) -> str:
+    """Return the timm name of a backbone; raise TypeError for another type."""
+    if not isinstance(name, str):
+        raise TypeError(f"backbone is {show(name)}: give a timm name such as 'resnet50'")
+    return name
+
+
 def build_backbone(config: FCAMConfig) -> TimmClassifier:
     """Create a timm classifier, load its weights if requested, and set its output stride.
 
@@ -36,11 +43,11 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
     """
     name, pretrained = config.backbone, config.backbone_pretrained
     if is_fcam(name):
-        raise UnknownModelError(f'backbone {name!r} is an F-CAM: give the name of a timm classifier')
+        raise UnknownModelError(f'backbone {show(name)} is an F-CAM: give the name of a timm classifier')
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name.split('.')[0], timm.list_models(), 5)
+        close = difflib.get_close_matches(name.split('.')[0][:100], timm.list_models(), 5)
         hint = f'; similar: {", ".join(close)}' if close else ''
-        raise UnknownModelError(f'timm has no backbone {name!r}{hint}. timm.list_models() lists all')
+        raise UnknownModelError(f'timm has no backbone {show(name)}{hint}. timm.list_models() lists all')
     try:
         net = _create(config)
     except BUILD_ERRORS as e:
@@ -91,8 +98,8 @@ def load_checkpoint(net: TimmClassifier, path: str | os.PathLike) -> None:
         WeightsError: When it is not a safetensors file, or its keys or shapes do not fit.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'backbone checkpoint {path} does not exist: check the path')
+    if not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises OSError for a name that is too long)
+        raise FileNotFoundError(f'backbone checkpoint {show(str(path), 300)} does not exist: check the path')
     state, own = read_weights(path), net.state_dict()
     if hasattr(net, 'fit_checkpoint'):
         state = net.fit_checkpoint(state)

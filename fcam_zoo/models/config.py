@@ -15,7 +15,8 @@ SET_BY_FCAM = {'num_classes', 'in_chans', 'output_stride', 'pretrained'}
 # Fields that say how a model was loaded. They are not recorded in model_args of config.json, which must not set them.
 LOADING = {'backbone_checkpoint', 'cache_dir', 'backbone_pretrained', 'frozen'}
 
-Classes = Annotated[int, between(1, 2**16)]
+MAX_CLASSES = 2**16
+Classes = Annotated[int, between(1, MAX_CLASSES)]
 Stride = Annotated[int, between(1, 64)]
 Channels = Annotated[Sequence[Annotated[int, between(1, 1024)]], length(1, 16)]
 ImageChannels = Annotated[int, between(1, 64)]

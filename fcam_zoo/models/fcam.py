@@ -15,6 +15,8 @@ import torch.nn as nn
 from timm.models import VGG
 
 from .. import cams
+from .._checks import as_count, check_generator, check_tensor
+from .._schema import show
 from .._weights import read_shapes, read_weights
 from ..cams.closed_form import has_closed_form, linear_weight
 from ..errors import UnknownModelError
@@ -26,7 +28,7 @@ from .backbone import (
     load_finite,
     shapes_of,
 )
-from .config import FCAMConfig
+from .config import MAX_CLASSES, FCAMConfig
 from .decoder import UnetDecoder
 from .pyramid import Encoding, Pyramid, TimmClassifier
 from .timm_mixin import TimmModelMixin
@@ -106,6 +108,7 @@ class FCAM(TimmModelMixin, nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Give the classifier a fresh head of `num_classes` classes, as timm's models do."""
+        num_classes = as_count(num_classes, 'num_classes', 1, MAX_CLASSES)
         self.backbone.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
         self.pyramid = Pyramid(self.backbone, self.in_chans)
@@ -136,8 +139,23 @@ class FCAM(TimmModelMixin, nn.Module):
 
     def encode(self, x: torch.Tensor) -> Encoding:
         """Run the classifier without its head on images (B,C,H,W), normalized."""
+        self._check_images(x)
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
             return self.pyramid.encode(self.backbone, x)
+
+    def _check_images(self, x: torch.Tensor) -> None:
+        """Check images in Python; not while the network is traced or compiled."""
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return
+        check_tensor(x, 'images', '(B,C,H,W)', 'float')
+        own = next(self.parameters())
+        if x.shape[1] != self.in_chans or not x.numel():
+            raise ValueError(f'images have the shape {tuple(x.shape)}: this model takes (B,{self.in_chans},H,W)')
+        if x.device != own.device or (x.dtype != own.dtype and not torch.is_autocast_enabled(x.device.type)):
+            raise ValueError(
+                f'images are {x.dtype} on {x.device}, the model is {own.dtype} on {own.device}: convert one of them '
+                'with .to(...)'
+            )
 
     def classify(self, encoding: Encoding) -> torch.Tensor:
         """Compute the logits (B,K) of an encoding."""
@@ -149,6 +167,10 @@ class FCAM(TimmModelMixin, nn.Module):
         Args:
             x: (B,C,H,W), normalized with `pretrained_cfg['mean']` and `['std']`. Any size of at least 32 pixels;
                 networks with a fixed input size resize it.
+
+        Raises:
+            TypeError: If x is not a floating-point tensor.
+            ValueError: If it has another shape, type or device than the model, or is too small.
         """
         encoding = self.encode(x)
         return FCAMOutput(self.classify(encoding), self.decoder(encoding.levels, tuple(x.shape[-2:])))
@@ -176,9 +198,17 @@ class FCAM(TimmModelMixin, nn.Module):
 
         Returns:
             (B,H,W) in [0,1]: min-max normalized, then resized bilinearly; detached.
+
+        Raises:
+            TypeError: If x or labels are not tensors of the right type.
+            ValueError: As `forward`; for an unknown method, or labels that are not one class per image.
         """
+        cams.check_method(method, variant)
+        check_generator(generator)
         with torch.no_grad():
             encoding = self.encode(x)
+            if labels is not None:
+                cams.check_labels(labels, len(x))
             labels = self.classify(encoding).argmax(1) if labels is None else labels.to(x.device)
         height, width = x.shape[-2:]
         return cams.resize(self.class_map(encoding, labels, method, variant, generator), (height, width))
@@ -215,9 +245,13 @@ class FCAM(TimmModelMixin, nn.Module):
             reset_head: Keep the model's own head if that of the file has another number of classes.
 
         Raises:
+            TypeError: For a path of another type.
+            FileNotFoundError: When the file does not exist.
             WeightsError: When the file is damaged, holds NaN or infinite values, or does not fit; the message lists the
                 differences. The model is unchanged then.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f'path is {show(path)}: give the path of a safetensors file')
         path = Path(path)
         kept = self.check_weights(path, reset_head)
         load_finite(self, {key: value for key, value in read_weights(path).items() if key not in kept}, path)
@@ -246,8 +280,9 @@ def _name_of(backbone: str | nn.Module) -> str:
     """Return the timm name of a backbone; for a wrapped classifier that does not record it, its class name."""
     if isinstance(backbone, str):
         return backbone
-    cfg = cast(TimmClassifier, backbone).pretrained_cfg or {}
-    return cfg.get('architecture') or type(backbone).__name__
+    cfg = getattr(backbone, 'pretrained_cfg', None)
+    name = cfg.get('architecture') if isinstance(cfg, dict) else None
+    return name if isinstance(name, str) and name else type(backbone).__name__
 
 
 class _Tail(nn.Module):
@@ -304,7 +339,7 @@ def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
         raise UnknownModelError('wrap() takes a timm classifier with num_classes > 0, e.g. timm.create_model(...)')
     if unsupported := sorted(kwargs.keys() - WRAP_ARGUMENTS):
         raise ValueError(f'wrap() keeps the classifier: use create_model for {", ".join(unsupported)}')
-    if not getattr(classifier, 'pretrained_cfg', None):
+    if not isinstance(getattr(classifier, 'pretrained_cfg', None), dict) or not classifier.pretrained_cfg:
         raise UnknownModelError(f'{type(classifier).__name__} has no pretrained_cfg: wrap() takes timm models')
     first = next((m for m in classifier.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None:

@@ -19,11 +19,13 @@ from timm.models import (
 )
 
 from .. import _index
+from .._checks import as_flag
 from .._download import CONFIG, fetch_folder
 from .._index import ModelName
 from .._schema import reading, show
 from ..cams import METHODS as TEACHERS
 from ..errors import UnknownModelError, WeightsError
+from .backbone import check_name
 from .config import check_model_args
 from .fcam import FCAM, INPUT_CFG, prefixed
 from .source import WeightsSource, folder_source, release_source
@@ -122,7 +124,13 @@ def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
     Args:
         filter: Shell pattern such as '*cub*'; '' lists all.
         pretrained: List only models with released weights.
+
+    Raises:
+        TypeError: For a filter that is not text of at most 1000 characters.
     """
+    if not isinstance(filter, (str, type(None))) or len(filter or '') > 1000:
+        raise TypeError(f"filter is {show(filter)}: give a shell pattern such as '*cub*'")
+    pretrained = as_flag(pretrained, 'pretrained')
     released = _index.index()
     return [name for name in names() if fnmatch.fnmatch(name, filter or '*') and (not pretrained or name in released)]
 
@@ -160,6 +168,7 @@ def create_model(
         The model; in eval mode if weights were loaded.
 
     Raises:
+        TypeError: For a name or flag of another type.
         UnknownModelError: For a name that does not exist or has no released weights; the message lists released ones.
         FileNotFoundError: For a local folder or checkpoint that does not exist.
         HubError: When the Hub cannot provide a file.
@@ -167,6 +176,10 @@ def create_model(
     """
     if not isinstance(name, str):
         raise TypeError(f'name is {show(name)}: give a model name, see fcam_zoo.list_models()')
+    if 'self' in kwargs:
+        raise UnknownModelError('an F-CAM has no argument self: remove it')
+    pretrained = as_flag(pretrained, 'pretrained')
+    backbone_pretrained = as_flag(backbone_pretrained, 'backbone_pretrained')
     source, architecture, tag = None, name, None
     if pretrained or ':' in name:
         source = find_source(name, cache_dir, local_files_only)
@@ -237,6 +250,8 @@ def create_fcam(
     # timm adds the model_args of a config.json to the caller's arguments.
     with reading(f'config.json of {architecture}', WeightsError, 'save the model again'):
         check_model_args(kwargs.get('pretrained_model_args') or {})
+    if not isinstance(pretrained_cfg_overlay, (dict, type(None))):
+        raise TypeError(f'pretrained_cfg_overlay is {show(pretrained_cfg_overlay)}: give fields by name')
     overlay = dict(pretrained_cfg_overlay or {})
     if pretrained and source is None and OWN_WEIGHTS.isdisjoint(overlay):
         source = _timm_source(architecture, pretrained_cfg, cache_dir, local_files_only)
@@ -245,7 +260,7 @@ def create_fcam(
         pretrained_cfg = source.pretrained_cfg
         arguments.update(source.classifier_arguments(arguments, reset_head))
     if architecture == 'fcam' and not isinstance(pretrained_cfg, (dict, PretrainedCfg)):
-        overlay = {**_backbone_cfg(arguments.get('backbone', 'resnet50')), **overlay}
+        overlay = {**_backbone_cfg(check_name(arguments.get('backbone', 'resnet50'))), **overlay}
     build = functools.partial(
         build_model_with_cfg,
         # timm does not pass its cache_dir on to the model.
