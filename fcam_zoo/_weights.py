@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         WeightsError: When the header is damaged, declares more bytes than the file has, or lists no tensor.
     """
     with reading(path, WeightsError, AGAIN):
-        total = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # Reading a pipe might never end.
+            raise WeightsError(f'{path} is not a file: give a safetensors file')
+        total = status.st_size
         with path.open('rb') as f:
             length = int.from_bytes(f.read(8), 'little')
         if total < 8 or length > min(MAX_HEADER, total - 8):

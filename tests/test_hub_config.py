@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.models.resnet import BasicBlock
@@ -191,6 +193,30 @@ def test_a_model_that_cannot_be_loaded_again_is_not_saved(folder, tmp_path):
     with pytest.raises(WeightsError, match='holds NaN or infinite values in float16'):
         hub.save_pretrained(model, tmp_path / 'new', half=True)
     assert not (tmp_path / 'new').exists()
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'evil': 1}, "pretrained_cfg holds 'evil', which a file cannot set"),
+        ({'input_size': [3, 8192, 8192]}, r'input_size\[1\] is 8192'),
+        ({'fixed_input_size': True}, 'fixed_input_size is True'),
+    ],
+)
+@pytest.mark.parametrize('pretrained', [False, True])
+def test_timm_refuses_an_invalid_config(folder, changes, message, pretrained):
+    config = json.loads((folder / 'config.json').read_text())
+    config['pretrained_cfg'].update(changes)
+    (folder / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=message):
+        timm.create_model(f'local-dir:{folder}', pretrained=pretrained)
+
+
+def test_a_pipe_is_not_read_as_weights(tmp_path):
+    os.mkfifo(tmp_path / 'pipe.safetensors')
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+    with pytest.raises(WeightsError, match='is not a file: give a safetensors file'):
+        model.load_weights(tmp_path / 'pipe.safetensors')
 
 
 def test_a_folder_that_only_looks_cached_is_not_removed(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -136,6 +137,16 @@ def read_config(path: Path) -> FolderConfig:
         if isinstance(own.get('pretrained_cfg'), dict):
             own['pretrained_cfg'] = _input_fields(own['pretrained_cfg'])
         return build(FolderConfig, own)
+
+
+def check_timm_cfg(cfg: Mapping[str, Any]) -> None:
+    """Check the pretrained_cfg that timm read from a config.json, to which it adds the location of the folder.
+
+    Raises:
+        InvalidValue: As `read_config`.
+    """
+    own = {key: value for key, value in cfg.items() if key not in LOCATIONS and value is not None}
+    build(InputConfig, _input_fields(own), 'pretrained_cfg')
 
 
 def _input_fields(cfg: dict[str, Any]) -> dict[str, Any]:

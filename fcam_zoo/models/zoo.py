@@ -28,6 +28,7 @@ from ..errors import UnknownModelError, WeightsError
 from .backbone import check_name
 from .config import check_model_args
 from .fcam import FCAM, INPUT_CFG, prefixed
+from .model_folder import check_timm_cfg
 from .source import WeightsSource, folder_source, release_source
 
 # Architecture -> arguments of FCAM. The paper's networks have output stride 8 without dilation, and so does `_s8`.
@@ -44,6 +45,8 @@ PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
 PAPER_DATASETS = {'cub': 200, 'openimages': 100}
 # Fields of timm's pretrained_cfg_overlay that name the caller's own weights; timm loads those.
 OWN_WEIGHTS = {'file', 'url', 'state_dict', 'hf_hub_id'}
+# Sources of a pretrained_cfg that timm read from a config.json.
+FOLDER_SOURCES = ('local-dir', 'hf-hub')
 # Arguments of a network whose classifier is not loaded.
 WITHOUT_WEIGHTS = {'backbone_pretrained': False, 'backbone_checkpoint': None}
 
@@ -247,9 +250,11 @@ def create_fcam(
     """
     if kwargs.get('features_only'):
         raise UnknownModelError(f'{architecture} has no features_only: use its backbone, or model.encode(x).levels')
-    # timm adds the model_args of a config.json to the caller's arguments.
+    # timm reads config.json itself, and adds its model_args to the caller's arguments.
     with reading(f'config.json of {architecture}', WeightsError, 'save the model again'):
         check_model_args(kwargs.get('pretrained_model_args') or {})
+        if isinstance(pretrained_cfg, dict) and source is None and pretrained_cfg.get('source') in FOLDER_SOURCES:
+            check_timm_cfg(pretrained_cfg)
     if not isinstance(pretrained_cfg_overlay, (dict, type(None))):
         raise TypeError(f'pretrained_cfg_overlay is {show(pretrained_cfg_overlay)}: give fields by name')
     overlay = dict(pretrained_cfg_overlay or {})
@@ -297,7 +302,7 @@ def _timm_source(
     Returns:
         None for a pretrained_cfg that the caller made, whose weights timm loads.
     """
-    if isinstance(cfg, dict) and cfg.get('source') in ('local-dir', 'hf-hub'):
+    if isinstance(cfg, dict) and cfg.get('source') in FOLDER_SOURCES:
         place = cfg['file'] if cfg['source'] == 'local-dir' else cfg['hf_hub_id']
         return find_source(f'{cfg["source"]}:{place}', cache_dir, local_files_only)
     if isinstance(cfg, (dict, PretrainedCfg)):
