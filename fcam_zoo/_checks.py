@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ._schema import show
+from ._schema import as_whole, show
 
 Kind = Literal['float', 'int', 'bool', 'real']
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -55,11 +54,8 @@ def as_count(value: Any, name: str, low: int, high: int) -> int:
     Raises:
         ValueError: When it is not a whole number from `low` to `high`.
     """
-    try:
-        number = operator.index(value)
-    except (TypeError, ValueError, OverflowError):
-        number = low - 1
-    if not low <= number <= high:
+    number = as_whole(value, low, high)
+    if number is None:
         raise ValueError(f'{name} is {show(value)}: give a whole number from {low} to {high}')
     return number
 
@@ -98,10 +94,10 @@ def check_generator(value: Any, name: str = 'generator') -> None:
 
 
 def as_flag(value: Any, name: str) -> bool:
-    """Return true or false; None is false.
+    """Return a flag as a bool; None is False.
 
     Raises:
-        TypeError: For text, lists and other objects, whose truth is easily mistaken.
+        TypeError: For text, lists and other objects: the truth of 'no', for example, is True.
     """
     if value is not None and not isinstance(value, (int, np.bool_)):
         raise TypeError(f'{name} is {show(value)}: give True or False')

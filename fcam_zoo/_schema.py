@@ -254,7 +254,7 @@ def as_whole(value: Any, low: int, high: int = MAX_INT) -> int | None:
     """Return a whole number of any integer type as an int; None for another value, or one out of range."""
     try:
         number = operator.index(value)
-    except TypeError:
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # Tensors raise the others.
         return None
     return number if low <= number <= high and not isinstance(value, bool) else None
 
