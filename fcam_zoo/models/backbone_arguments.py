@@ -84,8 +84,10 @@ def check_backbone_arguments(arguments: Any, place: str = 'backbone_kwargs') -> 
         raise InvalidValue(f'{place} is {show(arguments)}: give arguments by name')
     for name, value in arguments.items():
         if name not in BACKBONE_ARGUMENTS:
-            known = ', '.join(sorted(BACKBONE_ARGUMENTS))
-            raise InvalidValue(f'{place} holds {show(name)}, which a file cannot set: choose from {known}')
+            raise InvalidValue(
+                f'{place} holds {show(name)}, which a file cannot set: remove it; BACKBONE_ARGUMENTS in '
+                f'{__name__} lists what a file can set'
+            )
         convert(BACKBONE_ARGUMENTS[name] | None, value, f'{place}.{name}')
 
 
