@@ -128,7 +128,8 @@ def test_jobs_that_did_not_start_are_left_out_after_an_error(tmp_path, monkeypat
 
 
 INTERRUPTED = """
-import sys, time, fcam_zoo.cli.predict as predict
+import signal, sys, time, fcam_zoo.cli.predict as predict
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Background jobs of a shell ignore it.
 predict.GRACE_SECONDS = 0.5
 with predict._interruptible():
     try:
