@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from ._schema import as_whole, show
@@ -99,6 +98,7 @@ def as_flag(value: Any, name: str) -> bool:
     Raises:
         TypeError: For text, lists and other objects: the truth of 'no', for example, is True.
     """
-    if value is not None and not isinstance(value, (int, np.bool_)):
+    # NumPy's bools are no integers; importing NumPy for them would make it a dependency of loading a model.
+    if value is not None and not isinstance(value, int) and type(value).__name__ not in ('bool', 'bool_'):
         raise TypeError(f'{name} is {show(value)}: give True or False')
     return bool(value)

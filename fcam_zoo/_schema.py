@@ -1,6 +1,7 @@
-"""The validation layer: read JSON and YAML that other people wrote, and build records with checked types and ranges.
+"""The validation layer: read JSON that other people wrote, and build records with checked types and ranges.
 
-Every value that comes from a file passes through it: config.json, index, recipes, training state, journals, reports.
+Every value that comes from a file passes through it: config.json, index, training state, journals, reports, and recipes
+(whose YAML `_yaml` reads).
 """
 
 from __future__ import annotations
@@ -18,16 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from safetensors import SafetensorError
 
 from ._io import short_path
 from .errors import FcamZooError
 
 T = TypeVar('T')
-# Largest JSON file in bytes, largest YAML text in characters (its parser is slow), largest whole number.
+# Largest JSON file in bytes, largest whole number.
 MAX_JSON = 16 * 2**20
-MAX_YAML = 2**16
 MAX_INT = 2**53
 # Errors that damaged contents raise in parsers and in code that trusts a file.
 LOW_LEVEL = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, EOFError, MemoryError)
@@ -89,7 +88,7 @@ def reading(path: str | os.PathLike, error: type[FcamZooError], fix: str) -> Ite
     except OSError as e:
         raise error(f'{name} cannot be read ({e.strerror or e}): check that it is a file with read permission') from e
     except (*LOW_LEVEL, SafetensorError) as e:
-        raise error(f'{name} is damaged ({_reason(e)}): {fix}') from e
+        raise error(f'{name} is damaged ({describe_error(e)}): {fix}') from e
 
 
 def read_json(path: Path, max_bytes: int = MAX_JSON) -> Any:
@@ -130,37 +129,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as e:
-        raise DamagedText(f'not valid JSON: {_reason(e)}') from e
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse YAML with the types of JSON: no tags, anchors or dates.
-
-    Raises:
-        DamagedText: For invalid YAML, other types, deep nesting, or more than `MAX_YAML` characters.
-    """
-    if len(text) > MAX_YAML:
-        raise DamagedText(f'it has {len(text):,} characters, more than the limit of {MAX_YAML:,}')
-    try:
-        return yaml.load(text, _PlainLoader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as e:
-        raise DamagedText(f'not valid YAML: {_reason(e)}') from e
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Loads only the types of JSON."""
-
-    # Dates stay text, and << is an ordinary key.
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML annotates it as an instance attribute)
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((':timestamp', ':merge', ':value'))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, 'anchor', None) or getattr(event, 'tag', None):
-            raise yaml.MarkedYAMLError(problem='tags (!), anchors (&) and aliases (*) are not supported')
-        return super().compose_node(parent, index)
+        raise DamagedText(f'not valid JSON: {describe_error(e)}') from e
 
 
 def build(cls: type[T], values: Any, place: str = '') -> T:
@@ -344,7 +313,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f'{name} is not a JSON number')
 
 
-def _reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the first line of an error's message, shortened, or its kind if it has none."""
     if isinstance(error, RecursionError):
         return 'it is nested too deeply'

@@ -228,8 +228,9 @@ def test_benchmark_check(tmp_path, capsys):
 def test_benchmark_refuses_too_many_workers(tmp_path, model_dir, capsys):
     data = make_wsol(tmp_path / 'shapes', {'test': 4})
     model = f'local-dir:{model_dir}'
-    assert main(['benchmark', str(data), '--models', model, '--workers', '9' * 40, '--quiet']) == 1
-    assert 'give at most 512 processes' in capsys.readouterr().err
+    for workers, message in (('9' * 40, 'give a whole number of 0 or more'), ('513', 'give at most 512 processes')):
+        assert main(['benchmark', str(data), '--models', model, '--workers', workers, '--quiet']) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_benchmark_of_annotations(tmp_path, model_dir, capsys):

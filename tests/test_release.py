@@ -221,7 +221,7 @@ def test_invalid_releases_are_refused(run, checkout, tmp_path):
         release.release(run, 'resnet50', 'x', quiet=True)
     with pytest.raises(UnknownModelError, match='not an architecture of the zoo'):
         release.release(run, 'fcam_x.cam_shapes', 'x', quiet=True)
-    with pytest.raises(TrainingError, match='not the folder of a finished training'):
+    with pytest.raises(TrainingError, match='give the folder of a finished fcam-zoo train'):
         release.release(tmp_path, NAME, 'x', quiet=True)
     with pytest.raises(UnknownModelError, match='no released weights'):
         release.remeasure(tmp_path, ['fcam_resnet50.cam_cub'], quiet=True)

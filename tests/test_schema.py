@@ -17,11 +17,11 @@ from fcam_zoo._schema import (
     build,
     check,
     parse_json,
-    parse_yaml,
     read_json,
     reading,
     show,
 )
+from fcam_zoo._yaml import parse_yaml
 from fcam_zoo.errors import WeightsError
 
 

@@ -19,11 +19,11 @@ from .._schema import (
     build,
     check,
     parse_json,
-    parse_yaml,
     read_bytes,
     reading,
     show,
 )
+from .._yaml import parse_yaml
 from ..cams.methods import METHODS, VARIANTS
 from ..data.values import is_printable
 from ..errors import SettingsError
