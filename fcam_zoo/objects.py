@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 
+from ._checks import as_number
 from ._schema import show
 from .sampling import otsu_threshold
 
@@ -49,8 +50,8 @@ def as_threshold(value: Any, name: str = 'threshold') -> Threshold:
 def as_share(value: Any, name: str) -> float:
     """Return a number in [0,1) of any numeric type as a Python number; raise ValueError for another value."""
     try:
-        number = math.nan if isinstance(value, (str, bool)) else float(value)
-    except (TypeError, ValueError, ArithmeticError):
+        number = math.nan if isinstance(value, bool) else as_number(value, name)
+    except ValueError:
         number = math.nan
     if not 0 <= number < 1:
         raise ValueError(f'{name} is {show(value)}: choose a share of the image in [0,1)')

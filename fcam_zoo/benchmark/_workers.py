@@ -18,7 +18,6 @@ from ..errors import BenchmarkError
 Item = TypeVar('Item')
 # Batches per worker: one that is scored, and one that waits.
 _AHEAD = 2
-MAX_WORKERS = 512
 _ENDED = (
     "a worker process ended early: with workers, the code of a script must be under if __name__ == '__main__'; if it "
     'is, memory may have run out (workers=0 needs the least)'

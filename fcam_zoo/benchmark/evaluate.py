@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from .._checks import MAX_WORKERS
 from .._distributed import gather, rank
 from .._schema import show
 from ._scores import SCORES, Scores, measure
-from ._workers import MAX_WORKERS, map_in_workers, share_of
+from ._workers import map_in_workers, share_of
 from .boxes import resize_boxes
 from .inputs import ArrayLike, BatchError, check_kinds, check_whole
 from .report import Report, make_report

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .. import _index
+from .._checks import MAX_WORKERS
 from .._schema import (
     BelowOne,
     InvalidValue,
@@ -154,7 +155,7 @@ class TrainConfig:
     checkpoint_minutes: Annotated[float, Positive] = 10.0
     amp: Literal['off', 'bfloat16', 'float16'] = 'off'
     compile: bool = False
-    workers: Annotated[int, between(0, 1024)] = 2
+    workers: Annotated[int, between(0, MAX_WORKERS)] = 2
     device: Line = 'auto'
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
