@@ -58,7 +58,7 @@ def criteria(stage: DecoderStage, images: torch.Tensor, labels: torch.Tensor) ->
     encoding = stage.encode(images)
     logits = model.decoder(encoding.levels, size)
     maps = logits.softmax(1)[:, 1]
-    foreground, background = stage.regions(encoding, labels, size)
+    foreground, background = stage.regions(stage.teacher_map(encoding, labels, size))
     # The whole regions as labels, equally weighted, instead of random seeds.
     log_p = logits.log_softmax(1)
     fg_loss = -(log_p[:, 1] * foreground).sum((1, 2)) / foreground.sum((1, 2)).clamp(min=1)
@@ -109,7 +109,7 @@ def main() -> None:
         config = TrainConfig.from_file(run / 'config.json')
         dataset = open_dataset(args.data, 'val', EvalTransform(config.image_size))
         model = create_model(f'local-dir:{run / "best"}')
-        stage = DecoderStage(model, config.decoder, config.teacher)
+        stage = DecoderStage(model, config.decoder, config.teacher.class_map_method)
         rows = [json.loads(line) for line in (run / 'decoder' / 'metrics.jsonl').open()]
         boxes = [localization_score(row['val']) for row in rows]
         found: dict[str, list[float]] = {'last epoch': [float(row['epoch']) for row in rows]}

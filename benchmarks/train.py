@@ -139,7 +139,7 @@ def report_step(title: str, model: fcam_zoo.FCAM, amp: bool, repeats: int) -> No
 
     def seeds_and_losses() -> None:
         x = logits.clone().requires_grad_()
-        seeds = sampling.seeds(*stage.regions(encoding, labels, (SIDE, SIDE)))
+        seeds = sampling.seeds(*stage.regions(stage.teacher_map(encoding, labels, (SIDE, SIDE))))
         sum(stage.criterion(x, seeds, images).values()).backward()
 
     alignment = median_time(seeds_and_losses, repeats)

@@ -7,14 +7,14 @@ import yaml
 from synthetic import make_wsol, train_config
 
 from fcam_zoo.errors import DatasetError, TrainingError
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, recipe_names, train
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, TrainConfig, recipe_names, train
 from fcam_zoo.train.config import RECIPES
 
 
 @pytest.mark.parametrize(
     ('values', 'message'),
     [
-        ({'teacher': 'scorecam'}, "teacher is 'scorecam': choose one of cam, "),
+        ({'teacher': 'scorecam'}, r"teacher\.method is 'scorecam': choose one of cam, "),
         ({'learning_rate': 1}, 'unknown field learning_rate: choose one of data, '),
         ({'decoder': {'lr': 0}}, r'decoder\.lr is 0\.0: give a positive number'),
         ({'decoder': {'schedule': 'linear'}}, r"decoder\.schedule is 'linear': give 'constant' or 'cosine' or 'step'"),
@@ -60,7 +60,7 @@ def test_recipe_from_file_or_name(tmp_path):
     path = tmp_path / 'recipe.yaml'
     path.write_text('teacher: cam\ndecoder:\n  lr: 1.0e-3\n  shift: [1, 2]\n')
     config = TrainConfig.from_file(path)
-    assert (config.teacher, config.decoder.lr, config.decoder.shift) == ('cam', 1e-3, [1, 2])
+    assert (config.teacher, config.decoder.lr, config.decoder.shift) == (TeacherConfig('cam'), 1e-3, [1, 2])
     path.write_text('decoder:\n  lr: 1e-3\n')  # YAML 1.1 reads this as text.
     with pytest.raises(ValueError, match=r"decoder\.lr is '1e-3': give a number such as 0.001"):
         TrainConfig.from_file(path)

@@ -240,7 +240,7 @@ RECIPES = {
     'a timestamp': ('seed: !!timestamp "x"', 'tags'),
     'a date': ('seed: 2001-01-01', "seed is '2001-01-01': give a whole number"),
     'an int': ('seed: !!int "a"', 'tags'),
-    'a list': ('teacher: [cam]', r"teacher is \['cam'\]: give text"),
+    'a list': ('teacher: [cam]', r"teacher is \['cam'\]: give fields by name"),
     'an object': ('seed: !!python/object/apply:os.system ["true"]', 'tags'),
     'aliases': ('a: &x [1]\nb: *x', 'anchors'),
     'a merge': ('decoder:\n  <<: {lr: 1}', 'unknown field decoder.<<'),

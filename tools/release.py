@@ -90,7 +90,7 @@ def measure(
     for which in ('last', 'best'):
         model = create_model(f'local-dir:{run_dir / which}')
         model.load_state_dict(_released_state(model, decoder_only), strict=not decoder_only)
-        maps = _kinds_of_map(recipe['teacher']) if which == 'best' else ('fcam',)
+        maps = _kinds_of_map(hub.facts.teacher_of(recipe)) if which == 'best' else ('fcam',)
         suffix = '' if which == 'best' else '_last_epoch'
         metrics |= {f'{split}{suffix}': m for split, m in _val_and_test(model, root, size, maps, quiet).items()}
     entry = ReleaseEntry.from_dict(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from .._checks import as_count, as_flag, check_generator, check_tensor
 from .._modes import eval_mode, frozen_parameters
 from .._schema import show
 from .closed_form import MAX_SAMPLES, linear_weight
+from .fusion import check_fusion, fuse
 from .layers import find_layer
 from .layout import LAYOUTS, Layout, find_layout, image_size, to_maps
 from .methods import (
@@ -41,7 +43,7 @@ def extract(
     images: torch.Tensor,
     labels: torch.Tensor | None = None,
     method: str = 'layercam',
-    layer: nn.Module | str | None = None,
+    layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
     size: Literal['input'] | tuple[int, int] | None = 'input',
     normalize: bool = True,
     variant: str = 'published',
@@ -49,8 +51,9 @@ def extract(
     n_samples: int = SMOOTH_SAMPLES,
     layout: Layout | None = None,
     prefix_tokens: int | None = None,
+    fusion: str = 'geometric_mean',
 ) -> torch.Tensor:
-    """Compute the class maps of a classifier at one of its layers.
+    """Compute the class maps of a classifier at one of its layers, or fuse those of several.
 
     The classifier runs in eval mode; its mode is restored. Gradients are taken with respect to the output of the layer
     only, so autograd records nothing before the layer, parameters may be frozen, and the caller may be under
@@ -64,7 +67,8 @@ def extract(
         method: One of `cams.METHODS`. 'cam' needs average pooling and one linear layer after `layer`.
         layer: Module or dotted name whose output is explained; default: the last layer with a spatial map, found by one
             more forward pass of one image. In timm's VisionTransformer it is the last norm of the tokens, or the first
-            norm of the last block if the head uses only the class token. Other token networks need a name.
+            norm of the last block if the head uses only the class token. Other token networks need a name. The maps of
+            a list of layers are normalized, resized to `size` (None: to the largest map) and fused.
         size: 'input' resizes to (H,W), None keeps the layer's size, (H,W) resizes to it.
         normalize: Min-max to [0,1] before resizing.
         variant: Variant of the Grad-CAM++ formulas: 'published', 'original' or 'reference' (see `cams.methods`).
@@ -73,6 +77,7 @@ def extract(
         layout: Layout of the layer's output: 'NCHW', 'NHWC', or 'NLC' for tokens; default: inferred from the number of
             dimensions, with 'NHWC' for networks that declare it (timm's Swin).
         prefix_tokens: Number of class and register tokens before the patches; default: that of a timm network, or 0.
+        fusion: How the maps of several layers are combined (see `cams.fuse`).
 
     Returns:
         (B,h,w) or (B,H,W), detached.
@@ -82,9 +87,18 @@ def extract(
         TypeError: If `classifier` is not a module, `layer` is neither a module nor a name, images are not a
             floating-point tensor, or labels are not integers.
         ValueError: If the layer does not exist, has no spatial output or does not reach the logits, labels are not one
-            class per image, the layout is unknown, n_samples < 1, or the classifier cannot run on the images.
+            class per image, the layout or fusion is unknown, n_samples < 1, the maps of several layers are not
+            normalized, or the classifier cannot run on the images.
     """
     check_method(method, variant)
+    check_fusion(fusion)
+    if isinstance(layer, Sequence) and not isinstance(layer, str):
+        if not layer or not as_flag(normalize, 'normalize'):
+            raise ValueError('layer is a list: give at least one, and normalize=True, because maps are fused in [0,1]')
+        options = (size, True, variant, generator, n_samples, layout, prefix_tokens)
+        found = [extract(classifier, images, labels, method, each, *options) for each in layer]
+        height, width = max((tuple(each.shape[-2:]) for each in found), key=math.prod)
+        return fuse([resize(each, (height, width)) for each in found], fusion)
     if not isinstance(classifier, nn.Module):
         raise TypeError(f'classifier is {show(classifier)}: give a torch.nn.Module')
     size = _check_inputs(images, labels, size)

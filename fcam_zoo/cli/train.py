@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 from .._schema import show
-from ..cams import METHODS
-from ..train import TrainConfig, plan, recipe_names, summary_table, sweep, train
+from ..train import TEACHER_METHODS, TrainConfig, plan, recipe_names, summary_table, sweep, train
 from ..train.sweep import best_run, parse_sweep, parse_value, sweep_configs
 
 
@@ -65,7 +64,27 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--backbone-pretrained', action='store_true', default=None, help="start from timm's pretrained backbone"
     )
     parser.add_argument('--output-stride', type=int, help='stride of the last feature map (default: 16)')
-    parser.add_argument('--teacher', choices=METHODS, help='CAM method that guides the decoder (default: layercam)')
+    parser.add_argument(
+        '--teacher',
+        dest='teacher.method',
+        choices=TEACHER_METHODS,
+        help='CAM method whose maps guide the decoder, or fcam for those of --teacher-model (default: layercam)',
+    )
+    parser.add_argument(
+        '--teacher-model',
+        dest='teacher.model',
+        nargs='+',
+        metavar='NAME',
+        help='other F-CAMs as teachers, e.g. local-dir:FOLDER (default: the classifier of the model itself)',
+    )
+    parser.add_argument(
+        '--teacher-layers',
+        dest='teacher.layers',
+        nargs='+',
+        metavar='LAYER',
+        help='layers of the classifier whose maps are fused (default: the last feature map)',
+    )
+    parser.add_argument('--decoder-type', choices=('unet', 'fpn'), help='decoder (default: unet, as in the paper)')
     for stage in ('classifier', 'decoder'):
         parser.add_argument(
             f'--{stage}-epochs', dest=f'{stage}.epochs', type=int, metavar='N', help='0 skips the stage'

@@ -25,6 +25,7 @@ PRIVATE_SETTINGS = (
     'checkpoint_minutes',
     'keep_epochs',
 )
+PRIVATE_TEACHER_SETTINGS = ('maps', 'cache')
 
 # Split in the card -> epoch of the training.
 _MEASURED = (('val', 'best'), ('val_last_epoch', 'last'))
@@ -93,16 +94,40 @@ def facts_of_run(
         return {
             'backbone': _tagged(backbone) if recipe.get('backbone_pretrained') else backbone,
             'dataset': {'title': data_title or data.name, 'license': data_license, 'note': ''},
-            'teacher': convert(str, recipe['teacher'], 'config.json: teacher'),
+            'teacher': teacher_of(recipe),
             'metrics': {split: {'fcam': metrics} for split, metrics in measured.items() if metrics},
             'epochs': {
                 name: {k: convert(int, r[k]['epoch'], f'summary.json: {name}.{k}.epoch') for k in ('best', 'last')}
                 for name, r in summary.items()
             },
             'selection': _selection(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
-            'recipe': {k: v for k, v in recipe.items() if k not in PRIVATE_SETTINGS},
+            'recipe': public_recipe(recipe),
             'license': license,
         }
+
+
+def teacher_of(recipe: dict[str, Any]) -> str:
+    """Return the CAM method of the teacher of a recipe."""
+    teacher = recipe['teacher']
+    if isinstance(teacher, dict):
+        return convert(str, teacher.get('method'), 'config.json: teacher.method')
+    return convert(str, teacher, 'config.json: teacher')
+
+
+def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings without those of the machine; of a local teacher, only its last two folders remain."""
+    public = {key: value for key, value in recipe.items() if key not in PRIVATE_SETTINGS}
+    if isinstance(teacher := recipe.get('teacher'), dict):
+        names = teacher.get('model') or []
+        found = [_without_place(str(name)) for name in ([names] if isinstance(names, str) else names)]
+        own = {key: value for key, value in teacher.items() if key not in PRIVATE_TEACHER_SETTINGS}
+        public['teacher'] = own | {'model': found[0] if len(found) == 1 else found or None}
+    return public
+
+
+def _without_place(name: str) -> str:
+    place, sign, folder = name.partition(':')
+    return f'{place}:{"/".join(Path(folder).parts[-2:])}' if sign and place == 'local-dir' else name
 
 
 def _read(path: Path, hint: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from .._schema import BelowOne, InvalidValue, Rule, between, build, check, length, show
 from .backbone_arguments import check_backbone_arguments, check_backbone_name
@@ -20,6 +20,7 @@ Classes = Annotated[int, between(1, MAX_CLASSES)]
 Stride = Annotated[int, between(1, 64)]
 Channels = Annotated[Sequence[Annotated[int, between(1, 1024)]], length(1, 16)]
 ImageChannels = Annotated[int, between(1, 64)]
+DecoderType = Literal['unet', 'fpn']
 Name = Annotated[str, Rule(bool, 'give a timm name')]
 
 
@@ -33,8 +34,10 @@ class FCAMConfig:
         in_chans: Channels of the images.
         output_stride: Stride of the last feature map, reached by removing strides; default: the network's own.
         dilated: Reach output_stride with timm's dilation instead.
-        decoder_channels: Channels of each decoder block; default: by the size of the backbone.
-        center: Add two convolutions before the first decoder block; default: only for VGG, as in the paper.
+        decoder_type: 'unet', the decoder of the paper, or 'fpn', a lighter one.
+        decoder_channels: Channels of each decoder block; default: by the size of the backbone, or one for each level of
+            the fpn decoder.
+        center: Add two convolutions before the first block of the unet decoder; default: only for VGG, as in the paper.
         threshold: Threshold tau of `localize`, relative to the maximum of the F-CAM; training selects it on val.
         backbone_kwargs: Further arguments of the timm network. Only `BACKBONE_ARGUMENTS` can be saved and loaded.
         frozen: Start with the classifier frozen, as in the decoder stage.
@@ -51,6 +54,7 @@ class FCAMConfig:
     in_chans: ImageChannels = 3
     output_stride: Stride | None = None
     dilated: bool = False
+    decoder_type: DecoderType = 'unet'
     decoder_channels: Channels | None = None
     center: bool | None = None
     threshold: BelowOne = 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -30,15 +29,18 @@ from .backbone import (
 )
 from .config import MAX_CLASSES, FCAMConfig
 from .decoder import UnetDecoder
+from .fpn_decoder import FpnDecoder
 from .pyramid import Encoding, Pyramid, TimmClassifier
 from .timm_mixin import TimmModelMixin
 
-# Decoder channels: those of the paper, and fewer for backbones with fewer parameters than LIGHT_PARAMETERS.
+# Channels of the U-Net decoder: those of the paper, and fewer for backbones with fewer parameters than
+# LIGHT_PARAMETERS. The FPN decoder has the last of FPN_CHANNELS, one for each level.
 LARGE_DECODER = (256, 128, 64, 32, 16)
 LIGHT_DECODER = (128, 64, 32, 16, 8)
 LIGHT_PARAMETERS = 12e6
+FPN_CHANNELS = (96, 64, 48, 32, 24, 16)
 # Arguments of wrap(): they do not change the classifier.
-WRAP_ARGUMENTS = {'decoder_channels', 'center', 'frozen', 'threshold', 'in_chans'}
+WRAP_ARGUMENTS = {'decoder_type', 'decoder_channels', 'center', 'frozen', 'threshold', 'in_chans'}
 
 
 class FCAMOutput(NamedTuple):
@@ -49,7 +51,7 @@ class FCAMOutput(NamedTuple):
 
 
 class FCAM(TimmModelMixin, nn.Module):
-    """A timm classifier with a U-Net decoder on its feature pyramid.
+    """A timm classifier with a decoder on its feature pyramid.
 
     Args:
         backbone: timm name, or a timm classifier to wrap unchanged.
@@ -77,29 +79,38 @@ class FCAM(TimmModelMixin, nn.Module):
         self.num_classes = self.backbone.num_classes
         self.num_features = self.backbone.num_features
         self.in_chans = config.in_chans
-        channels = config.decoder_channels or self._default_channels()
-        if len(channels) > self._max_blocks():
-            raise ValueError(
-                f'decoder_channels has {len(channels)} blocks: with {config.backbone!r} the map is at full resolution '
-                f'after {self._max_blocks()} of them; remove the others'
-            )
-        center = isinstance(self.backbone, VGG) if config.center is None else config.center
-        self.config = replace(config, decoder_channels=list(channels), center=center)
-        parameter = next(self.backbone.parameters())
-        self.decoder = UnetDecoder(self.pyramid.channels, channels, center).to(parameter)
+        self.config = self._with_defaults(config)
+        self.decoder = self._new_decoder().to(next(self.backbone.parameters()))
         self.pretrained_cfg = self.default_cfg = prefixed(getattr(self.backbone, 'pretrained_cfg', None) or {})
         self.threshold = config.threshold
         self.frozen = False
         if config.frozen:
             self.freeze()
 
-    def _max_blocks(self) -> int:
-        """Number of decoder blocks up to full resolution: one per skip connection and one per remaining doubling."""
-        return len(self.pyramid.channels) - 1 + max(1, round(math.log2(self.pyramid.first_stride)))
-
-    def _default_channels(self) -> Sequence[int]:
+    def _with_defaults(self, config: FCAMConfig) -> FCAMConfig:
+        """Set the arguments of the decoder that are left out; raise ValueError for those that do not fit."""
+        levels, given = len(self.pyramid.channels), config.decoder_channels
+        if config.decoder_type == 'fpn':
+            if config.center:
+                raise ValueError("center is an argument of the unet decoder: leave it out with decoder_type='fpn'")
+            return replace(config, decoder_channels=list(given or FPN_CHANNELS[-levels:]), center=False)
+        # One block per skip connection, and one per remaining doubling up to full resolution.
+        most = levels - 1 + max(1, round(math.log2(self.pyramid.first_stride)))
+        if given and len(given) > most:
+            raise ValueError(
+                f'decoder_channels has {len(given)} blocks: with {config.backbone!r} the map is at full resolution '
+                f'after {most} of them; remove the others'
+            )
         large = sum(p.numel() for p in self.backbone.parameters()) > LIGHT_PARAMETERS
-        return (LARGE_DECODER if large else LIGHT_DECODER)[: self._max_blocks()]
+        default = (LARGE_DECODER if large else LIGHT_DECODER)[:most]
+        center = isinstance(self.backbone, VGG) if config.center is None else config.center
+        return replace(config, decoder_channels=list(given or default), center=center)
+
+    def _new_decoder(self) -> UnetDecoder | FpnDecoder:
+        levels, channels = self.pyramid.channels, self.config.decoder_channels or ()
+        if self.config.decoder_type == 'fpn':
+            return FpnDecoder(levels, channels)
+        return UnetDecoder(levels, channels, bool(self.config.center))
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -329,7 +340,7 @@ def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
 
     Args:
         classifier: A timm model with a classification head.
-        **kwargs: Fields of `FCAMConfig`: decoder_channels, center, frozen, threshold, in_chans.
+        **kwargs: Fields of `FCAMConfig`: decoder_type, decoder_channels, center, frozen, threshold, in_chans.
 
     Raises:
         UnknownModelError: When it is not a timm classifier.

@@ -10,6 +10,7 @@ import torch.nn as nn
 
 if TYPE_CHECKING:
     from .decoder import UnetDecoder
+    from .fpn_decoder import FpnDecoder
     from .pyramid import TimmClassifier
 
 
@@ -20,7 +21,7 @@ class TimmModelMixin:
     """
 
     backbone: TimmClassifier
-    decoder: UnetDecoder
+    decoder: UnetDecoder | FpnDecoder
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the last features of the classifier, in its own layout, from normalized images (B,C,H,W)."""

@@ -25,11 +25,12 @@ from .._schema import (
     show,
 )
 from .._yaml import parse_yaml
-from ..cams.methods import METHODS, VARIANTS
+from ..cams import FUSIONS, METHODS
+from ..cams.methods import VARIANTS
 from ..data.values import is_printable
 from ..errors import SettingsError
 from ..models.backbone_arguments import MAX_SIDE, check_backbone_arguments
-from ..models.config import Channels, Classes, Stride
+from ..models.config import Channels, Classes, DecoderType, Stride
 
 Schedule = Literal['constant', 'cosine', 'step']
 RECIPES = Path(__file__).parents[1] / 'recipes'
@@ -59,7 +60,18 @@ Shift = Annotated[
 ]
 # Side of a square of pixels.
 Odd = Annotated[int, between(1, MAX_SIDE), Rule(lambda value: value % 2 == 1, 'give an odd number of pixels')]
-Method = Annotated[str, Rule(METHODS.__contains__, f'choose one of {", ".join(METHODS)}')]
+# The maps of a teacher: a CAM method, or the maps of a finished F-CAM.
+TEACHER_METHODS = (*METHODS, 'fcam')
+Method = Annotated[str, Rule(TEACHER_METHODS.__contains__, f'choose one of {", ".join(TEACHER_METHODS)}')]
+Fusion = Annotated[str, Rule(FUSIONS.__contains__, f'choose one of {", ".join(FUSIONS)}')]
+ImageSide = Annotated[int, between(32, MAX_SIDE)]
+Band = Annotated[
+    list[Share],
+    Rule(
+        lambda value: len(value) == 2 and value[0] < value[1],
+        'give two values in [0,1]: background up to the first, foreground from the second, such as [0.2, 0.8]',
+    ),
+]
 Variant = Annotated[str, Rule(VARIANTS.__contains__, f'choose one of {", ".join(VARIANTS)}')]
 
 
@@ -100,11 +112,68 @@ class ClassifierConfig(StageConfig):
 
 
 @dataclass
+class TeacherConfig:
+    """The teacher: where the maps come from that guide the decoder.
+
+    By default it is the classifier of the model itself, as in the paper; its maps are computed in each step. With any
+    setting other than `method`, the maps of the whole training images are computed once, stored in 8 bits, and cropped
+    and flipped with the images.
+
+    Attributes:
+        method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
+        model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, `local-dir:` or
+            `hf-hub:`. Its classes must include those of the data. The maps of several models are averaged.
+        layers: Layers of the classifier (dotted names) whose maps are fused; default: the last feature map.
+        fusion: How the maps of several layers are fused (see `cams.fuse`).
+        flip: Average the maps of each image and of its mirror image.
+        sizes: Average the maps of each image at these sides in pixels; default: image_size.
+        maps: Folder of score maps of any other tool, `<image id>.npy`, (H,W) in [0,1]; replaces all of the above.
+        cache: Folder of the stored maps, which several trainings can share; default: `teacher` in the run folder.
+    """
+
+    method: Method = 'layercam'
+    model: Line | list[Line] | None = None
+    layers: list[Line] = field(default_factory=list)
+    fusion: Fusion = 'geometric_mean'
+    flip: bool = False
+    sizes: list[ImageSide] = field(default_factory=list)
+    maps: Line | None = None
+    cache: Line | None = None
+
+    def __post_init__(self) -> None:
+        check(self, 'teacher')
+        if self.method == 'fcam' and not (self.models or self.maps):
+            raise InvalidValue("teacher.method is 'fcam': give a finished F-CAM as teacher.model")
+        if self.method == 'fcam' and self.layers:
+            raise InvalidValue("teacher.layers are layers of a classifier: leave them out with teacher.method='fcam'")
+        if self.maps and (self.models or self.layers or self.flip or self.sizes):
+            raise InvalidValue('teacher.maps holds the maps: leave out teacher.model, layers, flip and sizes')
+
+    @property
+    def models(self) -> list[str]:
+        """Return the names of the other models; empty for the classifier of the model itself."""
+        return [self.model] if isinstance(self.model, str) else list(self.model or ())
+
+    @property
+    def class_map_method(self) -> str:
+        """Return the CAM method for maps of the classifier in training."""
+        return 'layercam' if self.method == 'fcam' else self.method
+
+    @property
+    def is_stored(self) -> bool:
+        """Return whether the maps are computed once and stored."""
+        return bool(self.models or self.layers or self.flip or self.sizes or self.maps)
+
+
+@dataclass
 class DecoderConfig(StageConfig):
     """Stage 2: train the decoder with the pixel-alignment loss on the frozen classifier (F-CAM, Eq. 3).
 
     The loss is seed_weight * partial cross-entropy + crf_weight * CRF + size_weight * log-barrier of the size, on
     n_seeds foreground and n_seeds background seeds per image. shift moves the teacher's map by pixels (down, right).
+    With dense=[low, high], all pixels of the teacher's map up to low are background and all from high on foreground,
+    instead of seeds; those between are ignored. The weight of the CRF grows linearly over the first crf_rampup epochs.
+    activation_weight is that of `losses.background_activation`.
 
     The defaults of erosion, crf_weight and size_weight were the best in docs/experiments.md, for hundreds of steps on
     two small data sets. The paper's values, which its recipes use, are 11, 1.14e-9 and 0.1. (1.14e-9 is the paper's
@@ -118,11 +187,14 @@ class DecoderConfig(StageConfig):
     background_fraction: Share = 0.5
     erosion: Odd = 31
     n_seeds: Annotated[int, between(0, 10_000)] = 1
+    dense: Band | None = None
     dilation: Odd = 3
     seed_weight: Weight = 1.0
     crf_weight: Weight = 1e-8
     crf_kernel: Literal['auto', 'exact', 'fast'] = 'auto'
+    crf_rampup: Weight = 0.0
     size_weight: Weight = 0.0
+    activation_weight: Weight = 0.0
 
 
 @dataclass
@@ -145,10 +217,10 @@ class TrainConfig:
     backbone_kwargs: dict[str, Any] = field(default_factory=dict)
     output_stride: Stride | None = 16
     dilated: bool = False
+    decoder_type: DecoderType = 'unet'
     decoder_channels: Channels | None = None
     num_classes: Classes | None = None
-    teacher: Method = 'layercam'
-    image_size: Annotated[int, between(32, MAX_SIDE)] = 224
+    image_size: ImageSide = 224
     seed: int = 0
     skip_bad: bool = False
     keep_epochs: bool = False
@@ -157,13 +229,16 @@ class TrainConfig:
     compile: bool = False
     workers: Annotated[int, between(0, MAX_WORKERS)] = 2
     device: Line = 'auto'
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
     def __post_init__(self) -> None:
+        if isinstance(self.teacher, str):
+            self.teacher = TeacherConfig(self.teacher)
         check(self)
-        for stage in STAGES:
-            check(getattr(self, stage), stage)
+        for part in PARTS:
+            check(getattr(self, part), part)
         check_backbone_arguments(self.backbone_kwargs)
         if self.decoder.seed_weight == self.decoder.crf_weight == self.decoder.size_weight == 0:
             raise ValueError('decoder: seed_weight, crf_weight and size_weight are all 0: set one above 0')
@@ -188,6 +263,9 @@ class TrainConfig:
             settings = values.get(stage) if isinstance(values, dict) else None
             if isinstance(settings, dict) and name in settings:
                 raise InvalidValue(f'{place} is a setting of an earlier version: {fix}')
+        # `teacher: cam` is short for its method.
+        if isinstance(values, dict) and isinstance(values.get('teacher'), str):
+            values = {**values, 'teacher': {'method': values['teacher']}}
         return build(cls, values)
 
     @classmethod
@@ -230,8 +308,8 @@ class TrainConfig:
     def flat(self) -> dict[str, Any]:
         """Return all settings by dotted place."""
         values = self.to_dict()
-        for stage in STAGES:
-            values.update({f'{stage}.{key}': value for key, value in values.pop(stage).items()})
+        for part in PARTS:
+            values.update({f'{part}.{key}': value for key, value in values.pop(part).items()})
         return values
 
 
@@ -241,6 +319,7 @@ def recipe_names() -> list[str]:
 
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
+PARTS = ('teacher', *STAGES)
 # Settings of earlier versions, and what to do with them.
 FORMER = {
     'decoder.alpha': 'rename it to decoder.seed_weight',

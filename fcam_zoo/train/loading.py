@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from .._distributed import rank, world_size
@@ -24,12 +26,32 @@ def derived_seed(*parts: int | str) -> int:
 
 
 class Batch(NamedTuple):
-    """Images uint8 (B,3,H,W), labels (B,), their indices in the data set, and indices of unreadable images."""
+    """A batch of training images.
+
+    Attributes:
+        images: uint8 (B,3,H,W).
+        labels: (B,).
+        indices: Their indices in the data set.
+        bad: Indices of images that could not be read.
+        maps: Stored maps of the teacher, uint8 (B,H,W), if it has any.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     indices: list[int]
     bad: list[int]
+    maps: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """An augmented image uint8 (3,H,W), its label and index, the indices of unreadable images, and the stored map."""
+
+    image: torch.Tensor
+    label: int
+    index: int
+    bad: list[int]
+    map: torch.Tensor | None
 
 
 def step_size(stage: str, settings: StageConfig, n_images: int) -> int:
@@ -55,20 +77,27 @@ class SeededDataset(Dataset):
 
     An unreadable image is returned as its error or, with `skip_bad`, replaced by the next readable image, so that
     batches keep their size.
+
+    Args:
+        dataset: The training images.
+        seed: Seed of the stage.
+        skip_bad: Replace unreadable images.
+        maps: Maps of the whole images, uint8 (N,S,S), which are cropped and flipped with them.
     """
 
-    def __init__(self, dataset: ImageDataset, seed: int, skip_bad: bool) -> None:
-        self.dataset, self.seed, self.skip_bad = dataset, seed, skip_bad
+    def __init__(self, dataset: ImageDataset, seed: int, skip_bad: bool, maps: np.ndarray | None = None) -> None:
+        self.dataset, self.seed, self.skip_bad, self.maps = dataset, seed, skip_bad, maps
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, int, int, list[int]] | Exception:
+    def __getitem__(self, key: tuple[int, int]) -> Item | Exception:
         epoch, first = key
         bad: list[int] = []
         for step in range(len(self)):
             index = (first + step) % len(self)
-            torch.manual_seed(derived_seed(self.seed, 'image', epoch, index))
+            seed = derived_seed(self.seed, 'image', epoch, index)
+            torch.manual_seed(seed)
             try:
                 image, label, _ = self.dataset[index]
             except (ImageError, OSError) as error:
@@ -77,8 +106,15 @@ class SeededDataset(Dataset):
                     return error
                 bad.append(index)
             else:
-                return image, label, index, bad
+                return Item(image, label, index, bad, self._map(index, seed))
         return TrainingError(f'{self.dataset.name}: no image can be read')
+
+    def _map(self, index: int, seed: int) -> torch.Tensor | None:
+        """Augment the stored map of an image (H,W) with the random numbers of the image."""
+        if self.maps is None:
+            return None
+        torch.manual_seed(seed)
+        return self.dataset.transform(Image.fromarray(np.array(self.maps[index])))[0]
 
 
 def items_of(dataset: ImageDataset, count: int, skip_bad: bool) -> Iterator[tuple[torch.Tensor, int, int]]:
@@ -146,5 +182,11 @@ def _collate(items: list[Any]) -> Batch | Exception:
     for item in items:
         if isinstance(item, Exception):
             return item
-    images, labels, index, bad = zip(*items)
-    return Batch(torch.stack(images), torch.tensor(labels), list(index), sorted({i for found in bad for i in found}))
+    maps = [item.map for item in items if item.map is not None]
+    return Batch(
+        torch.stack([item.image for item in items]),
+        torch.tensor([item.label for item in items]),
+        [item.index for item in items],
+        sorted({i for item in items for i in item.bad}),
+        torch.stack(maps) if maps else None,
+    )

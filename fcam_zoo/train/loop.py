@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -42,14 +43,17 @@ class StageRun:
         setup: Data and all settings.
         run_dir: Output folder of the training.
         quiet: No progress bars.
+        maps: Stored maps of the teacher (see `SeededDataset`).
     """
 
-    def __init__(self, stage: Stage, setup: Setup, run_dir: Path, quiet: bool = True) -> None:
+    def __init__(
+        self, stage: Stage, setup: Setup, run_dir: Path, quiet: bool = True, maps: np.ndarray | None = None
+    ) -> None:
         self.stage, self.setup, self.config, self.settings = stage, setup, setup.config, stage.config
         self.run_dir, self.folder, self.quiet = run_dir, run_dir / stage.name, quiet
         self.device = next(stage.model.parameters()).device
         self.seed = derived_seed(self.config.seed, stage.name)
-        self.dataset = SeededDataset(setup.train_set, self.seed, self.config.skip_bad)
+        self.dataset = SeededDataset(setup.train_set, self.seed, self.config.skip_bad, maps)
         self.batch_size = step_size(stage.name, self.settings, len(setup.train_set))
         self.steps = len(setup.train_set) // self.batch_size
         self.optimizer = torch.optim.SGD(
@@ -107,6 +111,7 @@ class StageRun:
         factor = lr_factor(self.settings, epoch, step, self.steps)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs):
             group['lr'] = lr * factor
+        self.stage.start_step(epoch - 1 + step / self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         found = []
         for number, part in enumerate(parts):
@@ -219,12 +224,13 @@ class StageRun:
         generators = [torch.Generator().manual_seed(derived_seed(self.seed, 'seeds', epoch, i)) for i in part.indices]
         images = part.images.to(self.device, non_blocking=True)
         labels = part.labels.to(self.device, non_blocking=True)
+        maps = None if part.maps is None else part.maps.to(self.device, non_blocking=True)
         amp = AMP_TYPES.get(self.config.amp)
         with (
             torch.autocast(self.device.type, amp, enabled=amp is not None),
             GlobalBatchNorm() if self.distributed else contextlib.nullcontext(),
         ):
-            return self.module(images, labels, generators)
+            return self.module(images, labels, generators, maps)
 
     def _save(self) -> None:
         self.progress.scaler = self.scaler.state_dict()

@@ -24,6 +24,7 @@ from .config import STAGES, TrainConfig
 from .loop import StageRun
 from .records import StageSummary
 from .setup import prepare, training_device
+from .teacher import stored_maps
 
 # Settings that may change on resume, since they do not affect the result. (Without skip_bad, a run stops before the
 # step of the first bad image.)
@@ -75,7 +76,10 @@ def train_after(
         for stage in setup.stages():
             if config.compile:
                 setup.model.decoder.compile()
-            summary[stage.name] = StageRun(stage, setup, run_dir, quiet).run()
+            maps = None
+            if stage.name == 'decoder' and setup.teacher:
+                maps = stored_maps(setup.teacher, config, setup.train_set, run_dir, quiet)
+            summary[stage.name] = StageRun(stage, setup, run_dir, quiet, maps).run()
             barrier()
             load_weights(setup.model, run_dir / stage.name / BEST)
         if rank() == 0:

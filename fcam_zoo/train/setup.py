@@ -22,18 +22,23 @@ from ..models import FCAM, create_model
 from .config import TrainConfig
 from .loading import step_size
 from .stages import ClassifierStage, DecoderStage, Stage
+from .teacher import Teacher, open_teacher
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Data and model of a training. val_set is None when the data set has no val split."""
+    """Data, model and teacher of a training.
+
+    val_set is None when the data set has no val split, teacher when it is the classifier of the model itself.
+    """
 
     config: TrainConfig
     train_set: ImageDataset
     val_set: ImageDataset | None
     model: FCAM
+    teacher: Teacher | None = None
 
     @property
     def eval_set(self) -> ImageDataset:
@@ -55,7 +60,7 @@ class Setup:
             if settings.epochs:
                 scale = settings.crop_scale
                 self.train_set.transform = TrainTransform(size) if scale is None else ScaleTransform(size, scale)
-                yield kind(self.model, settings, self.config.teacher)
+                yield kind(self.model, settings, self.config.teacher.class_map_method)
 
 
 def has_ground_truth(dataset: ImageDataset | None) -> bool:
@@ -71,7 +76,9 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
         TrainingError: When the teacher or head_layers do not fit the model, or batch_size the data.
     """
     train_set, val_set = open_data(config)
-    setup = Setup(config, train_set, val_set, build_model(config, train_set))
+    model = build_model(config, train_set)
+    teacher = open_teacher(config, train_set, model) if config.decoder.epochs else None
+    setup = Setup(config, train_set, val_set, model, teacher)
     for stage in setup.stages():
         stage.parameter_groups()
         step_size(stage.name, stage.config, len(train_set))
@@ -79,7 +86,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
         logger.warning('%s has no val split: the last epoch of the classifier is used as the best', config.data)
     if config.decoder.epochs and not has_ground_truth(val_set):
         logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
-    setup.model.to(device).to(memory_format=torch.channels_last)
+    for each in (setup.model, *getattr(teacher, 'models', ())):
+        each.to(device).to(memory_format=torch.channels_last)
     return setup
 
 
@@ -146,11 +154,6 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
             nn.init.zeros_(parameter)
     elif new_head and config.init:
         logger.warning('%s has other classes, so the head is random: set classifier.epochs above 0', config.init)
-    if config.teacher == 'cam' and not model.pyramid.linear_head:
-        raise TrainingError(
-            f'teacher cam needs a head of average pooling and one linear layer; {model.model_args["backbone"]} has '
-            'another head: choose gradcam, layercam or another teacher'
-        )
     # Users of the trained model get its training size by default.
     model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = names
@@ -166,6 +169,7 @@ def _new_model(config: TrainConfig, num_classes: int) -> FCAM:
         num_classes=num_classes,
         output_stride=config.output_stride,
         dilated=config.dilated,
+        decoder_type=config.decoder_type,
         decoder_channels=config.decoder_channels,
         backbone_checkpoint=config.backbone_checkpoint,
         backbone_pretrained=config.backbone_pretrained,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from .. import cams, sampling
 from .._distributed import all_reduce, world_size
 from ..benchmark.descriptions import describe
+from ..cams.closed_form import linear_weight
 from ..data import normalize
 from ..data.values import plain
 from ..errors import TrainingError
-from ..losses import PixelAlignmentLoss
+from ..losses import PixelAlignmentLoss, background_activation
 from ..models import FCAM
 from ..models.pyramid import Encoding
 from .config import ClassifierConfig, DecoderConfig, StageConfig
@@ -31,7 +32,7 @@ class Stage(nn.Module, ABC):
     Args:
         model: The F-CAM, on its device.
         config: Settings of the stage.
-        teacher: CAM method of the teacher.
+        teacher: CAM method of the classifier's own maps.
 
     Attributes:
         name: 'classifier' or 'decoder'.
@@ -48,7 +49,11 @@ class Stage(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        maps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Compute the weighted terms of the loss by name; their sum is the loss.
 
@@ -56,6 +61,7 @@ class Stage(nn.Module, ABC):
             images: uint8 (B,3,H,W).
             labels: Class of each image (B,).
             generators: Source of the random draws of each image.
+            maps: Stored maps of the teacher, uint8 (B,H,W); None for those of the classifier itself.
         """
 
     @abstractmethod
@@ -76,6 +82,9 @@ class Stage(nn.Module, ABC):
     def teacher_map(self, encoding: Encoding, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Compute the teacher's map (B,H,W) in [0,1] of the labels (B,), resized to `size`."""
         return cams.resize(self.model.class_map(encoding, labels, self.teacher), size)
+
+    def start_step(self, epochs: float) -> None:
+        """Update the loss before a step, after so many epochs."""
 
     def end_epoch(self) -> None:
         """Update the loss after an epoch; a resumed run repeats this once per finished epoch."""
@@ -108,7 +117,11 @@ class ClassifierStage(Stage):
         return [{'params': body, 'lr': self.config.lr}, {'params': list(ids.values()), 'lr': self.config.head_lr}]
 
     def forward(
-        self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        maps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         logits = self.model.classify(self.encode(images)).float()
         return {'ce': F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
@@ -119,7 +132,10 @@ class ClassifierStage(Stage):
 
 
 class DecoderStage(Stage):
-    """Pixel-alignment loss on seeds from the frozen classifier's class map; both use one pass of the backbone."""
+    """Pixel-alignment loss on seeds from the teacher's maps.
+
+    Without stored maps, the teacher is the frozen classifier itself, and one pass of the backbone serves both.
+    """
 
     name = 'decoder'
     val_maps = 'fcam'
@@ -130,19 +146,31 @@ class DecoderStage(Stage):
         model.decoder.requires_grad_(True)
         weights = (config.seed_weight, config.crf_weight, config.size_weight)
         self.criterion = PixelAlignmentLoss(*weights, kernel=config.crf_kernel)
+        if config.activation_weight and not model.pyramid.linear_head:
+            raise TrainingError(
+                'decoder.activation_weight needs a head of average pooling and one linear layer, and '
+                f'{model.model_args["backbone"]} has another: set it to 0'
+            )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{'params': list(self.model.decoder.parameters()), 'lr': self.config.lr}]
 
     def forward(
-        self, images: torch.Tensor, labels: torch.Tensor, generators: Sequence[torch.Generator]
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        maps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         config, encoding, size = self.config, self.encode(images), image_size(images)
-        foreground, background = self.regions(encoding, labels, size)
-        seeds = sampling.seeds(
-            foreground, background, config.n_seeds, config.n_seeds, config.dilation, generator=generators
-        )
-        terms = self.criterion(self.model.decoder(encoding.levels, size), seeds, images)
+        found = self.teacher_map(encoding, labels, size) if maps is None else maps.float() / 255
+        seeds = self.pseudo_labels(found, generators)
+        logits = self.model.decoder(encoding.levels, size)
+        terms = self.criterion(logits, seeds, images)
+        if config.activation_weight:
+            weight = cast(torch.Tensor, linear_weight(self.model.backbone.get_classifier()))
+            evidence = cams.class_activation_map(encoding.features, weight, labels, 'cam')
+            terms['activation'] = config.activation_weight * background_activation(logits, evidence)
         if 'partial_ce' in terms:
             # Average over the labelled pixels of all processes, as one process would.
             count = (seeds >= 0).sum()
@@ -159,14 +187,27 @@ class DecoderStage(Stage):
         down, right = self.config.shift
         return cams.resize(low, size, (down, right)).clamp(0, 1)
 
-    def regions(
-        self, encoding: Encoding, labels: torch.Tensor, size: tuple[int, int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute foreground and background candidates, bool (B,H,W) each."""
-        maps = self.teacher_map(encoding, labels, size)
+    def pseudo_labels(self, maps: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+        """Label pixels by the teacher's maps (B,H,W) in [0,1]: int64 (B,H,W), IGNORE elsewhere."""
+        config = self.config
+        if config.dense:
+            low, high = config.dense
+            labels = torch.full_like(maps, sampling.IGNORE, dtype=torch.int64)
+            return labels.masked_fill_(maps <= low, sampling.BACKGROUND).masked_fill_(maps >= high, sampling.FOREGROUND)
+        foreground, background = self.regions(maps)
+        return sampling.seeds(
+            foreground, background, config.n_seeds, config.n_seeds, config.dilation, generator=generators
+        )
+
+    def regions(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute foreground and background candidates, bool (B,H,W) each, of maps (B,H,W)."""
         foreground, background = sampling.regions(maps, self.config.background_fraction, self.config.erosion)
         # A map without foreground candidates (constant, or of gray levels 0 and 1) gives no seeds.
         return foreground, background & foreground.flatten(1).any(1)[:, None, None]
+
+    def start_step(self, epochs: float) -> None:
+        rampup = self.config.crf_rampup
+        self.criterion.crf_weight = self.config.crf_weight * (min(1.0, epochs / rampup) if rampup else 1.0)
 
     def end_epoch(self) -> None:
         self.criterion.step_epoch()
