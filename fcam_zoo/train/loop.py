@@ -24,6 +24,7 @@ from .._schema import DamagedText, reading
 from ..errors import TrainingError
 from .batch_norm import GlobalBatchNorm
 from .checkpoint import AGAIN, BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of, writing
+from .collapse import ADVICE
 from .loading import Batch, SeededDataset, batches, derived_seed, step_size
 from .monitor import write_epoch
 from .records import EpochMetrics, StageSummary
@@ -119,7 +120,7 @@ class StageRun:
             # DistributedDataParallel synchronizes gradients once per step.
             with self.module.no_sync() if self.distributed and not last else contextlib.nullcontext():
                 terms = self._loss_terms(epoch, part)
-                loss = reduce(torch.add, terms.values()) / len(parts)
+                loss = reduce(torch.add, (terms[k] for k in terms if k not in self.stage.watched)) / len(parts)
                 self.scaler.scale(loss).backward()
             found.append(torch.stack([term.detach().float() for term in terms.values()]))
         values = torch.stack(found).mean(0)
@@ -206,8 +207,7 @@ class StageRun:
         )
         progress.history.append(metrics)
         score = self.stage.score(val) if val else float(epoch)
-        improved = progress.best_score is None or score > progress.best_score
-        if improved:
+        if improved := self._is_best(score):
             progress.best_epoch, progress.best_score = epoch, score
         if rank() == 0:
             if improved:
@@ -219,6 +219,18 @@ class StageRun:
         progress.epoch, progress.step, progress.sums, progress.seconds = epoch, 0, {}, 0.0
         # The state is written last: a run killed before that continues from the previous state and writes the same.
         self._save()
+
+    def _is_best(self, score: float) -> bool:
+        """Return whether the last epoch is the best so far; one that failed only follows others that failed."""
+        progress, failure = self.progress, self.stage.failure(self.progress.history)
+        if failure and rank() == 0:
+            logger.warning('%s %d: %s: %s', self.stage.name, len(progress.history), failure, ADVICE)
+        if progress.best_score is None:
+            return True
+        best_failed = self.stage.failure(progress.history[: progress.best_epoch]) is not None
+        if best_failed != (failure is not None):
+            return best_failed
+        return score > progress.best_score
 
     def _loss_terms(self, epoch: int, part: Batch) -> dict[str, torch.Tensor]:
         generators = [torch.Generator().manual_seed(derived_seed(self.seed, 'seeds', epoch, i)) for i in part.indices]

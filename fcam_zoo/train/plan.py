@@ -24,7 +24,7 @@ def plan(config: TrainConfig, run_dir: Path) -> str:
 
     Returns:
         Lines of text: images per class, how the best epoch is selected, size of the model, time of each stage without
-        validation, and peak memory: on CUDA of the tensors, otherwise of the process (NaN on Windows).
+        validation, warnings, and peak memory: on CUDA of the tensors, otherwise of the process (NaN on Windows).
 
     Raises:
         DatasetError, TrainingError: As `train`.
@@ -48,6 +48,7 @@ def plan(config: TrainConfig, run_dir: Path) -> str:
                 f'{stage.name}: {epochs} epochs of {run.steps} steps of {run.batch_size} images, '
                 f'{seconds:.3f} s per step: {seconds * run.steps * epochs / 3600:.2f} h plus validation'
             )
+        lines += [f'warning: {warning}' for warning in setup.warnings]
         return '\n'.join([*lines, f'memory: {_peak_memory(device) / 2**30:.2f} GiB'])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
@@ -26,6 +27,7 @@ from .records import StageSummary
 from .setup import prepare, training_device
 from .teacher import stored_maps
 
+logger = logging.getLogger(__name__)
 # Settings that may change on resume, since they do not affect the result. (Without skip_bad, a run stops before the
 # step of the first bad image.)
 CHANGEABLE_ON_RESUME = ('workers', 'device', 'checkpoint_minutes', 'keep_epochs', 'skip_bad')
@@ -68,6 +70,8 @@ def train_after(
         barrier()
         setup = prepare(config, device)
         if rank() == 0:
+            for warning in setup.warnings:
+                logger.warning(warning)
             claim_folder(run_dir, config, setup.model)
             if classifier is not None:
                 _copy_stage(classifier, run_dir / 'classifier')

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
 from ..errors import DatasetError, TrainingError
 from ..models import FCAM, create_model
+from .collapse import warnings_of
 from .config import TrainConfig
 from .loading import step_size
 from .stages import ClassifierStage, DecoderStage, Stage
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 class Setup:
     """Data, model and teacher of a training.
 
-    val_set is None when the data set has no val split, teacher when it is the classifier of the model itself.
+    val_set is None when the data set has no val split, teacher when it is the classifier of the model itself. warnings
+    say what will probably make the training fail.
     """
 
     config: TrainConfig
@@ -39,6 +41,7 @@ class Setup:
     val_set: ImageDataset | None
     model: FCAM
     teacher: Teacher | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def eval_set(self) -> ImageDataset:
@@ -82,8 +85,9 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     for stage in setup.stages():
         stage.parameter_groups()
         step_size(stage.name, stage.config, len(train_set))
+    setup.warnings.extend(warnings_of(config, train_set))
     if config.classifier.epochs and val_set is None:
-        logger.warning('%s has no val split: the last epoch of the classifier is used as the best', config.data)
+        setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
     if config.decoder.epochs and not has_ground_truth(val_set):
         logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
     for each in (setup.model, *getattr(teacher, 'models', ())):
@@ -161,8 +165,6 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
 
 
 def _new_model(config: TrainConfig, num_classes: int) -> FCAM:
-    if not config.backbone_pretrained and not config.backbone_checkpoint:
-        logger.warning('the backbone starts from random weights: give --backbone-pretrained or --backbone-checkpoint')
     return create_model(
         'fcam',
         backbone=config.backbone,

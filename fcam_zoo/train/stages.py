@@ -21,7 +21,9 @@ from ..errors import TrainingError
 from ..losses import PixelAlignmentLoss, background_activation
 from ..models import FCAM
 from ..models.pyramid import Encoding
+from .collapse import collapse_of
 from .config import ClassifierConfig, DecoderConfig, StageConfig
+from .records import EpochMetrics
 
 SMALLEST_LR = 1e-7
 
@@ -36,11 +38,13 @@ class Stage(nn.Module, ABC):
 
     Attributes:
         name: 'classifier' or 'decoder'.
+        watched: Values beside the terms of the loss that `forward` returns for the log.
         val_maps: Kind of maps that validation scores (see `benchmark.evaluate`).
     """
 
     name: str
     val_maps: str
+    watched: tuple[str, ...] = ()
     config: StageConfig
 
     def __init__(self, model: FCAM, config: StageConfig, teacher: str) -> None:
@@ -55,7 +59,7 @@ class Stage(nn.Module, ABC):
         generators: Sequence[torch.Generator],
         maps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Compute the weighted terms of the loss by name; their sum is the loss.
+        """Compute the weighted terms of the loss by name, whose sum is the loss, and the values in `watched`.
 
         Args:
             images: uint8 (B,3,H,W).
@@ -88,6 +92,10 @@ class Stage(nn.Module, ABC):
 
     def end_epoch(self) -> None:
         """Update the loss after an epoch; a resumed run repeats this once per finished epoch."""
+
+    def failure(self, history: list[EpochMetrics]) -> str | None:
+        """Describe why the last of the epochs cannot be the best one; None if it can."""
+        return None
 
 
 class ClassifierStage(Stage):
@@ -139,6 +147,7 @@ class DecoderStage(Stage):
 
     name = 'decoder'
     val_maps = 'fcam'
+    watched = ('area',)
     config: DecoderConfig
 
     def __init__(self, model: FCAM, config: DecoderConfig, teacher: str) -> None:
@@ -176,6 +185,7 @@ class DecoderStage(Stage):
             count = (seeds >= 0).sum()
             share = count * world_size() / all_reduce(count).clamp(min=1)
             terms['partial_ce'] = terms['partial_ce'] * share
+        terms['area'] = logits.detach().float().softmax(1)[:, 1].mean()
         return terms
 
     @torch.no_grad()
@@ -211,6 +221,9 @@ class DecoderStage(Stage):
 
     def end_epoch(self) -> None:
         self.criterion.step_epoch()
+
+    def failure(self, history: list[EpochMetrics]) -> str | None:
+        return collapse_of(history, self.config.seed_weight)
 
 
 def image_size(images: torch.Tensor) -> tuple[int, int]:

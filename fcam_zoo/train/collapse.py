@@ -1,0 +1,61 @@
+"""Signs that a training fails: too few steps, maps of one label, maps no better than a constant."""
+
+from __future__ import annotations
+
+import math
+
+from ..data.base import ImageDataset
+from .config import STAGES, TrainConfig
+from .loading import step_size
+from .records import EpochMetrics
+
+# Mean foreground probability outside of which the maps have only one label. Objects that fill an image more are rare.
+SMALLEST_AREA, LARGEST_AREA = 0.02, 0.85
+# Cross-entropy of a map of 0.5 everywhere: above it, the maps contradict the teacher.
+CHANCE = math.log(2)
+# Optimizer steps below which a stage hardly learns.
+FEW_STEPS = 150
+
+
+def collapse_of(history: list[EpochMetrics], seed_weight: float) -> str | None:
+    """Describe how the maps of the decoder collapsed in the last epoch; None if they did not.
+
+    A strong CRF loss has its minimum at maps of a single label. Their mean then approaches 0 or 1, and the partial
+    cross-entropy rises above that of a constant map.
+
+    Args:
+        history: Means over each epoch so far, at least one; `area` is the mean foreground probability.
+        seed_weight: Weight of the partial cross-entropy.
+    """
+    *earlier, metrics = history
+    area = metrics.terms.get('area', 0.5)
+    if not SMALLEST_AREA <= area <= LARGEST_AREA:
+        label = 'foreground' if area > 0.5 else 'background'
+        return f'the maps are almost all {label} (mean {area:.2f})'
+    cross_entropy, *before = (m.terms.get('partial_ce', 0.0) / (seed_weight or 1.0) for m in (metrics, *earlier))
+    if before and cross_entropy > max(CHANCE, min(before)):
+        return f'the maps contradict the teacher (partial cross-entropy {cross_entropy:.2f}, a constant map has 0.69)'
+    return None
+
+
+ADVICE = (
+    'lower decoder.crf_weight, raise decoder.crf_rampup or decoder.n_seeds, or set decoder.size_weight=0.1 '
+    '(docs/training.md)'
+)
+
+
+def warnings_of(config: TrainConfig, train_set: ImageDataset) -> list[str]:
+    """List what will probably make a training fail, before it starts."""
+    found = []
+    if not (config.init or config.backbone_pretrained or config.backbone_checkpoint):
+        found.append(
+            'the backbone starts from random weights, which needs a large data set: give --backbone-pretrained or '
+            '--backbone-checkpoint'
+        )
+    for name in STAGES:
+        settings = getattr(config, name)
+        per_epoch = len(train_set) // step_size(name, settings, len(train_set))
+        steps, epochs = settings.epochs * per_epoch, math.ceil(FEW_STEPS / per_epoch)
+        if 0 < steps < FEW_STEPS:
+            found.append(f'{name}: {steps} steps are few: set {name}.epochs to {epochs} or more')
+    return found

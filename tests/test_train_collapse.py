@@ -1,0 +1,102 @@
+"""Trainings that fail: they are noticed, the earlier epoch is kept, and some are predicted before they start."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+
+import pytest
+import torch
+from synthetic import make_folder, make_wsol
+from synthetic import train_config as config
+
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, plan, train
+from fcam_zoo.train.collapse import collapse_of
+from fcam_zoo.train.records import EpochMetrics
+from fcam_zoo.train.stages import DecoderStage
+
+STAGES = {'classifier': ClassifierConfig(epochs=0), 'decoder': DecoderConfig(epochs=3, batch_size=4)}
+
+
+def epochs(*terms: tuple[float, float]) -> list[EpochMetrics]:
+    return [EpochMetrics(i, {'partial_ce': ce, 'area': area}, 1, 1) for i, (ce, area) in enumerate(terms, 1)]
+
+
+@pytest.mark.parametrize(
+    ('history', 'message'),
+    [
+        ([(0.9, 0.4)], None),  # Not trained yet.
+        ([(0.5, 0.4), (0.6, 0.4)], None),
+        ([(0.9, 0.4), (0.8, 0.5)], None),
+        ([(0.5, 0.8), (0.8, 0.8)], 'contradict the teacher .partial cross-entropy 0.80'),
+        ([(0.5, 0.94)], r'almost all foreground \(mean 0.94\)'),
+        ([(0.5, 0.01)], r'almost all background \(mean 0.01\)'),
+    ],
+)
+def test_signs_of_a_collapse(history, message):
+    found = collapse_of(epochs(*history), 1.0)
+    assert (found is None) if message is None else re.search(message, found)
+
+
+def test_cross_entropy_is_compared_without_its_weight():
+    history = epochs((0.05, 0.4), (0.08, 0.4))
+    assert collapse_of(history, 0.1)
+    assert collapse_of(history, 1.0) is None
+
+
+def test_a_collapsed_epoch_is_not_the_best(tmp_path, monkeypatch, caplog):
+    """Without boxes, maps that fill the image keep all of it, which would be the best score."""
+    data = make_folder(tmp_path / 'photos', {'train': 8})
+    forward = DecoderStage.forward
+
+    def fill_later(self, *args):
+        terms = forward(self, *args)
+        if len(steps) >= 2:
+            with torch.no_grad():
+                self.model.decoder.head.bias.copy_(torch.tensor([-9.0, 9.0]))
+        steps.append(terms['area'].item())
+        return terms
+
+    steps: list[float] = []
+    monkeypatch.setattr(DecoderStage, 'forward', fill_later)
+    with caplog.at_level(logging.WARNING):
+        summary = train(config(data, **STAGES), tmp_path / 'run', quiet=True)['decoder']
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'decoder' / 'metrics.jsonl').open()]
+    assert summary.best_epoch == 1
+    assert rows[0]['area'] < 0.8 < 0.9 < rows[2]['area']
+    assert rows[2]['val']['kept'] >= rows[0]['val']['kept']
+    assert 'decoder 3: the maps are almost all foreground (mean' in caplog.text
+    assert 'lower decoder.crf_weight' in caplog.text
+
+
+def test_area_is_not_part_of_the_loss(tmp_path):
+    data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
+    terms = train(config(data, **STAGES), tmp_path / 'run', quiet=True)['decoder'].last.terms
+    assert terms.keys() == {'partial_ce', 'crf', 'area'}
+    assert 0 < terms['area'] < 1
+
+
+def test_the_crf_weight_grows(tmp_path, monkeypatch):
+    weights = []
+    forward = DecoderStage.forward
+    monkeypatch.setattr(
+        DecoderStage, 'forward', lambda self, *args: weights.append(self.criterion.crf_weight) or forward(self, *args)
+    )
+    data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
+    decoder = DecoderConfig(epochs=3, batch_size=4, crf_weight=1e-8, crf_rampup=2)
+    train(config(data, classifier=ClassifierConfig(epochs=0), decoder=decoder), tmp_path / 'run', quiet=True)
+    assert weights == pytest.approx([0, 2.5e-9, 5e-9, 7.5e-9, 1e-8, 1e-8])
+
+
+def test_warnings_before_the_training(tmp_path, caplog):
+    data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
+    text = plan(config(data), tmp_path / 'run')
+    assert 'warning: the backbone starts from random weights' in text
+    assert 'warning: decoder: 2 steps are few: set decoder.epochs to 150 or more' in text
+    with caplog.at_level(logging.WARNING):
+        train(config(data, **STAGES), tmp_path / 'run', quiet=True)
+    assert 'the backbone starts from random weights' in caplog.text
+    assert 'decoder: 6 steps are few: set decoder.epochs to 75 or more' in caplog.text
+    enough = config(data, classifier=ClassifierConfig(epochs=0), decoder=DecoderConfig(epochs=150, batch_size=8))
+    assert 'steps are few' not in plan(enough, tmp_path / 'other')
