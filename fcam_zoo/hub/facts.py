@@ -114,6 +114,20 @@ def teacher_of(recipe: dict[str, Any]) -> str:
     return convert(str, teacher, 'config.json: teacher')
 
 
+def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
+    """Describe a teacher: 'layercam', or 'layercam of local-dir:birds/best, layers blocks.5, blocks.6, flipped'."""
+    teacher = (recipe or {}).get('teacher')
+    if not isinstance(teacher, dict):
+        return method
+    model, layers, sizes = (teacher.get(key) or [] for key in ('model', 'layers', 'sizes'))
+    parts = [f'{method} of {", ".join([model] if isinstance(model, str) else model)}' if model else method]
+    if layers:
+        parts.append(f'layers {", ".join(layers)} ({teacher["fusion"]})')
+    if sizes:
+        parts.append(f'sides of {", ".join(map(str, sizes))} pixels')
+    return ', '.join([*parts, 'flipped'] if teacher.get('flip') else parts)
+
+
 def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the settings without those of the machine; of a local teacher, only its last two folders remain."""
     public = {key: value for key, value in recipe.items() if key not in PRIVATE_SETTINGS}

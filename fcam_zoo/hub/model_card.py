@@ -9,6 +9,8 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
+from .facts import teacher_text
+
 LIMITS = """`localize` returns the box of the largest region: the models expect one object per image. The maps are
 class-agnostic and highlight objects similar to those in the training images; the predicted label is always a class of
 the training data. The license of the training images also restricts how the weights may be used."""
@@ -28,6 +30,7 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         ' It contains the decoder only; the backbone is from timm.' if config.get('holds') == 'decoder' else ''
     )
     recipe = json.dumps(config['recipe'], indent=1) if config.get('recipe') else None
+    teacher = teacher_text(config.get('teacher') or 'not recorded', config.get('recipe'))
     parts = [
         f'---\n{_front_matter(config, repo_id, data, backbone)}\n---',
         f'# {repo_id.split("/")[-1]}',
@@ -48,9 +51,9 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         _metrics_table(config.get('metrics') or {}),
         '## Training',
         (
-            f'Backbone `{backbone}`, output stride {arguments["output_stride"]}, decoder '
-            f'{arguments["decoder_channels"]}, threshold {arguments["threshold"]}. Teacher: '
-            f'{config.get("teacher") or "not recorded"}. Selection: {config.get("selection") or "not recorded"}'
+            f'Backbone `{backbone}`, output stride {arguments["output_stride"] or "of the network"}, decoder '
+            f'{arguments.get("decoder_type", "unet")} {arguments["decoder_channels"]}, threshold '
+            f'{arguments["threshold"]}. Teacher: {teacher}. Selection: {config.get("selection") or "not recorded"}'
             f'{epochs_text(config.get("epochs") or {})}.'
         ),
         f'```json\n{recipe}\n```' if recipe else 'The recipe was not recorded.',
