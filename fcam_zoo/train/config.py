@@ -101,13 +101,15 @@ class StageConfig:
 class ClassifierConfig(StageConfig):
     """Stage 1: fine-tune the classifier with image labels (F-CAM, Sec. 4.1).
 
-    head_lr is the learning rate of the new head and of head_layers (names of backbone modules). select is the metric on
-    val that selects the best epoch.
+    head_lr is the learning rate of the new head and of head_layers (names of backbone modules). cutmix is the share of
+    the steps whose images are mixed by CutMix (Yun et al., ICCV 2019). select is the metric on val that selects the
+    best epoch.
     """
 
     head_lr: Rate = 0.05
     head_layers: list[Line] = field(default_factory=list)
     label_smoothing: BelowOne = 0.1
+    cutmix: Share = 0.0
     select: Literal['localization', 'accuracy'] = 'accuracy'
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torchvision.transforms.v2 import CutMix
 
 from .. import cams, sampling
 from .._distributed import all_reduce, world_size
@@ -107,6 +108,7 @@ class ClassifierStage(Stage):
     def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str) -> None:
         super().__init__(model.unfreeze(), config, teacher)
         self.val_maps = teacher
+        self.mix = CutMix(num_classes=model.num_classes)
         model.decoder.requires_grad_(False)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -131,6 +133,8 @@ class ClassifierStage(Stage):
         generators: Sequence[torch.Generator],
         maps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
+        if self.config.cutmix and torch.rand(()).item() < self.config.cutmix:
+            images, labels = self.mix(images, labels)
         logits = self.model.classify(self.encode(images)).float()
         return {'ce': F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
 
