@@ -90,15 +90,17 @@ EDITS = {
     'not JSON': lambda tensors, progress: '{',
     'deep': lambda tensors, progress: '[' * 5000,
     'NaN weights': with_first_tensor(lambda t: t.fill_(float('nan')), 'model.'),
-    'infinite momentum': with_first_tensor(lambda t: t.fill_(float('inf')), 'momentum.'),
-    'momentum that would broadcast': with_first_tensor(lambda t: t[:1, :1, :1, :1].contiguous(), 'momentum.'),
+    'infinite momentum': with_first_tensor(lambda t: t.fill_(float('inf')), 'optimizer.'),
+    'momentum that would broadcast': with_first_tensor(lambda t: t[:1, :1, :1, :1].contiguous(), 'optimizer.'),
     'weights of another shape': with_first_tensor(lambda t: t[:1].contiguous(), 'model.'),
     'weights of another type': with_first_tensor(lambda t: t.to(torch.int32), 'model.'),
     'a missing tensor': lambda tensors, progress: (
         tensors.pop(next(k for k in tensors if k.startswith('model.'))) and None
     ),
     'another tensor': lambda tensors, progress: tensors.update({'model.x': torch.zeros(1)}),
-    'momentum of another parameter': lambda tensors, progress: tensors.update({'momentum.999': torch.zeros(1)}),
+    'momentum of another parameter': lambda tensors, progress: tensors.update(
+        {'optimizer.momentum_buffer.999': torch.zeros(1)}
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Training state in one safetensors file: weights, momentum, and the progress as JSON in its header."""
+"""Training state in one safetensors file: weights, optimizer, and the progress as JSON in its header."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from .records import EpochMetrics
 STATE, BEST = 'state.safetensors', 'best.safetensors'
 AGAIN = 'delete the folder of this stage and use --resume to train the stage again'
 
-_MODEL, _MOMENTUM = 'model.', 'momentum.'
+_MODEL, _OPTIMIZER = 'model.', 'optimizer.'
+# What the optimizers keep for each parameter: tensors of its shape, and the number of steps.
+BUFFERS, STEP = ('momentum_buffer', 'exp_avg', 'exp_avg_sq'), 'step'
 Count = Annotated[int, NotNegative]
 
 
@@ -101,9 +103,9 @@ def save_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer, progre
     """
     tensors = {_MODEL + name: tensor for name, tensor in weights_of(model).items()}
     for i, parameter in enumerate(_parameters(optimizer)):
-        momentum = optimizer.state[parameter].get('momentum_buffer')
-        if momentum is not None:
-            tensors[f'{_MOMENTUM}{i}'] = momentum.contiguous()
+        for key, value in optimizer.state[parameter].items():
+            if value is not None:
+                tensors[f'{_OPTIMIZER}{key}.{i}'] = value.contiguous()
     save_tensors(path, tensors, {'progress': progress.to_json()})
 
 
@@ -113,14 +115,22 @@ def load_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer) -> Pro
     Raises:
         TrainingError: When the file is damaged or belongs to another model.
     """
-    parameters = {str(i): parameter for i, parameter in enumerate(_parameters(optimizer))}
+    parameters = _parameters(optimizer)
+    kept = BUFFERS[:1] if isinstance(optimizer, torch.optim.SGD) else (*BUFFERS[1:], STEP)
     with _opened(path, model) as f:
         progress = Progress.from_json((f.metadata() or {}).get('progress', ''))
-        saved = {name.removeprefix(_MOMENTUM) for name in f.keys() if name.startswith(_MOMENTUM)}  # noqa: SIM118
-        buffers = _read_tensors(f, {i: p for i, p in parameters.items() if i in saved}, _MOMENTUM)
+        # An optimizer keeps nothing for a parameter before its first step.
+        saved = {name.rpartition('.')[2] for name in f.keys() if name.startswith(_OPTIMIZER)}  # noqa: SIM118
+        own = [(i, p) for i, p in enumerate(parameters) if str(i) in saved]
+        expected = {f'{key}.{i}': torch.zeros(()) if key == STEP else p for i, p in own for key in kept}
+        found = _read_tensors(f, expected, _OPTIMIZER)
         model.load_state_dict(_read_tensors(f, model.state_dict(), _MODEL))
-    for i, buffer in buffers.items():
-        optimizer.state[parameters[i]]['momentum_buffer'] = torch.empty_like(parameters[i]).copy_(buffer)
+    for name, value in found.items():
+        key, _, i = name.partition('.')
+        parameter = parameters[int(i)]
+        # Buffers get the memory format of their parameter.
+        restored = value.cpu() if key == STEP else torch.empty_like(parameter).copy_(value)
+        optimizer.state[parameter][key] = restored
     return progress
 
 

@@ -77,7 +77,10 @@ Variant = Annotated[str, Rule(VARIANTS.__contains__, f'choose one of {", ".join(
 
 @dataclass
 class StageConfig:
-    """Settings of both stages; the optimizer is SGD with Nesterov momentum.
+    """Settings of both stages.
+
+    optimizer 'sgd' has Nesterov momentum; 'adamw' (Loshchilov and Hutter, ICLR 2019) ignores `momentum` and needs
+    learning rates about 30 times smaller.
 
     batch_size is the number of images per optimizer step, which `accumulate` backward passes and all processes share.
     schedule 'step' multiplies the learning rates by gamma every step_epochs epochs, down to 1e-7; 'cosine' decays to 0.
@@ -88,6 +91,7 @@ class StageConfig:
     epochs: Epochs = 7
     batch_size: Images = 32
     accumulate: Images = 1
+    optimizer: Literal['sgd', 'adamw'] = 'sgd'
     lr: Rate = 0.01
     schedule: Schedule = 'cosine'
     step_epochs: Annotated[int, Positive] = 15

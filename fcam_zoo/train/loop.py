@@ -57,12 +57,7 @@ class StageRun:
         self.dataset = SeededDataset(setup.train_set, self.seed, self.config.skip_bad, maps)
         self.batch_size = step_size(stage.name, self.settings, len(setup.train_set))
         self.steps = len(setup.train_set) // self.batch_size
-        self.optimizer = torch.optim.SGD(
-            stage.parameter_groups(),
-            momentum=self.settings.momentum,
-            weight_decay=self.settings.weight_decay,
-            nesterov=self.settings.momentum > 0,
-        )
+        self.optimizer = new_optimizer(stage)
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == 'float16')
         self.progress = Progress()
@@ -248,6 +243,15 @@ class StageRun:
         self.progress.scaler = self.scaler.state_dict()
         if rank() == 0:
             save_state(self.folder / STATE, self.stage.model, self.optimizer, self.progress)
+
+
+def new_optimizer(stage: Stage) -> torch.optim.Optimizer:
+    """Create the optimizer of a stage."""
+    settings, groups = stage.config, stage.parameter_groups()
+    if settings.optimizer == 'adamw':
+        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    momentum = settings.momentum
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=settings.weight_decay, nesterov=momentum > 0)
 
 
 @contextlib.contextmanager
