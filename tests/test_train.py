@@ -338,3 +338,37 @@ def test_cutmix_mixes_images_and_labels_of_some_steps(data, monkeypatch):
         assert loss == pytest.approx(expected, abs=1e-3)
     mixed = sum(not torch.equal(x, images) for x in seen)
     assert 5 <= mixed <= 15
+
+
+def test_averaged_weights_are_validated_and_saved(data, tmp_path, monkeypatch):
+    weights, step = [], StageRun.step
+
+    def watched(self, *args):
+        found = step(self, *args)
+        weights.append({k: v.clone() for k, v in self.stage.model.state_dict().items()})
+        return found
+
+    monkeypatch.setattr(StageRun, 'step', watched)
+    settings = ClassifierConfig(epochs=2, batch_size=8, average=0.5, lr=0.1)
+    train(config(data, classifier=settings, decoder=DecoderConfig(epochs=0)), tmp_path / 'run', quiet=True)
+    # The first weights are those before training, which the first update nearly forgets.
+    saved = load_file(tmp_path / 'run' / 'last' / 'model.safetensors')
+    name = 'backbone.conv1.0.weight' if 'backbone.conv1.0.weight' in saved else 'backbone.conv1.weight'
+    state = load_file(tmp_path / 'run' / 'classifier' / 'state.safetensors')
+    expected, decays = state[f'average.{name}'], [min(0.5, (1 + n) / (10 + n)) for n in range(1, len(weights) + 1)]
+    first = fcam_zoo.train.setup.build_model(config(data, classifier=settings), WSOLDataset(data, 'train'))
+    found = first.state_dict()[name].clone()
+    for each, decay in zip(weights, decays):
+        found = decay * found + (1 - decay) * each[name]
+    torch.testing.assert_close(expected, found)
+    torch.testing.assert_close(saved[name], found)
+    assert torch.equal(state[f'model.{name}'], weights[-1][name])
+    assert not torch.allclose(saved[name], weights[-1][name])
+
+
+def test_learning_rates_warm_up():
+    settings = ClassifierConfig(epochs=4, warmup_epochs=2, schedule='constant')
+    factors = [lr_factor(settings, epoch, step, 2) for epoch in (1, 2, 3) for step in (0, 1)]
+    assert factors == [0.25, 0.5, 0.75, 1, 1, 1]
+    plain, slow = (lr_factor(ClassifierConfig(epochs=4, warmup_epochs=n), 1, 0, 2) for n in (0, 2))
+    assert slow == pytest.approx(plain / 4)

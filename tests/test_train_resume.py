@@ -60,7 +60,16 @@ def recipe(tmp_path_factory) -> Path:
         # Save a state after every step, to resume within an epoch too.
         checkpoint_minutes=1e-9,
         backbone_kwargs={'drop_rate': 0.1},
-        classifier=ClassifierConfig(epochs=1, batch_size=8, optimizer='adamw', lr=1e-3, head_lr=1e-2, cutmix=0.5),
+        classifier=ClassifierConfig(
+            epochs=1,
+            batch_size=8,
+            optimizer='adamw',
+            lr=1e-3,
+            head_lr=1e-2,
+            warmup_epochs=0.5,
+            cutmix=0.5,
+            average=0.9,
+        ),
         # The size term changes with the epoch.
         decoder=DecoderConfig(epochs=2, batch_size=8, size_weight=0.1),
     )

@@ -23,7 +23,7 @@ from .records import EpochMetrics
 STATE, BEST = 'state.safetensors', 'best.safetensors'
 AGAIN = 'delete the folder of this stage and use --resume to train the stage again'
 
-_MODEL, _OPTIMIZER = 'model.', 'optimizer.'
+_MODEL, _AVERAGE, _OPTIMIZER = 'model.', 'average.', 'optimizer.'
 # What the optimizers keep for each parameter: tensors of its shape, and the number of steps.
 BUFFERS, STEP = ('momentum_buffer', 'exp_avg', 'exp_avg_sq'), 'step'
 Count = Annotated[int, NotNegative]
@@ -95,13 +95,20 @@ class Progress:
             raise DamagedText(f'its progress does not fit {epochs} epochs of {steps} steps with {n_images} images')
 
 
-def save_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(
+    path: Path,
+    model: FCAM,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    average: Mapping[str, torch.Tensor],
+) -> None:
     """Write the state of a stage atomically.
 
     Raises:
         TrainingError: When it cannot be written; the previous state is kept.
     """
     tensors = {_MODEL + name: tensor for name, tensor in weights_of(model).items()}
+    tensors |= {_AVERAGE + name: tensor for name, tensor in average.items()}
     for i, parameter in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state[parameter].items():
             if value is not None:
@@ -109,8 +116,10 @@ def save_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer, progre
     save_tensors(path, tensors, {'progress': progress.to_json()})
 
 
-def load_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore what `save_state` wrote.
+def load_state(
+    path: Path, model: FCAM, optimizer: torch.optim.Optimizer, average: Mapping[str, torch.Tensor]
+) -> Progress:
+    """Restore what `save_state` wrote, the averaged weights in place.
 
     Raises:
         TrainingError: When the file is damaged or belongs to another model.
@@ -125,6 +134,9 @@ def load_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer) -> Pro
         expected = {f'{key}.{i}': torch.zeros(()) if key == STEP else p for i, p in own for key in kept}
         found = _read_tensors(f, expected, _OPTIMIZER)
         model.load_state_dict(_read_tensors(f, model.state_dict(), _MODEL))
+        averaged = _read_tensors(f, average, _AVERAGE)
+    for name, value in averaged.items():
+        average[name].copy_(value)
     for name, value in found.items():
         key, _, i = name.partition('.')
         parameter = parameters[int(i)]
@@ -135,13 +147,14 @@ def load_state(path: Path, model: FCAM, optimizer: torch.optim.Optimizer) -> Pro
 
 
 def load_weights(model: FCAM, path: Path) -> None:
-    """Load the weights of a state, or of a file that contains only weights.
+    """Load the weights of a state (averaged, if it has any), or of a file that contains only weights.
 
     Raises:
         TrainingError: When the file is missing, damaged, or belongs to another model.
     """
-    prefix = _MODEL if path.name == STATE else ''
     with _opened(path, model) as f:
+        averaged = any(name.startswith(_AVERAGE) for name in f.keys())  # noqa: SIM118
+        prefix = (_AVERAGE if averaged else _MODEL) if path.name == STATE else ''
         model.load_state_dict(_read_tensors(f, model.state_dict(), prefix))
 
 

@@ -83,6 +83,9 @@ class StageConfig:
     learning rates about 30 times smaller.
 
     batch_size is the number of images per optimizer step, which `accumulate` backward passes and all processes share.
+    The learning rates grow linearly over the first warmup_epochs. With average > 0, the exponential moving average of
+    the weights with this decay is validated and saved instead of them (see `averaging.WeightAverage`).
+
     schedule 'step' multiplies the learning rates by gamma every step_epochs epochs, down to 1e-7; 'cosine' decays to 0.
     crop_scale, the smallest and the largest share of the image area in a crop, uses `data.ScaleTransform`; without it,
     crops have 7/8 of the side, as in the paper.
@@ -94,6 +97,8 @@ class StageConfig:
     optimizer: Literal['sgd', 'adamw'] = 'sgd'
     lr: Rate = 0.01
     schedule: Schedule = 'cosine'
+    warmup_epochs: Weight = 0.0
+    average: BelowOne = 0.0
     step_epochs: Annotated[int, Positive] = 15
     gamma: Annotated[Share, Positive] = 0.1
     momentum: BelowOne = 0.9

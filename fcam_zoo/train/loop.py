@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .._distributed import all_reduce, gather, rank, world_size
 from .._schema import DamagedText, reading
 from ..errors import TrainingError
+from .averaging import WeightAverage
 from .batch_norm import GlobalBatchNorm
 from .checkpoint import AGAIN, BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of, writing
 from .collapse import ADVICE
@@ -60,6 +61,7 @@ class StageRun:
         self.optimizer = new_optimizer(stage)
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == 'float16')
+        self.average = WeightAverage(stage.model, self.settings.average) if self.settings.average else None
         self.progress = Progress()
         self.interrupted = threading.Event()
         self.module: Any = stage
@@ -132,11 +134,13 @@ class StageRun:
             )
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average:
+            self.average.update((epoch - 1) * self.steps + step + 1)
         return {name: value / world_size() for name, value in zip(terms, shared)}, bool(shared[-1])
 
     def _resume(self, path: Path) -> None:
         """Restore the state of an interrupted run."""
-        self.progress = progress = load_state(path, self.stage.model, self.optimizer)
+        self.progress = progress = load_state(path, self.stage.model, self.optimizer, self._averaged())
         with reading(path, TrainingError, AGAIN):
             progress.check(self.settings.epochs, self.steps, len(self.setup.train_set))
             if self.scaler.is_enabled() and progress.scaler:
@@ -187,6 +191,15 @@ class StageRun:
         progress, epoch = self.progress, self.progress.epoch + 1
         progress.bad = sorted(set().union(*gather(lambda: progress.bad)))
         self.stage.end_epoch()
+        with self.average.applied() if self.average else contextlib.nullcontext():
+            self._validate(epoch)
+        progress.epoch, progress.step, progress.sums, progress.seconds = epoch, 0, {}, 0.0
+        # The state is written last: a run killed before that continues from the previous state and writes the same.
+        self._save()
+
+    def _validate(self, epoch: int) -> None:
+        """Validate the weights of the model, and write metrics and, if they are the best, the weights."""
+        progress = self.progress
         weights = weights_of(self.stage.model)
         val = validate(self.stage, self.setup, self.quiet)
         if not all(map(math.isfinite, val.values())) or not all(torch.isfinite(w).all() for w in weights.values()):
@@ -211,9 +224,6 @@ class StageRun:
                 save_tensors(self.folder / f'epoch_{epoch:03d}.safetensors', weights)
             with writing(self.folder):
                 write_epoch(self.stage, self.setup, self.run_dir, progress.history)
-        progress.epoch, progress.step, progress.sums, progress.seconds = epoch, 0, {}, 0.0
-        # The state is written last: a run killed before that continues from the previous state and writes the same.
-        self._save()
 
     def _is_best(self, score: float) -> bool:
         """Return whether the last epoch is the best so far; one that failed only follows others that failed."""
@@ -239,10 +249,13 @@ class StageRun:
         ):
             return self.module(images, labels, generators, maps)
 
+    def _averaged(self) -> dict[str, torch.Tensor]:
+        return self.average.weights if self.average else {}
+
     def _save(self) -> None:
         self.progress.scaler = self.scaler.state_dict()
         if rank() == 0:
-            save_state(self.folder / STATE, self.stage.model, self.optimizer, self.progress)
+            save_state(self.folder / STATE, self.stage.model, self.optimizer, self.progress, self._averaged())
 
 
 def new_optimizer(stage: Stage) -> torch.optim.Optimizer:

@@ -135,9 +135,9 @@ def claim_folder(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
         'numpy': np.__version__,
         'cuda': torch.version.cuda if torch.cuda.is_available() else None,
     }
-    # A stage has its state (weights and up to two buffers of the optimizer) and its best weights, each twice while it
-    # is replaced: 8 times the weights. Two stages and the two finished models: 18 times.
-    needed = 18 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    # A stage has its state (weights, their average, up to two buffers of the optimizer) and its best weights, each
+    # twice while it is replaced: 10 times the weights. Two stages and the two finished models: 22 times.
+    needed = 22 * sum(t.numel() * t.element_size() for t in model.state_dict().values())
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(run_dir).free

@@ -242,11 +242,13 @@ def localization_score(metrics: dict[str, float]) -> float:
 
 def lr_factor(config: StageConfig, epoch: int, step: int, steps: int) -> float:
     """Return the factor of the learning rates at a step (from 0) of an epoch (from 1) with `steps` steps."""
+    done = (epoch - 1) * steps + step
+    warmup = min(1.0, (done + 1) / (config.warmup_epochs * steps)) if config.warmup_epochs else 1.0
     if config.schedule == 'cosine':
-        return 0.5 * (1 + math.cos(math.pi * ((epoch - 1) * steps + step) / (config.epochs * steps)))
+        return warmup * 0.5 * (1 + math.cos(math.pi * done / (config.epochs * steps)))
     if config.schedule == 'step':
-        return max(config.gamma ** ((epoch - 1) // config.step_epochs), SMALLEST_LR / config.lr)
-    return 1.0
+        return warmup * max(config.gamma ** ((epoch - 1) // config.step_epochs), SMALLEST_LR / config.lr)
+    return warmup
 
 
 def _as_float(encoding: Encoding) -> Encoding:

@@ -240,7 +240,7 @@ class TrainingState(Surface):
         optimizer.step()
         history = [EpochMetrics(1, {'ce': 0.5}, 1.0, 2.0, {'max_box_acc_50': 50.0, 'mean': 40.0})]
         progress = Progress(1, 2, {'ce': 0.5}, 1.0, 1, 50.0, history, [0], {'scale': 1.0})
-        save_state(folder / 'valid', self.model, optimizer, progress)
+        save_state(folder / 'valid', self.model, optimizer, progress, {})
         data = (folder / 'valid').read_bytes()
         length = int.from_bytes(data[:8], 'little')
         header = json.loads(data[8 : 8 + length])
@@ -264,4 +264,4 @@ class TrainingState(Surface):
     def try_input(self, value: Edits) -> None:
         path = self.folder / 'state.safetensors'
         path.write_bytes(value.build())
-        load_state(path, self.model, self._optimizer())
+        load_state(path, self.model, self._optimizer(), {})
