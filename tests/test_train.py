@@ -17,11 +17,11 @@ import fcam_zoo
 from fcam_zoo import sampling, viz
 from fcam_zoo.data import WSOLDataset
 from fcam_zoo.errors import ImageError, TrainingError
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, checkpoint, train
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, TrainConfig, checkpoint, train
 from fcam_zoo.train.loading import batches
 from fcam_zoo.train.loop import StageRun
 from fcam_zoo.train.monitor import sample_sheet
-from fcam_zoo.train.setup import Setup
+from fcam_zoo.train.setup import Setup, build_model
 from fcam_zoo.train.stages import ClassifierStage, DecoderStage, lr_factor
 
 
@@ -48,7 +48,7 @@ def test_trained_folder_is_a_model(data, run):
     with pytest.raises(TrainingError, match='already holds a training'):
         train(config(data), run, quiet=True)
     with pytest.raises(TrainingError, match='differs in teacher'):
-        train(config(data, teacher='cam'), run, resume=True, quiet=True)
+        train(config(data, teacher=TeacherConfig('cam')), run, resume=True, quiet=True)
 
 
 def test_decoder_stage_does_not_change_the_classifier(run):
@@ -372,3 +372,19 @@ def test_learning_rates_warm_up():
     assert factors == [0.25, 0.5, 0.75, 1, 1, 1]
     plain, slow = (lr_factor(ClassifierConfig(epochs=4, warmup_epochs=n), 1, 0, 2) for n in (0, 2))
     assert slow == pytest.approx(plain / 4)
+
+
+def test_training_starts_from_the_average_of_models(data, run, tmp_path):
+    second = train(config(data, seed=1), tmp_path / 'second', quiet=True)
+    assert second
+    names = [f'local-dir:{folder / "best"}' for folder in (run, tmp_path / 'second')]
+    start = config(data, init=names, classifier=ClassifierConfig(epochs=0))
+    model = build_model(start, WSOLDataset(data, 'train'))
+    states = [fcam_zoo.create_model(name).state_dict() for name in names]
+    for key, value in model.state_dict().items():
+        expected = (states[0][key] + states[1][key]) / 2 if value.is_floating_point() else states[0][key]
+        torch.testing.assert_close(value, expected)
+    other = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, decoder_type='fpn')
+    fcam_zoo.hub.save_pretrained(other, tmp_path / 'other')
+    with pytest.raises(TrainingError, match='has other layers or classes than'):
+        train(start.replace({'init': [names[0], f'local-dir:{tmp_path / "other"}']}), tmp_path / 'third', quiet=True)

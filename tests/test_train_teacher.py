@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ from synthetic import train_config as config
 
 import fcam_zoo
 from fcam_zoo import cams
+from fcam_zoo._lock import locked
 from fcam_zoo.data import EvalTransform, TrainTransform, WSOLDataset, normalize
 from fcam_zoo.errors import SettingsError, TrainingError
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, train
-from fcam_zoo.train import teacher as teachers
+from fcam_zoo.hub.facts import public_recipe, teacher_text
+from fcam_zoo.sampling import IGNORE
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, teacher_maps, train
 from fcam_zoo.train.loading import SeededDataset
-from fcam_zoo.train.teacher import MAPS, RECORD, NetworkTeacher, open_teacher, stored_maps
+from fcam_zoo.train.stages import DecoderStage
+from fcam_zoo.train.teacher import NetworkTeacher, open_teacher
+from fcam_zoo.train.teacher_maps import LOCK, MAPS, RECORD, stored_maps
 
 SIDE = 64
 LAYERS = ['layer3', 'layer4']
@@ -58,7 +63,8 @@ def maps_of(data, teacher, folder, **changes):
     """Store the maps of a teacher and return them."""
     one = settings(data, teacher, **changes)
     images = train_set(data)
-    return stored_maps(open_teacher(one, images, student()), one, images, folder)
+    found = stored_maps(open_teacher(one, images, student()), one, images, folder, torch.device('cpu'), quiet=True)
+    return np.stack([found[i] for i in range(len(found))])
 
 
 def normalized(data, model):
@@ -181,28 +187,28 @@ def test_training_with_stored_maps_resumes_bit_for_bit(data, other, tmp_path, mo
     whole = train(one, tmp_path / 'whole', quiet=True)
     compute, calls = NetworkTeacher.maps, []
 
-    def stop_after_one(self, images, labels):
-        calls.append(len(images))
-        if len(calls) > 1:
+    def maps(self, images, labels):
+        if len(images) > 1:  # A single image is a test of the teacher.
+            calls.append(len(images))
+        if calls == [16, 4] and len(images) > 1:
             raise KeyboardInterrupt
         return compute(self, images, labels)
 
-    monkeypatch.setattr(teachers, 'RECORD_EVERY', 16)
-    monkeypatch.setattr(NetworkTeacher, 'maps', stop_after_one)
+    monkeypatch.setattr(teacher_maps, 'CHUNK', 16)
+    monkeypatch.setattr(NetworkTeacher, 'maps', maps)
     with pytest.raises(KeyboardInterrupt):
         train(one, tmp_path / 'resumed', quiet=True)
     assert json.loads((tmp_path / 'resumed' / 'teacher' / RECORD).read_text())['finished'] == 16
-    monkeypatch.setattr(NetworkTeacher, 'maps', lambda self, *args: calls.append(0) or compute(self, *args))
     resumed = train(one, tmp_path / 'resumed', resume=True, quiet=True)
     # Only the last four images were missing, and no map is computed in training.
-    assert calls == [16, 4, 0]
+    assert calls == [16, 4, 4]
     assert resumed['decoder'].last.terms == whole['decoder'].last.terms
 
 
 def test_a_cache_is_shared_and_a_stale_one_refused(data, other, tmp_path, monkeypatch):
     cache = str(tmp_path / 'cache')
     first = maps_of(data, TeacherConfig(model=other, cache=cache), tmp_path / 'a')
-    monkeypatch.setattr(NetworkTeacher, 'maps', lambda *args: pytest.fail('computed again'))
+    monkeypatch.setattr(teacher_maps.MapCache, 'fill', lambda *args: pytest.fail('computed again'))
     assert np.array_equal(maps_of(data, TeacherConfig(model=other, cache=cache), tmp_path / 'b'), first)
     assert not (tmp_path / 'b').exists()
     for changes, teacher in (
@@ -273,8 +279,65 @@ def test_teachers_that_do_not_fit(data, other, tmp_path):
         train(settings(data, TeacherConfig(layers=['layer9'])), tmp_path / 'a', quiet=True)
     birds = make_folder(tmp_path / 'birds', {'train': 8})
     (birds / 'train' / 'disc').rename(birds / 'train' / 'heron')
-    with pytest.raises(TrainingError, match='does not know 1 of 2 classes, the first heron'):
+    with pytest.raises(TrainingError, match='lacks 1 of 2 classes, the first heron'):
         train(settings(birds, TeacherConfig(model=other)), tmp_path / 'b', quiet=True)
     with pytest.raises(TrainingError, match='teacher cam needs a head of average pooling'):
         train(settings(data, TeacherConfig('cam'), backbone='test_vit', output_stride=None), tmp_path / 'c', quiet=True)
     assert not any((tmp_path / name).exists() for name in 'abc')
+
+
+def test_layers_and_sizes_that_the_network_cannot_use_are_refused_before_training(data, tmp_path):
+    with pytest.raises(TrainingError, match=r'the teacher cannot compute maps: .* choose'):
+        train(settings(data, TeacherConfig(layers=['global_pool'])), tmp_path / 'a', quiet=True)
+    assert not (tmp_path / 'a').exists()
+    with pytest.raises(ValueError, match=r'teacher\.cache stores the maps of another teacher'):
+        fcam_zoo.train.TrainConfig().replace({'teacher.cache': 'x'})
+
+
+def test_the_same_weights_with_another_stride_are_another_teacher(data, other, tmp_path):
+    cache = str(tmp_path / 'cache')
+    maps_of(data, TeacherConfig(model=other, cache=cache), tmp_path)
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, output_stride=16)
+    model.load_state_dict(fcam_zoo.create_model(other).state_dict())
+    fcam_zoo.hub.save_pretrained(model, tmp_path / 'coarse')
+    with pytest.raises(TrainingError, match=r'\(model differ\)'):
+        maps_of(data, TeacherConfig(model=f'local-dir:{tmp_path / "coarse"}', cache=cache), tmp_path)
+
+
+def test_a_cache_in_use_is_refused(data, other, tmp_path):
+    folder = tmp_path / 'teacher'
+    folder.mkdir()
+    with locked(folder / LOCK, folder), pytest.raises(TrainingError, match='is being written by another run'):
+        maps_of(data, TeacherConfig(model=other), tmp_path)
+
+
+def test_a_full_disk_is_noticed_before(data, other, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_maps.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(TrainingError, match='has 0 MiB free and the maps need 0 MiB: make room'):
+        maps_of(data, TeacherConfig(model=other), tmp_path)
+
+
+def test_dense_targets_ignore_the_band_and_constant_maps():
+    model = student()
+    stage = DecoderStage(model, DecoderConfig(dense=[0.2, 0.7]), 'layercam')
+    maps = torch.tensor([[[0.0, 0.2, 0.5, 0.7, 1.0]], [[0.1, 0.1, 0.1, 0.1, 0.1]]])
+    assert stage.pseudo_labels(maps, []).tolist() == [[[0, 0, IGNORE, 1, 1]], [[IGNORE] * 5]]
+
+
+def test_published_recipes_have_no_place_of_this_machine():
+    recipe = {
+        'teacher': {'method': 'layercam', 'model': ['local-dir:/home/me/runs/fine/best', 'hf-hub:a/b@c'], 'flip': True}
+    }
+    recipe['teacher'] |= {'cache': '/tmp/x', 'maps': None, 'layers': [], 'fusion': 'mean', 'sizes': [64]}
+    public = public_recipe({**recipe, 'data': '/home/me/birds'})
+    assert public['teacher']['model'] == ['local-dir:fine/best', 'hf-hub:a/b@c']
+    assert 'home' not in json.dumps(public)
+    assert (
+        teacher_text('layercam', public) == 'layercam of local-dir:fine/best, hf-hub:a/b@c, sides of 64 pixels, flipped'
+    )
+    alone = public_recipe(
+        {'teacher': {'method': 'cam', 'model': 'local-dir:/home/alice', 'layers': ['a', 'b'], 'fusion': 'max'}}
+    )
+    assert teacher_text('cam', alone) == 'cam of local-dir:alice, layers a, b (max)'
+    assert teacher_text('cam', public_recipe({'teacher': {'maps': '/home/me/maps'}})) == 'maps of another tool'
+    assert teacher_text('cam', {'teacher': 'cam'}) == teacher_text('cam', None) == 'cam'

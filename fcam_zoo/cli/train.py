@@ -57,7 +57,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--annotations', help='boxes or masks of val: COCO, VOC, CSV or masks; {split} in the path becomes the split'
     )
-    parser.add_argument('--init', help='F-CAM to start from: a released name or local-dir:FOLDER')
+    parser.add_argument(
+        '--init',
+        nargs='+',
+        metavar='NAME',
+        help='F-CAM to start from: a released name or local-dir:FOLDER; the weights of several are averaged',
+    )
     parser.add_argument('--backbone', help='timm name of the classifier (default: resnet50)')
     parser.add_argument('--backbone-checkpoint', help='safetensors file of backbone weights, with timm names')
     parser.add_argument(

@@ -25,7 +25,6 @@ PRIVATE_SETTINGS = (
     'checkpoint_minutes',
     'keep_epochs',
 )
-PRIVATE_TEACHER_SETTINGS = ('maps', 'cache')
 
 # Split in the card -> epoch of the training.
 _MEASURED = (('val', 'best'), ('val_last_epoch', 'last'))
@@ -119,29 +118,37 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
     teacher = (recipe or {}).get('teacher')
     if not isinstance(teacher, dict):
         return method
+    if teacher.get('maps'):
+        return 'maps of another tool'
+    method = teacher.get('method') or method
     model, layers, sizes = (teacher.get(key) or [] for key in ('model', 'layers', 'sizes'))
     parts = [f'{method} of {", ".join([model] if isinstance(model, str) else model)}' if model else method]
     if layers:
-        parts.append(f'layers {", ".join(layers)} ({teacher["fusion"]})')
+        parts.append(f'layers {", ".join(layers)} ({teacher.get("fusion")})')
     if sizes:
         parts.append(f'sides of {", ".join(map(str, sizes))} pixels')
     return ', '.join([*parts, 'flipped'] if teacher.get('flip') else parts)
 
 
 def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings without those of the machine; of a local teacher, only its last two folders remain."""
+    """Return the settings without those of the machine; paths of local teachers are shortened."""
     public = {key: value for key, value in recipe.items() if key not in PRIVATE_SETTINGS}
     if isinstance(teacher := recipe.get('teacher'), dict):
         names = teacher.get('model') or []
-        found = [_without_place(str(name)) for name in ([names] if isinstance(names, str) else names)]
-        own = {key: value for key, value in teacher.items() if key not in PRIVATE_TEACHER_SETTINGS}
-        public['teacher'] = own | {'model': found[0] if len(found) == 1 else found or None}
+        found = [_shortened(str(name)) for name in ([names] if isinstance(names, str) else names)]
+        own = {key: value for key, value in teacher.items() if key != 'cache'}
+        maps = Path(str(teacher['maps'])).name if teacher.get('maps') else None
+        public['teacher'] = own | {'model': found[0] if len(found) == 1 else found or None, 'maps': maps}
     return public
 
 
-def _without_place(name: str) -> str:
-    place, sign, folder = name.partition(':')
-    return f'{place}:{"/".join(Path(folder).parts[-2:])}' if sign and place == 'local-dir' else name
+def _shortened(name: str) -> str:
+    """Return the name of a local model with its last folder only; before `best` or `last`, that of its run."""
+    place, _, folder = name.partition(':')
+    if place != 'local-dir':
+        return name
+    path = Path(folder)
+    return f'{place}:{"/".join(path.parts[-2:] if path.name in ("best", "last") else path.parts[-1:])}'
 
 
 def _read(path: Path, hint: Any) -> Any:

@@ -5,19 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
+from .._lock import locked
 from ..errors import FcamZooError, OutputError
-
-if sys.platform == 'win32':
-    import msvcrt
-else:
-    import fcntl
 
 STATE = '.fcam_zoo'
 """Folder in the output folder that holds the lock and the unfinished run."""
@@ -26,18 +21,6 @@ MARKER = '.fcam_zoo.txt'
 """File in each format folder; only folders that hold it are replaced."""
 
 logger = logging.getLogger(__name__)
-
-_locks: set[IO] = set()
-
-
-def _close_locks() -> None:
-    for file in _locks:
-        file.close()
-
-
-# Forked workers outlive a killed run by seconds; their copy of the lock would block a resumed run.
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_close_locks)
 
 
 @contextmanager
@@ -54,23 +37,8 @@ def lock(output: Path) -> Iterator[None]:
         if path.is_symlink():
             raise ValueError(f'{path} is a symbolic link: remove it')
     state.mkdir(parents=True, exist_ok=True)
-    with (state / 'lock').open('ab') as file:
-        try:
-            if sys.platform == 'win32':
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as e:
-            raise BlockingIOError(
-                f'{output} is being written by another run: wait until it ends, or choose another output folder'
-            ) from e
-        except OSError as e:
-            logger.warning('%s: the file system does not support locks (%s); do not start a second run', output, e)
-        _locks.add(file)
-        try:
-            yield
-        finally:
-            _locks.discard(file)
+    with locked(state / 'lock', output):
+        yield
 
 
 @contextmanager

@@ -125,7 +125,9 @@ def load_state(
         TrainingError: When the file is damaged or belongs to another model.
     """
     parameters = _parameters(optimizer)
-    kept = BUFFERS[:1] if isinstance(optimizer, torch.optim.SGD) else (*BUFFERS[1:], STEP)
+    kept: tuple[str, ...] = (*BUFFERS[1:], STEP)
+    if isinstance(optimizer, torch.optim.SGD):
+        kept = BUFFERS[:1] if optimizer.defaults['momentum'] else ()
     with _opened(path, model) as f:
         progress = Progress.from_json((f.metadata() or {}).get('progress', ''))
         # An optimizer keeps nothing for a parameter before its first step.
@@ -133,6 +135,10 @@ def load_state(
         own = [(i, p) for i, p in enumerate(parameters) if str(i) in saved]
         expected = {f'{key}.{i}': torch.zeros(()) if key == STEP else p for i, p in own for key in kept}
         found = _read_tensors(f, expected, _OPTIMIZER)
+        if other := [name for name in f.keys() if not name.startswith((_MODEL, _AVERAGE, _OPTIMIZER))]:  # noqa: SIM118
+            raise DamagedText(f'the tensor {show(other[0])} is not part of a state')
+        if kept and not found and (progress.epoch or progress.step):
+            raise DamagedText('the state of its optimizer is missing')
         model.load_state_dict(_read_tensors(f, model.state_dict(), _MODEL))
         averaged = _read_tensors(f, average, _AVERAGE)
     for name, value in averaged.items():

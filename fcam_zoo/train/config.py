@@ -126,9 +126,9 @@ class ClassifierConfig(StageConfig):
 class TeacherConfig:
     """The teacher: where the maps come from that guide the decoder.
 
-    By default it is the classifier of the model itself, as in the paper; its maps are computed in each step. With any
-    setting other than `method`, the maps of the whole training images are computed once, stored in 8 bits, and cropped
-    and flipped with the images.
+    By default it is the classifier of the model itself, as in the paper; its maps are computed in each step. With
+    `model`, `layers`, `flip`, `sizes` or `maps`, the maps of the whole training images are computed once, stored in 8
+    bits, and cropped and flipped with the images.
 
     Attributes:
         method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
@@ -138,7 +138,7 @@ class TeacherConfig:
         fusion: How the maps of several layers are fused (see `cams.fuse`).
         flip: Average the maps of each image and of its mirror image.
         sizes: Average the maps of each image at these sides in pixels; default: image_size.
-        maps: Folder of score maps of any other tool, `<image id>.npy`, (H,W) in [0,1]; replaces all of the above.
+        maps: Folder of score maps from any other tool, `<image id>.npy`, (H,W) in [0,1]; replaces all of the above.
         cache: Folder of the stored maps, which several trainings can share; default: `teacher` in the run folder.
     """
 
@@ -160,6 +160,11 @@ class TeacherConfig:
         if self.maps and (self.models or self.layers or self.flip or self.sizes):
             raise InvalidValue('teacher.maps holds the maps: leave out teacher.model, layers, flip and sizes')
 
+        if self.cache and not self.is_stored:
+            raise InvalidValue(
+                'teacher.cache stores the maps of another teacher: give teacher.model, layers, flip, sizes or maps'
+            )
+
     @property
     def models(self) -> list[str]:
         """Return the names of the other models; empty for the classifier of the model itself."""
@@ -167,8 +172,8 @@ class TeacherConfig:
 
     @property
     def class_map_method(self) -> str:
-        """Return the CAM method for maps of the classifier in training."""
-        return 'layercam' if self.method == 'fcam' else self.method
+        """Return the CAM method for maps of the classifier in training: layercam if it is not its own teacher."""
+        return 'layercam' if self.is_stored else self.method
 
     @property
     def is_stored(self) -> bool:
@@ -212,8 +217,8 @@ class DecoderConfig(StageConfig):
 class TrainConfig:
     """All settings of a training: model, data and the two stages. A stage with epochs = 0 is skipped.
 
-    `init` starts from an F-CAM (a released name or `local-dir:FOLDER`) and keeps its backbone, stride and decoder;
-    otherwise the backbone settings define a new model. `annotations` are those of val (see `data.open_dataset`).
+    `init` starts from an F-CAM (a released name or `local-dir:FOLDER`) and keeps its backbone, stride and decoder; of
+    several, the weights are averaged. Otherwise the backbone settings define a new model. `annotations` are those of val (see `data.open_dataset`).
 
     Raises:
         ValueError: For a setting with a wrong type or value.
@@ -221,7 +226,7 @@ class TrainConfig:
 
     data: Line = ''
     annotations: Line | None = None
-    init: Line | None = None
+    init: Line | list[Line] | None = None
     backbone: Line = 'resnet50'
     backbone_checkpoint: Line | None = None
     backbone_pretrained: bool = False
@@ -245,8 +250,6 @@ class TrainConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
     def __post_init__(self) -> None:
-        if isinstance(self.teacher, str):
-            self.teacher = TeacherConfig(self.teacher)
         check(self)
         for part in PARTS:
             check(getattr(self, part), part)

@@ -6,6 +6,7 @@ import hashlib
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from .._distributed import rank, world_size
+from .._schema import reading
 from ..data.base import ImageDataset
 from ..errors import ImageError, TrainingError
 from .config import StageConfig
@@ -72,6 +74,30 @@ def step_size(stage: str, settings: StageConfig, n_images: int) -> int:
     return min(settings.batch_size, n_images // parts * parts)
 
 
+class MapFile:
+    """Stored maps, uint8 (N,S,S) in a `.npy` file. Each process that loads images opens the file itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._maps: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self._opened())
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Read the map of an image (S,S)."""
+        return np.array(self._opened()[index])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MapFile, (self.path,)
+
+    def _opened(self) -> np.ndarray:
+        if self._maps is None:
+            with reading(self.path, TrainingError, 'delete the folder'):
+                self._maps = np.load(self.path, mmap_mode='r', allow_pickle=False)
+        return self._maps
+
+
 class SeededDataset(Dataset):
     """Items by (epoch, index), each augmented with its own seed.
 
@@ -85,7 +111,9 @@ class SeededDataset(Dataset):
         maps: Maps of the whole images, uint8 (N,S,S), which are cropped and flipped with them.
     """
 
-    def __init__(self, dataset: ImageDataset, seed: int, skip_bad: bool, maps: np.ndarray | None = None) -> None:
+    def __init__(
+        self, dataset: ImageDataset, seed: int, skip_bad: bool, maps: MapFile | np.ndarray | None = None
+    ) -> None:
         self.dataset, self.seed, self.skip_bad, self.maps = dataset, seed, skip_bad, maps
 
     def __len__(self) -> int:
@@ -114,7 +142,7 @@ class SeededDataset(Dataset):
         if self.maps is None:
             return None
         torch.manual_seed(seed)
-        return self.dataset.transform(Image.fromarray(np.array(self.maps[index])))[0]
+        return self.dataset.transform(Image.fromarray(self.maps[index]))[0]
 
 
 def items_of(dataset: ImageDataset, count: int, skip_bad: bool) -> Iterator[tuple[torch.Tensor, int, int]]:
@@ -163,7 +191,7 @@ def batches(
         batch_sampler=([(epoch, i) for i in order[start : start + size]] for start in starts),
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
         pin_memory=torch.cuda.is_available(),
     )
     for batch in loader:
@@ -172,8 +200,9 @@ def batches(
         yield batch
 
 
-def _init_worker(number: int) -> None:
-    # Ctrl-C reaches every process of a terminal; the main process needs its workers to finish the step.
+def init_worker(number: int) -> None:
+    """Leave signals to the main process, which needs its workers to finish the step."""
+    # Ctrl-C reaches every process of a terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -26,7 +25,7 @@ from .averaging import WeightAverage
 from .batch_norm import GlobalBatchNorm
 from .checkpoint import AGAIN, BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of, writing
 from .collapse import ADVICE
-from .loading import Batch, SeededDataset, batches, derived_seed, step_size
+from .loading import Batch, MapFile, SeededDataset, batches, derived_seed, step_size
 from .monitor import write_epoch
 from .records import EpochMetrics, StageSummary
 from .setup import Setup
@@ -49,7 +48,7 @@ class StageRun:
     """
 
     def __init__(
-        self, stage: Stage, setup: Setup, run_dir: Path, quiet: bool = True, maps: np.ndarray | None = None
+        self, stage: Stage, setup: Setup, run_dir: Path, quiet: bool = True, maps: MapFile | None = None
     ) -> None:
         self.stage, self.setup, self.config, self.settings = stage, setup, setup.config, stage.config
         self.run_dir, self.folder, self.quiet = run_dir, run_dir / stage.name, quiet
@@ -109,7 +108,7 @@ class StageRun:
         factor = lr_factor(self.settings, epoch, step, self.steps)
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs):
             group['lr'] = lr * factor
-        self.stage.start_step(epoch - 1 + step / self.steps)
+        self.stage.start_step(epoch - 1 + (step + 1) / self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         found = []
         for number, part in enumerate(parts):
@@ -262,7 +261,7 @@ def new_optimizer(stage: Stage) -> torch.optim.Optimizer:
     """Create the optimizer of a stage."""
     settings, groups = stage.config, stage.parameter_groups()
     if settings.optimizer == 'adamw':
-        return torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
     momentum = settings.momentum
     return torch.optim.SGD(groups, momentum=momentum, weight_decay=settings.weight_decay, nesterov=momentum > 0)
 

@@ -52,7 +52,7 @@ def _write_curves(metrics: EpochMetrics, folder: Path) -> None:
 
 @torch.no_grad()
 def sample_sheet(stage: Stage, items: list[tuple[torch.Tensor, int, int]]) -> Image.Image:
-    """Draw images beside the teacher's map as training uses it and, in the decoder stage, the F-CAM.
+    """Draw images beside the class map of the classifier (as training uses it, if it is its own teacher) and the F-CAM.
 
     Args:
         stage: Model and teacher.

@@ -25,7 +25,7 @@ from .config import STAGES, TrainConfig
 from .loop import StageRun
 from .records import StageSummary
 from .setup import prepare, training_device
-from .teacher import stored_maps
+from .teacher_maps import stored_maps
 
 logger = logging.getLogger(__name__)
 # Settings that may change on resume, since they do not affect the result. (Without skip_bad, a run stops before the
@@ -82,7 +82,7 @@ def train_after(
                 setup.model.decoder.compile()
             maps = None
             if stage.name == 'decoder' and setup.teacher:
-                maps = stored_maps(setup.teacher, config, setup.train_set, run_dir, quiet)
+                maps = stored_maps(setup.teacher, config, setup.train_set, run_dir, device, quiet)
             summary[stage.name] = StageRun(stage, setup, run_dir, quiet, maps).run()
             barrier()
             load_weights(setup.model, run_dir / stage.name / BEST)

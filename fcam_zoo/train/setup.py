@@ -90,8 +90,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
     if config.decoder.epochs and not has_ground_truth(val_set):
         logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
-    for each in (setup.model, *getattr(teacher, 'models', ())):
-        each.to(device).to(memory_format=torch.channels_last)
+    setup.model.to(device).to(memory_format=torch.channels_last)
     return setup
 
 
@@ -147,7 +146,7 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
     torch.manual_seed(config.seed)
     names = _class_names(config, train_set, num_classes)
     if config.init:
-        model = create_model(config.init, pretrained=not config.init.startswith('local-dir:'))
+        model = averaged([config.init] if isinstance(config.init, str) else config.init)
         new_head = list(model.pretrained_cfg.get('label_names') or ()) != names
         if new_head:
             model.reset_classifier(num_classes)
@@ -157,11 +156,38 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
         for parameter in model.get_classifier().parameters():
             nn.init.zeros_(parameter)
     elif new_head and config.init:
-        logger.warning('%s has other classes, so the head is random: set classifier.epochs above 0', config.init)
+        logger.warning('init has other classes, so the head is random: set classifier.epochs above 0')
     # Users of the trained model get its training size by default.
     model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = names
     return model
+
+
+def averaged(names: list[str]) -> FCAM:
+    """Load F-CAMs and average their weights.
+
+    Networks that were fine-tuned from the same weights with other seeds or settings can be averaged, and the average is
+    often more accurate than each of them (model soups: Wortsman et al., ICML 2022).
+
+    Raises:
+        TrainingError: When they differ in their classes or layers.
+        FcamZooError, FileNotFoundError: As `create_model`.
+    """
+    first, *others = (create_model(name, pretrained=':' not in name) for name in names)
+    state = first.state_dict()
+    for name, model in zip(names[1:], others):
+        other = model.state_dict()
+        same = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in other.items()}
+        if not same or model.pretrained_cfg.get('label_names') != first.pretrained_cfg.get('label_names'):
+            raise TrainingError(f'init: {name} has other layers or classes than {names[0]}, so they cannot be averaged')
+        for key, value in state.items():
+            if value.is_floating_point():
+                value += other[key]
+    for value in state.values():
+        if others and value.is_floating_point():
+            value /= len(names)
+    first.load_state_dict(state)
+    return first
 
 
 def _new_model(config: TrainConfig, num_classes: int) -> FCAM:

@@ -207,7 +207,11 @@ class DecoderStage(Stage):
         if config.dense:
             low, high = config.dense
             labels = torch.full_like(maps, sampling.IGNORE, dtype=torch.int64)
-            return labels.masked_fill_(maps <= low, sampling.BACKGROUND).masked_fill_(maps >= high, sampling.FOREGROUND)
+            # A constant map, such as that of an image that could not be read, says nothing.
+            varied = maps.amax((1, 2), keepdim=True) > maps.amin((1, 2), keepdim=True)
+            labels[varied & (maps <= low)] = sampling.BACKGROUND
+            labels[varied & (maps >= high)] = sampling.FOREGROUND
+            return labels
         foreground, background = self.regions(maps)
         return sampling.seeds(
             foreground, background, config.n_seeds, config.n_seeds, config.dilation, generator=generators

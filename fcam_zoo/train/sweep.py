@@ -91,7 +91,7 @@ def sweep(
 ) -> list[SweepRun]:
     """Train once per value in `run_dir/<setting>=<value>`, and write sweep.json, which names the best run.
 
-    Values of a decoder setting share one classifier.
+    Values of a setting of the decoder or of the teacher share one classifier.
 
     Args:
         config: All other settings.
@@ -123,7 +123,7 @@ def sweep(
             logger.info('%s = %s', place, value)
             final = list(train_after(shared, one, folder, resume, quiet).values())[-1]
             rows.append(SweepRun(value, name, localization_score(final.best.val), final.best.val))
-            if one.classifier.epochs and place.startswith('decoder.'):
+            if one.classifier.epochs and place.startswith(('decoder.', 'teacher.')):
                 shared = folder / 'classifier'
         best = best_run(rows)
         if rank() == 0:

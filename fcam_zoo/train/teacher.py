@@ -1,53 +1,25 @@
-"""Teachers other than the classifier in training: their maps are computed once, and stored for all epochs."""
+"""Teachers other than the classifier in training: other networks, several layers or views, maps of another tool."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
-import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from .. import cams, viz
-from .._distributed import barrier, gather, rank
-from .._io import atomic_path, write_json
+from .. import cams
 from .._modes import eval_mode
-from .._schema import DamagedText, build, read_json, reading
 from .._weights import digest
-from ..benchmark.map_files import MapFolder
+from ..benchmark.map_files import MapFolder, read_map
 from ..cams.layers import named_layer
-from ..data import EvalTransform, normalize
+from ..data import normalize
 from ..data.base import ImageDataset
 from ..data.values import plain
-from ..errors import ImageError, TrainingError
+from ..errors import TrainingError
 from ..models import FCAM, create_model
-from .checkpoint import writing
 from .config import TeacherConfig, TrainConfig
-
-logger = logging.getLogger(__name__)
-BATCH_SIZE = 16
-# Images between two records of the progress.
-RECORD_EVERY = 32 * BATCH_SIZE
-MAPS, RECORD, PICTURE = 'maps.npy', 'maps.json', 'samples.png'
-PICTURES = 8
-
-
-@dataclass
-class Record:
-    """maps.json: what the maps were computed from, and how many are finished."""
-
-    source: dict[str, Any]
-    finished: int = 0
 
 
 @dataclass
@@ -56,7 +28,7 @@ class NetworkTeacher:
 
     Attributes:
         models: The networks.
-        classes: For each network, its class of each label of the data (K,).
+        classes: For each network, its class index (K,) of each label of the data.
         config: All settings of the training.
     """
 
@@ -96,11 +68,22 @@ class NetworkTeacher:
         down, right = decoder.shift
         return cams.resize(low.float(), (side, side), (down, right))
 
+    def to(self, device: torch.device) -> None:
+        """Move the networks."""
+        for model in self.models:
+            model.to(device).to(memory_format=torch.channels_last)
+
     def source(self) -> dict[str, Any]:
-        """Describe what the maps depend on."""
+        """Describe what the maps depend on: networks, weights and settings."""
         teacher, decoder = self.config.teacher, self.config.decoder
+        networks = []
+        for model, classes in zip(self.models, self.classes):
+            # The maps of a classifier do not depend on the decoder.
+            part = model if teacher.method == 'fcam' else model.backbone
+            arguments = {k: v for k, v in model.model_args.items() if 'decoder' not in k and k != 'threshold'}
+            networks.append([digest(part.state_dict()), arguments, model.pretrained_cfg['mean'], classes.tolist()])
         return {
-            'weights': [digest(model.state_dict()) for model in self.models],
+            'model': networks,
             'method': teacher.method,
             'layers': teacher.layers,
             'fusion': teacher.fusion,
@@ -125,7 +108,7 @@ class FolderTeacher:
         """
         path = self.folder.path(self.folder.ids[index])
         try:
-            values = torch.from_numpy(self.folder[index : index + 1].astype(np.float32))
+            values = torch.from_numpy(read_map(path).astype(np.float32))[None]
         except ValueError as e:
             raise TrainingError(f'teacher.maps: {e}') from e
         if not bool(((values >= 0) & (values <= 1)).all()):
@@ -134,9 +117,9 @@ class FolderTeacher:
         return cams.resize(values, (side, side), (down, right)).clamp(0, 1)
 
     def source(self) -> dict[str, Any]:
-        """Describe what the maps depend on."""
+        """Describe what the maps depend on: the files."""
         files = [self.folder.path(i).stat() for i in self.folder.ids]
-        return {'maps': _hash([[file.st_size, file.st_mtime_ns] for file in files])}
+        return {'maps': [[file.st_size, file.st_mtime_ns] for file in files]}
 
 
 Teacher = NetworkTeacher | FolderTeacher
@@ -146,12 +129,12 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
     """Open the teacher and check it against the data; None for the classifier in training itself.
 
     Raises:
-        TrainingError: When a network, a class, a layer or a map is missing, or the method does not fit the network.
+        TrainingError: When a class, a layer or a map is missing, or the method or the size does not fit the network.
         FcamZooError, FileNotFoundError: As `create_model`.
     """
     teacher = config.teacher
     if not teacher.is_stored:
-        check_method(teacher, student, 'the model')
+        check_teacher(teacher, student, 'the model')
         return None
     if teacher.maps:
         try:
@@ -161,14 +144,20 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
     names = teacher.models
     models = [create_model(name, pretrained=':' not in name) for name in names] or [student]
     for name, model in zip(names or ['the model'], models):
-        check_method(teacher, model, name)
+        check_teacher(teacher, model, name)
     identity = torch.arange(train_set.num_classes)
     pairs = list(zip(names, models))
     classes = [identity if teacher.method == 'fcam' else class_indices(*pair, train_set) for pair in pairs]
-    return NetworkTeacher(models, classes or [identity], config)
+    found = NetworkTeacher(models, classes or [identity], config)
+    try:
+        side = max(teacher.sizes or [config.image_size])
+        found.maps(torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    except ValueError as e:
+        raise TrainingError(f'the teacher cannot compute maps: {e}') from e
+    return found
 
 
-def check_method(teacher: TeacherConfig, model: FCAM, name: str) -> None:
+def check_teacher(teacher: TeacherConfig, model: FCAM, name: str) -> None:
     """Raise TrainingError unless the classifier of a model has the layers and a head that the method needs."""
     if teacher.method == 'cam' and not teacher.layers and not model.pyramid.linear_head:
         raise TrainingError(
@@ -183,7 +172,7 @@ def check_method(teacher: TeacherConfig, model: FCAM, name: str) -> None:
 
 
 def class_indices(name: str, model: FCAM, train_set: ImageDataset) -> torch.Tensor:
-    """Return the class of the teacher (K,) for each label of the data, by the names of the classes.
+    """Return the class index of the teacher (K,) for each label of the data, by the names of the classes.
 
     Raises:
         TrainingError: When the teacher lacks a class.
@@ -199,7 +188,7 @@ def class_indices(name: str, model: FCAM, train_set: ImageDataset) -> torch.Tens
     missing = [c for c in train_set.class_names.values() if c not in names]
     if missing:
         raise TrainingError(
-            f'the teacher {name} does not know {len(missing)} of {len(train_set.class_names)} classes, the first '
+            f'the teacher {name} lacks {len(missing)} of {len(train_set.class_names)} classes, the first '
             f"{plain(missing[0])}: choose one that was trained on these classes, or teacher.method='fcam', which needs "
             'no classes'
         )
@@ -207,154 +196,3 @@ def class_indices(name: str, model: FCAM, train_set: ImageDataset) -> torch.Tens
     for label, own in train_set.class_names.items():
         found[label] = names.index(own)
     return found
-
-
-def stored_maps(
-    teacher: Teacher, config: TrainConfig, train_set: ImageDataset, run_dir: Path, quiet: bool = True
-) -> np.ndarray:
-    """Compute the maps of all training images, or continue where an interrupted run stopped.
-
-    Args:
-        teacher: The teacher.
-        config: All settings.
-        train_set: The training images.
-        run_dir: Output folder of the training; the maps are in its folder `teacher` unless teacher.cache names another.
-        quiet: No progress bar.
-
-    Returns:
-        uint8 (N,S,S), mapped from the file.
-
-    Raises:
-        TrainingError: When the folder holds maps of another teacher or data set, or cannot be written.
-        ImageError, OSError: For an unreadable image, unless `skip_bad` is set.
-    """
-    folder = Path(config.teacher.cache) if config.teacher.cache else run_dir / 'teacher'
-    # The other processes wait for the first one, and raise its error.
-    gather(lambda: _Storage(teacher, config, train_set, folder).fill(quiet) if rank() == 0 else None)
-    barrier()
-    with reading(folder / MAPS, TrainingError, 'delete the folder'):
-        return np.load(folder / MAPS, mmap_mode='r', allow_pickle=False)
-
-
-class _Storage:
-    """The folder of the stored maps."""
-
-    def __init__(self, teacher: Teacher, config: TrainConfig, train_set: ImageDataset, folder: Path) -> None:
-        self.teacher, self.config, self.train_set, self.folder = teacher, config, train_set, folder
-        self.shape = (len(train_set), config.image_size, config.image_size)
-
-    def fill(self, quiet: bool) -> None:
-        """Compute the missing maps."""
-        record = self._open()
-        if record.finished == len(self.train_set):
-            logger.info('teacher: %d stored maps of %s', record.finished, self.folder)
-            return
-        with writing(self.folder):
-            maps = np.lib.format.open_memmap(self.folder / MAPS, 'r+')
-        bar = tqdm(
-            desc='teacher', total=len(self.train_set), initial=record.finished, unit='image', disable=quiet, leave=False
-        )
-        with bar:
-            for first, found in self._computed(record.finished):
-                maps[first : first + len(found)] = (found * 255).round().to(torch.uint8).numpy()
-                bar.update(len(found))
-                record.finished = first + len(found)
-                if record.finished % RECORD_EVERY == 0 or record.finished == len(self.train_set):
-                    self._save(record, maps)
-        self._draw(maps)
-
-    def _open(self) -> Record:
-        """Read the record of a folder with maps of the same source, or start a new one.
-
-        Raises:
-            TrainingError: When the maps have another source, or the folder is damaged.
-        """
-        source, path = self._source(), self.folder / RECORD
-        if not path.exists():
-            with writing(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                np.lib.format.open_memmap(self.folder / MAPS, 'w+', np.uint8, self.shape)
-                write_json(path, {'source': source, 'finished': 0})
-            return Record(source)
-        with reading(path, TrainingError, 'delete the folder'):
-            record = build(Record, read_json(path))
-        if changed := [key for key in source if record.source.get(key) != source[key]]:
-            raise TrainingError(
-                f'{self.folder} holds maps of another teacher or data set ({", ".join(changed)} differ): delete the '
-                'folder, or choose another teacher.cache'
-            )
-        with reading(self.folder / MAPS, TrainingError, 'delete the folder'):
-            maps = np.load(self.folder / MAPS, mmap_mode='r', allow_pickle=False)
-            if maps.shape != self.shape or maps.dtype != np.uint8 or not 0 <= record.finished <= len(maps):
-                raise DamagedText(f'it does not hold maps {self.shape}')
-        return record
-
-    def _source(self) -> dict[str, Any]:
-        data = [[i, int(label)] for i, label in zip(self.train_set.ids, self.train_set.labels)]
-        common = {'images': _hash(data), 'image_size': self.config.image_size, 'shift': self.config.decoder.shift}
-        return json.loads(json.dumps({**common, **self.teacher.source()}))
-
-    def _computed(self, start: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield the maps (B,S,S) from the image `start` on, with the index of the first of each batch."""
-        if isinstance(self.teacher, FolderTeacher):
-            for index in range(start, len(self.train_set)):
-                yield index, self.teacher.read(index)
-            return
-        device = next(self.teacher.models[0].parameters()).device
-        sides = self.config.teacher.sizes or [self.config.image_size]
-        loader = DataLoader(
-            _WholeImages(self.train_set, max(sides), start),
-            BATCH_SIZE,
-            num_workers=self.config.workers,
-            collate_fn=list,
-        )
-        for number, items in enumerate(loader):
-            first = start + number * BATCH_SIZE
-            labels = torch.from_numpy(self.train_set.labels[first : first + len(items)])
-            found = torch.zeros(len(items), *self.shape[1:])
-            good = [i for i, item in enumerate(items) if isinstance(item, torch.Tensor)]
-            for item in items:
-                if isinstance(item, Exception) and not self.config.skip_bad:
-                    raise type(item)(f'{item}; fix or remove the file, or skip unreadable images with --skip-bad')
-            if good:
-                images = torch.stack([items[i] for i in good]).to(device)
-                found[good] = self.teacher.maps(images, labels[good].to(device)).float().cpu()
-            yield first, found
-
-    def _save(self, record: Record, maps: np.memmap) -> None:
-        with writing(self.folder):
-            maps.flush()
-            write_json(self.folder / RECORD, {'source': record.source, 'finished': record.finished})
-
-    def _draw(self, maps: np.ndarray) -> None:
-        """Draw some maps over their images, for people."""
-        rows = []
-        whole = _WholeImages(self.train_set, self.config.image_size, 0)
-        for index in np.linspace(0, len(maps) - 1, min(PICTURES, len(maps))).round().astype(int).tolist():
-            if isinstance(image := whole[index], torch.Tensor):
-                picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-                rows.append([(picture, ''), (viz.blend(picture, maps[index] / 255.0), 'teacher')])
-        if rows:
-            with writing(self.folder), atomic_path(self.folder / PICTURE) as temporary:
-                viz.grid(rows, height=160).save(temporary)
-
-
-class _WholeImages(Dataset):
-    """Images uint8 (3,S,S) without augmentation, from an index on; an unreadable one is returned as its error."""
-
-    def __init__(self, train_set: ImageDataset, side: int, start: int) -> None:
-        self.dataset, self.start = copy.copy(train_set), start
-        self.dataset.transform = EvalTransform(side)
-
-    def __len__(self) -> int:
-        return len(self.dataset) - self.start
-
-    def __getitem__(self, index: int) -> torch.Tensor | Exception:
-        try:
-            return self.dataset[self.start + index][0]
-        except (ImageError, OSError) as error:
-            return error
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
