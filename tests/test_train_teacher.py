@@ -19,7 +19,7 @@ from fcam_zoo.data import EvalTransform, TrainTransform, WSOLDataset, normalize
 from fcam_zoo.errors import SettingsError, TrainingError
 from fcam_zoo.hub.facts import public_recipe, teacher_text
 from fcam_zoo.sampling import IGNORE
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, teacher_maps, train
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, plan, teacher_maps, train
 from fcam_zoo.train.loading import SeededDataset
 from fcam_zoo.train.stages import DecoderStage
 from fcam_zoo.train.teacher import NetworkTeacher, open_teacher
@@ -341,3 +341,10 @@ def test_published_recipes_have_no_place_of_this_machine():
     assert teacher_text('cam', alone) == 'cam of local-dir:alice, layers a, b (max)'
     assert teacher_text('cam', public_recipe({'teacher': {'maps': '/home/me/maps'}})) == 'maps of another tool'
     assert teacher_text('cam', {'teacher': 'cam'}) == teacher_text('cam', None) == 'cam'
+
+
+def test_the_plan_tells_the_time_of_the_maps(data, other, tmp_path):
+    text = plan(settings(data, TeacherConfig(model=other)), tmp_path / 'run')
+    assert 'teacher: maps of 20 images, computed once: 0.00 h' in text
+    assert 'teacher:' not in plan(settings(data, TeacherConfig()), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()

@@ -66,7 +66,7 @@ def _overview(entries: list[ReleaseEntry]) -> str:
     description = description_of(entries[0].metrics)
     primary = description.primary
     more = {key: title for key, title in description.summary.items() if key in OVERVIEW}
-    head = ['model', 'data set', f'{description.name}: CAM', 'teacher', 'F-CAM', *more.values(), 'MB']
+    head = ['model', 'data set', f'{description.name}: CAM', 'class map', 'F-CAM', *more.values(), 'MB']
     rows = []
     for entry in entries:
         test = entry.metrics['test']

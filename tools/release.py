@@ -85,17 +85,18 @@ def measure(
     run_dir = Path(run_dir)
     facts = hub.facts_of_run(run_dir)
     recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
-    root, size = Path(recipe['data']), recipe['image_size']
+    root, size, teacher = Path(recipe['data']), recipe['image_size'], ModelName.parse(name).teacher
     metrics: dict[str, Metrics] = {}
     for which in ('last', 'best'):
         model = create_model(f'local-dir:{run_dir / which}')
         model.load_state_dict(_released_state(model, decoder_only), strict=not decoder_only)
-        maps = _kinds_of_map(hub.facts.teacher_of(recipe)) if which == 'best' else ('fcam',)
+        maps = _kinds_of_map(teacher) if which == 'best' else ('fcam',)
         suffix = '' if which == 'best' else '_last_epoch'
         metrics |= {f'{split}{suffix}': m for split, m in _val_and_test(model, root, size, maps, quiet).items()}
     entry = ReleaseEntry.from_dict(
         {
             **facts,
+            'teacher': teacher,
             'name': name,
             'backbone': base,
             'num_classes': model.num_classes,

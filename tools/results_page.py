@@ -108,4 +108,4 @@ def _elsewhere(entries: Sequence[ReleaseEntry], place: str) -> str:
     for entry, metrics in found:
         kinds = [metrics['test'][kind] for kind in ('cam', entry.teacher, 'fcam', 'center')]
         rows.append([f'`{entry.name}`', *(f'{kind[description.primary]:.1f}' for kind in kinds)])
-    return table(['model', f'{description.name}: CAM', 'teacher', 'F-CAM', 'center'], rows)
+    return table(['model', f'{description.name}: CAM', 'class map', 'F-CAM', 'center'], rows)

@@ -68,7 +68,7 @@ def extract(
         layer: Module or dotted name whose output is explained; default: the last layer with a spatial map, found by one
             more forward pass of one image. In timm's VisionTransformer it is the last norm of the tokens, or the first
             norm of the last block if the head uses only the class token. Other token networks need a name. The maps of
-            a list of layers are normalized, resized to `size` (None: to the largest map) and fused.
+            a list of layers are normalized, resized to `size` (None: to the largest map) and fused; each takes a pass.
         size: 'input' resizes to (H,W), None keeps the layer's size, (H,W) resizes to it.
         normalize: Min-max to [0,1] before resizing.
         variant: Variant of the Grad-CAM++ formulas: 'published', 'original' or 'reference' (see `cams.methods`).

@@ -9,7 +9,7 @@ import torch
 from .._checks import check_tensor
 from .._schema import show
 
-# A geometric mean ignores values below this one, which would otherwise set all others to 0.
+# Lower bound: a single 0 would make the geometric mean 0.
 SMALLEST = 1e-3
 
 FUSIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -30,7 +30,8 @@ def fuse(maps: Sequence[torch.Tensor], fusion: str = 'geometric_mean') -> torch.
 
     Args:
         maps: Tensors (B,H,W) in [0,1] of one shape, at least one. A single map is returned unchanged.
-        fusion: 'geometric_mean' (values below 0.001 count as 0.001), 'mean' or 'max'.
+        fusion: 'geometric_mean' (values below 0.001 count as 0.001, so that a single 0 is not the result), 'mean' or
+            'max'.
 
     Returns:
         (B,H,W) in [0,1].

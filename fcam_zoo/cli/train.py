@@ -73,7 +73,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--teacher',
         dest='teacher.method',
         choices=TEACHER_METHODS,
-        help='CAM method whose maps guide the decoder, or fcam for those of --teacher-model (default: layercam)',
+        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default: layercam)',
     )
     parser.add_argument(
         '--teacher-model',

@@ -12,7 +12,7 @@ from .checkpoint import weights_of
 
 
 class WeightAverage:
-    """The average w <- d w + (1 - d) v of the weights v after each step, with d = min(decay, (1 + n) / (10 + n)).
+    """An average w of the weights v in training: after step n, w <- d w + (1 - d) v, d = min(decay, (1+n) / (10+n)).
 
     The decay grows with the number n of steps, so that the first weights are soon forgotten (Polyak averaging; the
     schedule is that of TensorFlow's ExponentialMovingAverage). Batch-norm statistics are averaged, too.

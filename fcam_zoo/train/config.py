@@ -218,7 +218,8 @@ class TrainConfig:
     """All settings of a training: model, data and the two stages. A stage with epochs = 0 is skipped.
 
     `init` starts from an F-CAM (a released name or `local-dir:FOLDER`) and keeps its backbone, stride and decoder; of
-    several, the weights are averaged. Otherwise the backbone settings define a new model. `annotations` are those of val (see `data.open_dataset`).
+    several, the weights are averaged. Otherwise the backbone settings define a new model. `annotations` are those of
+    val (see `data.open_dataset`).
 
     Raises:
         ValueError: For a setting with a wrong type or value.

@@ -116,7 +116,7 @@ class StageRun:
             # DistributedDataParallel synchronizes gradients once per step.
             with self.module.no_sync() if self.distributed and not last else contextlib.nullcontext():
                 terms = self._loss_terms(epoch, part)
-                loss = reduce(torch.add, (terms[k] for k in terms if k not in self.stage.watched)) / len(parts)
+                loss = reduce(torch.add, (terms[k] for k in terms if k not in self.stage.logged)) / len(parts)
                 self.scaler.scale(loss).backward()
             found.append(torch.stack([term.detach().float() for term in terms.values()]))
         values = torch.stack(found).mean(0)
@@ -225,15 +225,15 @@ class StageRun:
                 write_epoch(self.stage, self.setup, self.run_dir, progress.history)
 
     def _is_best(self, score: float) -> bool:
-        """Return whether the last epoch is the best so far; one that failed only follows others that failed."""
-        progress, failure = self.progress, self.stage.failure(self.progress.history)
-        if failure and rank() == 0:
-            logger.warning('%s %d: %s: %s', self.stage.name, len(progress.history), failure, ADVICE)
+        """Return whether the last epoch is the best so far; a collapsed one only if all earlier ones collapsed, too."""
+        progress, collapsed = self.progress, self.stage.collapse(self.progress.history)
+        if collapsed and rank() == 0:
+            logger.warning('%s %d: %s: %s', self.stage.name, len(progress.history), collapsed, ADVICE)
         if progress.best_score is None:
             return True
-        best_failed = self.stage.failure(progress.history[: progress.best_epoch]) is not None
-        if best_failed != (failure is not None):
-            return best_failed
+        best_collapsed = self.stage.collapse(progress.history[: progress.best_epoch]) is not None
+        if best_collapsed != (collapsed is not None):
+            return best_collapsed
         return score > progress.best_score
 
     def _loss_terms(self, epoch: int, part: Batch) -> dict[str, torch.Tensor]:

@@ -13,7 +13,8 @@ from .config import TrainConfig
 from .loading import batches
 from .loop import StageRun
 from .run import check_folder
-from .setup import prepare, training_device
+from .setup import Setup, prepare, training_device
+from .teacher import NetworkTeacher
 from .validation import selection_of
 
 STEPS = 4
@@ -48,6 +49,9 @@ def plan(config: TrainConfig, run_dir: Path) -> str:
                 f'{stage.name}: {epochs} epochs of {run.steps} steps of {run.batch_size} images, '
                 f'{seconds:.3f} s per step: {seconds * run.steps * epochs / 3600:.2f} h plus validation'
             )
+        if isinstance(setup.teacher, NetworkTeacher):
+            seconds = _time_maps(setup.teacher, setup, device)
+            lines.append(f'teacher: maps of {len(labels)} images, computed once: {seconds * len(labels) / 3600:.2f} h')
         lines += [f'warning: {warning}' for warning in setup.warnings]
         return '\n'.join([*lines, f'memory: {_peak_memory(device) / 2**30:.2f} GiB'])
 
@@ -63,6 +67,16 @@ def _time_step(run: StageRun) -> float:
         times.append(time.perf_counter() - started)
     later = times[1:] or times
     return sum(later) / len(later)
+
+
+def _time_maps(teacher: NetworkTeacher, setup: Setup, device: torch.device) -> float:
+    """Return the time of the map of an image in seconds."""
+    side = max(setup.config.teacher.sizes or [setup.config.image_size])
+    images = torch.zeros(STEPS, 3, side, side, dtype=torch.uint8, device=device)
+    teacher.to(device)
+    started = time.perf_counter()
+    teacher.maps(images, torch.zeros(STEPS, dtype=torch.int64, device=device))
+    return (time.perf_counter() - started) / STEPS
 
 
 def _peak_memory(device: torch.device) -> float:

@@ -39,13 +39,13 @@ class Stage(nn.Module, ABC):
 
     Attributes:
         name: 'classifier' or 'decoder'.
-        watched: Values beside the terms of the loss that `forward` returns for the log.
+        logged: Values beside the terms of the loss that `forward` returns for the log.
         val_maps: Kind of maps that validation scores (see `benchmark.evaluate`).
     """
 
     name: str
     val_maps: str
-    watched: tuple[str, ...] = ()
+    logged: tuple[str, ...] = ()
     config: StageConfig
 
     def __init__(self, model: FCAM, config: StageConfig, teacher: str) -> None:
@@ -60,7 +60,7 @@ class Stage(nn.Module, ABC):
         generators: Sequence[torch.Generator],
         maps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Compute the weighted terms of the loss by name, whose sum is the loss, and the values in `watched`.
+        """Compute the weighted terms of the loss by name, whose sum is the loss, and the values in `logged`.
 
         Args:
             images: uint8 (B,3,H,W).
@@ -94,8 +94,8 @@ class Stage(nn.Module, ABC):
     def end_epoch(self) -> None:
         """Update the loss after an epoch; a resumed run repeats this once per finished epoch."""
 
-    def failure(self, history: list[EpochMetrics]) -> str | None:
-        """Describe why the last of the epochs cannot be the best one; None if it can."""
+    def collapse(self, history: list[EpochMetrics]) -> str | None:
+        """Describe why the last epoch should not be selected; None if it may be."""
         return None
 
 
@@ -151,7 +151,7 @@ class DecoderStage(Stage):
 
     name = 'decoder'
     val_maps = 'fcam'
-    watched = ('area',)
+    logged = ('area',)
     config: DecoderConfig
 
     def __init__(self, model: FCAM, config: DecoderConfig, teacher: str) -> None:
@@ -230,7 +230,7 @@ class DecoderStage(Stage):
     def end_epoch(self) -> None:
         self.criterion.step_epoch()
 
-    def failure(self, history: list[EpochMetrics]) -> str | None:
+    def collapse(self, history: list[EpochMetrics]) -> str | None:
         return collapse_of(history, self.config.seed_weight)
 
 
