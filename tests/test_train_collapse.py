@@ -11,10 +11,13 @@ import torch
 from synthetic import make_folder, make_wsol
 from synthetic import train_config as config
 
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, plan, train
+from fcam_zoo.benchmark import evaluate
+from fcam_zoo.data import EvalTransform, WSOLDataset
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, loop, plan, train
 from fcam_zoo.train.collapse import collapse_of
 from fcam_zoo.train.records import EpochMetrics
 from fcam_zoo.train.stages import DecoderStage
+from fcam_zoo.train.validation import VAL_THRESHOLDS
 
 STAGES = {'classifier': ClassifierConfig(epochs=0), 'decoder': DecoderConfig(epochs=3, batch_size=4)}
 
@@ -100,3 +103,15 @@ def test_warnings_before_the_training(tmp_path, caplog):
     assert 'decoder: only 6 steps: set decoder.epochs to 75 or more' in caplog.text
     enough = config(data, classifier=ClassifierConfig(epochs=0), decoder=DecoderConfig(epochs=150, batch_size=8))
     assert ': only ' not in plan(enough, tmp_path / 'other')
+
+
+def test_maps_that_are_not_better_than_the_center_baseline(tmp_path, monkeypatch, caplog):
+    data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
+    center = evaluate(None, WSOLDataset(data, 'val', EvalTransform(64)), 'center', thresholds=VAL_THRESHOLDS)
+    for score, warned in ((center.metrics['mean'] - 0.01, True), (center.metrics['mean'] + 1, False)):
+        metrics = {'mean': score, 'max_box_acc_50': score, 'best_threshold_50': 0.5}
+        monkeypatch.setattr(loop, 'validate', lambda *args, metrics=metrics: metrics)
+        caplog.clear()
+        train(config(data, **STAGES), tmp_path / str(warned), quiet=True)
+        text = f'decoder: on val the maps ({score:.1f}) are not better than a blob in the middle of the image ('
+        assert (text in caplog.text) is warned

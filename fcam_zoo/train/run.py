@@ -21,11 +21,14 @@ from ..errors import TrainingError
 from ..hub import save_pretrained
 from ..models import FCAM
 from .checkpoint import AGAIN, BEST, STATE, load_weights, writing
+from .collapse import ADVICE
 from .config import STAGES, TrainConfig
 from .loop import StageRun
 from .records import StageSummary
-from .setup import prepare, training_device
+from .setup import Setup, prepare, training_device
+from .stages import localization_score
 from .teacher_maps import stored_maps
+from .validation import center_score
 
 logger = logging.getLogger(__name__)
 # Settings that may change on resume, since they do not affect the result. (Without skip_bad, a run stops before the
@@ -84,12 +87,27 @@ def train_after(
             if stage.name == 'decoder' and setup.teacher:
                 maps = stored_maps(setup.teacher, config, setup.train_set, run_dir, device, quiet)
             summary[stage.name] = StageRun(stage, setup, run_dir, quiet, maps).run()
+            if stage.name == 'decoder':
+                _compare_to_center(setup, summary['decoder'])
             barrier()
             load_weights(setup.model, run_dir / stage.name / BEST)
         if rank() == 0:
             save_models(setup.model, run_dir, summary)
         barrier()
         return summary
+
+
+def _compare_to_center(setup: Setup, summary: StageSummary) -> None:
+    """Warn when the best maps are no better than the center baseline."""
+    center = center_score(setup)
+    if center is not None and rank() == 0 and (best := localization_score(summary.best.val)) <= center:
+        logger.warning(
+            'decoder: on val the maps (%.1f) are not better than a blob in the middle of the image (%.1f): try another '
+            'teacher, or %s',
+            best,
+            center,
+            ADVICE,
+        )
 
 
 def check_folder(run_dir: Path, config: TrainConfig, resume: bool) -> None:

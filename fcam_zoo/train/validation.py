@@ -12,7 +12,7 @@ from ..benchmark import evaluate_many
 from ..data.base import ImageDataset
 from .loading import items_of
 from .setup import Setup, has_ground_truth
-from .stages import Stage, image_size
+from .stages import Stage, image_size, localization_score
 
 BATCH_SIZE = 16
 # As in the published code; final metrics use steps of 0.001.
@@ -61,6 +61,15 @@ def validate(stage: Stage, setup: Setup, quiet: bool = True) -> dict[str, float]
     if stage.name == 'decoder':
         return {'kept': kept_probability(stage, setup.eval_set, config.skip_bad)}
     return {} if val_set is None else {'cls': _accuracy(stage, val_set, config.skip_bad)}
+
+
+def center_score(setup: Setup) -> float | None:
+    """Return the score on val of the center baseline, a Gaussian in the middle; None without boxes or masks."""
+    val_set = setup.val_set
+    if val_set is None or not has_ground_truth(val_set):
+        return None
+    report = evaluate_many(None, val_set, ('center',), thresholds=VAL_THRESHOLDS, rows=False, quiet=True)['center']
+    return localization_score(report.metrics)
 
 
 def _accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
