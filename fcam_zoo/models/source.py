@@ -117,6 +117,7 @@ def folder_source(folder: Path) -> WeightsSource:
         config.architecture,
         {**cfg, **place},
         config.num_classes,
-        {**config.model_args, 'num_classes': config.num_classes},
+        # Models of earlier versions do not record their decoder.
+        {'decoder_type': 'unet', **config.model_args, 'num_classes': config.num_classes},
         config.model_args.get('backbone'),
     )

@@ -37,8 +37,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     'fcam_vgg16': {'backbone': 'vgg16_wsol', 'output_stride': 8},
     'fcam_inception_v3': {'backbone': 'inception_v3_wsol', 'output_stride': 8},
     'fcam_mobilenetv1_075_s8': {'backbone': 'mobilenetv1_075', 'output_stride': 8},
-    'fcam_mobilenetv1_075': {'backbone': 'mobilenetv1_075', 'output_stride': 16},
-    'fcam_mobilenetv1_025': {'backbone': 'mobilenetv1_025', 'output_stride': 16},
+    'fcam_mobilenetv1_075': {'backbone': 'mobilenetv1_075', 'decoder_type': 'fpn'},
+    'fcam_mobilenetv1_025': {'backbone': 'mobilenetv1_025', 'decoder_type': 'fpn'},
 }
 # Networks of the paper, and its data sets with their numbers of classes (F-CAM, Tables 1 and 2).
 PAPER_ARCHITECTURES = ('fcam_resnet50', 'fcam_vgg16', 'fcam_inception_v3')
@@ -378,11 +378,11 @@ def fcam_mobilenetv1_075_s8(pretrained: bool = False, **kwargs: Any) -> FCAM:
 
 @register_model
 def fcam_mobilenetv1_075(pretrained: bool = False, **kwargs: Any) -> FCAM:
-    """F-CAM on MobileNet v1, width 0.75, output stride 16."""
+    """F-CAM on MobileNet v1, width 0.75, with the FPN decoder."""
     return create_fcam('fcam_mobilenetv1_075', pretrained, **kwargs)
 
 
 @register_model
 def fcam_mobilenetv1_025(pretrained: bool = False, **kwargs: Any) -> FCAM:
-    """F-CAM on MobileNet v1, width 0.25, output stride 16."""
+    """F-CAM on MobileNet v1, width 0.25, with the FPN decoder."""
     return create_fcam('fcam_mobilenetv1_025', pretrained, **kwargs)
