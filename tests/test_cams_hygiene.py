@@ -355,7 +355,7 @@ def test_default_layer_before_tokens_is_an_error():
 @pytest.mark.parametrize(
     ('arguments', 'error', 'message'),
     [
-        ({'layer': ['layer3', 'layer4']}, TypeError, 'layer is a list: give one module or its dotted name'),
+        ({'layer': []}, ValueError, 'layer is a list: give at least one'),
         ({'layer': 4}, TypeError, 'layer is a int'),
         ({'layer': ''}, ValueError, "no layer '' in the ResNet"),
         ({'labels': [0, 1]}, TypeError, 'labels: got list; give an integer tensor'),

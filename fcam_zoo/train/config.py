@@ -315,8 +315,10 @@ class TrainConfig:
             parent, dot, key = place.rpartition('.')
             target = values.get(parent) if dot else values
             if not isinstance(target, dict):
-                known = ', '.join(self.flat())
-                raise InvalidValue(f'unknown setting {show(place)}: choose one of {known}')
+                raise InvalidValue(
+                    f'unknown setting {show(place)}: choose one of {", ".join(self.to_dict())}, those of '
+                    f'{", ".join(PARTS)} as in decoder.lr'
+                )
             target[key] = value
         return self.from_dict(values)
 
