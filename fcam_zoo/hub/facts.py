@@ -86,7 +86,8 @@ def facts_of_run(
     summary = _read(run_dir / 'summary.json', dict[str, dict[str, Any]])
     model = _read(run_dir / 'best' / 'config.json', dict[str, Any])
     with reading(run_dir, TrainingError, _FINISHED):
-        backbone = convert(str, model['model_args']['backbone'], 'best/config.json: model_args.backbone')
+        arguments = convert(dict[str, Any], model['model_args'], 'best/config.json: model_args')
+        backbone = convert(str, arguments['backbone'], 'best/config.json: model_args.backbone')
         stage = list(summary)[-1]
         measured = {split: _metrics(summary, stage, which) for split, which in _MEASURED}
         data = Path(convert(str, recipe['data'], 'config.json: data'))
@@ -100,7 +101,7 @@ def facts_of_run(
                 for name, r in summary.items()
             },
             'selection': _selection(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
-            'recipe': public_recipe(recipe),
+            'recipe': public_recipe(recipe | network_settings(arguments) if recipe.get('init') else recipe),
             'license': license,
         }
 
@@ -128,6 +129,12 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
     if sizes:
         parts.append(f'sides of {", ".join(map(str, sizes))} pixels')
     return ', '.join([*parts, 'flipped'] if teacher.get('flip') else parts)
+
+
+def network_settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the network of a training that started from a model, which its config.json does not say."""
+    names = ('backbone', 'output_stride', 'dilated', 'decoder_type', 'decoder_channels', 'backbone_kwargs')
+    return {name: arguments[name] for name in names if name in arguments}
 
 
 def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
