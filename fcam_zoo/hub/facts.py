@@ -132,7 +132,7 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
 
 
 def network_settings(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the network of a training that started from a model, which its config.json does not say."""
+    """Return the settings of the network of a training that started from a model."""
     names = ('backbone', 'output_stride', 'dilated', 'decoder_type', 'decoder_channels', 'backbone_kwargs')
     return {name: arguments[name] for name in names if name in arguments}
 
