@@ -51,6 +51,20 @@ def test_voc_filename(nested, name):
     assert open_dataset(nested.root, 'test', annotations=path).ids[0] == 'disc/0.jpg'
 
 
+def test_voc_finds_images_in_class_folders(nested):
+    """As in NEU-DET: one folder of XML files, images in class folders. A name must be unique."""
+    shape = nested.shapes[0]
+    for other in nested.shapes[1:]:
+        (nested.root / 'images' / other.id).unlink()
+    nested.write('Annotations/0.xml', nested.xml(shape, filename=f'<filename>{shape.id.split("/")[-1]}</filename>'))
+    assert open_dataset(nested.root, 'test', annotations=nested.root / 'Annotations').ids == [shape.id]
+    twin = nested.root / 'images' / 'twin' / shape.id.split('/')[-1]
+    twin.parent.mkdir()
+    Image.new('RGB', (72, 72)).save(twin)
+    with pytest.raises(DatasetError, match='no such image file'):
+        open_dataset(nested.root, 'test', annotations=nested.root / 'Annotations')
+
+
 def save_mask(flat: Shapes, values: np.ndarray, **palette: object) -> MaskDataset:
     path = flat.write_masks()
     image = Image.fromarray(values.astype(np.uint8))

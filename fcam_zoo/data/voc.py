@@ -29,7 +29,8 @@ class VocDataset(AnnotatedDataset):
 
     Corners count pixels from 1, the last pixel inside, and are converted to pixels from 0. If a corner in the folder is
     0, all its files are assumed to count from 0, and a warning is logged. Objects marked `difficult` are kept; parts of
-    objects are not read. If `ImageSets/Main/<split>.txt` exists beside the folder, it lists the files of the split.
+    objects are not read. An image that is not where its file says is also found in a class folder, if its name is
+    unique. If `ImageSets/Main/<split>.txt` exists beside the folder, it lists the files of the split.
     """
 
     @staticmethod
@@ -40,13 +41,10 @@ class VocDataset(AnnotatedDataset):
         first = 0 if any(0 in corners[:2] for file in files for _, corners, _ in file.objects) else 1
         if first == 0:
             logger.warning('%s: some corners are 0, so pixels are assumed to count from 0, not from 1', data.path)
-        by_stem: dict[str, str] = {}
-        if any(PurePosixPath(file.image).suffix.lower() not in SUFFIXES for file in files):
-            paths = images_within(data.images)
-            by_stem = {stem_within(data.images, path): path.relative_to(data.images).as_posix() for path in paths}
+        places = _places(data, files)
         for file in _selected(data, files):
             data.problems += file.problems
-            image_id = by_stem.get(file.image, file.image)
+            image_id = places.get(file.image, file.image)
             if not image_id:
                 continue
             if image_id in data.sources:
@@ -62,6 +60,20 @@ class VocDataset(AnnotatedDataset):
                 x0, y0, x1, y1 = (corner - first for corner in corners)
                 area = (x1 - x0) * (y1 - y0)
                 data.add_object(image_id, labels.get(name, 0), area, (x0, y0, x1, y1), where)
+
+
+def _places(data: Annotations, files: list[_File]) -> dict[str, str]:
+    """Find the images whose files give a name without suffix, or without the class folder that the image is in."""
+    bare = {f.image for f in files if f.image and '/' not in f.image and not is_file(data.images / f.image)}
+    if not bare and all(PurePosixPath(f.image).suffix.lower() in SUFFIXES for f in files):
+        return {}
+    paths = {path: path.relative_to(data.images).as_posix() for path in images_within(data.images)}
+    by_name: dict[str, list[str]] = {}
+    for path, image_id in paths.items():
+        for name in (path.name, path.stem):
+            by_name.setdefault(name, []).append(image_id)
+    in_folders = {name: by_name[name][0] for name in bare if len(by_name.get(name, ())) == 1}
+    return in_folders | {stem_within(data.images, path): image_id for path, image_id in paths.items()}
 
 
 @dataclass
