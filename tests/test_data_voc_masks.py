@@ -61,8 +61,9 @@ def test_voc_finds_images_in_class_folders(nested):
     twin = nested.root / 'images' / 'twin' / shape.id.split('/')[-1]
     twin.parent.mkdir()
     Image.new('RGB', (72, 72)).save(twin)
-    with pytest.raises(DatasetError, match='no such image file'):
-        open_dataset(nested.root, 'test', annotations=nested.root / 'Annotations')
+    dataset = open_dataset(nested.root, 'test', annotations=nested.root / 'Annotations')
+    with pytest.raises(FileNotFoundError, match=r'images.0\.jpg'):
+        dataset[0]
 
 
 def save_mask(flat: Shapes, values: np.ndarray, **palette: object) -> MaskDataset:
