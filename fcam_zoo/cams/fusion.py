@@ -38,7 +38,7 @@ def fuse(maps: Sequence[torch.Tensor], fusion: str = 'geometric_mean') -> torch.
 
     Raises:
         TypeError: If a map is not a floating-point tensor.
-        ValueError: If there is no map, the shapes differ, or the fusion does not exist.
+        ValueError: If maps are empty, their shapes differ, or the fusion does not exist.
     """
     check_fusion(fusion)
     if not maps:
