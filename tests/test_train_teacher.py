@@ -326,20 +326,24 @@ def test_dense_targets_ignore_the_band_and_constant_maps():
 
 def test_published_recipes_have_no_place_of_this_machine():
     recipe = {
-        'teacher': {'method': 'layercam', 'model': ['local-dir:/home/me/runs/fine/best', 'hf-hub:a/b@c'], 'flip': True}
+        'teacher': {
+            'method': 'layercam',
+            'model': ['local-dir:/place/runs/fine/best', 'hf-hub:a/b@c'],
+            'flip': True,
+        }
     }
-    recipe['teacher'] |= {'cache': '/tmp/x', 'maps': None, 'layers': [], 'fusion': 'mean', 'sizes': [64]}
-    public = public_recipe({**recipe, 'data': '/home/me/birds'})
+    recipe['teacher'] |= {'cache': '/place/x', 'maps': None, 'layers': [], 'fusion': 'mean', 'sizes': [64]}
+    public = public_recipe({**recipe, 'data': '/place/birds'})
     assert public['teacher']['model'] == ['local-dir:fine/best', 'hf-hub:a/b@c']
-    assert 'home' not in json.dumps(public)
+    assert 'place' not in json.dumps(public)
     assert (
         teacher_text('layercam', public) == 'layercam of local-dir:fine/best, hf-hub:a/b@c, sides of 64 pixels, flipped'
     )
     alone = public_recipe(
-        {'teacher': {'method': 'cam', 'model': 'local-dir:/home/alice', 'layers': ['a', 'b'], 'fusion': 'max'}}
+        {'teacher': {'method': 'cam', 'model': 'local-dir:/place/alice', 'layers': ['a', 'b'], 'fusion': 'max'}}
     )
     assert teacher_text('cam', alone) == 'cam of local-dir:alice, layers a, b (max)'
-    assert teacher_text('cam', public_recipe({'teacher': {'maps': '/home/me/maps'}})) == 'maps of another tool'
+    assert teacher_text('cam', public_recipe({'teacher': {'maps': '/place/maps'}})) == 'maps of another tool'
     assert teacher_text('cam', {'teacher': 'cam'}) == teacher_text('cam', None) == 'cam'
 
 

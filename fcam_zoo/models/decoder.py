@@ -21,6 +21,17 @@ def fit(x: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     return x
 
 
+def initialize(decoder: nn.Module, head: nn.Conv2d) -> None:
+    """Initialize convolutions Kaiming-uniform (fan-in, ReLU) and the head Xavier-uniform, as in the published code."""
+    for module in decoder.modules():
+        if isinstance(module, nn.Conv2d) and module is not head:
+            nn.init.kaiming_uniform_(module.weight, nonlinearity='relu')
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    nn.init.xavier_uniform_(head.weight)
+    nn.init.zeros_(head.get_parameter('bias'))
+
+
 class ConvNormAct(nn.Sequential):
     """3x3 convolution without bias, batch norm, ReLU."""
 
@@ -87,14 +98,8 @@ class UnetDecoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize blocks Kaiming-uniform (fan-in, ReLU) and the head Xavier-uniform, as in the published code."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module is not self.head:
-                nn.init.kaiming_uniform_(module.weight, nonlinearity='relu')
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
-        nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.get_parameter('bias'))
+        """Initialize all layers as in the published code."""
+        initialize(self, self.head)
 
     def forward(self, features: Sequence[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
         """Decode.

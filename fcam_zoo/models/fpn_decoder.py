@@ -13,6 +13,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .decoder import initialize
+
 
 class SeparableConv(nn.Sequential):
     """3x3 convolution of each channel, 1x1 convolution over channels, batch norm, ReLU."""
@@ -77,14 +79,8 @@ class FpnDecoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize convolutions Kaiming-uniform (fan-in, ReLU) and the head Xavier-uniform, like the U-Net's."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module is not self.head:
-                nn.init.kaiming_uniform_(module.weight, nonlinearity='relu')
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
-        nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.get_parameter('bias'))
+        """Initialize all layers like those of the U-Net decoder."""
+        initialize(self, self.head)
 
     def forward(self, features: Sequence[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
         """Decode.

@@ -10,13 +10,13 @@ from .loading import step_size
 from .records import EpochMetrics
 
 # Mean foreground probability outside of which the maps have only one label. In the runs of docs/experiments.md,
-# trainings that worked had 0.15 to 0.6.
+# trainings that worked had 0.2 to 0.5.
 SMALLEST_AREA, LARGEST_AREA = 0.01, 0.85
 # Cross-entropy of a map of 0.5 everywhere: above it, the maps contradict the teacher.
 CHANCE = math.log(2)
 # Rise of the cross-entropy that is not chance.
 RISE = 1.05
-# Optimizer steps below which a stage learns little.
+# Optimizer steps below which a stage learns little: a rule of thumb.
 FEW_STEPS = 150
 
 
@@ -41,10 +41,7 @@ def collapse_of(history: list[EpochMetrics], seed_weight: float) -> str | None:
     return None
 
 
-ADVICE = (
-    'lower decoder.crf_weight, raise decoder.crf_rampup or decoder.n_seeds, or set decoder.size_weight=0.1 '
-    '(docs/training.md)'
-)
+ADVICE = 'lower decoder.crf_weight, or raise decoder.crf_rampup or decoder.n_seeds (docs/training.md)'
 
 
 def warnings_of(config: TrainConfig, train_set: ImageDataset) -> list[str]:

@@ -159,7 +159,6 @@ class TeacherConfig:
             raise InvalidValue("teacher.layers are layers of a classifier: leave them out with teacher.method='fcam'")
         if self.maps and (self.models or self.layers or self.flip or self.sizes):
             raise InvalidValue('teacher.maps holds the maps: leave out teacher.model, layers, flip and sizes')
-
         if self.cache and not self.is_stored:
             raise InvalidValue(
                 'teacher.cache stores the maps of another teacher: give teacher.model, layers, flip, sizes or maps'
