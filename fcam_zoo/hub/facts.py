@@ -141,12 +141,17 @@ def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the settings without those of the machine; paths of local teachers are shortened."""
     public = {key: value for key, value in recipe.items() if key not in PRIVATE_SETTINGS}
     if isinstance(teacher := recipe.get('teacher'), dict):
-        names = teacher.get('model') or []
-        found = [_shortened(str(name)) for name in ([names] if isinstance(names, str) else names)]
         own = {key: value for key, value in teacher.items() if key != 'cache'}
         maps = Path(str(teacher['maps'])).name if teacher.get('maps') else None
-        public['teacher'] = own | {'model': found[0] if len(found) == 1 else found or None, 'maps': maps}
+        public['teacher'] = own | {'model': _public_names(teacher.get('model')), 'maps': maps}
+    if isinstance(classifier := recipe.get('classifier'), dict) and classifier.get('teacher'):
+        public['classifier'] = classifier | {'teacher': _public_names(classifier['teacher'])}
     return public
+
+
+def _public_names(names: Any) -> str | list[str] | None:
+    found = [_shortened(str(name)) for name in ([names] if isinstance(names, str) else names or [])]
+    return found[0] if len(found) == 1 else found or None
 
 
 def _shortened(name: str) -> str:

@@ -75,6 +75,11 @@ Band = Annotated[
 Variant = Annotated[str, Rule(VARIANTS.__contains__, f'choose one of {", ".join(VARIANTS)}')]
 
 
+def names_of(value: str | list[str] | None) -> list[str]:
+    """Return the names of a setting that takes one, several or none."""
+    return [value] if isinstance(value, str) else list(value or ())
+
+
 @dataclass
 class StageConfig:
     """Settings of both stages.
@@ -113,13 +118,35 @@ class ClassifierConfig(StageConfig):
     head_lr is the learning rate of the new head and of head_layers (names of backbone modules). cutmix is the share of
     the steps whose images are mixed by CutMix (Yun et al., ICCV 2019). select is the metric on val that selects the
     best epoch.
+
+    With a teacher (one or several finished F-CAMs: released names, `local-dir:` or `hf-hub:`), the loss is (1 - w) *
+    cross-entropy + w * distillation, w = teacher_weight, from the mean class probabilities of the teachers at the
+    temperature (see `distillation.distillation`). They see the augmented images, resized to their side in
+    teacher_sizes, if it is given. Distillation is not used in the paper.
     """
 
     head_lr: Rate = 0.05
     head_layers: list[Line] = field(default_factory=list)
     label_smoothing: BelowOne = 0.1
     cutmix: Share = 0.0
+    teacher: Line | list[Line] | None = None
+    teacher_sizes: list[ImageSide] = field(default_factory=list)
+    teacher_weight: Share = 0.9
+    temperature: Annotated[float, between(0.1, 100)] = 2.0
     select: Literal['localization', 'accuracy'] = 'accuracy'
+
+    def __post_init__(self) -> None:
+        check(self, 'classifier')
+        if self.teacher_sizes and len(self.teacher_sizes) != len(self.teachers):
+            raise InvalidValue(
+                f'classifier.teacher_sizes has {len(self.teacher_sizes)} sides for {len(self.teachers)} teachers: '
+                'give one for each'
+            )
+
+    @property
+    def teachers(self) -> list[str]:
+        """Return the names of the teachers."""
+        return names_of(self.teacher)
 
 
 @dataclass
@@ -167,7 +194,7 @@ class TeacherConfig:
     @property
     def models(self) -> list[str]:
         """Return the names of the other models; empty for the classifier of the model itself."""
-        return [self.model] if isinstance(self.model, str) else list(self.model or ())
+        return names_of(self.model)
 
     @property
     def class_map_method(self) -> str:

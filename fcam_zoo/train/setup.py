@@ -20,7 +20,8 @@ from ..data.base import ImageDataset
 from ..errors import DatasetError, TrainingError
 from ..models import FCAM, create_model
 from .collapse import warnings_of
-from .config import TrainConfig
+from .config import TrainConfig, names_of
+from .distillation import Ensemble, open_ensemble
 from .loading import step_size
 from .stages import ClassifierStage, DecoderStage, Stage
 from .teacher import Teacher, open_teacher
@@ -30,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setup:
-    """Data, model and teacher of a training.
+    """Data, model and teachers of a training.
 
-    val_set is None when the data set has no val split, teacher when it is the classifier of the model itself. warnings
-    say what will probably make the training fail.
+    val_set is None when the data set has no val split, teacher when it is the classifier of the model itself. ensemble
+    teaches the classifier, if it has teachers. warnings say what will probably make the training fail.
     """
 
     config: TrainConfig
@@ -41,6 +42,7 @@ class Setup:
     val_set: ImageDataset | None
     model: FCAM
     teacher: Teacher | None = None
+    ensemble: Ensemble | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -57,13 +59,17 @@ class Setup:
 
         A stage freezes and unfreezes parts of the model, so finish it before the next one is created.
         """
-        kinds: tuple[type[Stage], ...] = (ClassifierStage, DecoderStage)
-        for kind in kinds:
+        for kind in (ClassifierStage, DecoderStage):
             settings, size = getattr(self.config, kind.name), self.config.image_size
             if settings.epochs:
                 scale = settings.crop_scale
                 self.train_set.transform = TrainTransform(size) if scale is None else ScaleTransform(size, scale)
-                yield kind(self.model, settings, self.config.teacher.class_map_method)
+                method = self.config.teacher.class_map_method
+                yield (
+                    ClassifierStage(self.model, settings, method, self.ensemble)
+                    if kind is ClassifierStage
+                    else DecoderStage(self.model, settings, method)
+                )
 
 
 def has_ground_truth(dataset: ImageDataset | None) -> bool:
@@ -81,7 +87,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     train_set, val_set = open_data(config)
     model = build_model(config, train_set)
     teacher = open_teacher(config, train_set, model) if config.decoder.epochs else None
-    setup = Setup(config, train_set, val_set, model, teacher)
+    ensemble = open_ensemble(config, train_set)
+    setup = Setup(config, train_set, val_set, model, teacher, ensemble)
     for stage in setup.stages():
         stage.parameter_groups()
         step_size(stage.name, stage.config, len(train_set))
@@ -91,6 +98,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     if config.decoder.epochs and not has_ground_truth(val_set):
         logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
     setup.model.to(device).to(memory_format=torch.channels_last)
+    if ensemble:
+        ensemble.to(device)
     return setup
 
 
@@ -146,7 +155,7 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
     torch.manual_seed(config.seed)
     names = _class_names(config, train_set, num_classes)
     if config.init:
-        model = averaged([config.init] if isinstance(config.init, str) else config.init)
+        model = averaged(names_of(config.init))
         new_head = list(model.pretrained_cfg.get('label_names') or ()) != names
         if new_head:
             model.reset_classifier(num_classes)

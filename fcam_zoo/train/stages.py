@@ -24,6 +24,7 @@ from ..models import FCAM
 from ..models.pyramid import Encoding
 from .collapse import collapse_of
 from .config import ClassifierConfig, DecoderConfig, StageConfig
+from .distillation import Ensemble, distillation
 from .records import EpochMetrics
 
 SMALLEST_LR = 1e-7
@@ -100,13 +101,14 @@ class Stage(nn.Module, ABC):
 
 
 class ClassifierStage(Stage):
-    """Cross-entropy on image labels; the decoder is not trained."""
+    """Cross-entropy on image labels, and distillation from an ensemble, if given; the decoder is not trained."""
 
     name = 'classifier'
     config: ClassifierConfig
 
-    def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str) -> None:
+    def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str, ensemble: Ensemble | None = None) -> None:
         super().__init__(model.unfreeze(), config, teacher)
+        self.ensemble = ensemble
         self.val_maps = teacher
         self.mix = CutMix(num_classes=model.num_classes)
         model.decoder.requires_grad_(False)
@@ -136,7 +138,15 @@ class ClassifierStage(Stage):
         if self.config.cutmix and torch.rand(()).item() < self.config.cutmix:
             images, labels = self.mix(images, labels)
         logits = self.model.classify(self.encode(images)).float()
-        return {'ce': F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
+        cross_entropy = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        if self.ensemble is None:
+            return {'ce': cross_entropy}
+        weight, temperature = self.config.teacher_weight, self.config.temperature
+        probabilities = self.ensemble.probabilities(images, temperature)
+        return {
+            'ce': (1 - weight) * cross_entropy,
+            'distillation': weight * distillation(logits, probabilities, temperature),
+        }
 
     def score(self, metrics: dict[str, float]) -> float:
         labels_only = metrics.keys() == {'cls'}
