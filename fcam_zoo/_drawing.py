@@ -187,7 +187,8 @@ def row(image: Image.Image, found: Sequence[tuple[str, Localization]], width: in
     number, gap = 1 + len(found), 6
     wide = max(1, (width - (number - 1) * gap) // number)
     height = max(1, min(_TALLEST, int(wide * image.height / image.width)))
-    small = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
+    scaled = min(wide, max(1, round(image.width * height / image.height)))
+    small = image.resize((scaled, height), Image.Resampling.LANCZOS)
     pictures = [(small, 'photograph')]
     for title, result in found:
         label = f'{result.label} {result.score:.2f}'

@@ -8,13 +8,14 @@ from pathlib import Path
 from PIL import Image
 
 from ._drawing import BOX_COLOR as BOX_COLOR
-from ._drawing import WIDTH, row
+from ._drawing import WIDTH as WIDTH
 from ._drawing import blend as blend
 from ._drawing import contact_sheet as contact_sheet
 from ._drawing import draw_box as draw_box
 from ._drawing import grid as grid
 from ._drawing import heat_map as heat_map
 from ._drawing import overlay as overlay
+from ._drawing import row as row
 from ._schema import as_whole, show
 from .localization import ImageLike, as_image, localize
 from .models import FCAM, create_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +18,36 @@ class Counts:
 
     def __init__(self, options: dict[str, Any], state: dict[str, np.ndarray]) -> None:
         self._options, self._state = options, state
+
+    def update(self: Metric, *batch: Any, **options: Any) -> Metric:
+        """Count a batch."""
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, Any]:
+        """Return the results over all images counted so far."""
+        raise NotImplementedError
+
+    def main_results(self) -> dict[str, Any]:
+        """Return the main figures in percent, by their keys in `compute`; none before they are defined."""
+        raise NotImplementedError
+
+    def __call__(self, *batch: Any, **options: Any) -> dict[str, Any]:
+        """Count a batch and return the results of this batch only, as metrics of torchmetrics do.
+
+        Takes the arguments of `update`.
+
+        Raises:
+            ValueError: As `update` and `compute`; then nothing is counted.
+        """
+        new = copy.copy(self)
+        new.reset()
+        results = new.update(*batch, **options).compute()
+        self.merge(new)
+        return results
+
+    def __repr__(self) -> str:
+        values = {'n': int(self._state['n']), **self.main_results()}
+        return f'{type(self).__name__}({", ".join(f"{key}={value}" for key, value in values.items())})'
 
     def options(self) -> dict[str, Any]:
         """Return the options that metrics must share to be merged."""
