@@ -54,9 +54,7 @@ def test_short_names(one_of_025):
     assert zoo.full_name('fcam_mobilenetv1_075') == 'fcam_mobilenetv1_075'
     for name in _index.index():
         assert zoo.released(zoo.short_name(name)).name == name
-    with pytest.raises(
-        UnknownModelError, match='has several released models: choose one of fcam_mobilenetv1_075.cam_p'
-    ):
+    with pytest.raises(UnknownModelError, match=r'several released models: choose one of fcam_mobilenetv1_075\.cam'):
         fcam_zoo.create_model('fcam_mobilenetv1_075', pretrained=True)
 
 
@@ -85,7 +83,5 @@ def test_near_misses_are_suggested(text, expected):
 def test_far_misses_are_not(one_of_025):
     assert zoo.similar_names('') == zoo.similar_names('zq') == []
     assert len(zoo.similar_names('cub' * 10**6)) <= 3
-    with pytest.raises(
-        FileNotFoundError, match=r'recipe fcam_resnet50_cbu does not exist.* Did you mean fcam_resnet50_cub'
-    ):
+    with pytest.raises(FileNotFoundError, match=r'fcam_resnet50_cbu does not exist.* Did you mean fcam_resnet50_cub'):
         TrainConfig.from_file('fcam_resnet50_cbu')
