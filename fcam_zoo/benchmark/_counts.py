@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,23 +14,23 @@ from .inputs import ArrayLike, as_numbers
 Metric = TypeVar('Metric', bound='Counts')
 
 
-class Counts:
+class Counts(ABC):
     """Base class of the metrics: integer counts, which can be added over any split of the images."""
 
     def __init__(self, options: dict[str, Any], state: dict[str, np.ndarray]) -> None:
         self._options, self._state = options, state
 
+    @abstractmethod
     def update(self: Metric, *batch: Any, **options: Any) -> Metric:
         """Count a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self) -> dict[str, Any]:
         """Return the results over all images counted so far."""
-        raise NotImplementedError
 
-    def main_results(self) -> dict[str, Any]:
-        """Return the main figures in percent, by their keys in `compute`; none before they are defined."""
-        raise NotImplementedError
+    @abstractmethod
+    def main_results(self) -> dict[str, str]:
+        """Return the main results in percent as text, by their keys in `compute`; none before they are defined."""
 
     def __call__(self, *batch: Any, **options: Any) -> dict[str, Any]:
         """Count a batch and return the results of this batch only, as metrics of torchmetrics do.

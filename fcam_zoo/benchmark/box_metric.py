@@ -20,7 +20,7 @@ class BoxMetric(Counts):
     at IoU 30, 50 and 70 with `multi_contour`. Top-1 and top-5 localization also require that the label has the largest
     logit, or one of the five largest; each has its own maximum over thresholds.
 
-    The printed metric has the main figures. Call it like a metric of torchmetrics to count a batch and get the results
+    The printed metric has the main results. Call it like a metric of torchmetrics to count a batch and get the results
     of this batch.
 
     Counts equal those of tracing contours at every threshold, but take a fraction of the time.
@@ -206,7 +206,7 @@ class BoxMetric(Counts):
             result['cls'] = 100 * int(self._state['num_class_correct']) / n
         return result
 
-    def main_results(self) -> dict[str, Any]:
+    def main_results(self) -> dict[str, str]:
         if not self._state['n']:
             return {}
         results = self.compute()

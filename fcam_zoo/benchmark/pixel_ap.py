@@ -16,7 +16,7 @@ class PixelAP(Counts):
 
     Scores are sorted into bins [t_i, t_i+1), and [1,2) for a score of 1. Thresholds are absolute, not relative to the
     maximum of a map. Precision and recall are cumulated from the highest bin; PxAP is the sum of precision times the
-    gain in recall, without interpolation. The printed metric has its value. Call it like a metric of torchmetrics to
+    gain in recall, without interpolation. The printed metric has the result. Call it like a metric of torchmetrics to
     count a batch and get the results of this batch.
 
     Args:
@@ -154,7 +154,7 @@ class PixelAP(Counts):
             'n': int(self._state['n']),
         }
 
-    def main_results(self) -> dict[str, Any]:
+    def main_results(self) -> dict[str, str]:
         return {'pxap': f'{self.compute()["pxap"]:.1f}'} if self._state['hist'][0].any() else {}
 
 
