@@ -173,16 +173,13 @@ class BoxMetric(Counts):
         """Return the results over all images counted so far.
 
         Returns:
-            Over I IoUs and T thresholds:
-
-            - max_box_acc (I): MaxBoxAcc in percent for each IoU of `iou`, the largest share of correct images over all
-              thresholds; with the default IoUs, `max_box_acc[1]` is the published MaxBoxAcc, at IoU 50;
-            - best_threshold (I): the smallest threshold at which it is reached;
-            - mean: mean of max_box_acc over the IoUs; with `multi_contour` and the default IoUs, MaxBoxAccV2;
-            - num_correct (I,T) int64: correct images;
-            - n: number of images;
-            - with labels and logits also top1 and top5 (I), top-1 and top-5 localization in percent; cls, the
-              percentage of labels with the largest logit; num_correct_top1 and num_correct_top5 (I,T).
+            Over I IoUs and T thresholds: max_box_acc (I), MaxBoxAcc in percent for each IoU of `iou`, which is the
+            largest share of correct images over all thresholds (with the default IoUs, `max_box_acc[1]` is the
+            published MaxBoxAcc, at IoU 50); best_threshold (I), the smallest threshold at which it is reached; mean of
+            max_box_acc, which with `multi_contour` and the default IoUs is MaxBoxAccV2; num_correct (I,T) int64, the
+            correct images; n, the number of images. With labels and logits also top1 and top5 (I), top-1 and top-5
+            localization in percent; cls, the percentage of labels with the largest logit; num_correct_top1 and
+            num_correct_top5 (I,T).
 
         Raises:
             ValueError: When no image has been counted.
