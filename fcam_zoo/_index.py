@@ -18,6 +18,7 @@ from .errors import UnknownModelError, WeightsError
 
 # Metrics of one split by kind of map: {'fcam': {'max_box_acc_50': 81.5}}.
 Metrics = dict[str, dict[str, float]]
+_MAIN_METRICS = {'max_box_acc_50': 'MaxBoxAcc', 'pxap': 'PxAP'}
 # A teacher's name has no underscore, except before a final cam or ccam (ts_cam, nl_ccam).
 _PATTERN = re.compile(
     r'(?P<architecture>fcam_[a-z0-9_]+)\.(?P<teacher>[a-z0-9]+(?:_c?cam)?)_(?P<dataset>[a-z0-9]+)'
@@ -143,10 +144,20 @@ class ReleaseEntry:
         required = {f.name for f in fields(self) if f.default is f.default_factory is MISSING}
         return {key: value for key, value in asdict(self).items() if value or key in required}
 
+    def main_metric(self, kind: str = 'fcam', split: str = 'test') -> tuple[str, float] | None:
+        """Return name and percentage of the main metric of a kind of map; None if it was not measured."""
+        return main_metric(self.metrics.get(split, {}).get(kind, {}))
+
     @property
     def holds_backbone(self) -> bool:
         """Whether the weight file also contains the classifier."""
         return self.holds != 'decoder'
+
+
+def main_metric(metrics: dict[str, float]) -> tuple[str, float] | None:
+    """Return name and percentage of the main metric among those of a kind of map; None if there is none."""
+    found = ((title, metrics.get(key)) for key, title in _MAIN_METRICS.items())
+    return next(((title, value) for title, value in found if isinstance(value, (int, float))), None)
 
 
 def weights_dir() -> Path:

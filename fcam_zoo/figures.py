@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from . import viz
+from . import _drawing, viz
+from ._drawing import SUFFIXES, save_picture
 from ._io import atomic_path
 from ._schema import as_whole, show
 from .benchmark.descriptions import MAP_TITLES
@@ -39,22 +39,17 @@ def save(figure: Figure | Image.Image, path: str | os.PathLike) -> None:
     Raises:
         ValueError: For an unknown suffix, or a picture that is too large for its format.
     """
-    check_suffix(path, isinstance(figure, Image.Image))
+    if isinstance(figure, Image.Image):
+        save_picture(figure, path)
+        return
+    check_suffix(path, picture=False)
     with atomic_path(path) as temporary:
-        if not isinstance(figure, Image.Image):
-            figure.savefig(temporary, dpi=_DPI, facecolor='white')
-            return
-        largest = {'.webp': 16383, '.png': 2**31 - 1}.get(Path(path).suffix.lower(), 65535)
-        if max(figure.size) > largest:
-            raise ValueError(f'{path}: {figure.width}x{figure.height} pixels do not fit into this format; use .png')
-        figure.save(temporary, quality=80, optimize=True)
+        figure.savefig(temporary, dpi=_DPI, facecolor='white')
 
 
 def check_suffix(path: str | os.PathLike, picture: bool) -> None:
     """Raise ValueError for a file name whose suffix is not a format of pictures, or of plots."""
-    known = ('.png', '.jpg', '.jpeg', '.webp') if picture else ('.png', '.jpg', '.jpeg', '.webp', '.svg', '.pdf')
-    if Path(path).suffix.lower() not in known:
-        raise ValueError(f'{path}: the suffix is not a supported format; use one of {", ".join(known)}')
+    _drawing.check_suffix(path, SUFFIXES if picture else (*SUFFIXES, '.svg', '.pdf'))
 
 
 def grid(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
 
+from . import _drawing
 from ._checks import as_flag
 from ._schema import show
 from .data.images import check_size, decode, open_image
+from .errors import FcamZooError
 from .inference import InferenceOptions, check_batch_size, check_model
 from .models import FCAM
 from .objects import Region, Threshold, as_share, as_threshold, find_regions, foreground
@@ -27,9 +32,12 @@ MIN_AREA = 0.01
 """Share of the image below which a further region is treated as noise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Localization:
     """The class, boxes and mask of one image.
+
+    A notebook displays it as a picture: the photograph, and its map with the boxes. Two localizations are equal only if
+    they are the same object; compare `to_dict()`, `map` and `mask` for equal results.
 
     Attributes:
         label: Name of the predicted class.
@@ -42,6 +50,7 @@ class Localization:
         class_index: Index of the predicted class.
         objects: Connected regions of the mask, largest first: all that are large enough with `multi`, otherwise only
             the largest. Empty when the mask is empty.
+        image: The localized image: its path, or a RGB picture. None if unknown; then `plot` and `save` need it.
     """
 
     label: str
@@ -52,6 +61,84 @@ class Localization:
     size: tuple[int, int]
     class_index: int
     objects: tuple[Region, ...] = ()
+    image: str | os.PathLike | Image.Image | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f'Localization(label={show(self.label)}, score={self.score:.3f}, box={self.box}, '
+            f'objects={len(self.objects)}, size={self.size})'
+        )
+
+    def plot(self, image: ImageLike | None = None, opacity: float = 0.5) -> Image.Image:
+        """Draw the map over the image, with the boxes of all objects, the label and its probability.
+
+        Args:
+            image: The localized image; default: `image` of the result. A file is read again.
+            opacity: Share of the heat map in the colors, in [0,1].
+
+        Returns:
+            RGB, of the size of the image.
+
+        Raises:
+            ValueError: When the image is unknown or has another size.
+            FileNotFoundError, ImageError: When its file no longer exists, or cannot be read.
+        """
+        return _drawing.overlay(self._photo(image), self, opacity)
+
+    def save(self, path: str | os.PathLike, image: ImageLike | None = None) -> Path:
+        """Write the picture of `plot` in the format of the suffix: .png, .jpg or .webp.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: As `plot`; for an unknown suffix, or an image that is too large for its format.
+        """
+        _drawing.check_suffix(path, _drawing.SUFFIXES)
+        _drawing.save_picture(self.plot(image), path)
+        return Path(path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return label, class_index, score, box, objects (box, score, area), size and image as JSON values.
+
+        The score of an object is the probability of the label times the mean of the map in the object, as in the files
+        of `label_images`. `image` is the path, or None. Map and mask are left out; they are arrays.
+        """
+        return {
+            'image': os.fspath(self.image) if isinstance(self.image, (str, os.PathLike)) else None,
+            'label': self.label,
+            'class_index': self.class_index,
+            'score': self.score,
+            'box': list(self.box),
+            'objects': [
+                {'box': list(region.box), 'score': self.score * region.strength, 'area': region.area}
+                for region in self.objects
+            ],
+            'size': list(self.size),
+        }
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that a notebook displays; None when the image is unknown or cannot be read again."""
+        try:
+            photo = self._photo(None)
+        except (FcamZooError, OSError, ValueError):
+            return None
+        picture = io.BytesIO()
+        _drawing.row(photo, [('F-CAM', self)]).save(picture, 'PNG')
+        return picture.getvalue()
+
+    def _photo(self, image: ImageLike | None) -> Image.Image:
+        """Return the localized image; see `plot` for errors."""
+        image = self.image if image is None else image
+        if image is None:
+            raise ValueError('the image of this localization is unknown: give it, as in plot(image)')
+        photo = as_image(image)
+        if photo.size != self.size:
+            raise ValueError(
+                f'the image has {photo.width}x{photo.height} pixels, its localization {self.size[0]}x{self.size[1]}: '
+                'give the localized image'
+            )
+        return photo
 
     def object_mask(self) -> np.ndarray:
         """Return the pixels of `objects`, bool (H,W); `mask` may hold further, smaller regions."""
@@ -106,7 +193,9 @@ class Postprocessor:
             )
         return cls(threshold, tuple(names), as_flag(multi, 'multi'), min_area)
 
-    def __call__(self, score_map: np.ndarray, probs: np.ndarray) -> Localization:
+    def __call__(
+        self, score_map: np.ndarray, probs: np.ndarray, image: str | os.PathLike | Image.Image | None = None
+    ) -> Localization:
         """Localize the objects of a map float32 (H,W) of the image's size, given class probabilities (K,)."""
         mask = foreground(score_map, self.threshold)
         objects = find_regions(mask, score_map, self.multi, self.min_area)
@@ -120,6 +209,7 @@ class Postprocessor:
             size=(score_map.shape[1], score_map.shape[0]),
             class_index=best,
             objects=objects,
+            image=image,
         )
 
 
@@ -200,18 +290,26 @@ def localize(
     postprocess = Postprocessor.for_model(model, threshold, class_names, multi, min_area)
     inference = InferenceOptions.for_model(model, sizes, flip)
     source, results = iter(images), []
-    # Only one image is decoded at a time.
     while batch := [_prepared(image, inference) for image in islice(source, batch_size)]:
-        maps, probs = inference.run(model, [views for _, views in batch])
-        for (size, _), score_map, p in zip(batch, maps.numpy(), probs.numpy()):
-            results.append(postprocess(resize_map(score_map, size), p))
+        maps, probs = inference.run(model, [item.views for item in batch])
+        for item, score_map, p in zip(batch, maps.numpy(), probs.numpy()):
+            results.append(postprocess(resize_map(score_map, item.size), p, item.image))
     return results
 
 
-def _prepared(image: ImageLike, inference: InferenceOptions) -> tuple[tuple[int, int], tuple[torch.Tensor, ...]]:
-    """Return the (width, height) of an image, and the views of `InferenceOptions.prepare`."""
+@dataclass(frozen=True)
+class _Prepared:
+    """An image for the network: its (width, height), the views of `InferenceOptions.prepare`, and what plots read."""
+
+    size: tuple[int, int]
+    views: tuple[torch.Tensor, ...]
+    image: str | os.PathLike | Image.Image
+
+
+def _prepared(image: ImageLike, inference: InferenceOptions) -> _Prepared:
     rgb = as_image(image)
-    return rgb.size, inference.prepare(rgb)
+    # Files are read again for a plot; pictures and arrays are copied, because the caller may change or close them.
+    return _Prepared(rgb.size, inference.prepare(rgb), image if isinstance(image, (str, os.PathLike)) else rgb)
 
 
 def as_image(image: ImageLike) -> Image.Image:

@@ -17,9 +17,9 @@ from .sampling import otsu_threshold
 Threshold = float | Literal['otsu']
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Region:
-    """A connected region of an image.
+    """A connected region of an image. Two regions are equal only if they are the same object.
 
     Attributes:
         box: x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
@@ -30,6 +30,9 @@ class Region:
     box: tuple[int, int, int, int]
     mask: np.ndarray
     strength: float
+
+    def __repr__(self) -> str:
+        return f'Region(box={self.box}, area={self.area}, strength={self.strength:.3f})'
 
     @property
     def area(self) -> int:

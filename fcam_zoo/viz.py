@@ -1,92 +1,83 @@
-"""Draw heat maps over images, boxes and grids."""
+"""Draw results: maps and boxes over images, and models side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-import cv2
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-if TYPE_CHECKING:
-    from .localization import Localization
+from ._drawing import BOX_COLOR as BOX_COLOR
+from ._drawing import WIDTH as WIDTH
+from ._drawing import blend as blend
+from ._drawing import contact_sheet as contact_sheet
+from ._drawing import draw_box as draw_box
+from ._drawing import grid as grid
+from ._drawing import heat_map as heat_map
+from ._drawing import overlay as overlay
+from ._drawing import row as row
+from ._schema import as_whole, show
+from .localization import ImageLike, as_image, localize
+from .models import FCAM, create_model
+from .objects import Threshold
 
-BOX_COLOR = (255, 64, 64)
-# Pixels that are colored at a time; characters of a caption.
-_STRIP = 2**20
-_MAX_CAPTION = 80
-
-
-def heat_map(score_map: np.ndarray) -> np.ndarray:
-    """Color a score map: (H,W) in [0,1] -> RGB uint8 (H,W,3), from blue (low) to red (high)."""
-    bgr = cv2.applyColorMap((score_map.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-
-
-def blend(image: Image.Image, score_map: np.ndarray, opacity: float = 0.5) -> Image.Image:
-    """Draw a score map over an image; the map is resized to the image."""
-    values: np.ndarray = np.asarray(score_map, np.float32)
-    if values.shape != (image.height, image.width):
-        values = cv2.resize(values, image.size)
-    drawn = image.convert('RGB')
-    # In strips, because a heat map needs several copies of the image.
-    step = max(1, _STRIP // image.width)
-    for top in range(0, image.height, step):
-        heat = Image.fromarray(heat_map(values[top : top + step]))
-        part = drawn.crop((0, top, image.width, top + heat.height))
-        drawn.paste(Image.blend(part, heat, opacity), (0, top))
-    return drawn
+_MAX_WIDTH = 16384
 
 
-def draw_box(image: Image.Image, box: Sequence[int], text: str = '') -> Image.Image:
-    """Copy the image, and draw a box (x0, y0, x1, y1; ends exclusive) with a caption in its corner."""
-    image = image.copy()
-    _draw_box(image, box, text)
-    return image
+def compare(
+    image: ImageLike,
+    models: str | FCAM | Sequence[str | FCAM] | Mapping[str, str | FCAM],
+    *,
+    threshold: Threshold | None = None,
+    multi: bool = False,
+    width: int = WIDTH,
+) -> Image.Image:
+    """Localize an image with several models and draw one row: the photograph, then the map and boxes of each model.
+
+    Captions below the pictures have the name of the model, its label and the probability.
+
+    Args:
+        image: As in `localize`.
+        models: Names of released models, `local-dir:` or `hf-hub:` names, or F-CAMs; with a mapping, its keys are the
+            captions. Models given by name are loaded one after another.
+        threshold: As in `localize`; default: that of each model.
+        multi: Draw all regions that are large enough, not only the largest.
+        width: Largest width of the picture in pixels.
+
+    Returns:
+        The picture, which notebooks display; `.save('row.png')` writes it.
+
+    Raises:
+        ValueError: Without models, or for a width outside 64 to 16384.
+        TypeError, UnknownModelError, ImageError: As `create_model` and `localize`.
+
+    Examples:
+        >>> import numpy as np, fcam_zoo
+        >>> model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+        >>> image = np.zeros((200, 300, 3), np.uint8)
+        >>> picture = fcam_zoo.viz.compare(image, {'first': model, 'second': model})
+        >>> picture.width <= 900
+        True
+    """
+    if as_whole(width, 64, _MAX_WIDTH) is None:
+        raise ValueError(f'width is {show(width)}: give at least 64 pixels, at most {_MAX_WIDTH}')
+    if not isinstance(models, (Mapping, list, tuple)):
+        models = [models]  # type: ignore[list-item]  # Another type raises TypeError below.
+    titled = list(models.items()) if isinstance(models, Mapping) else [(_title(model), model) for model in models]
+    if not titled:
+        raise ValueError('models is empty: give at least one name or model')
+    photo = as_image(image)
+    found = []
+    for title, model in titled:
+        loaded = create_model(model, pretrained=True) if isinstance(model, str) else model
+        found.append((str(title), localize(loaded, photo, threshold, multi=multi)[0]))
+    return row(photo, found, width)
 
 
-def _draw_box(image: Image.Image, box: Sequence[int], text: str) -> None:
-    """Draw a box into the image."""
-    x0, y0, x1, y1 = box
-    if x1 <= x0 or y1 <= y0:
-        return
-    draw = ImageDraw.Draw(image)
-    width = max(2, min(image.size) // 100)
-    draw.rectangle((x0, y0, x1 - 1, y1 - 1), outline=BOX_COLOR, width=width)
-    if text:
-        caption(draw, (x0 + width, y0 + width), text, max(12, min(image.size) // 20))
-
-
-def caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int) -> None:
-    """Draw white text on black: the first line, shortened."""
-    text = text.splitlines()[0] if text.strip() else ''
-    text = text if len(text) <= _MAX_CAPTION else f'{text[: _MAX_CAPTION - 1]}…'
-    font = ImageFont.load_default(size)
-    draw.rectangle(draw.textbbox(at, text, font), fill='black')
-    draw.text(at, text, fill='white', font=font)
-
-
-def overlay(image: Image.Image, found: Localization, opacity: float = 0.5) -> Image.Image:
-    """Draw heat map, box and label of a localization over its image."""
-    drawn = blend(image, found.map, opacity)
-    _draw_box(drawn, found.box, f'{found.label} {found.score:.2f}')
-    return drawn
-
-
-def grid(rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int = 240, gap: int = 6) -> Image.Image:
-    """Arrange captioned pictures in rows, all scaled to the same height."""
-    scaled = []
-    for row in rows:
-        scaled.append([im.resize((max(1, round(im.width * height / im.height)), height)) for im, _ in row])
-        for im, (_, text) in zip(scaled[-1], row):
-            if text:
-                caption(ImageDraw.Draw(im), (4, height - 22), text, 14)  # Box labels are at the top.
-    width = max(sum(im.width + gap for im in pictures) - gap for pictures in scaled)
-    page = Image.new('RGB', (width, len(rows) * (height + gap) - gap), 'white')
-    for i, pictures in enumerate(scaled):
-        x = 0
-        for im in pictures:
-            page.paste(im, (x, i * (height + gap)))
-            x += im.width + gap
-    return page
+def _title(model: str | FCAM) -> str:
+    """Return a caption for a model: its name, or the last folders of its path."""
+    if isinstance(model, str):
+        place, _, folder = model.partition(':')
+        return '/'.join(Path(folder).parts[-2:]) if place == 'local-dir' else model
+    cfg = getattr(model, 'pretrained_cfg', {})
+    return '.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or type(model).__name__

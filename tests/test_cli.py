@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -43,18 +44,66 @@ def test_every_command_has_help(command, capsys):
     assert f'usage: fcam-zoo {command}' in capsys.readouterr().out
 
 
-def test_list(capsys):
-    assert main(['list', '*resnet50*cub']) == 0
+def test_list_has_released_models_first(capsys):
+    assert main(['list', '-q']) == 0
+    released = fcam_zoo.list_models(pretrained=True)
+    others = [name for name in fcam_zoo.list_models() if name not in released]
+    assert capsys.readouterr().out.split() == [*released, *others]
+    assert main(['list', '-q', '*resnet50*cub']) == 0
     assert capsys.readouterr().out.split() == sorted(f'fcam_resnet50.{t}_cub' for t in fcam_zoo.cams.METHODS)
-    assert main(['list', '--pretrained']) == 0
-    assert capsys.readouterr().out.split() == fcam_zoo.list_models(pretrained=True)
+    assert main(['list']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : 1 + len(released)]] == released
+    assert lines[-len(others) :] == others
 
 
-def test_info(capsys, model_dir):
+def test_list_of_released_models(capsys):
+    assert main(['list', 'mobilenetv1_075.layercam_cub50', '--pretrained']) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    assert line.split()[:2] == ['fcam_mobilenetv1_075.layercam_cub50', 'fcam_mobilenetv1_075_cub50']
+    assert 'CUB-200-2011, first 50 classes  MaxBoxAcc 90.' in line
+    assert main(['list', 'fcam_mobilenet_cub50']) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ''
+    assert 'no model matches fcam_mobilenet_cub50. Did you mean fcam_mobilenetv1_0' in captured.err
+
+
+def test_info_is_a_card_of_ten_lines(capsys):
+    assert main(['info', 'fcam_mobilenetv1_075_cub50']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    card = {line[:12].strip(): line[12:] for line in lines}
+    assert len(lines) == len(card) == 10
+    assert max(map(len, lines)) <= 140
+    entry = index()['fcam_mobilenetv1_075.layercam_cub50']
+    assert card['model'] == entry.name
+    assert '1.95 million parameters' in card['network']
+    assert card['classes'].startswith('50: 001.Black_footed_Albatross, ')
+    value = entry.metrics['test']['fcam']['max_box_acc_50']
+    assert card['test'].startswith(f'MaxBoxAcc: F-CAM {value:.1f}, CAM ')
+    assert card['load'] == "fcam_zoo.create_model('fcam_mobilenetv1_075_cub50', pretrained=True)"
+    assert main(['info', 'fcam_mobilenetv1_075_cub50', '--json']) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert entry.to_dict().items() <= facts.items()
+
+
+def test_info_of_other_models(capsys, model_dir, tmp_path):
     assert main(['info', f'local-dir:{model_dir}']) == 0
-    assert '2 classes' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'classes     2: square, disc\n' in out
+    assert 'weights     model.safetensors, ' in out
+    assert main(['info', f'local-dir:{model_dir}', '--json']) == 0
+    assert json.loads(capsys.readouterr().out)['class_names'] == ['square', 'disc']
+    assert main(['info', 'fcam_vgg16.cam_cub']) == 0
+    assert 'Train it: fcam-zoo train' in capsys.readouterr().out
     assert main(['info', 'fcam_nothing']) == 1
     assert 'unknown model' in capsys.readouterr().err
+    # A config.json of another tool, whose facts have other types.
+    shutil.copytree(model_dir, tmp_path / 'other')
+    config = json.loads((tmp_path / 'other/config.json').read_text())
+    config |= {'dataset': ['\x1b[2J'], 'teacher': {'a': 1}, 'metrics': {'val': {'fcam': {'pxap': 'x', 'cls': 'y'}}}}
+    (tmp_path / 'other/config.json').write_text(json.dumps(config))
+    assert main(['info', f'local-dir:{tmp_path / "other"}']) == 0
+    assert '\x1b' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('name', [n for n in fcam_zoo.list_models() if n not in fcam_zoo.list_models(pretrained=True)])

@@ -36,7 +36,10 @@ def test_predict_writes_overlays_and_boxes(predict, tmp_path, capsys):
         assert 0 <= y0 < y1 <= height
         assert p['label'] in ('square', 'disc')
         assert Image.open(overlays / p['overlay']).size == (width, height)
-    assert '5 of 5 images localized' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '5 of 5 images localized' in out
+    sheet = out.strip().rpartition('contact sheet: ')[2]
+    assert Image.open(sheet).width > 400
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['.fcam_zoo', 'overlays']
 
 
@@ -62,6 +65,7 @@ def test_predict_exports_overwrites_and_resumes(predict, tmp_path, capsys):
     assert 'already holds results: replace them with --overwrite' in error
     assert predict(*export, '--overwrite') == 0
     assert predict('--export', 'masks', '--resume') == 0
+    assert 'contact sheet' not in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == [*names, 'masks']
 
 

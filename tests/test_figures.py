@@ -21,6 +21,7 @@ from fcam_zoo.data import EvalTransform, WSOLDataset, normalize
 pytest.importorskip('matplotlib')
 
 N, SIDE = 8, 72  # of the synthetic images
+CAPTION = 17  # pixels below each picture
 
 
 @pytest.fixture(scope='module', params=['boxes', 'masks'])
@@ -137,11 +138,11 @@ def test_grid(model_dir: Path) -> None:
     model.train()
     picture, found = figures.grid(model, images, ('layercam', 'fcam'), height=64)
     assert model.training
-    assert picture.size == (96 + 134 + 6, 3 * 64 + 2 * 6)
+    assert picture.size == (96 + 134 + 6, 3 * (64 + CAPTION) + 2 * 6)
     assert [found[title].box for title in images] == [r.box for r in fcam_zoo.localize(model, [*images.values()])]
     # The box of the F-CAM is drawn where it was found.
     x0, y0, *_ = (round(edge * 0.64) for edge in found['1'].box)
-    assert picture.getpixel((96 + 6 + x0 + 30, 2 * (64 + 6) + y0)) == fcam_zoo.viz.BOX_COLOR
+    assert picture.getpixel((96 + 6 + x0 + 30, 2 * (64 + CAPTION + 6) + y0)) == fcam_zoo.viz.BOX_COLOR
     # The box of a class map is that of the largest region above Otsu's threshold.
     x = normalize(EvalTransform(224)(images['0'])[None], *(model.pretrained_cfg[k] for k in ('mean', 'std')))
     score_map = cv2.resize(model.eval().cam(x, method='layercam')[0].numpy(), (150, 100)).clip(0, 1)
@@ -149,7 +150,7 @@ def test_grid(model_dir: Path) -> None:
     above = cv2.threshold(gray, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[1]
     largest = max(cv2.findContours(above, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0], key=cv2.contourArea)
     left, top, width, _ = (edge * 0.64 for edge in cv2.boundingRect(largest))
-    at = round(left + width / 2), round(top) + 64 + 6 + (1 if top else 0)
+    at = round(left + width / 2), round(top) + 64 + CAPTION + 6 + (1 if top else 0)
     assert picture.getpixel(at) == fcam_zoo.viz.BOX_COLOR
 
 
@@ -169,7 +170,7 @@ def test_commands(dataset: WSOLDataset, model_dir: Path, tmp_path: Path, capsys:
     picture = tmp_path / 'grid.jpg'
     photos = str(data / 'images' / 'disc')
     assert main(['figures', 'grid', photos, '--model', model, '--maps', 'cam', 'fcam', '-o', str(picture)]) == 0
-    assert Image.open(picture).size == (4 * 130 + 3 * 6, 3 * 130 + 2 * 6)
+    assert Image.open(picture).size == (4 * 130 + 3 * 6, 3 * (130 + CAPTION) + 2 * 6)
 
 
 @pytest.mark.parametrize(

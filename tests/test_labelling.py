@@ -15,8 +15,9 @@ from glow import Glow
 from PIL import Image
 from scenes import SCENES, draw, label, tree
 
+from fcam_zoo import viz
 from fcam_zoo.data import check_dataset, open_dataset, open_image
-from fcam_zoo.labelling import FORMATS, LabelOptions, label_images
+from fcam_zoo.labelling import FORMATS, SHEET_IMAGES, LabelOptions, label_images
 
 
 def exclusive(boxes: np.ndarray) -> list[tuple[int, ...]]:
@@ -238,3 +239,39 @@ def test_folder_without_images(tmp_path):
 def test_repeated_format_is_written_once(photos, tmp_path):
     assert label(photos, tmp_path / 'out', ['csv', 'csv']).files == (tmp_path / 'out/csv/boxes.csv',)
     assert len(list(csv.reader((tmp_path / 'out/csv/boxes.csv').open()))) == 7
+
+
+def test_contact_sheet_shows_the_results(photos, tmp_path):
+    label(photos, tmp_path / 'out', ['overlays'])
+    sheet = Image.open(tmp_path / 'out/overlays/contact_sheet.jpg')
+    assert sheet.size == (5 * 175 + 4 * 6, 131 + 2 * 17)  # one row, two lines of captions
+    pictures = [np.asarray(sheet.crop((x, 0, x + 175, 131)), int) for x in range(0, sheet.width, 181)]
+    for name, shown in zip(sorted(SCENES), pictures):
+        overlay = Image.open(tmp_path / 'out/overlays' / f'{name.rpartition(".")[0]}.png')
+        width = round(overlay.width * 131 / overlay.height)
+        expected = np.asarray(overlay.resize((width, 131)), int) if width <= 175 else None
+        if expected is not None:
+            left = (175 - width) // 2
+            assert np.abs(shown[:, left : left + width] - expected).mean() < 8
+
+
+def test_contact_sheet_of_many_images_is_bounded(tmp_path, monkeypatch):
+    for i in range(SHEET_IMAGES + 7):
+        draw(tmp_path / 'in' / f'{i:03}.png', (16, 16), [(2, 2, 9, 9)])
+    titles = []
+    whole = viz.contact_sheet
+    monkeypatch.setattr(
+        viz, 'contact_sheet', lambda found: whole((titles.append(text) or image, text) for image, text in found)
+    )
+    label(tmp_path / 'in', tmp_path / 'out', ['overlays'])
+    assert len(titles) == SHEET_IMAGES
+    assert titles[0].startswith('000.png\ndim 0.')
+    assert titles == sorted(set(titles))
+    assert Image.open(tmp_path / 'out/overlays/contact_sheet.jpg').size == (899, 12 * 165 + 11 * 6)
+
+
+def test_no_contact_sheet_without_results(tmp_path):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'bad.png').write_text('no image')
+    assert label(tmp_path / 'in', tmp_path / 'out', ['overlays']).labelled == 0
+    assert sorted(tree(tmp_path / 'out' / 'overlays')) == ['.fcam_zoo.txt', 'predictions.json']

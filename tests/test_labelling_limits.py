@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from scenes import draw, label, tree
 
-from fcam_zoo import viz
+from fcam_zoo import _drawing, viz
 from fcam_zoo.inference import InferenceOptions
 from fcam_zoo.labelling import loading
 from fcam_zoo.labelling import run as run_module
@@ -159,7 +159,7 @@ def test_overlay_is_drawn_in_strips(monkeypatch):
     score_map, mask = rng.random((37, 50), np.float32), np.ones((37, 50), bool)
     found = Localization('a', 0.5, (2, 3, 40, 30), mask, score_map, (50, 37), 0)
     whole = np.asarray(viz.overlay(image, found))
-    monkeypatch.setattr(viz, '_STRIP', 120)
+    monkeypatch.setattr(_drawing, '_STRIP', 120)
     np.testing.assert_array_equal(np.asarray(viz.overlay(image, found)), whole)
     assert viz.blend(image, score_map[:5, :7]).size == image.size
 

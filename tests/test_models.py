@@ -312,7 +312,7 @@ def test_checkpoint_errors(tmp_path):
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(UnknownModelError, match='Similar: fcam_resnet50'):
+    with pytest.raises(UnknownModelError, match=r'Did you mean fcam_resnet50'):
         fcam_zoo.create_model('fcam_resnet99')
     with pytest.raises(UnknownModelError, match='Architectures: fcam'):
         fcam_zoo.create_model('nosuch')

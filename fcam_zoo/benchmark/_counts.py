@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -12,11 +14,41 @@ from .inputs import ArrayLike, as_numbers
 Metric = TypeVar('Metric', bound='Counts')
 
 
-class Counts:
+class Counts(ABC):
     """Base class of the metrics: integer counts, which can be added over any split of the images."""
 
     def __init__(self, options: dict[str, Any], state: dict[str, np.ndarray]) -> None:
         self._options, self._state = options, state
+
+    @abstractmethod
+    def update(self: Metric, *batch: Any, **options: Any) -> Metric:
+        """Count a batch."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, Any]:
+        """Return the results over all images counted so far."""
+
+    @abstractmethod
+    def main_results(self) -> dict[str, str]:
+        """Return the main results in percent as text, by their keys in `compute`; none before they are defined."""
+
+    def __call__(self, *batch: Any, **options: Any) -> dict[str, Any]:
+        """Count a batch and return the results of this batch only, as metrics of torchmetrics do.
+
+        Takes the arguments of `update`.
+
+        Raises:
+            ValueError: As `update` and `compute`; then nothing is counted.
+        """
+        new = copy.copy(self)
+        new.reset()
+        results = new.update(*batch, **options).compute()
+        self.merge(new)
+        return results
+
+    def __repr__(self) -> str:
+        values = {'n': int(self._state['n']), **self.main_results()}
+        return f'{type(self).__name__}({", ".join(f"{key}={value}" for key, value in values.items())})'
 
     def options(self) -> dict[str, Any]:
         """Return the options that metrics must share to be merged."""

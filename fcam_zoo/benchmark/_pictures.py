@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from .. import viz
+from .. import _drawing
 from .boxes import as_boxes, best_overlap, boxes_from_score_map, resize_boxes
 from .inputs import as_array, as_score_maps
 from .report import Report
@@ -43,7 +43,7 @@ def show(image: Image.Image, score_map: Any, report: Report, dataset: Any, index
         ValueError: When the map is not (H,W) in [0,1].
     """
     score_map = as_score_maps(as_array(score_map)[None])[0]
-    canvas = np.array(viz.blend(image, score_map, _OPACITY))
+    canvas = np.array(_drawing.blend(image, score_map, _OPACITY))
     truth, found = _OUTLINES[report.description.kind](score_map, report, dataset, index, image.size)
     for width, dark in ((4, True), (2, False)):  # a dark rim first, so that lines are visible on any color
         for outlines, color in ((truth, TRUTH_COLOR), (found, FOUND_COLOR)):

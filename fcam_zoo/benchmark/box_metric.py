@@ -20,6 +20,9 @@ class BoxMetric(Counts):
     at IoU 30, 50 and 70 with `multi_contour`. Top-1 and top-5 localization also require that the label has the largest
     logit, or one of the five largest; each has its own maximum over thresholds.
 
+    The printed metric has the main results. Call it like a metric of torchmetrics to count a batch and get the results
+    of this batch.
+
     Counts equal those of tracing contours at every threshold, but take a fraction of the time.
 
     Args:
@@ -39,10 +42,14 @@ class BoxMetric(Counts):
         >>> result = metric.compute()
         >>> result['max_box_acc'].tolist(), result['best_threshold'].tolist(), result['n']
         ([50.0, 50.0, 50.0], [0.0, 0.0, 0.0], 2)
+        >>> metric
+        BoxMetric(n=2, max_box_acc={30: 50.0, 50: 50.0, 70: 50.0}, mean=50.0)
         >>> other = BoxMetric().update(maps[:1], [[[60, 50, 120, 100]]])  # for example of another process
         >>> metric.merge(other).compute()['num_correct'][:, 0].tolist()
         [2, 2, 2]
         >>> metric.reset()
+        >>> metric(maps[:1], [[[60, 50, 120, 100]]])['mean']  # of this batch
+        100.0
     """
 
     def __init__(
@@ -166,9 +173,13 @@ class BoxMetric(Counts):
         """Return the results over all images counted so far.
 
         Returns:
-            Over I IoUs and T thresholds: num_correct (I,T) int64; max_box_acc (I) percent; best_threshold (I), the
-            smallest one at the maximum; mean of max_box_acc; n. With labels and logits also top1 and top5 (I) percent,
-            cls, the percentage of labels with the largest logit, num_correct_top1 and num_correct_top5 (I,T).
+            Over I IoUs and T thresholds: max_box_acc (I), MaxBoxAcc in percent for each IoU of `iou`, which is the
+            largest share of correct images over all thresholds (with the default IoUs, `max_box_acc[1]` is the
+            published MaxBoxAcc, at IoU 50); best_threshold (I), the smallest threshold at which it is reached; mean of
+            max_box_acc, which with `multi_contour` and the default IoUs is MaxBoxAccV2; num_correct (I,T) int64, the
+            correct images; n, the number of images. With labels and logits also top1 and top5 (I), top-1 and top-5
+            localization in percent; cls, the percentage of labels with the largest logit; num_correct_top1 and
+            num_correct_top5 (I,T).
 
         Raises:
             ValueError: When no image has been counted.
@@ -191,3 +202,14 @@ class BoxMetric(Counts):
                 result |= {f'num_correct_{name}': counts, name: 100 * counts.max(1) / n}
             result['cls'] = 100 * int(self._state['num_class_correct']) / n
         return result
+
+    def main_results(self) -> dict[str, str]:
+        if not self._state['n']:
+            return {}
+        results = self.compute()
+        names = [key for key in ('max_box_acc', 'top1', 'top5') if key in results]
+        by_iou = {
+            name: '{' + ', '.join(f'{iou:g}: {value:.1f}' for iou, value in zip(self.iou, results[name])) + '}'
+            for name in names
+        }
+        return by_iou | {key: f'{results[key]:.1f}' for key in ('mean', 'cls') if key in results}

@@ -16,7 +16,8 @@ class PixelAP(Counts):
 
     Scores are sorted into bins [t_i, t_i+1), and [1,2) for a score of 1. Thresholds are absolute, not relative to the
     maximum of a map. Precision and recall are cumulated from the highest bin; PxAP is the sum of precision times the
-    gain in recall, without interpolation.
+    gain in recall, without interpolation. The printed metric has the result. Call it like a metric of torchmetrics to
+    count a batch and get the results of this batch.
 
     Args:
         thresholds: (T) ascending from 0, in [0,1]; default 0, 0.001, ..., 0.999.
@@ -33,6 +34,8 @@ class PixelAP(Counts):
         100.0
         >>> round(PixelAP().update(torch.full((1, 8, 8), 0.5), mask).compute()['pxap'], 1)  # 16 of 56 pixels
         28.6
+        >>> PixelAP().update(mask.eq(1).float(), mask)
+        PixelAP(n=1, pxap=100.0)
     """
 
     def __init__(self, thresholds: ArrayLike | None = None) -> None:
@@ -150,6 +153,9 @@ class PixelAP(Counts):
             'hist_false': hist_false.copy(),
             'n': int(self._state['n']),
         }
+
+    def main_results(self) -> dict[str, str]:
+        return {'pxap': f'{self.compute()["pxap"]:.1f}'} if self._state['hist'][0].any() else {}
 
 
 def average_precision(hist_true: np.ndarray, hist_false: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:

@@ -3,19 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
+from .._index import index
+from .._io import one_line
 from ..models import list_models
+from ..models.zoo import short_name, similar_names
+
+HEADINGS = ('released model', 'short name', 'training data', 'F-CAM on its test split')
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser('list', description='List the models of the zoo.')
-    parser.add_argument('filter', nargs='?', default='', help="shell pattern, e.g. '*cub*' (default: all models)")
+    parser = commands.add_parser(
+        'list',
+        description='List the models of the zoo: released models first, then names that you can train with '
+        'fcam-zoo train --recipe.',
+    )
+    parser.add_argument(
+        'filter',
+        nargs='?',
+        default='',
+        help="part of a name, or a pattern such as '*resnet50*cub' (default: all)",
+    )
     parser.add_argument('--pretrained', action='store_true', help='only models with released weights')
+    parser.add_argument('-q', '--quiet', action='store_true', help='print full names only, one per line')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    released = set(list_models(args.filter, pretrained=True))
-    for name in list_models(args.filter, pretrained=args.pretrained):
-        print(f'{name}  [released]' if name in released and not args.pretrained else name)
+    pattern = args.filter if set('*?[') & set(args.filter) else f'*{args.filter}*'
+    released = list_models(pattern, pretrained=True)
+    others = [] if args.pretrained else [name for name in list_models(pattern) if name not in released]
+    if not released and not others:
+        similar = similar_names(args.filter)
+        hint = f'. Did you mean {" or ".join(similar)}?' if similar else ': fcam-zoo list prints all names'
+        print(f'fcam-zoo: no model matches {one_line(args.filter, 100)}{hint}', file=sys.stderr)
+        return 1
+    if args.quiet:
+        print('\n'.join([*released, *others]))
+        return 0
+    if released:
+        print_table([HEADINGS, *map(row_of, released)])
+    if others:
+        print('\n' * bool(released) + 'without weights (fcam-zoo train --recipe)')
+        print('\n'.join(others))
     return 0
+
+
+def row_of(name: str) -> tuple[str, ...]:
+    """Return the cells of a released model."""
+    entry, short = index()[name], short_name(name)
+    metric = entry.main_metric()
+    return name, '' if short == name else short, entry.dataset.title, f'{metric[0]} {metric[1]:.1f}' if metric else ''
+
+
+def print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows in columns that are at least two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

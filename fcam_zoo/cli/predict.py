@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .._device import usable_device
 from .._io import one_line, printable
-from ..labelling import FORMATS, LabelOptions, label_images
+from ..labelling import FORMATS, SHEET, SHEET_IMAGES, LabelOptions, label_images
 from ..localization import MIN_AREA
 from ..models import create_model
 from . import INTERRUPTED
@@ -28,9 +28,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     workers = min(2, os.cpu_count() or 1)
     parser = commands.add_parser(
         'predict',
-        description='Localize objects in images. By default writes OUT/overlays/<image>.png (heat map, box, label) and '
-        'OUT/overlays/predictions.json; --export chooses other formats, each in its own folder. An unreadable '
-        'image is reported and skipped, and the exit status is then 1.',
+        description='Localize objects in images. By default writes OUT/overlays/<image>.png (heat map, boxes, label), '
+        f'OUT/overlays/predictions.json and OUT/overlays/{SHEET}, which shows up to {SHEET_IMAGES} of them; --export '
+        'chooses other formats, each in its own folder. An unreadable image is reported and skipped, and the exit '
+        'status is then 1.',
     )
     parser.add_argument('images', nargs='+', help='image files and folders')
     parser.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
@@ -142,4 +143,6 @@ def run(args: argparse.Namespace) -> int:
         print(f'fcam-zoo: skipped: {one_line(error)}', file=sys.stderr)
     total = done.labelled + len(done.errors)
     print(f'{done.labelled} of {total} images localized, {done.objects} objects: {", ".join(map(str, done.files))}')
+    if 'overlays' in options.formats and done.labelled:
+        print(f'contact sheet: {args.output / "overlays" / SHEET}')
     return 1 if done.errors else 0

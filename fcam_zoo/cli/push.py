@@ -9,7 +9,7 @@ from typing import Any
 from .. import hub
 from ..errors import UnknownModelError
 from ..models import create_model, list_models
-from ..models.zoo import full_name
+from ..models.zoo import full_name, similar_names
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -58,8 +58,10 @@ def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         half = {'half': True} if hub.index()[name].holds_backbone else {}
         return create_model(name, pretrained=True), {**facts, **half}
     if not Path(args.model).is_dir():
+        similar = similar_names(args.model)
+        hint = f'Did you mean {" or ".join(similar)}? ' if similar else ''
         raise UnknownModelError(
-            f'{args.model} is neither the folder of a training nor a released model. '
+            f'{args.model} is neither the folder of a training nor a released model. {hint}'
             f'Released: {", ".join(list_models(pretrained=True)) or "none"}'
         )
     facts = hub.facts_of_run(args.model, args.data_title, args.data_license, args.license)

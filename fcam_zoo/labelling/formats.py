@@ -23,6 +23,12 @@ from .inputs import Inputs
 from .labeller import ImageRecord, LabelledImage
 from .output import MARKER, sync_file
 
+SHEET = 'contact_sheet.jpg'
+"""Small copies of the overlays in one picture. Overlays are .png files, so no image has this name."""
+
+SHEET_IMAGES = 60
+"""Largest number of images in the contact sheet."""
+
 NOTE = f'made by a model (fcam_zoo {__version__}), not by people'
 
 
@@ -213,7 +219,10 @@ class Masks(Format):
 
 
 class Overlays(Format):
-    """`<image>.png`: heat map, box and label over the upright image; and `predictions.json`."""
+    """`<image>.png`: heat map, boxes and label over the upright image; `predictions.json`; and `contact_sheet.jpg`.
+
+    The contact sheet shows all images, or `SHEET_IMAGES` of them at equal distances.
+    """
 
     main_file = 'predictions.json'
     image_file = '{}.png'
@@ -241,6 +250,18 @@ class Overlays(Format):
             f.write(f'{{"model": {_json(self.model_name)},\n"predictions": [\n')
             _write_list(f, (self._prediction(record, paths[record.image]) for record in records()))
             f.write('\n]}\n')
+        if total := sum(1 for _ in records()):
+            with self.create(SHEET, 'wb') as f:
+                viz.contact_sheet(self._examples(records(), total)).save(f, 'JPEG', quality=85)
+
+    def _examples(self, records: Iterator[ImageRecord], total: int) -> Iterator[tuple[Image.Image, str]]:
+        """Read the overlays of the contact sheet again, so that a resumed run shows those of all its images."""
+        number = min(total, SHEET_IMAGES)
+        chosen = {i * total // number for i in range(number)}
+        for i, record in enumerate(records):
+            if i in chosen:
+                with Image.open(self.folder / self.file_of(record.image)) as picture:
+                    yield picture, f'{PurePosixPath(record.image).name}\n{record.predicted} {record.probability:.2f}'
 
     def _prediction(self, record: ImageRecord, path: str) -> dict:
         objects = record.upright_objects

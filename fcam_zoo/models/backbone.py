@@ -46,8 +46,8 @@ def build_backbone(config: FCAMConfig) -> TimmClassifier:
         raise UnknownModelError(f'backbone {show(name)} is an F-CAM: give the name of a timm classifier')
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split('.')[0][:100], timm.list_models(), 5)
-        hint = f'; similar: {", ".join(close)}' if close else ''
-        raise UnknownModelError(f'timm has no backbone {show(name)}{hint}. timm.list_models() lists all')
+        hint = f' Did you mean {" or ".join(close)}?' if close else ''
+        raise UnknownModelError(f'timm has no backbone {show(name)}.{hint} timm.list_models() lists all')
     try:
         net = _create(config)
     except BUILD_ERRORS as e:

@@ -78,12 +78,40 @@ def hub_names() -> dict[str, list[str]]:
 
 
 def full_name(name: str) -> str:
-    """Return the best released name behind a torch.hub name; any other name is returned unchanged."""
+    """Return the released name behind a short name; any other name is returned unchanged.
+
+    Short names are torch.hub names, which stand for the best teacher, and architectures with one released model.
+    """
+    of_architecture = _released_of(name)
+    return of_architecture[0] if len(of_architecture) == 1 else _best_of_hub_name(name)
+
+
+def short_name(name: str) -> str:
+    """Return the shortest name that `full_name` resolves to a full name; the full name if there is none."""
+    parts = names()[name]
+    return next((short for short in (parts.architecture, parts.hub_name) if full_name(short) == name), name)
+
+
+def similar_names(name: str, number: int = 3) -> list[str]:
+    """Return names of the zoo that are spelled like a text, or contain it; released ones first if they contain it."""
+    text = name[:100].lower()
+    known = [*_index.index(), *hub_names(), *names(), *ARCHITECTURES]
+    containing = [candidate for candidate in known if len(text) > 2 and text in candidate]
+    return list(dict.fromkeys([*difflib.get_close_matches(text, known, number), *containing]))[:number]
+
+
+def _best_of_hub_name(name: str) -> str:
     return hub_names().get(name, [name])[0]
 
 
+def _released_of(architecture: str) -> list[str]:
+    """Return the released models of an architecture; none for another text."""
+    own = architecture in ARCHITECTURES
+    return [name for name in _index.index() if own and names()[name].architecture == architecture]
+
+
 def released(name: str) -> _index.ReleaseEntry:
-    """Return the index entry of a full name or a torch.hub name.
+    """Return the index entry of a full or short name.
 
     Raises:
         UnknownModelError: When it has no released weights.
@@ -98,13 +126,17 @@ def released(name: str) -> _index.ReleaseEntry:
 def no_weights(name: str) -> UnknownModelError:
     """Return the error for a name without weights: unknown, only an architecture, or not released."""
     available = f'Released: {", ".join(sorted(_index.index())) or "none"}.'
+    if several := _released_of(name):
+        return UnknownModelError(f'{name} has several released models: choose one of {", ".join(several)}')
     if name == 'fcam' or name in ARCHITECTURES:
         return UnknownModelError(f'{name} is an architecture without weights: add a teacher and data set. {available}')
     if name not in names():
-        similar = difflib.get_close_matches(name, [*hub_names(), *names(), *ARCHITECTURES], 3)
-        hint = f'Similar: {", ".join(similar)}' if similar else f'Architectures: fcam, {", ".join(ARCHITECTURES)}'
+        similar = similar_names(name)
+        hint = (
+            f'Did you mean {" or ".join(similar)}?' if similar else f'Architectures: fcam, {", ".join(ARCHITECTURES)}.'
+        )
         return UnknownModelError(
-            f'unknown model {show(name)}. {hint}. {available} `fcam-zoo list` and fcam_zoo.list_models() list all'
+            f'unknown model {show(name)}. {hint} {available} `fcam-zoo list` and fcam_zoo.list_models() list all'
         )
     # The other names without weights are the paper's grid, which has recipes.
     parts = ModelName.parse(name)
@@ -155,7 +187,8 @@ def create_model(
         name: One of
             - `fcam_<backbone>.<teacher>_<dataset>`, a name of `list_models`;
             - `fcam_<backbone>_<dataset>`, the best released teacher of that data set;
-            - `fcam_<backbone>`, or 'fcam' with backbone=<any timm name>, which have no weights;
+            - `fcam_<backbone>`, or 'fcam' with backbone=<any timm name>, which are untrained; with `pretrained`,
+              `fcam_<backbone>` is the released model of this architecture if there is only one;
             - 'local-dir:<folder>' or 'hf-hub:<org>/<name>', optionally with '@<branch, tag or commit>', which always
               load their weights.
         pretrained: Load the released weights.
@@ -187,7 +220,7 @@ def create_model(
     if pretrained or ':' in name:
         source = find_source(name, cache_dir, local_files_only)
         architecture = source.architecture
-    elif (parts := names().get(full_name(name))) is not None:
+    elif (parts := names().get(_best_of_hub_name(name))) is not None:
         architecture, tag = parts.architecture, parts.tag
     elif name != 'fcam' and name not in ARCHITECTURES:
         raise no_weights(name)

@@ -31,6 +31,7 @@ from ..data.values import is_printable
 from ..errors import SettingsError
 from ..models.backbone_arguments import MAX_SIDE, check_backbone_arguments
 from ..models.config import Channels, Classes, DecoderType, Stride
+from ..models.zoo import full_name, similar_names
 
 Schedule = Literal['constant', 'cosine', 'step']
 RECIPES = Path(__file__).parents[1] / 'recipes'
@@ -317,15 +318,16 @@ class TrainConfig:
             FileNotFoundError: When the recipe does not exist.
             SettingsError: When the file is neither YAML nor JSON, or a setting is wrong.
         """
-        if entry := _index.index().get(str(recipe)):
+        if entry := _index.index().get(full_name(str(recipe))):
             # The classifier started from timm's weights, which the index does not record as a setting.
             return cls.from_dict({**entry.recipe, 'backbone': entry.backbone, 'backbone_pretrained': True})
         path = RECIPES / f'{recipe}.yaml' if str(recipe) in recipe_names() else Path(recipe)
         with reading(path, SettingsError, 'write lines like `backbone: resnet50`'):
             if not path.exists():
-                names = ', '.join(recipe_names())
+                names, similar = ', '.join(recipe_names()), similar_names(str(recipe))
+                hint = f' Did you mean {" or ".join(similar)}?' if similar else ''
                 raise FileNotFoundError(
-                    f'recipe {recipe} does not exist: give a file, a released model, or one of {names}'
+                    f'recipe {recipe} does not exist: give a file, a released model, or one of {names}.{hint}'
                 )
             text = read_bytes(path).decode('utf-8-sig')
             return cls.from_dict(parse_json(text) if text.lstrip().startswith('{') else parse_yaml(text))
