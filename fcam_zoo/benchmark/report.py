@@ -46,8 +46,8 @@ class Report:
         rows: For each image id, label and object_share, the percentage of the image inside its boxes or mask. With
             boxes width, height, n_boxes, for each IoU iou_50 and hit_50 at its best threshold, and iou_at_threshold at
             the one chosen on other images. With several objects n_found boxes, for each IoU correct_50 of them and
-            f1_50 (None without true and found boxes). With masks the pxap and the f1_at_threshold of the image (None without
-            object pixels). With logits top1 and top5.
+            f1_50 (None without true and found boxes). With masks the pxap and the f1_at_threshold of the image (None
+            without object pixels). With logits top1 and top5.
         activations: score, where each of 128 bins starts, and the percentage of pixels in it: of all pixels, of those
             inside and of those outside boxes or masks.
         tables: classes (label, class, n) and sizes (images whose object_share is above one number and up to another,
