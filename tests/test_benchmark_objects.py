@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from benchmark_data import K, Model, Squares
+from PIL import Image
 from synthetic import make_wsol
 
 from fcam_zoo import localize, wrap
@@ -80,62 +82,57 @@ def test_matching_equals_a_plain_computation(seed: int) -> None:
     assert 0 < ap[1] < 100
 
 
-def test_metric_equals_pycocotools_on_the_boxes_of_localize(tmp_path: Path) -> None:
-    """The whole way: maps of a model, boxes of `localize`, COCO files, and the numbers of `COCOeval`."""
+class Noise:
+    """Two images of different sizes, with their true boxes."""
+
+    name, split = 'noise', 'test'
+    ids, labels = ('a', 'b'), np.zeros(2, np.int64)
+    sizes = np.array([[150, 90], [80, 120]])
+    boxes = (np.array([[0, 0, 149, 89], [3, 4, 20, 30]]), np.array([[5, 10, 70, 100]]))
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.images = [rng.integers(0, 255, (height, width, 3), dtype=np.uint8) for width, height in self.sizes]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return EvalTransform()(Image.fromarray(self.images[index])), 0, index
+
+
+def test_metrics_equal_pycocotools_on_the_boxes_of_localize(tmp_path: Path) -> None:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 255, (90, 150, 3), dtype=np.uint8), rng.integers(0, 255, (120, 80, 3), dtype=np.uint8)]
-    truth = [np.array([[0, 0, 149, 89], [3, 4, 20, 30]]), np.array([[5, 10, 70, 100]])]
+    data = Noise()
     torch.manual_seed(0)
-    model = wrap(__import__('timm').create_model('test_resnet', num_classes=2)).eval()
-    found = localize(model, images, 0.6, multi=True, min_area=0.002)
-
-    class Data:
-        name, split = 'noise', 'test'
-        ids, labels, boxes = ['a', 'b'], np.zeros(2, np.int64), truth
-        sizes = np.array([[150, 90], [80, 120]])
-
-        def __len__(self) -> int:
-            return 2
-
-        def __getitem__(self, i: int) -> Any:
-            from PIL import Image
-
-            return EvalTransform()(Image.fromarray(images[i])), 0, i
-
-    report = evaluate(
-        model,
-        Data(),
-        'fcam',
-        objects=True,
-        threshold=0.6,
-        min_area=0.002,
-        labels='predicted',
-        quiet=True,
-        thresholds=[0.6],
-    )
+    model = wrap(timm.create_model('test_resnet', num_classes=2)).eval()
+    # The lowest threshold with several objects in the map of random weights.
+    for threshold in np.arange(0.5, 1, 0.05).tolist():
+        found = localize(model, data.images, threshold, multi=True, min_area=0.002)
+        if sum(len(f.objects) for f in found) > 4:
+            break
+    else:
+        pytest.fail('no map has several objects')
+    options = {'threshold': threshold, 'thresholds': [threshold], 'min_area': 0.002, 'labels': 'predicted'}
+    report = evaluate(model, data, 'fcam', objects=True, quiet=True, **options)
     assert [row['n_found'] for row in report.rows] == [len(f.objects) for f in found]
-    assert sum(row['n_found'] for row in report.rows) > 2
 
-    def box(x0: int, y0: int, x1: int, y1: int) -> list[int]:
-        return [x0, y0, x1 - x0, y1 - y0]
-
-    content = {'info': {}, 'images': [{'id': 1}, {'id': 2}], 'categories': [{'id': 1}], 'annotations': []}
-    for i, rows in enumerate(truth):
+    truth: list[dict[str, Any]] = []
+    for i, rows in enumerate(data.boxes):
         for x0, y0, x1, y1 in rows.tolist():
-            bbox = box(x0, y0, x1 + 1, y1 + 1)
-            content['annotations'].append(
-                {'id': len(content['annotations']) + 1, 'image_id': i + 1, 'category_id': 1, 'iscrowd': 0, 'bbox': bbox}
-                | {'area': bbox[2] * bbox[3]}
-            )
+            bbox = [x0, y0, x1 + 1 - x0, y1 + 1 - y0]
+            entry = {'id': len(truth) + 1, 'image_id': i + 1, 'bbox': bbox, 'area': bbox[2] * bbox[3]}
+            truth.append(entry | {'category_id': 1, 'iscrowd': 0})
+    content = {'info': {}, 'images': [{'id': 1}, {'id': 2}], 'categories': [{'id': 1}], 'annotations': truth}
     (tmp_path / 'truth.json').write_text(json.dumps(content))
-    results = [
-        {'image_id': i + 1, 'category_id': 1, 'bbox': box(*region.box), 'score': region.strength}
-        for i, f in enumerate(found)
-        for region in f.objects
-    ]
+    results = []
+    for i, f in enumerate(found):
+        for region in f.objects:
+            x0, y0, x1, y1 = region.box
+            bbox = [x0, y0, x1 - x0, y1 - y0]
+            results.append({'image_id': i + 1, 'category_id': 1, 'bbox': bbox, 'score': region.strength})
     coco = COCO(str(tmp_path / 'truth.json'))
     evaluation = COCOeval(coco, coco.loadRes(results), 'bbox')
     evaluation.params.iouThrs, evaluation.params.maxDets = np.array([0.3, 0.5]), [1, 10, 1000]

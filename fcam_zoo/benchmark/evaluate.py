@@ -218,7 +218,8 @@ def _ground_truth(dataset: Any, kind: str, index: list[int], size: tuple[int, in
     if kind == 'masks':
         return np.stack([dataset.mask(i, size[::-1]) for i in index])
     if kind == 'objects':
-        return ObjectTruth([dataset.boxes[i] for i in index], [(int(w), int(h)) for w, h in dataset.sizes[index]])
+        sizes = [(int(width), int(height)) for width, height in (dataset.sizes[i] for i in index)]
+        return ObjectTruth([dataset.boxes[i] for i in index], sizes)
     found = []
     for i in index:
         try:
