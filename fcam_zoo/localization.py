@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -22,14 +21,20 @@ from .data.images import check_size, decode, open_image
 from .errors import FcamZooError
 from .inference import InferenceOptions, check_batch_size, check_model
 from .models import FCAM
-from .objects import Region, Threshold, as_share, as_threshold, find_regions, foreground
+from .objects import (
+    MIN_AREA,
+    Region,
+    Threshold,
+    as_share,
+    as_threshold,
+    find_regions,
+    foreground,
+    resize_map,
+)
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 _KINDS = 'give a path, a PIL image or a uint8 array'
-
-MIN_AREA = 0.01
-"""Share of the image below which a further region is treated as noise."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -324,9 +329,3 @@ def as_image(image: ImageLike) -> Image.Image:
         check_size((image.shape[1], image.shape[0]), 'array')
         return decode(Image.fromarray(image))
     raise TypeError(f'{type(image).__name__} is not an image: {_KINDS}')
-
-
-def resize_map(score_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a map (h,w) of the network to the (width, height) of the image: float32 (H,W) in [0,1]."""
-    resized = cv2.resize(score_map, size, interpolation=cv2.INTER_LINEAR)
-    return np.clip(resized, 0, 1, out=resized)

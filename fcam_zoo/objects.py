@@ -1,4 +1,4 @@
-"""From a full-resolution map to objects: threshold, connected regions, boxes."""
+"""From a map to objects: full resolution, threshold, connected regions, boxes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from ._schema import show
 from .sampling import otsu_threshold
 
 Threshold = float | Literal['otsu']
+
+MIN_AREA = 0.01
+"""Share of the image below which a further region is treated as noise."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,6 +62,12 @@ def as_share(value: Any, name: str) -> float:
     if not 0 <= number < 1:
         raise ValueError(f'{name} is {show(value)}: choose a share of the image in [0,1)')
     return number
+
+
+def resize_map(score_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a map (h,w) of the network to the (width, height) of the image: float32 (H,W) in [0,1]."""
+    resized = cv2.resize(score_map, size, interpolation=cv2.INTER_LINEAR)
+    return np.clip(resized, 0, 1, out=resized)
 
 
 def foreground(score_map: np.ndarray, threshold: Threshold) -> np.ndarray:

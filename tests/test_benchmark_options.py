@@ -206,7 +206,7 @@ def test_descriptions_cover_all_metrics_of_reports() -> None:
                     assert max(y) == pytest.approx(report.metrics[curve.value]) or curve.at is None
     assert describe({'max_box_acc_50': 1.0, 'mean': 1.0, 'max_box_acc_v2': 2.0}).summary['max_box_acc_v2'] == 'V2'
     assert report.description.column('best_f1').label == 'best F1'
-    with pytest.raises(ValueError, match='neither pxap nor max_box_acc_50 is among the metrics kept'):
+    with pytest.raises(ValueError, match='neither pxap nor max_box_acc_50 nor best_f1_50 is among the metrics kept'):
         describe({'kept': 0.5})
 
 

@@ -15,7 +15,7 @@ import pytest
 from fcam_zoo.cli import build_parser
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / 'docs').glob('*.md'))
+PAGES = sorted((ROOT / 'docs').rglob('*.md'))
 
 
 def test_site_builds_strictly(tmp_path):
@@ -24,10 +24,10 @@ def test_site_builds_strictly(tmp_path):
     command = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(tmp_path / 'site')]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    pages = {path.stem for path in (tmp_path / 'site').glob('*.html')}
+    pages = {path.stem for path in (tmp_path / 'site').rglob('*.html')}
     assert {page.stem for page in PAGES} <= pages
     assert 'fcam_mobilenetv1_075.layercam_cub50' in (tmp_path / 'site' / 'models.html').read_text()
-    for page in (tmp_path / 'site').glob('*.html'):
+    for page in (tmp_path / 'site').rglob('*.html'):
         loaded = re.findall(
             r'(?:<script[^>]*src|<link[^>]*rel="stylesheet"[^>]*href|<img[^>]*src)="(https?:[^"]*)', page.read_text()
         )

@@ -12,6 +12,7 @@ from .descriptions import describe as describe
 from .evaluate import evaluate as evaluate
 from .evaluate import evaluate_many as evaluate_many
 from .html import write_html as write_html
+from .object_metric import ObjectMetric as ObjectMetric
 from .pixel_ap import PixelAP as PixelAP
 from .report import Report as Report
 from .report_folder import read_reports as read_reports

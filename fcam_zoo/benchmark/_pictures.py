@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from .. import _drawing
+from ..objects import find_regions, foreground, resize_map
 from .boxes import as_boxes, best_overlap, boxes_from_score_map, resize_boxes
 from .inputs import as_array, as_score_maps
 from .report import Report
@@ -63,6 +64,19 @@ def _boxes(
     return _outline_boxes(truth, size, new_size), _outline_boxes(best, size, new_size)
 
 
+def _objects(
+    score_map: np.ndarray, report: Report, dataset: Any, index: int, new_size: tuple[int, int]
+) -> tuple[Outlines, Outlines]:
+    """Return all true boxes, and those found at the threshold of the report's metrics."""
+    size = (int(dataset.sizes[index][0]), int(dataset.sizes[index][1]))
+    threshold = report.metrics.get('threshold', report.metrics[report.description.best_threshold])
+    full = resize_map(score_map.astype(np.float32), size)
+    regions = find_regions(foreground(full, threshold), full, True, cast(float, report.meta.min_area))
+    found = np.array([region.box for region in regions], np.int64).reshape(-1, 4)
+    truth = np.array(dataset.boxes[index], np.int64).reshape(-1, 4)
+    return _outline_boxes(truth, size, new_size), _outline_boxes(found, size, new_size)
+
+
 def _masks(
     score_map: np.ndarray, report: Report, dataset: Any, index: int, new_size: tuple[int, int]
 ) -> tuple[Outlines, Outlines]:
@@ -73,7 +87,7 @@ def _masks(
     )
 
 
-_OUTLINES = {'boxes': _boxes, 'masks': _masks}
+_OUTLINES = {'objects': _objects, 'boxes': _boxes, 'masks': _masks}
 
 
 def _outline_boxes(boxes: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]) -> Outlines:

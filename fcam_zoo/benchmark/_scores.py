@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._analysis import ACTIVATION_BINS, Score, activations, f1_scores, object_masks, robustness
-from .box_metric import BoxMetric
+from .box_metric import DEFAULT_IOU, BoxMetric
 from .inputs import ArrayLike, top_k_hits
+from .object_metric import ImageObjects, ObjectMetric, ObjectTruth
 from .pixel_ap import PixelAP, average_precision
 
 # Index of the threshold in the curves of `PixelAP` at one threshold, after the bins from 2 and from 1 on.
@@ -20,19 +21,22 @@ _FIXED = 2
 class Measured(NamedTuple):
     """Measurements of a batch of B score maps."""
 
-    counts: tuple[np.ndarray, ...]  # for each metric its best IoU (B,T), or histograms (B,2,bins)
+    # For each metric its best IoU (B,T), histograms (B,2,bins), or the objects of B images.
+    counts: tuple[np.ndarray | list[ImageObjects], ...]
     activations: np.ndarray  # (3,ACTIVATION_BINS)
     shares: np.ndarray  # (B) of the image within its boxes or mask
 
 
-def measure(metrics: Sequence[BoxMetric | PixelAP], score_maps: ArrayLike, truth: Any) -> Measured:
+def measure(metrics: Sequence[BoxMetric | PixelAP | ObjectMetric], score_maps: ArrayLike, truth: Any) -> Measured:
     """Measure a batch, given its boxes or masks, without adding it to the metrics; can run in any process.
 
     Raises:
-        ValueError: As `BoxMetric.update` and `PixelAP.update`.
+        ValueError: As `update` of the metric.
     """
     counts = tuple(metric.measure(score_maps, truth) for metric in metrics)
-    masks = object_masks(truth, (len(counts[0]), *score_maps.shape[-2:]))
+    height, width = score_maps.shape[-2:]
+    boxes_or_masks = truth.resized((width, height)) if isinstance(truth, ObjectTruth) else truth
+    masks = object_masks(boxes_or_masks, (len(counts[0]), height, width))
     return Measured(counts, activations(score_maps, masks), (masks == 1).mean((1, 2)))
 
 
@@ -66,7 +70,7 @@ class Scores(ABC):
         """Return a function that scores images by their indices."""
 
     @abstractmethod
-    def _kept(self, counts: np.ndarray, fixed: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def _kept(self, counts: Any, fixed: Any = None) -> dict[str, np.ndarray]:
         """Return what rows need of the counts of each image, by name."""
 
     @abstractmethod
@@ -77,7 +81,7 @@ class Scores(ABC):
         """Count a measured batch, and keep what rows need.
 
         Raises:
-            ValueError: As `BoxMetric.count` and `PixelAP.count`.
+            ValueError: As `count` of the metric.
         """
         for metric, counts in zip(self.metrics, found.counts):
             metric.count(counts, *((labels, logits) if self.takes_labels else ()))
@@ -102,6 +106,10 @@ class Scores(ABC):
         """Return what was kept under a name, over all images."""
         return np.concatenate(self.lists[name])
 
+    def samples(self) -> np.ndarray:
+        """Return `Report.samples`."""
+        return self.kept('samples')
+
     def rows(self, dataset: Any) -> list[dict[str, Any]]:
         """Return `Report.rows`."""
         if 'share' not in self.lists:
@@ -118,9 +126,17 @@ class BoxScores(Scores):
 
     takes_labels = True
 
-    def __init__(self, threshold: float | None = None, **options: Any) -> None:
-        fixed = None if threshold is None else BoxMetric(**{**options, 'thresholds': [threshold]})
-        super().__init__(BoxMetric(**options), fixed, threshold)
+    def __init__(
+        self,
+        threshold: float | None = None,
+        thresholds: ArrayLike | None = None,
+        iou: Sequence[float] | None = None,
+        multi_contour: bool = False,
+        **_of_objects: Any,
+    ) -> None:
+        required = DEFAULT_IOU if iou is None else iou
+        fixed = None if threshold is None else BoxMetric([threshold], required, multi_contour)
+        super().__init__(BoxMetric(thresholds, required, multi_contour), fixed, threshold)
         # float32 distinguishes IoUs of maps of this size, and compares them like float64.
         self.levels = {f'{level:g}': np.float32(level / 100) for level in self.metric.iou}
 
@@ -221,6 +237,3 @@ def _f1_at_threshold(hist_true: np.ndarray, hist_false: np.ndarray) -> float:
     """Return F1 in percent, given the histograms of `PixelAP` at one threshold."""
     _, precision, recall = average_precision(hist_true, hist_false)
     return float(f1_scores(precision, recall)[_FIXED])
-
-
-SCORES: dict[str, Callable[..., Scores]] = {'boxes': BoxScores, 'masks': MaskScores}

@@ -9,7 +9,9 @@ import numpy as np
 
 from ._counts import Counts
 from .boxes import as_boxes, best_overlap, distinct_boxes
-from .inputs import ArrayLike, BatchError, as_array, as_numbers, as_score_maps, as_thresholds, top_k_hits
+from .inputs import ArrayLike, BatchError, as_array, as_iou, as_numbers, as_score_maps, as_thresholds, top_k_hits
+
+DEFAULT_IOU = (30, 50, 70)
 
 
 class BoxMetric(Counts):
@@ -55,16 +57,11 @@ class BoxMetric(Counts):
     def __init__(
         self,
         thresholds: ArrayLike | None = None,
-        iou: Sequence[float] = (30, 50, 70),
+        iou: Sequence[float] = DEFAULT_IOU,
         multi_contour: bool = False,
     ) -> None:
         self.thresholds = as_thresholds(thresholds, ascending=True)
-        levels = as_numbers(iou, 'iou')
-        if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels <= 100)).all():
-            raise ValueError(f'iou must be percentages above 0 and up to 100, got {levels.tolist()}')
-        self.iou = tuple(levels.tolist())
-        if len({f'{level:g}' for level in self.iou}) < len(self.iou):
-            raise ValueError(f'iou must be different percentages, got {levels.tolist()}')
+        self.iou = as_iou(iou)
         self.multi_contour = multi_contour
         shape = (len(self.iou), len(self.thresholds))
         state = {key: np.zeros((), np.int64) for key in ('n', 'n_labelled', 'num_class_correct')}

@@ -12,6 +12,7 @@ import numpy as np
 
 from .._io import printable, write_json
 from .._schema import build, length, read_json, show
+from .object_metric import detection_scores
 from .report import Report, as_unicode, reading_report
 
 LEVEL = 95
@@ -21,7 +22,7 @@ MAX_ROWS = 10**4
 # Images whose samples are unpacked at a time.
 _CHUNK = 2048
 _SAME = ('id', 'label', 'width', 'height', 'n_boxes')
-_PROTOCOL = ('metric', 'iou', 'multi_contour')
+_PROTOCOL = ('metric', 'iou', 'multi_contour', 'min_area')
 
 
 @dataclass
@@ -29,7 +30,8 @@ class ComparisonRow:
     """A metric of a report.
 
     Attributes:
-        metric: max_box_acc_50, ..., mean, box_acc_50, ..., top1_50, ..., cls; or pxap, cls.
+        metric: max_box_acc_50, ..., mean, box_acc_50, ..., top1_50, ..., cls; or precision_50, recall_50, f1_50,
+            best_f1_50, ..., cls; or pxap, cls.
         maps: Name of the report.
         value: In percent.
         low: Lower end of its interval.
@@ -62,7 +64,7 @@ class ComparisonMeta:
         samples: Resamples of the bootstrap.
         seed: Seed of the bootstrap.
         level: Of the intervals, in percent.
-        thresholds: With boxes, whether each resample chooses its best ones.
+        thresholds: Without masks, whether each resample chooses its best ones.
     """
 
     baseline: str
@@ -123,10 +125,10 @@ def compare(
     """Compute intervals of the metrics of reports on the same images, and of their differences.
 
     Images are drawn with replacement, the same ones for all reports, so that differences are paired. The best threshold
-    of MaxBoxAcc is chosen again in each resample, as it would be on other images. Reports that were read from files
-    lack the samples for this: their thresholds stay fixed, and top-1 localization is omitted. Intervals are
-    percentiles. The maximum over thresholds is slightly larger in resamples than in the images themselves, especially
-    if its curve is rough.
+    of MaxBoxAcc and of best_f1_* is chosen again in each resample, as it would be on other images. Reports that were
+    read from files lack the samples for this: their thresholds stay fixed, and top-1 localization and best_f1_* are
+    omitted. AP of objects has no interval. Intervals are percentiles. The maximum over thresholds is slightly larger in
+    resamples than in the images themselves, especially if its curve is rough.
 
     Args:
         reports: Name -> report, evaluated with `rows=True`.
@@ -156,7 +158,7 @@ def compare(
                 other = None if name == baseline else expected
                 rows.append(ComparisonRow(metric, name, *_intervals(found[metric], other)))
     meta = ComparisonMeta(baseline, n, samples, seed, LEVEL)
-    if kind == 'boxes':
+    if kind != 'masks':
         meta.thresholds = 'chosen in each resample' if chosen else 'as reported'
     return Comparison(rows, meta)
 
@@ -211,6 +213,24 @@ def _resample_boxes(report: Report, counts: np.ndarray, chosen: bool, labelled: 
     return metrics
 
 
+def _resample_objects(report: Report, counts: np.ndarray, chosen: bool, _labelled: bool) -> dict[str, np.ndarray]:
+    """Compute the metrics (S) of each resample; 0 where nothing was found or is true."""
+    levels = [f'{level:g}' for level in report.meta.iou or ()]
+    columns = [_column(report, key) for key in ('n_boxes', 'n_found', *(f'correct_{k}' for k in levels))]
+    # Whole numbers below 2**53 are exact in float64.
+    truth, found, *correct = (counts.astype(np.float64) @ np.array(columns, np.float64).T).T
+    metrics: dict[str, np.ndarray] = {}
+    for level, right in zip(levels, correct):
+        values = detection_scores(truth, found, right)
+        metrics |= {f'{key}_{level}': value for key, value in zip(('precision', 'recall', 'f1'), values)}
+    if chosen:
+        samples = cast(np.ndarray, report.samples)
+        sums = _product(counts, lambda part: samples[part], np.float64).reshape(len(counts), *samples.shape[1:])
+        f1 = 2 * 100 * sums[:, 1:] / np.maximum(sums[:, :1], 1)
+        metrics |= {f'best_f1_{level}': value for level, value in zip(levels, f1.max(2).T)}
+    return metrics
+
+
 def _best(report: Report, counts: np.ndarray, chosen: bool) -> np.ndarray:
     """Compute the largest accuracy in percent over thresholds (S,I), given how often images count (S,N)."""
     samples = report.samples if chosen else None
@@ -239,7 +259,7 @@ def _resample_masks(report: Report, counts: np.ndarray, _chosen: bool, _labelled
     return {'pxap': 100 * (precision[:, 1:] * np.diff(recall, axis=1)).sum(1)}
 
 
-_RESAMPLE = {'boxes': _resample_boxes, 'masks': _resample_masks}
+_RESAMPLE = {'objects': _resample_objects, 'boxes': _resample_boxes, 'masks': _resample_masks}
 
 
 def _product(counts: np.ndarray, values: Callable[[slice], np.ndarray], dtype: type) -> np.ndarray:

@@ -87,19 +87,22 @@ class MetricDescription:
     """Names of a metric, and where a report contains its values.
 
     Attributes:
-        kind: Ground truth that it needs: 'boxes' or 'masks'.
-        name: 'MaxBoxAcc', 'MaxBoxAccV2' or 'PxAP'.
+        kind: Ground truth that it needs: 'objects' (all boxes of an image), 'boxes' or 'masks'.
+        name: 'MaxBoxAcc', 'MaxBoxAccV2', 'Objects' or 'PxAP'.
         text: What it measures, in a sentence.
         primary: Key of the main metric.
-        overall: Key of the metric that summarizes all: the mean over IoUs, or PxAP.
+        overall: Key of the metric that summarizes all: the mean over IoUs, AP of objects, or PxAP.
         best_threshold: Key of the best threshold of the main metric.
         columns: All metrics that a report may hold, in the order of tables.
         summary: Key -> title of the metrics in tables with one row per model.
-        curves: By name: 'accuracy_50', one for each IoU; or 'precision' and 'f1'.
+        curves: By name: 'accuracy_50' or 'f1_50', one for each IoU; or 'precision' and 'f1'.
         main_curves: Names of those to show by default.
         row: Score of an image, a column of `Report.rows`.
         group: Score of a group of images, a key of the rows of `Report.tables`.
         group_text: What the score of a group is, in a sentence.
+        level_curve: Name of the curves of each IoU, without the IoU.
+        found_text: Which objects pictures show.
+        note: What a table of the metrics cannot say, or ''.
     """
 
     kind: str
@@ -115,6 +118,9 @@ class MetricDescription:
     row: Column
     group: str
     group_text: str
+    level_curve: str = 'accuracy'
+    found_text: str = 'found at the best threshold'
+    note: str = ''
 
     def column(self, key: str) -> Column:
         """Return the column of a metric.
@@ -135,25 +141,39 @@ def describe(metrics: Mapping[str, float]) -> MetricDescription:
     """Find the description of recorded metrics, such as `Report.metrics`, by their keys.
 
     Raises:
-        ValueError: When they hold neither PxAP nor MaxBoxAcc.
+        ValueError: When they hold neither PxAP nor MaxBoxAcc nor metrics of objects.
     """
     if 'pxap' in metrics:
         return _describe_masks()
-    found = [re.fullmatch(r'max_box_acc_(\d+\.?\d*)', key) for key in metrics]
-    iou = [float(match[1]) for match in found if match]
-    if not iou:
-        raise ValueError(f'neither pxap nor max_box_acc_50 is among the metrics {", ".join(metrics) or "(none)"}')
-    return _describe_boxes('MaxBoxAcc' if 'mean' in metrics else 'MaxBoxAccV2', iou)
+    if iou := _levels('best_f1', metrics):
+        return _describe_objects(iou)
+    if iou := _levels('max_box_acc', metrics):
+        return _describe_boxes('MaxBoxAcc' if 'mean' in metrics else 'MaxBoxAccV2', iou)
+    names = ', '.join(metrics) or '(none)'
+    raise ValueError(f'neither pxap nor max_box_acc_50 nor best_f1_50 is among the metrics {names}')
+
+
+def _levels(key: str, metrics: Mapping[str, float]) -> list[float]:
+    """Return the IoUs of the metrics with a key."""
+    found = (re.fullmatch(rf'{key}_(\d+\.?\d*)', name) for name in metrics)
+    return [float(match[1]) for match in found if match]
 
 
 def describe_metric(name: str, iou: Sequence[float] | None) -> MetricDescription:
-    """Find the description of a metric, 'MaxBoxAcc', 'MaxBoxAccV2' or 'PxAP', by its name and its IoUs in percent."""
-    return _describe_masks() if name == 'PxAP' else _describe_boxes(name, iou or ())
+    """Find the description of a metric by its name (`MetricDescription.name`) and its IoUs in percent."""
+    if name == 'PxAP':
+        return _describe_masks()
+    return _describe_objects(iou or ()) if name == 'Objects' else _describe_boxes(name, iou or ())
+
+
+def main_level(levels: Sequence[str]) -> str:
+    """Return the IoU of the main metric: 50, or the first if 50 was not measured."""
+    return '50' if '50' in levels else levels[0]
 
 
 def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
     levels = [f'{level:g}' for level in iou]
-    main = '50' if '50' in levels else levels[0]
+    main = main_level(levels)
 
     def columns(key: str, group: str, short: str, digits: int = 1, setting: bool = False) -> list[Column]:
         return [Column(f'{key}_{k}', f'IoU {k}', group, f'{short}{k}', digits, setting) for k in levels]
@@ -203,6 +223,54 @@ def _accuracy_curve(level: str) -> Curve:
         1,
         lambda curves: (curves['threshold'], curves[f'accuracy_{level}']),
         f'max_box_acc_{level}',
+        f'best_threshold_{level}',
+    )
+
+
+def _describe_objects(iou: Sequence[float]) -> MetricDescription:
+    levels = [f'{level:g}' for level in iou]
+    main = main_level(levels)
+    names = {'precision': ('precision', 'P'), 'recall': ('recall', 'R'), 'f1': ('F1', 'F1'), 'ap': ('AP', 'AP')}
+    columns = [
+        Column(f'{key}_{k}', title, f'objects at IoU {k}', f'{short}_{k}')
+        for k in levels
+        for key, (title, short) in names.items()
+    ]
+    columns += [Column(f'best_f1_{k}', f'IoU {k}', 'F1 at the best threshold', f'best_{k}') for k in levels]
+    columns.append(Column('threshold', 'threshold', 'chosen', 'tau', 3, True))
+    columns += [Column(f'best_threshold_{k}', f'IoU {k}', 'best threshold', f'tau_{k}', 3, True) for k in levels]
+    columns += [Column(f'robustness_{k}', f'IoU {k}', 'robustness', f'rob_{k}', 1, True) for k in levels]
+    columns.append(Column('cls', 'top-1', 'classification', 'cls'))
+    return MetricDescription(
+        kind='objects',
+        name='Objects',
+        text='Boxes of all connected regions of a map are matched with all true boxes: each true box counts once, if '
+        'the IoU is at least the required one. Precision, recall, F1 and AP are those at the chosen threshold or, '
+        'without one, at the threshold with the best F1 on these images.',
+        primary=f'f1_{main}',
+        overall=f'ap_{main}',
+        best_threshold=f'best_threshold_{main}',
+        columns=tuple(columns),
+        summary={f'{key}_{main}': title for key, (title, _) in names.items()}
+        | {f'best_f1_{main}': 'best F1', 'cls': 'cls'},
+        curves={f'f1_{k}': _f1_curve(k) for k in levels},
+        main_curves=(f'f1_{main}',),
+        row=Column(f'f1_{main}', 'F1', 'image', 'F1', 0),
+        group=f'f1_{main}',
+        group_text=f'F1 (%) of the objects of these images at IoU {main}.',
+        level_curve='f1',
+        found_text='found at the chosen threshold or, without one, at the best',
+        note=f'P, R, F1 and AP are at the threshold tau or, without one, at tau_{main}, the best one on these images.',
+    )
+
+
+def _f1_curve(level: str) -> Curve:
+    return Curve(
+        "threshold τ (share of each map's maximum)",
+        f'F1 of objects at IoU {level} % (%)',
+        1,
+        lambda curves: (curves['threshold'], curves[f'f1_{level}']),
+        f'best_f1_{level}',
         f'best_threshold_{level}',
     )
 

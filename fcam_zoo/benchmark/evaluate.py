@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -16,12 +16,18 @@ from tqdm import tqdm
 from .._checks import MAX_WORKERS
 from .._distributed import gather, rank
 from .._schema import show
-from ._scores import SCORES, Scores, measure
+from ..objects import MIN_AREA
+from ._object_scores import ObjectScores
+from ._scores import BoxScores, MaskScores, Scores, measure
 from ._workers import map_in_workers, share_of
 from .boxes import resize_boxes
 from .inputs import ArrayLike, BatchError, check_kinds, check_whole
+from .object_metric import ObjectTruth
 from .report import Report, make_report
 from .sources import Batch, Convention, Labels, MapMaker, Source, describe_maps
+
+# By kind of ground truth: all objects of an image, one box of it, or its pixels.
+SCORES: dict[str, Callable[..., Scores]] = {'objects': ObjectScores, 'boxes': BoxScores, 'masks': MaskScores}
 
 
 def evaluate(source: Source, dataset: Dataset, maps: str = 'fcam', **options: Any) -> Report:
@@ -39,7 +45,9 @@ def evaluate_many(
     device: str | torch.device | None = None,
     thresholds: ArrayLike | None = None,
     multi_contour: bool = False,
-    iou: Sequence[float] = (30, 50, 70),
+    iou: Sequence[float] | None = None,
+    objects: bool = False,
+    min_area: float = MIN_AREA,
     convention: Convention = 'bilinear',
     labels: Labels = 'true',
     threshold: float | Mapping[str, float] | None = None,
@@ -49,7 +57,8 @@ def evaluate_many(
 ) -> dict[str, Report]:
     """Score several kinds of map in one pass over the images.
 
-    Data sets with boxes are scored by `BoxMetric`, those with masks by `PixelAP`, at the size of the maps.
+    Data sets with boxes are scored by `BoxMetric`, those with masks by `PixelAP`, at the size of the maps. With
+    `objects`, all boxes of each image are scored by `ObjectMetric`, at the size of the images.
 
     Under torch.distributed each process scores a part of the images, and all return the same reports, bit for bit
     those of a single process. If one process fails, all raise its error after they have scored their part.
@@ -73,9 +82,12 @@ def evaluate_many(
         workers: Processes that load images, and as many that find boxes and histograms. A script that uses them must
             have its code under `if __name__ == '__main__'`.
         device: Device that a model, or the images for a function, are moved to. Default: they are not moved.
-        thresholds: Ascending, in [0,1]. Default: 0, 0.001, ..., 0.999.
+        thresholds: Ascending, in [0,1]. Default: 0, 0.001, ..., 0.999; with `objects` 0, 0.05, ..., 0.95.
         multi_contour: Use the boxes of all contours (MaxBoxAccV2).
-        iou: IoUs in percent.
+        iou: IoUs in percent. Default: 30, 50, 70; with `objects` 30, 50.
+        objects: Score all boxes of each image: precision, recall, F1 and AP of objects. Needs pycocotools (extra
+            `objects`).
+        min_area: With `objects`, smallest area of a further object as a share of the image.
         convention: How a model's maps become score maps. 'bilinear' is that of F-CAM (class maps are min-max
             normalized, then resized). 'bicubic' is that of Choe et al. (CVPR 2020: class maps are resized bicubically,
             then every map is min-max normalized). Other sources must return final score maps.
@@ -96,20 +108,23 @@ def evaluate_many(
 
     Raises:
         BenchmarkError: When a worker process ends early, for example for lack of memory.
+        ImportError: With `objects`, without pycocotools.
         ValueError: For a data set without images or ground truth, kinds of map that the source does not make, labels
-            beyond the classes of the model, an array of another length, and as `BoxMetric` and `PixelAP`.
+            beyond the classes of the model, an array of another length, and as the metrics.
     """
     names = check_kinds(maps)
     fixed = _fixed_thresholds(source, names, threshold)
-    metric = {'thresholds': thresholds, 'iou': iou, 'multi_contour': multi_contour}
+    metric = {'thresholds': thresholds, 'iou': iou, 'multi_contour': multi_contour, 'min_area': min_area}
+    if objects and multi_contour:
+        raise ValueError('objects=True scores the boxes of all regions anyway: leave out multi_contour')
 
     def score_share() -> dict[str, Scores]:
         """Score the images of this process."""
         maker = MapMaker(source, dataset, names, convention, labels, device)
-        kind, total = _check(dataset, names, batch_size, workers, limit)
+        kind, total = _check(dataset, names, objects, batch_size, workers, limit)
         scores = {name: SCORES[kind](fixed.get(name), **metric) for name in names}
         mine = share_of(total, batch_size)
-        jobs = _jobs(maker.batches(mine, batch_size, workers), dataset, scores)
+        jobs = _jobs(maker.batches(mine, batch_size, workers), dataset, kind, scores)
         with tqdm(total=len(mine), desc='scoring', unit='image', disable=quiet or rank() > 0) as bar:
             for batch, results in map_in_workers(jobs, measure, workers):
                 true = None if batch.logits is None else maker.dataset.labels[batch.indices]
@@ -159,17 +174,25 @@ def _named(name: str, index: list[int], dataset: Any) -> Iterator[None]:
 
 
 def _jobs(
-    batches: Iterable[Batch], dataset: Any, scores: Mapping[str, Scores]
+    batches: Iterable[Batch], dataset: Any, kind: str, scores: Mapping[str, Scores]
 ) -> Iterator[tuple[Batch, list[tuple[Any, ...]]]]:
     """Yield each batch, and the arguments of `measure` for each kind of map."""
     for batch in batches:
-        truth = cache(partial(_ground_truth, dataset, batch.indices))
+        truth = cache(partial(_ground_truth, dataset, kind, batch.indices))
         yield batch, [(scores[name].metrics, maps, truth(maps.shape[-2:])) for name, maps in batch.maps.items()]
 
 
-def _check(dataset: Any, names: Sequence[str], batch_size: int, workers: int, limit: int | None) -> tuple[str, int]:
-    """Return the kind of ground truth, 'boxes' or 'masks', and the number of images to score."""
-    kind = 'masks' if getattr(dataset, 'boxes', None) is None else 'boxes'
+def _check(
+    dataset: Any, names: Sequence[str], objects: bool, batch_size: int, workers: int, limit: int | None
+) -> tuple[str, int]:
+    """Return the kind of ground truth, 'objects', 'boxes' or 'masks', and the number of images to score."""
+    boxes = getattr(dataset, 'boxes', None) is not None
+    kind = 'masks' if not boxes else 'objects' if objects else 'boxes'
+    if objects and not boxes:
+        raise ValueError(
+            f'{getattr(dataset, "name", "the data set")} has no boxes, which metrics of objects need: name their file '
+            'or folder with annotations (--annotations), or leave out objects (--objects)'
+        )
     if kind == 'masks' and not getattr(dataset, 'masks', None):
         raise ValueError(
             f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on: name their file or '
@@ -190,10 +213,13 @@ def _check(dataset: Any, names: Sequence[str], batch_size: int, workers: int, li
     return kind, total
 
 
-def _ground_truth(dataset: Any, index: list[int], size: tuple[int, int]) -> Any:
-    """Return boxes (n,4) of each image, or masks (B,h,w), at a size (h,w)."""
-    if getattr(dataset, 'boxes', None) is None:
+def _ground_truth(dataset: Any, kind: str, index: list[int], size: tuple[int, int]) -> Any:
+    """Return boxes (n,4) of each image, or masks (B,h,w), at a size (h,w); objects at the size of their image."""
+    if kind == 'masks':
         return np.stack([dataset.mask(i, size[::-1]) for i in index])
+    if kind == 'objects':
+        sizes = [(int(width), int(height)) for width, height in (dataset.sizes[i] for i in index)]
+        return ObjectTruth([dataset.boxes[i] for i in index], sizes)
     found = []
     for i in index:
         try:

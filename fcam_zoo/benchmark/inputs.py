@@ -123,6 +123,21 @@ def as_thresholds(thresholds: ArrayLike | None, ascending: bool = False) -> np.n
     return values
 
 
+def as_iou(iou: ArrayLike) -> tuple[float, ...]:
+    """Convert required IoUs to a tuple of different percentages.
+
+    Raises:
+        ValueError: For an empty list, a percentage outside (0,100], or equal ones.
+    """
+    levels = as_numbers(iou, 'iou')
+    if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels <= 100)).all():
+        raise ValueError(f'iou must be percentages above 0 and up to 100, got {levels.tolist()}')
+    found = tuple(levels.tolist())
+    if len({f'{level:g}' for level in found}) < len(found):
+        raise ValueError(f'iou must be different percentages, got {levels.tolist()}')
+    return found
+
+
 def top_k_hits(labels: ArrayLike, logits: ArrayLike, n: int, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
     """Check whether the label has the largest logit, and one of the k largest; equal logits keep their order.
 

@@ -39,12 +39,12 @@ def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) ->
     """Plot localization against the threshold tau (Fig. 5 of the paper).
 
     With boxes: the percentage of images whose box is correct, over tau relative to the maximum of each map, one panel
-    per IoU; dots are the best thresholds. With masks: precision over recall of all pixels, and their F1 over tau, which
-    is absolute.
+    per IoU; dots are the best thresholds. With several objects per image: their F1 instead. With masks: precision over
+    recall of all pixels, and their F1 over tau, which is absolute.
 
     Args:
         reports: Name -> report of the same data set, from `benchmark.evaluate_many` or `benchmark.read_reports`.
-        iou: IoUs in percent, only with boxes; default: 50, or the first if 50 was not measured.
+        iou: IoUs in percent, not with masks; default: 50, or the first if 50 was not measured.
 
     Returns:
         A matplotlib figure.
@@ -56,7 +56,7 @@ def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) ->
     check_comparable(reports)
     first = next(iter(reports.values()))
     known = first.description.curves
-    names = first.description.main_curves if iou is None else _curves_at(iou)
+    names = first.description.main_curves if iou is None else _curves_at(iou, first.description.level_curve)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f'curve {", ".join(unknown)} is not in the reports: choose from {", ".join(known)}')
     figure, panels = _panels(len(names), (4.6, 3.5 + 0.18 * len(reports)))
@@ -109,12 +109,12 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
     return figure
 
 
-def _curves_at(iou: Sequence[float]) -> list[str]:
+def _curves_at(iou: Sequence[float], name: str) -> list[str]:
     """Return the names of the curves at IoUs in percent."""
     levels = as_numbers(iou, 'iou')
     if levels.ndim != 1 or not levels.size:
         raise ValueError(f'iou is {show(iou)}: give a list of percentages')
-    return [f'accuracy_{level:g}' for level in levels.tolist()]
+    return [f'{name}_{level:g}' for level in levels.tolist()]
 
 
 def overlap(report: Report) -> float:

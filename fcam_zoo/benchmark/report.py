@@ -37,20 +37,25 @@ class Report:
             The mean of max_box_acc_*, or max_box_acc_v2 with multiple contours. With masks: pxap in percent;
             best_threshold, where the F1 of the pixels is largest, best_f1 in percent and its robustness. With a
             threshold that was chosen on other images: threshold, and box_acc_50, ... or f1 at it, in percent. With
-            logits: cls in percent.
-        curves: threshold and, for each IoU, accuracy_50 in percent; or threshold, precision and recall.
+            logits: cls in percent. With several objects per image, for each IoU in percent: precision_50, recall_50,
+            f1_50 and ap_50 at the chosen threshold or, without one, at best_threshold_50; best_f1_50 at
+            best_threshold_50, and its robustness_50.
+        curves: threshold and, for each IoU, accuracy_50, or precision_50, recall_50 and f1_50, in percent; or
+            threshold, precision and recall.
         meta: How it was measured: data set, split, number of images, metric and its options, maps, versions.
         rows: For each image id, label and object_share, the percentage of the image inside its boxes or mask. With
             boxes width, height, n_boxes, for each IoU iou_50 and hit_50 at its best threshold, and iou_at_threshold at
-            the one chosen on other images. With masks the pxap and the f1_at_threshold of the image (None without
-            object pixels). With logits top1 and top5.
+            the one chosen on other images. With several objects n_found boxes, for each IoU correct_50 of them and
+            f1_50 (None without true and found boxes). With masks the pxap and the f1_at_threshold of the image (None
+            without object pixels). With logits top1 and top5.
         activations: score, where each of 128 bins starts, and the percentage of pixels in it: of all pixels, of those
             inside and of those outside boxes or masks.
         tables: classes (label, class, n) and sizes (images whose object_share is above one number and up to another,
-            n), each with accuracy_50, ... at the best threshold of all images, or pxap.
+            n), each with accuracy_50, ... at the best threshold of all images, precision_50, recall_50, f1_50, ap_50,
+            ... of objects, or pxap.
         samples: What `compare` resamples; not written to files, None without rows. With boxes whether each image is
-            correct at each IoU and threshold, packed bits (N,I,ceil(T/8)); with masks the histograms (N,2,bins) of
-            `PixelAP`.
+            correct at each IoU and threshold, packed bits (N,I,ceil(T/8)); with several objects the sum of true and
+            found boxes, and the correct ones at each IoU (N,1+I,T); with masks the histograms (N,2,bins) of `PixelAP`.
     """
 
     maps: str
@@ -144,7 +149,7 @@ def make_report(maps: str, scores: Scores, dataset: Any, source: Mapping[str, An
     report = Report(maps, metrics, curves, meta, scores.rows(dataset))
     report.activations = activation_shares(scores.activations)
     if report.rows:
-        report.samples = scores.kept('samples')
+        report.samples = scores.samples()
         score = scores.group_score(report.rows)
         names = getattr(dataset, 'class_names', None)
         report.tables = {'classes': class_table(report.rows, names, score), 'sizes': size_table(report.rows, score)}

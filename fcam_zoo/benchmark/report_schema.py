@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from .._schema import InvalidValue, Positive, Rule, between, length, show
+from .._schema import BelowOne, InvalidValue, Positive, Rule, between, length, show
 from ._analysis import ACTIVATION_BINS
 from .descriptions import MetricDescription
 
@@ -33,9 +33,10 @@ class Meta:
         labels: Class of class maps: 'true' or 'predicted'; None if it does not matter.
         thresholds: Number of thresholds.
         threshold_step: Their distance, if it is constant.
-        metric: 'MaxBoxAcc', 'MaxBoxAccV2' or 'PxAP'.
-        iou: With boxes, required IoUs in percent.
-        multi_contour: With boxes, whether the boxes of all contours are used.
+        metric: 'MaxBoxAcc', 'MaxBoxAccV2', 'Objects' or 'PxAP'.
+        iou: Required IoUs in percent, except for PxAP.
+        multi_contour: For MaxBoxAcc, whether the boxes of all contours are used.
+        min_area: For objects, smallest area of a further object as a share of the image.
         versions: Versions of packages.
     """
 
@@ -46,16 +47,18 @@ class Meta:
     labels: Literal['true', 'predicted'] | None = None
     thresholds: Annotated[int, between(1, MAX_THRESHOLDS)]
     threshold_step: Annotated[float, Positive] | None = None
-    metric: Literal['MaxBoxAcc', 'MaxBoxAccV2', 'PxAP']
+    metric: Literal['MaxBoxAcc', 'MaxBoxAccV2', 'Objects', 'PxAP']
     iou: Annotated[list[Percent], length(1, 100)] | None = None
     multi_contour: bool | None = None
+    min_area: BelowOne | None = None
     versions: dict[str, Name] | None = None
 
     def __post_init__(self) -> None:
         if self.metric == 'PxAP':
             return
-        if self.iou is None or self.multi_contour is None:
-            raise InvalidValue(f'meta of {self.metric} has no iou or no multi_contour: add both')
+        option = 'min_area' if self.metric == 'Objects' else 'multi_contour'
+        if self.iou is None or getattr(self, option) is None:
+            raise InvalidValue(f'meta of {self.metric} has no iou or no {option}: add both')
         # The schema converts whole numbers to floats.
         self.iou = [int(level) if float(level).is_integer() else level for level in self.iou]
         if len({f'{level:g}' for level in self.iou}) < len(self.iou):
@@ -84,12 +87,27 @@ _ROW = {
     'width': _COUNT,
     'height': _COUNT,
     'n_boxes': _COUNT,
+    'n_found': _COUNT,
     'iou_at_threshold': _SHARE,
     'pxap': _MAYBE_PERCENT,
     'f1_at_threshold': _MAYBE_PERCENT,
     'top1': _FLAG,
     'top5': _FLAG,
 }
+# By kind of metric what exists once per IoU: columns of rows and of groups, and curves.
+_ROW_LEVELS: dict[str, dict[str, Rule]] = {
+    'boxes': {'iou': _SHARE, 'hit': _FLAG},
+    'objects': {'correct': _COUNT, 'f1': _MAYBE_PERCENT},
+    'masks': {},
+}
+_GROUP_LEVELS: dict[str, dict[str, Rule]] = {
+    'boxes': {'accuracy': _PERCENT},
+    'objects': dict.fromkeys(('precision', 'recall', 'f1', 'ap'), _MAYBE_PERCENT),
+    'masks': {},
+}
+_CURVE_LEVELS = {'boxes': ('accuracy',), 'objects': ('precision', 'recall', 'f1'), 'masks': ()}
+# By kind of metric, further columns that rows need.
+_ROW_NEEDED: dict[str, set[str]] = {'boxes': set(), 'objects': {'n_boxes', 'n_found'}, 'masks': set()}
 _TABLES = {
     'classes': {'label': _COUNT, 'class': _TEXT, 'n': _COUNT},
     'sizes': {'above': _PERCENT, 'up_to': _PERCENT, 'n': _COUNT},
@@ -104,17 +122,19 @@ def check_contents(report: Report) -> None:
     """
     description = report.description
     _check_metrics(report.metrics, description)
-    _check_curves(report.curves, description)
+    _check_curves(report)
     if len(report.rows) not in (0, report.meta.n):
         raise InvalidValue(f'rows has {len(report.rows)} images, but meta.n is {report.meta.n}: give one row per image')
     levels = [f'{level:g}' for level in report.meta.iou or ()]
-    columns = _ROW | {f'iou_{k}': _SHARE for k in levels} | {f'hit_{k}': _FLAG for k in levels}
-    needed = {'id', 'label', description.row.key, *(f'hit_{k}' for k in levels)}
-    _check_table(report.rows, 'rows', columns, needed)
+    of_levels = _ROW_LEVELS[description.kind]
+    columns = _ROW | {f'{key}_{k}': rule for key, rule in of_levels.items() for k in levels}
+    needed = {'id', 'label', description.row.key, *(f'{key}_{k}' for key in of_levels for k in levels)}
+    _check_table(report.rows, 'rows', columns, needed | _ROW_NEEDED[description.kind])
     for kind, rows in report.tables.items():
         if kind not in _TABLES:
             raise InvalidValue(f'unknown table {show(kind)}: choose one of {", ".join(_TABLES)}')
-        scores = {f'accuracy_{k}': _PERCENT for k in levels} or {'pxap': _MAYBE_PERCENT}
+        scores = {f'{key}_{k}': rule for key, rule in _GROUP_LEVELS[description.kind].items() for k in levels}
+        scores = scores or {'pxap': _MAYBE_PERCENT}
         _check_table(rows, f'tables.{kind}', _TABLES[kind] | scores, {*_TABLES[kind], description.group})
     _check_activations(report.activations)
 
@@ -130,12 +150,12 @@ def _check_metrics(metrics: Mapping[str, float], description: MetricDescription)
             raise InvalidValue(f'metrics.{key} is {show(value)}: {columns[key].fix}')
 
 
-def _check_curves(curves: Mapping[str, Sequence[float]], description: MetricDescription) -> None:
-    if description.kind == 'boxes':
-        columns = {'threshold': _SHARE, **dict.fromkeys(description.curves, _PERCENT)}
-    else:
+def _check_curves(report: Report) -> None:
+    names = _CURVE_LEVELS[report.description.kind]
+    columns = {'threshold': _SHARE} | {f'{name}_{k:g}': _PERCENT for name in names for k in report.meta.iou or ()}
+    if not names:
         columns = {'threshold': _EDGE, 'precision': _SHARE, 'recall': _SHARE}
-    _check_lists(curves, 'curves', columns, 1, MAX_THRESHOLDS + 3)
+    _check_lists(report.curves, 'curves', columns, 1, MAX_THRESHOLDS + 3)
 
 
 def _check_activations(activations: Mapping[str, Sequence[float]]) -> None:

@@ -18,6 +18,7 @@ from ..benchmark.report_folder import write_reports
 from ..benchmark.sources import CONVENTIONS, LABELS, MapOf
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
+from ..objects import MIN_AREA
 from ._arguments import add_classifier_argument
 
 CENTER = 'center'
@@ -27,8 +28,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'benchmark',
         description='Score maps on a data set. With boxes: MaxBoxAcc at IoU 30, 50 and 70, and top-1 and top-5 '
-        'localization. With masks: PxAP. Also scores the center baseline, and compares all maps by bootstrap. Layouts '
-        'of data sets: docs/datasets.md.',
+        'localization; with --objects precision, recall and AP of several objects per image. With masks: PxAP. Also '
+        'scores the center baseline, and compares all maps by bootstrap. Layouts of data sets: docs/datasets.md.',
         epilog='Example: fcam-zoo benchmark data/CUB --models fcam_mobilenetv1_075_cub50 --maps cam fcam -o report. '
         'Plots for a paper: fcam-zoo figures curves report',
     )
@@ -67,6 +68,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='how small maps become score maps: as in F-CAM (default), or as in Choe et al. (bicubic, then min-max)',
     )
     parser.add_argument('--multi-contour', action='store_true', help='use the boxes of all contours (MaxBoxAccV2)')
+    parser.add_argument(
+        '--objects',
+        action='store_true',
+        help='several objects per image: precision, recall, F1 and AP of all boxes of a map, those of predict --multi '
+        '(needs the extra objects)',
+    )
+    parser.add_argument(
+        '--min-area',
+        type=float,
+        help=f'with --objects, smallest area of a further object as a share of the image (default: {MIN_AREA})',
+    )
     parser.add_argument('--baseline', help='report that others are compared with (default: the first)')
     parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass (default: 32)')
     parser.add_argument('--workers', type=int, default=0, help='processes that load and score images (default: 0)')
@@ -137,6 +149,8 @@ def score(args: argparse.Namespace) -> None:
             batch_size=args.batch_size,
             workers=args.workers,
             multi_contour=args.multi_contour,
+            objects=args.objects,
+            min_area=MIN_AREA if args.min_area is None else args.min_area,
             threshold=thresholds(args, [*names]),
             limit=args.limit,
             quiet=args.quiet,
@@ -172,6 +186,8 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
     for flag, least in (('batch_size', 1), ('workers', 0), ('limit', 1)):
         if (value := getattr(args, flag)) is not None and value < least:
             raise ValueError(f'--{flag.replace("_", "-")} is {value}: give {least} or more')
+    if args.min_area is not None and not args.objects:
+        raise ValueError('--min-area is the smallest area of one of several objects: add --objects')
     writes = args.output and not rank()
     if writes:
         check_writable(args.output)
@@ -249,6 +265,8 @@ def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], 
     first = next(iter(reports.values()))
     print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta.n} images')
     print(metrics_table(reports))
+    if note := first.description.note:
+        print(note)
     comparison = compare(reports, args.baseline)
     compared = {row.metric for row in comparison.rows}
     main = [key for key in dict.fromkeys((first.description.primary, first.description.overall)) if key in compared]
