@@ -136,12 +136,11 @@ def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], n
         problems.append(data.size_problem(image_id, stored))
     if size is not None:
         problems += data.boxes_outside(image_id, size)
-    objects, ignore = data.masks.get(image_id, MaskFiles(()))
-    for file in (*objects, *([ignore] if ignore else ())):
+    for file in data.masks.get(image_id, MaskFiles(())).files:
         with _report_unreadable(problems, file, 'mask', source):
             mask = read_mask(file)
             if stored is not None and stored != mask.shape[::-1]:
-                problems.append(mask_size_problem(file, mask, stored))
+                problems.append(mask_size_problem(file, mask.shape[::-1], stored))
     return problems
 
 

@@ -17,6 +17,8 @@ from .._device import usable_device
 from .._distributed import process_group
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
+from ..data.images import images_within
+from ..data.splits import check_not_of_test
 from ..errors import DatasetError, TrainingError
 from ..models import FCAM, create_model
 from .collapse import warnings_of
@@ -114,7 +116,8 @@ def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
     """Open the train split, and the val split if there is one.
 
     Raises:
-        DatasetError: When train is missing or invalid, val is invalid, or val has labels that train lacks.
+        DatasetError: When train is missing or invalid, val is invalid, its boxes may be those of test, or val has
+            labels that train lacks.
     """
     train_set = open_dataset(config.data, 'train', TrainTransform(config.image_size), ground_truth=False)
     try:
@@ -124,11 +127,25 @@ def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
         if config.annotations or (root / 'metadata' / 'val').is_dir() or (root / 'val').is_dir():
             raise
         return train_set, None
+    if config.annotations:
+        _check_annotated(val_set, config.annotations)
+    if has_ground_truth(val_set):
+        # Otherwise a missing image would be found after a whole epoch.
+        val_set.check_files()
     if val_set.num_classes > train_set.num_classes:
         raise DatasetError(
             f'val of {config.data} has labels up to {val_set.num_classes - 1}, train up to {train_set.num_classes - 1}'
         )
     return train_set, val_set
+
+
+def _check_annotated(val_set: ImageDataset, annotations: str) -> None:
+    """Check that annotations cannot be those of test, and warn if they describe only some images of val."""
+    check_not_of_test(val_set.root, val_set.ids, annotations)
+    folder = val_set.root / 'val'
+    count = len(images_within(folder)) if val_set.images_root == folder else 0
+    if count > len(val_set):
+        logger.warning('%s: %d of %d images of val have boxes or masks', annotations, len(val_set), count)
 
 
 def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
