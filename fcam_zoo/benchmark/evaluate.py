@@ -19,9 +19,10 @@ from .._schema import show
 from ._scores import SCORES, Scores, measure
 from ._workers import map_in_workers, share_of
 from .boxes import resize_boxes
+from .classes import Labels, ModelLabels, labels_for
 from .inputs import ArrayLike, BatchError, check_kinds, check_whole
 from .report import Report, make_report
-from .sources import Batch, Convention, Labels, MapMaker, Source, describe_maps
+from .sources import Batch, Convention, MapMaker, Source, describe_maps
 
 
 def evaluate(source: Source, dataset: Dataset, maps: str = 'fcam', **options: Any) -> Report:
@@ -41,7 +42,7 @@ def evaluate_many(
     multi_contour: bool = False,
     iou: Sequence[float] = (30, 50, 70),
     convention: Convention = 'bilinear',
-    labels: Labels = 'true',
+    labels: Labels = 'auto',
     threshold: float | Mapping[str, float] | None = None,
     limit: int | None = None,
     rows: bool = True,
@@ -79,8 +80,10 @@ def evaluate_many(
         convention: How a model's maps become score maps. 'bilinear' is that of F-CAM (class maps are min-max
             normalized, then resized). 'bicubic' is that of Choe et al. (CVPR 2020: class maps are resized bicubically,
             then every map is min-max normalized). Other sources must return final score maps.
-        labels: 'true': class maps of the true label. 'predicted': class maps of the predicted class and no
-            classification metrics (top1, top5, cls), for data sets with classes that the model was not trained on. The
+        labels: Class of the class maps. 'auto': that of the image if the classes of the images are classes of the
+            model, by name; else the result is class-agnostic: class maps of the predicted class, and no metrics that
+            depend on classes (top1, top5, cls). Data sets whose classes have only numbers: see `classes.labels_for`.
+            'true': that of the image, whose number is the output of the model. 'predicted': always class-agnostic; the
             labels of a function are then None.
         threshold: Threshold in [0,1) that was chosen on other images, such as a validation set. Reports then also
             contain the metric at this threshold. A number for all kinds of map, or kind -> number. Default:
@@ -112,7 +115,7 @@ def evaluate_many(
         jobs = _jobs(maker.batches(mine, batch_size, workers), dataset, scores)
         with tqdm(total=len(mine), desc='scoring', unit='image', disable=quiet or rank() > 0) as bar:
             for batch, results in map_in_workers(jobs, measure, workers):
-                true = None if batch.logits is None else maker.dataset.labels[batch.indices]
+                true = None if batch.logits is None or maker.labels is None else maker.labels[batch.indices]
                 for (name, found), result in zip(scores.items(), results):
                     with _named(name, batch.indices, dataset):
                         found.add(result(), true, batch.logits, rows)
@@ -123,8 +126,9 @@ def evaluate_many(
     for other in others:
         for name in names:
             first[name].merge(other[name])
+    classes = labels_for(source, dataset, labels) if callable(source) and names != ['center'] else ModelLabels(None)
     return {
-        name: make_report(name, scores, dataset, describe_maps(name, source, convention, labels))
+        name: make_report(name, scores, dataset, describe_maps(name, source, convention, classes))
         for name, scores in first.items()
     }
 

@@ -13,9 +13,10 @@ from typing import Any
 from .._distributed import process_group, rank, run_on_all_ranks
 from .._io import one_line
 from ..benchmark import Report, compare, evaluate_many, maps_of
+from ..benchmark.classes import LABELS
 from ..benchmark.report import metrics_table
 from ..benchmark.report_folder import write_reports
-from ..benchmark.sources import CONVENTIONS, LABELS, MapOf
+from ..benchmark.sources import CONVENTIONS, MapOf
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
 from ._arguments import add_classifier_argument
@@ -49,8 +50,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         '--labels',
         choices=LABELS,
-        default='true',
-        help='class maps of the true label (default), or of the predicted class (for classes not in the training data)',
+        default='auto',
+        help='class of the class maps: auto (default) is that of the image if the model has its classes, by name, else '
+        'the predicted one, without metrics that depend on classes; true uses the label numbers as they are',
     )
     parser.add_argument(
         '--threshold',
@@ -249,6 +251,10 @@ def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], 
     first = next(iter(reports.values()))
     print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta.n} images')
     print(metrics_table(reports))
+    for reason in dict.fromkeys(
+        report.meta.class_agnostic for report in reports.values() if report.meta.class_agnostic
+    ):
+        print(f'class-agnostic: {reason}; CAMs explain the predicted class, metrics of classes are left out')
     comparison = compare(reports, args.baseline)
     compared = {row.metric for row in comparison.rows}
     main = [key for key in dict.fromkeys((first.description.primary, first.description.overall)) if key in compared]
