@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -17,6 +16,7 @@ from .._device import usable_device
 from .._distributed import process_group
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
+from ..data.formats import has_split
 from ..data.images import images_within
 from ..data.splits import check_not_of_test
 from ..errors import DatasetError, TrainingError
@@ -120,13 +120,9 @@ def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
             labels that train lacks.
     """
     train_set = open_dataset(config.data, 'train', TrainTransform(config.image_size), ground_truth=False)
-    try:
-        val_set = open_dataset(config.data, 'val', EvalTransform(config.image_size), annotations=config.annotations)
-    except DatasetError:
-        root = Path(config.data)
-        if config.annotations or (root / 'metadata' / 'val').is_dir() or (root / 'val').is_dir():
-            raise
+    if not config.annotations and not has_split(config.data, 'val'):
         return train_set, None
+    val_set = open_dataset(config.data, 'val', EvalTransform(config.image_size), annotations=config.annotations)
     if config.annotations:
         _check_annotated(val_set, config.annotations)
     if has_ground_truth(val_set):
