@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from synthetic import SIZE, make_folder, make_wsol, train_config
+from synthetic import SIZE, make_folder, make_wsol, shape_image, train_config
 
 from fcam_zoo.data import check_dataset, open_dataset
 from fcam_zoo.errors import DatasetError
-from fcam_zoo.train.setup import open_data
+from fcam_zoo.train.setup import open_data, prepare
+from fcam_zoo.train.validation import validate
 
 BOX = (9, 9, 40, 50)
 
@@ -124,6 +126,20 @@ def test_splits_are_the_first_folder_if_images_have_no_folder_of_the_split(tmp_p
     write_xml(root / 'xml' / 'a.xml', 'test/disc/1.png')
     with pytest.raises(DatasetError, match=r'describes no image of val \(but 1 of test\)'):
         open_data(settings(root, root / 'xml'))
+
+
+def test_val_with_other_classes_selects_the_epoch_without_them(tmp_path):
+    root = make_folder(tmp_path / 'd', {'train': 8})
+    (root / 'val').mkdir()
+    shape_image(0, 1)[0].save(root / 'val' / 'a.png')
+    (root / 'boxes.csv').write_text('image,x0,y0,x1,y1\na.png,9,9,40,50\n')
+    setup = prepare(settings(root, root / 'boxes.csv'), torch.device('cpu'))
+    assert any("1 of 1 classes of d are not classes of the model, the first 'object'" in w for w in setup.warnings)
+    stage = next(setup.stages())
+    metrics = validate(stage, setup)
+    assert 'cls' not in metrics
+    assert stage.score(metrics) == metrics['mean']
+    assert stage.score({**metrics, 'cls': 12.0}) == 12
 
 
 @pytest.mark.parametrize('fault', ['missing', 'size', 'box', 'mask', 'mask size'])

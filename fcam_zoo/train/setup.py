@@ -14,6 +14,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from .._device import usable_device
 from .._distributed import process_group
+from ..benchmark.classes import labels_for
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
 from ..data.formats import has_split
@@ -90,6 +91,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup.warnings.extend(warnings_of(config, train_set))
     if config.classifier.epochs and val_set is None:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
+    if val_set is not None and (reason := labels_for(model, val_set, 'auto').reason):
+        setup.warnings.append(
+            f'{reason}: the best epoch is selected without classes; name them alike (docs/datasets.md)'
+        )
     if config.decoder.epochs and not has_ground_truth(val_set):
         logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
     setup.model.to(device).to(memory_format=torch.channels_last)
