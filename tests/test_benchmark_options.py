@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from synthetic import make_wsol
 
 import fcam_zoo
 from fcam_zoo.benchmark import BoxMetric, Report, compare, describe, evaluate, evaluate_many, maps_of, resize_boxes
+from fcam_zoo.benchmark.classes import labels_for
 from fcam_zoo.cli import main
 
 TAU = 0.5003  # between two of the default thresholds
@@ -166,24 +168,79 @@ def test_labels_beyond_the_classes_name_the_option() -> None:
         r"squares has labels up to 68, but the model only has 3 classes: .*labels='predicted' \(--labels predicted\)"
     )
     with pytest.raises(ValueError, match=message):
-        evaluate(Confused(), Unknown(), quiet=True)
-    with pytest.raises(ValueError, match="unknown labels 'none': choose one of true, predicted"):
+        evaluate(Confused(), Unknown(), labels='true', quiet=True)
+    with pytest.raises(ValueError, match="unknown labels 'none': choose one of auto, true, predicted"):
         evaluate(Confused(), Unknown(), labels='none', quiet=True)
     assert 'pxap' in evaluate(Confused(), Unknown(masks=True), 'center', quiet=True).metrics
 
 
-def test_other_classes_of_the_same_number_give_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    model, dataset = Confused(), Unknown()
-    dataset.labels = dataset.labels % 3
-    dataset.class_names = {0: 'circle', 1: 'square', 2: 'star'}
-    model.pretrained_cfg = {**model.pretrained_cfg, 'label_names': ['cat', 'dog', 'star']}
-    evaluate(model, dataset, 'cam', quiet=True)
-    assert not caplog.records
-    model.pretrained_cfg['label_names'] = ['cat', 'dog', 'bird']
-    evaluate(model, dataset, 'cam', labels='predicted', quiet=True)
-    assert not caplog.records
-    evaluate(model, dataset, 'cam', quiet=True)
-    assert 'no class of squares is a class of the model' in caplog.text
+class Named(Squares):
+    """A data set whose classes have names."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__()
+        self.class_names = dict(enumerate(names))
+
+
+def with_names(*names: str) -> Model:
+    model = Model()
+    model.pretrained_cfg = {**model.pretrained_cfg, 'label_names': names}
+    return model
+
+
+def test_other_classes_are_found_by_name() -> None:
+    """The numbers of the labels are valid, but they stand for other classes."""
+    dataset, model = Named('circle', 'square', 'star'), with_names('cat', 'dog', 'star')
+    reports = evaluate_many(model, dataset, ('cam', 'fcam', 'center'), quiet=True)
+    asked = evaluate_many(model, dataset, ('cam', 'fcam', 'center'), labels='predicted', quiet=True)
+    for kind, report in reports.items():
+        assert report.metrics == asked[kind].metrics
+        assert not [key for key in report.metrics if key.startswith(('top', 'cls'))]
+    reason = "2 of 3 classes of squares are not classes of the model, the first 'circle'"
+    assert [report.meta.class_agnostic for report in reports.values()] == [reason, reason, None]
+    assert reports['cam'].meta.labels == 'predicted'
+    assert asked['cam'].meta.class_agnostic is None
+    assert 'cls' in evaluate(model, dataset, 'cam', labels='true', quiet=True).metrics
+
+
+def test_the_same_classes_in_another_order_are_translated() -> None:
+    data, model = Named('Blue_Jay', '003.Cat', 'n01440764'), with_names('tench, Tinca tinca', 'blue jay', 'cat')
+    found = labels_for(model, data, 'auto')
+    assert found.indices.tolist() == [(1, 2, 0)[label] for label in data.labels]
+    assert found.reason is None
+    names = tuple(data.class_names.values())
+    assert labels_for(with_names(*names), data, 'auto').indices.tolist() == data.labels.tolist()
+    # The model is right about the colors, so its logits are wrong about its names.
+    assert evaluate(model, data, 'cam', quiet=True).metrics['cls'] == 0
+    assert evaluate(with_names(*names), data, 'cam', quiet=True).metrics['cls'] == 100
+
+
+@pytest.mark.parametrize(
+    ('data', 'model', 'reason'),
+    [
+        (('0', '1', '2'), ('cat', 'dog', 'star'), None),  # Only numbers: those of the model.
+        (('cat', 'dog', 'star'), ('0', '1', '2'), None),
+        (('cat', 'dog', 'star'), (), None),
+        (('cat', '1', 'star'), ('cat', 'dog', 'star'), None),
+        (('cat', '1', 'cat'), ('dog', 'star', 'cat'), "1 of 3 classes of squares .*'1'"),
+        (('crane', 'dog', 'crane'), ('crane', 'dog', 'crane'), None),  # As in ImageNet.
+        (('object', 'dog', 'star'), ('cat', 'dog', 'star'), "1 of 3 .*'object'"),
+    ],
+)
+def test_classes_with_only_numbers(data: tuple[str, ...], model: tuple[str, ...], reason: str | None) -> None:
+    found = labels_for(with_names(*model), Named(*data), 'auto')
+    if reason is None:
+        assert found.reason is None
+        assert found.indices.tolist() == Named(*data).labels.tolist()
+    else:
+        assert found.kind == 'predicted'
+        assert re.search(reason, found.reason)
+
+
+def test_numbers_beyond_the_classes_are_class_agnostic() -> None:
+    report = evaluate(Confused(), Unknown(), quiet=True)
+    assert report.meta.class_agnostic == 'squares has labels up to 68, but the model only has 3 classes'
+    assert 'cls' not in report.metrics
 
 
 def test_descriptions_cover_all_metrics_of_reports() -> None:
@@ -223,10 +280,14 @@ def unknown_classes(tmp_path: Path) -> tuple[Path, str]:
 def test_command_on_unknown_classes(unknown_classes: tuple[Path, str], tmp_path: Path, capsys) -> None:
     data, model = unknown_classes
     command = ['benchmark', str(data), '--models', model, '--quiet']
-    assert main(command) == 1
+    assert main([*command, '--labels', 'true']) == 1
     error = capsys.readouterr().err
     assert '--labels predicted' in error
     assert '\n' not in error.strip()
+    assert main(command) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('class-agnostic: ')]
+    assert len(lines) == 1
+    assert 'shapes has labels up to 67, but the model only has 2 classes; CAMs explain the predicted' in lines[0]
     report = tmp_path / 'report'
     thresholds = ['--threshold', '0.4', 'fcam=0.3']
     assert main([*command, '--labels', 'predicted', *thresholds, '-o', str(report)]) == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic import make_folder
 
 from fcam_zoo.data import FolderDataset, WSOLDataset, check_dataset, open_dataset
 from fcam_zoo.errors import DatasetError
@@ -118,3 +119,12 @@ def test_choice_of_the_layout(animals, tmp_path):
         (metadata / f'{name}.txt').write_text(line)
     assert isinstance(open_dataset(animals, 'val', ground_truth=False), WSOLDataset)
     assert isinstance(open_dataset(animals, 'train'), FolderDataset)
+
+
+def test_skipped_files_are_counted_in_one_line(tmp_path, caplog):
+    make_folder(tmp_path / 'd', {'train': 4})
+    for name in ('disc/a.HEIC', 'square/b.avif', 'square/c.avif'):
+        (tmp_path / 'd' / 'train' / name).touch()
+    assert len(open_dataset(tmp_path / 'd', 'train')) == 4
+    (line,) = caplog.messages
+    assert line.endswith('train: 3 files skipped, not read as images: 2 .avif, 1 .heic')

@@ -109,6 +109,38 @@ def test_yolo_labels(photos, tmp_path):
         assert read_yolo(tmp_path / 'out' / 'yolo', photos / image_id, photos) == sorted(boxes)
 
 
+def yolo_label(image: Path) -> Path:
+    """The label of an image, as Ultralytics' img2label_paths finds it."""
+    return Path('/labels/'.join(str(image).rsplit('/images/', 1)).rsplit('.', 1)[0] + '.txt')
+
+
+@pytest.mark.parametrize('link', [True, False])
+def test_yolo_folder_is_complete(photos, tmp_path, monkeypatch, link):
+    """Every image of `train` and `val` of data.yaml is there with its label, also below a folder named images."""
+    if not link:
+        monkeypatch.setattr(os, 'link', lambda *_: (_ for _ in ()).throw(OSError('another file system')))
+    draw(photos / 'images' / 'cat' / 'a.jpg', (112, 56), [(0, 32, 56, 48)])
+    draw(photos / 'moving.gif', (112, 56), [(0, 32, 56, 48)])
+    label(photos, tmp_path / 'out', ['yolo'])
+    folder = tmp_path / 'out' / 'yolo'
+    data = yaml.safe_load((folder / 'data.yaml').read_text())
+    assert (data['train'], data['val']) == ('images', 'images')
+    images = {
+        path.relative_to(folder / 'images').as_posix(): path
+        for path in folder.rglob('*')
+        if path.suffix in ('.jpg', '.png')
+    }
+    assert images.keys() == {*SCENES, 'images/cat/a.jpg', 'moving.png'}
+    for image_id, path in images.items():
+        assert yolo_label(path).is_file()
+        assert not path.is_symlink()
+        if image_id != 'moving.png':
+            assert path.read_bytes() == (photos / image_id).read_bytes()
+            assert path.samefile(photos / image_id) == link
+    assert Image.open(images['moving.png']).size == (112, 56)
+    assert len([path for path in folder.rglob('*.txt') if path.name[0] != '.']) == len(images)
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_exif_orientation(tmp_path, orientation):
     exif = Image.Exif()
@@ -275,3 +307,20 @@ def test_no_contact_sheet_without_results(tmp_path):
     (tmp_path / 'in' / 'bad.png').write_text('no image')
     assert label(tmp_path / 'in', tmp_path / 'out', ['overlays']).labelled == 0
     assert sorted(tree(tmp_path / 'out' / 'overlays')) == ['.fcam_zoo.txt', 'predictions.json']
+def test_skipped_files_are_counted_in_one_line(photos, tmp_path, caplog):
+    for name in ('a.HEIC', 'bright/b.heic', 'c.avif', 'notes.txt', 'LICENSE', '.hidden.heic'):
+        (photos / name).touch()
+    label(photos, photos / 'out', ['csv'])
+    label(photos, photos / 'out', ['csv'], overwrite=True)  # Earlier results are not counted.
+    assert len(caplog.messages) == 2
+    for message in caplog.messages:
+        start, counts = message.split(': ')
+        assert start == '5 files skipped, not read as images'
+        assert sorted(counts.split(', ')) == ['1 .avif', '1 .txt', '1 without suffix', '2 .heic']
+
+
+def test_a_folder_of_unknown_formats_says_so(tmp_path):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'a.heic').touch()
+    with pytest.raises(FileNotFoundError, match=r'no images in this folder \(1 file skipped, .*: 1 \.heic\)'):
+        label(tmp_path / 'in', tmp_path / 'out', ['csv'])

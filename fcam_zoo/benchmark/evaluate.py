@@ -21,10 +21,12 @@ from ._object_scores import ObjectScores
 from ._scores import BoxScores, MaskScores, Scores, measure
 from ._workers import map_in_workers, share_of
 from .boxes import resize_boxes
+from .classes import Labels, ModelLabels, labels_for
 from .inputs import ArrayLike, BatchError, check_kinds, check_whole
 from .object_metric import ObjectTruth
 from .report import Report, make_report
-from .sources import Batch, Convention, Labels, MapMaker, Source, describe_maps
+from .sources import Batch, Convention, MapMaker, Source, describe_maps
+from .subset import Subset, limit_images
 
 # By kind of ground truth: all objects of an image, one box of it, or its pixels.
 SCORES: dict[str, Callable[..., Scores]] = {'objects': ObjectScores, 'boxes': BoxScores, 'masks': MaskScores}
@@ -49,7 +51,7 @@ def evaluate_many(
     objects: bool = False,
     min_area: float = MIN_AREA,
     convention: Convention = 'bilinear',
-    labels: Labels = 'true',
+    labels: Labels = 'auto',
     threshold: float | Mapping[str, float] | None = None,
     limit: int | None = None,
     rows: bool = True,
@@ -91,13 +93,15 @@ def evaluate_many(
         convention: How a model's maps become score maps. 'bilinear' is that of F-CAM (class maps are min-max
             normalized, then resized). 'bicubic' is that of Choe et al. (CVPR 2020: class maps are resized bicubically,
             then every map is min-max normalized). Other sources must return final score maps.
-        labels: 'true': class maps of the true label. 'predicted': class maps of the predicted class and no
-            classification metrics (top1, top5, cls), for data sets with classes that the model was not trained on. The
+        labels: Class of the class maps. 'auto': that of the image if the classes of the images are classes of the
+            model, by name; else the result is class-agnostic: class maps of the predicted class, and no metrics that
+            depend on classes (top1, top5, cls). Data sets whose classes have only numbers: see `classes.labels_for`.
+            'true': that of the image, whose number is the output of the model. 'predicted': always class-agnostic; the
             labels of a function are then None.
         threshold: Threshold in [0,1) that was chosen on other images, such as a validation set. Reports then also
             contain the metric at this threshold. A number for all kinds of map, or kind -> number. Default:
             `model.threshold` for 'fcam'.
-        limit: Score only the first images.
+        limit: Score at most so many images, spread over the classes. An array still has a map for each image.
         rows: Keep a row per image in the reports. Needs 4 kB of memory per image and kind of map while scoring, and
             then, for `compare`, 0.4 kB with boxes or 4 kB with masks. Without rows, memory hardly depends on the
             number of images.
@@ -113,6 +117,7 @@ def evaluate_many(
             beyond the classes of the model, an array of another length, and as the metrics.
     """
     names = check_kinds(maps)
+    source, limited = _limited(source, dataset, limit)
     fixed = _fixed_thresholds(source, names, threshold)
     metric = {'thresholds': thresholds, 'iou': iou, 'multi_contour': multi_contour, 'min_area': min_area}
     if objects and multi_contour:
@@ -120,16 +125,16 @@ def evaluate_many(
 
     def score_share() -> dict[str, Scores]:
         """Score the images of this process."""
-        maker = MapMaker(source, dataset, names, convention, labels, device)
-        kind, total = _check(dataset, names, objects, batch_size, workers, limit)
+        maker = MapMaker(source, limited, names, convention, labels, device)
+        kind = _check(limited, names, objects, batch_size, workers)
         scores = {name: SCORES[kind](fixed.get(name), **metric) for name in names}
-        mine = share_of(total, batch_size)
-        jobs = _jobs(maker.batches(mine, batch_size, workers), dataset, kind, scores)
+        mine = share_of(len(limited), batch_size)
+        jobs = _jobs(maker.batches(mine, batch_size, workers), limited, kind, scores)
         with tqdm(total=len(mine), desc='scoring', unit='image', disable=quiet or rank() > 0) as bar:
             for batch, results in map_in_workers(jobs, measure, workers):
-                true = None if batch.logits is None else maker.dataset.labels[batch.indices]
+                true = None if batch.logits is None or maker.labels is None else maker.labels[batch.indices]
                 for (name, found), result in zip(scores.items(), results):
-                    with _named(name, batch.indices, dataset):
+                    with _named(name, batch.indices, limited):
                         found.add(result(), true, batch.logits, rows)
                 bar.update(len(batch.indices))
         return scores
@@ -138,10 +143,20 @@ def evaluate_many(
     for other in others:
         for name in names:
             first[name].merge(other[name])
+    classes = labels_for(source, limited, labels) if callable(source) and names != ['center'] else ModelLabels(None)
     return {
-        name: make_report(name, scores, dataset, describe_maps(name, source, convention, labels))
+        name: make_report(name, scores, limited, describe_maps(name, source, convention, classes))
         for name, scores in first.items()
     }
+
+
+def _limited(source: Source, dataset: Any, limit: int | None) -> tuple[Source, Any]:
+    """Return the data set of at most `limit` images, and the source; of an array, only the maps of these images."""
+    limited = limit_images(dataset, limit)
+    # An array of another length is reported by `MapMaker`.
+    if isinstance(limited, Subset) and isinstance(source, (np.ndarray, torch.Tensor)):
+        source = source[limited.indices] if source.ndim and len(source) == len(dataset) else source[:0]
+    return source, limited
 
 
 def _fixed_thresholds(
@@ -182,10 +197,12 @@ def _jobs(
         yield batch, [(scores[name].metrics, maps, truth(maps.shape[-2:])) for name, maps in batch.maps.items()]
 
 
-def _check(
-    dataset: Any, names: Sequence[str], objects: bool, batch_size: int, workers: int, limit: int | None
-) -> tuple[str, int]:
-    """Return the kind of ground truth, 'objects', 'boxes' or 'masks', and the number of images to score."""
+def ground_truth_kind(dataset: Any, objects: bool = False) -> str:
+    """Return the kind of ground truth, 'objects', 'boxes' or 'masks'.
+
+    Raises:
+        ValueError: For a data set without ground truth, or without boxes for `objects`.
+    """
     boxes = getattr(dataset, 'boxes', None) is not None
     kind = 'masks' if not boxes else 'objects' if objects else 'boxes'
     if objects and not boxes:
@@ -198,6 +215,12 @@ def _check(
             f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on: name their file or '
             'folder with annotations (--annotations)'
         )
+    return kind
+
+
+def _check(dataset: Any, names: Sequence[str], objects: bool, batch_size: int, workers: int) -> str:
+    """Check a data set and options, and return the kind of ground truth."""
+    kind = ground_truth_kind(dataset, objects)
     twice = [image_id for image_id, number in Counter(dataset.ids).items() if number > 1]
     if twice:
         raise ValueError(f'image {twice[0]} is in the data set twice: list each image once')
@@ -205,12 +228,9 @@ def _check(
     check_whole('workers', workers, 0)
     if workers > MAX_WORKERS:
         raise ValueError(f'workers={show(workers)}: give at most {MAX_WORKERS} processes')
-    if limit is not None:
-        check_whole('limit', limit, 1)
-    total = len(dataset) if limit is None else min(limit, len(dataset))
-    if total < 1 or not names:
-        raise ValueError(f'nothing to score: {max(total, 0)} images, kinds of map {list(names)}')
-    return kind, total
+    if not len(dataset) or not names:
+        raise ValueError(f'nothing to score: {len(dataset)} images, kinds of map {list(names)}')
+    return kind
 
 
 def _ground_truth(dataset: Any, kind: str, index: list[int], size: tuple[int, int]) -> Any:

@@ -31,6 +31,8 @@ class Meta:
         n: Number of images.
         score_maps: How the maps were made.
         labels: Class of class maps: 'true' or 'predicted'; None if it does not matter.
+        class_agnostic: Why class maps explain the predicted class and metrics that depend on classes are left out; None
+            if they are not, or if this was asked for.
         thresholds: Number of thresholds.
         threshold_step: Their distance, if it is constant.
         metric: 'MaxBoxAcc', 'MaxBoxAccV2', 'Objects' or 'PxAP'.
@@ -45,6 +47,7 @@ class Meta:
     n: Annotated[int, between(1, MAX_IMAGES)]
     score_maps: Name = 'as given'
     labels: Literal['true', 'predicted'] | None = None
+    class_agnostic: Name | None = None
     thresholds: Annotated[int, between(1, MAX_THRESHOLDS)]
     threshold_step: Annotated[float, Positive] | None = None
     metric: Literal['MaxBoxAcc', 'MaxBoxAccV2', 'Objects', 'PxAP']

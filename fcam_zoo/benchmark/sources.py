@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -18,10 +17,10 @@ from .._device import usable_device
 from .._distributed import picklable
 from .._modes import eval_mode
 from ..cams import resize
+from .classes import LABELS, Labels, ModelLabels, labels_for
 from .inputs import as_array, check_kinds, check_whole
 from .map_files import MapFolder
 
-logger = logging.getLogger(__name__)
 # Standard deviation of the center baseline, in units of the sides of the map.
 CENTER_SIGMA = 0.25
 
@@ -30,9 +29,6 @@ Source: TypeAlias = nn.Module | Function | np.ndarray | torch.Tensor | str | os.
 # How low-resolution maps become score maps: as in F-CAM, or as in Choe et al. (CVPR 2020).
 Convention = Literal['bilinear', 'bicubic']
 CONVENTIONS = get_args(Convention)
-# Class of the class maps.
-Labels = Literal['true', 'predicted']
-LABELS = get_args(Labels)
 MapOf = Callable[[int], Any]
 
 _FCAM = 'softmax of the foreground channel'
@@ -79,7 +75,7 @@ class MapMaker:
         dataset: Any,
         names: Sequence[str],
         convention: Convention = 'bilinear',
-        labels: Labels = 'true',
+        labels: Labels = 'auto',
         device: str | torch.device | None = None,
     ) -> None:
         for option, value, known in (('convention', convention, CONVENTIONS), ('labels', labels, LABELS)):
@@ -89,9 +85,10 @@ class MapMaker:
             usable_device(device)
         self.source = MapFolder(source, dataset.ids) if isinstance(source, (str, os.PathLike)) else source
         self.dataset, self.names, self.convention, self.device = dataset, names, convention, device
-        self.true_labels = labels == 'true'
         self.made = [name for name in names if name != 'center']
         self._check()
+        # As classes of the model, (N); None for class maps of the predicted classes, or if nothing needs labels.
+        self.labels = labels_for(self.source, dataset, labels).indices if self._needs_labels() else None
         if isinstance(self.source, nn.Module) and device is not None:
             self.source.to(device)
 
@@ -124,21 +121,9 @@ class MapMaker:
                 f'{name} has no {" and no ".join(missing)}: give fcam_zoo.wrap(classifier), or a function of images '
                 'and labels that returns its maps'
             )
-        classes, labels = getattr(model, 'num_classes', None), np.asarray(self.dataset.labels)
-        checked = self.made and self.true_labels and isinstance(classes, int) and labels.size
-        if checked and labels.max() >= classes:
-            raise ValueError(
-                f'{getattr(self.dataset, "name", "the data set")} has labels up to {labels.max()}, but the model only '
-                f"has {classes} classes: for classes that the model was not trained on, use labels='predicted' "
-                '(--labels predicted)'
-            )
-        known, own = set(model.pretrained_cfg.get('label_names') or ()), getattr(self.dataset, 'class_names', {})
-        if checked and known and own and known.isdisjoint(own.values()):
-            logger.warning(
-                'no class of %s is a class of the model: class maps of the true label and top-1 are meaningless; '
-                "use labels='predicted' (--labels predicted)",
-                getattr(self.dataset, 'name', 'the data set'),
-            )
+
+    def _needs_labels(self) -> bool:
+        return bool(self.made) and callable(self.source) and not is_array(self.source)
 
     def batches(self, indices: range, batch_size: int, workers: int = 0) -> Iterator[Batch]:
         """Make the maps of some images. Images are read only if the maps depend on them.
@@ -171,13 +156,13 @@ class MapMaker:
         for part, batch in zip(parts, loader):
             if isinstance(batch, Exception):
                 raise batch
-            images, labels, index = batch
+            images, _, index = batch
             if index.tolist() != part:
                 raise ValueError(
                     f'items {part[0]} to {part[-1]} of the data set return the indices {index.tolist()}: some images '
                     'would be scored twice or not at all; return the index as the third element'
                 )
-            yield part, *self._make(images, labels if self.true_labels else None)
+            yield part, *self._make(images, None if self.labels is None else torch.from_numpy(self.labels[part]))
 
     @torch.no_grad()
     def _make(self, images: torch.Tensor, labels: torch.Tensor | None) -> tuple[dict[str, Any], torch.Tensor | None]:
@@ -194,7 +179,7 @@ class MapMaker:
                 raise ValueError(f'the function returns {len(result)} values: return maps, or maps and logits')
             maps, logits = result if isinstance(result, tuple) else (result, None)
             found = {self.made[0]: maps}
-        return found, logits if self.true_labels else None
+        return found, None if labels is None else logits
 
 
 def _as_maps(name: str, values: Any, count: int) -> np.ndarray:
@@ -231,14 +216,18 @@ def _collate(items: list[Any]) -> Any:
     return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
 
 
-def describe_maps(name: str, source: Source, convention: Convention, labels: Labels) -> dict[str, str | None]:
+def describe_maps(name: str, source: Source, convention: Convention, labels: ModelLabels) -> dict[str, str | None]:
     """Return what `Report.meta` says about a kind of map: how it is made, and the class of class maps if relevant."""
     if name == 'center':
         return {'score_maps': 'Gaussian in the middle, standard deviation a quarter of each side', 'labels': None}
     if not isinstance(source, nn.Module):
-        return {'score_maps': 'as given', 'labels': labels if callable(source) else None}
-    label = 'true label' if labels == 'true' else 'predicted class'
-    return {'score_maps': _CONVENTIONS[convention, name != 'fcam'].format(label=label), 'labels': labels}
+        return {'score_maps': 'as given', 'labels': labels.kind if callable(source) else None}
+    label = 'true label' if labels.kind == 'true' else 'predicted class'
+    return {
+        'score_maps': _CONVENTIONS[convention, name != 'fcam'].format(label=label),
+        'labels': labels.kind,
+        'class_agnostic': labels.reason,
+    }
 
 
 def _run_model(
@@ -291,7 +280,7 @@ def maps_of(
     maps: Sequence[str],
     *,
     convention: Convention = 'bilinear',
-    labels: Labels = 'true',
+    labels: Labels = 'auto',
     device: str | torch.device | None = None,
 ) -> dict[str, MapOf]:
     """Return, for each kind of map, a function of an image's index that makes its map (H,W) as `evaluate_many` does.

@@ -13,9 +13,12 @@ from typing import Any
 from .._distributed import process_group, rank, run_on_all_ranks
 from .._io import one_line
 from ..benchmark import Report, compare, evaluate_many, maps_of
+from ..benchmark.classes import LABELS
+from ..benchmark.evaluate import ground_truth_kind
 from ..benchmark.report import metrics_table
 from ..benchmark.report_folder import write_reports
-from ..benchmark.sources import CONVENTIONS, LABELS, MapOf
+from ..benchmark.sources import CONVENTIONS, MapOf
+from ..benchmark.subset import Subset, limit_images
 from ..data import EvalTransform, check_dataset, open_dataset
 from ..models import create_model
 from ..objects import MIN_AREA
@@ -33,11 +36,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog='Example: fcam-zoo benchmark data/CUB --models fcam_mobilenetv1_075_cub50 --maps cam fcam -o report. '
         'Plots for a paper: fcam-zoo figures curves report',
     )
-    parser.add_argument('data', help='root of the data set')
+    parser.add_argument('data', help='folder of the data set, or a CSV file of paths, labels and boxes')
     parser.add_argument('--models', '--model', nargs='+', default=[], help='released names, or local-dir:RUN/best')
     add_classifier_argument(parser)
     parser.add_argument(
-        '--scoremaps', nargs='+', default=[], type=Path, help='folders of <image id>.npy, maps (H,W) in [0,1]'
+        '--scoremaps',
+        nargs='+',
+        default=[],
+        type=Path,
+        help='folders of maps (H,W) in [0,1] as numpy.save writes them, named like the path of the image below the '
+        'folder of images, with its suffix: cat/1.jpg -> cat/1.jpg.npy; with --limit only those of the chosen images',
     )
     parser.add_argument('--split', help='default: test; with --check all splits')
     parser.add_argument(
@@ -50,8 +58,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         '--labels',
         choices=LABELS,
-        default='true',
-        help='class maps of the true label (default), or of the predicted class (for classes not in the training data)',
+        default='auto',
+        help='class of the class maps: auto (default) is that of the image if the model has its classes, by name, else '
+        'the predicted one, without metrics that depend on classes; true uses the label numbers as they are',
     )
     parser.add_argument(
         '--threshold',
@@ -83,7 +92,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass (default: 32)')
     parser.add_argument('--workers', type=int, default=0, help='processes that load and score images (default: 0)')
     parser.add_argument('--device', help='where models run, such as cuda (default: cpu)')
-    parser.add_argument('--limit', type=int, help='score only the first images')
+    parser.add_argument('--limit', type=int, help='score only so many images, spread over the classes')
     parser.add_argument('--check', action='store_true', help='list all problems of the data set; score nothing')
     parser.add_argument(
         '-o',
@@ -152,7 +161,6 @@ def score(args: argparse.Namespace) -> None:
             objects=args.objects,
             min_area=MIN_AREA if args.min_area is None else args.min_area,
             threshold=thresholds(args, [*names]),
-            limit=args.limit,
             quiet=args.quiet,
             **made,
         )
@@ -177,8 +185,8 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
     """Open everything, so that wrong arguments are reported before anything is scored.
 
     Raises:
-        ValueError: For arguments out of range, models of different input sizes, an unknown baseline, or a folder that
-            cannot be written to.
+        ValueError: For arguments out of range, a data set without boxes and masks, models of different input sizes, an
+            unknown baseline, or a folder that cannot be written to.
         FileNotFoundError: When images are missing that models or the page of reports need.
     """
     if not args.models and not args.scoremaps:
@@ -197,8 +205,10 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
     if len(sides) > 1:
         raise ValueError(f'the models take images of {sorted(sides)} pixels: benchmark those of one size together')
     dataset = open_dataset(args.data, args.split or 'test', EvalTransform(sides.pop()), annotations=args.annotations)
+    ground_truth_kind(dataset, args.objects)
+    dataset = limit_images(dataset, args.limit)
     if models or writes:
-        check_images(dataset, args.limit)
+        check_images(dataset)
     sources = name_reports(args, models)
     names = [name for _, named in sources for name in named.values()]
     kinds = [kind for _, named in sources for kind in named]
@@ -245,13 +255,13 @@ def check_writable(folder: Path) -> None:
         raise ValueError(f'--output {folder}: cannot be written to ({error.strerror}); name another folder') from error
 
 
-def check_images(dataset: Any, limit: int | None) -> None:
+def check_images(dataset: Any) -> None:
     """Check that all images exist.
 
     Raises:
         FileNotFoundError: If not.
     """
-    paths = [dataset.path(index) for index in range(len(dataset))][:limit]
+    paths = [dataset.path(index) for index in range(len(dataset))]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
@@ -263,10 +273,15 @@ def check_images(dataset: Any, limit: int | None) -> None:
 def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], maps: dict[str, MapOf]) -> None:
     """Print the metrics and their comparison; write the reports."""
     first = next(iter(reports.values()))
-    print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta.n} images')
+    chosen = f' of {len(dataset.dataset)}, spread over the classes' if isinstance(dataset, Subset) else ''
+    print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta.n} images{chosen}')
     print(metrics_table(reports))
     if note := first.description.note:
         print(note)
+    for reason in dict.fromkeys(
+        report.meta.class_agnostic for report in reports.values() if report.meta.class_agnostic
+    ):
+        print(f'class-agnostic: {reason}; CAMs explain the predicted class, metrics of classes are left out')
     comparison = compare(reports, args.baseline)
     compared = {row.metric for row in comparison.rows}
     main = [key for key in dict.fromkeys((first.description.primary, first.description.overall)) if key in compared]

@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained. '
         'Then: fcam-zoo predict photos/ --model local-dir:runs/birds/best -o out',
     )
-    parser.add_argument('data', help='root of the data set')
+    parser.add_argument('data', help='folder of the data set, CSV file of paths and labels, or hf-dataset:org/name')
     parser.add_argument('-o', '--output', required=True, type=Path, help='run folder: models best/ and last/, metrics')
     parser.add_argument(
         '--recipe',

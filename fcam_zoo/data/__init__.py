@@ -5,8 +5,10 @@ from .box_csv import CsvDataset
 from .coco import CocoDataset
 from .folder import FolderDataset
 from .formats import open_dataset
+from .hub_dataset import HubDataset
 from .images import MAX_PIXELS, image_size, list_images, open_image, to_rgb
 from .mask_folder import MaskDataset
+from .table import TableDataset
 from .transforms import EvalTransform, ScaleTransform, TrainTransform, normalize
 from .validate import check_dataset
 from .voc import VocDataset
@@ -25,6 +27,8 @@ __all__ = [
     'ImageDataset',
     'WSOLDataset',
     'FolderDataset',
+    'TableDataset',
+    'HubDataset',
     'AnnotatedDataset',
     'CocoDataset',
     'VocDataset',

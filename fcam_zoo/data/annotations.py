@@ -23,6 +23,11 @@ class MaskFiles(NamedTuple):
     objects: tuple[Path, ...]
     ignore: Path | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return all files."""
+        return self.objects if self.ignore is None else (*self.objects, self.ignore)
+
 
 @dataclass
 class Annotations:

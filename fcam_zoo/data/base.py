@@ -16,9 +16,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from .._io import is_folder, short_path
-from ..errors import DatasetError
+from ..errors import DatasetError, ImageError
 from .annotations import Annotations, MaskFiles, finish
 from .images import image_size, open_image, open_mask, resize_mask
+from .splits import leave_out_other_splits
 from .transforms import EvalTransform
 from .values import collect_problem
 
@@ -126,6 +127,33 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
             mask[(resize_mask(open_mask(files.ignore), size) > 0) & ~objects] = 255
         return mask
 
+    def check_files(self) -> None:
+        """Check that the images and masks exist and have the annotated sizes; only their headers are read.
+
+        Raises:
+            DatasetError: For the first problem, with the number of the others.
+        """
+        problems: list[str] = []
+        for index in range(len(self)):
+            try:
+                size = image_size(self.path(index))
+                problems += self._size_problems(index, size)
+                for file in self.masks[index].files if self.masks else ():
+                    problems += self._mask_problems(file, image_size(file), size)
+            except (ImageError, OSError) as e:
+                problems.append(str(e))
+        check_problems(problems)
+        if self.boxes is not None:
+            _ = self.sizes  # Checks the boxes of images without annotated size.
+
+    def _size_problems(self, index: int, size: tuple[int, int]) -> list[str]:
+        """Describe an image whose stored (width, height) contradicts its annotation, in formats that forbid it."""
+        return []
+
+    def _mask_problems(self, file: Path, size: tuple[int, int], image: tuple[int, int]) -> list[str]:
+        """Describe a mask file that has another (width, height) than its image, in formats that forbid it."""
+        return []
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -183,6 +211,8 @@ class AnnotatedDataset(ImageDataset):
         data = Annotations(root, split, annotation_path(annotations, split), images, ground_truth)
         with collect_problem(data.problems, data.path):
             cls._read(data)
+            if '{split}' not in str(annotations):
+                leave_out_other_splits(data)
         finish(data)
         return data
 
@@ -193,10 +223,14 @@ class AnnotatedDataset(ImageDataset):
 
     def _open(self, index: int) -> Image.Image:
         image = super()._open(index)
-        image_id = self.ids[index]
-        if self.boxes is not None and image.size != self._annotations.sizes.get(image_id, image.size):
-            raise DatasetError(self._annotations.size_problem(image_id, image.size))
+        check_problems(self._size_problems(index, image.size))
         return image
+
+    def _size_problems(self, index: int, size: tuple[int, int]) -> list[str]:
+        image_id = self.ids[index]
+        if self.boxes is None or size == self._annotations.sizes.get(image_id, size):
+            return []
+        return [self._annotations.size_problem(image_id, size)]
 
 
 def check_problems(problems: list[str]) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
-from .._io import csv_text
 from .annotations import Annotations, number_classes
 from .base import AnnotatedDataset
-from .values import Box, Problem, class_name, collect_problem, parse_box, read_text
+from .csv_lines import read_csv
+from .values import Box, Problem, class_name, collect_problem, parse_box
 
 HEADER = ['image', 'x0', 'y0', 'x1', 'y1', 'label', 'score']
 
@@ -45,14 +42,7 @@ _Row = tuple[str, Box | None, str, str]
 
 
 def _read_rows(data: Annotations) -> list[_Row]:
-    text = read_text(data.path, 'give a CSV file of boxes')
-    reader = csv.reader(io.StringIO(text, newline=None))
-    try:
-        filled = ((reader.line_num, fields) for fields in reader if ''.join(fields).strip())
-        lines = [(number, [csv_text(field.strip()) for field in fields]) for number, fields in filled]
-    except csv.Error as e:
-        raise Problem(f'is not CSV (line {reader.line_num}: {e}); write the file again') from e
-    columns = lines.pop(0)[1] if lines else []
+    columns, lines = read_csv(data.path, 'give a CSV file of boxes')
     if columns not in (HEADER[:5], HEADER[:6], HEADER):
         raise Problem(f'the header must be {",".join(HEADER)} (the last two are optional); correct the first line')
     rows: list[_Row] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from .._io import is_folder, short_path
 from .._schema import show
 from .annotations import Annotations, check_classes
 from .base import ImageDataset, Transform
-from .images import images_within
+from .images import describe_skipped, images_within
 from .paths import subfolders
 from .values import is_printable
+
+logger = logging.getLogger(__name__)
 
 
 class FolderDataset(ImageDataset):
@@ -50,15 +53,18 @@ def read_folder(root: Path, split: str) -> Annotations:
         data.problems.append(
             f'{folder}: {len(classes)} class folders, but a classifier needs two; use the layout {folder}/<class>/*.jpg'
         )
+    skipped: list[str] = []
     for name in present:
         if name not in classes:
             data.problems.append(f'{folder / name}: no such class in {train}; add it there or remove it here')
-        images = [path.relative_to(folder).as_posix() for path in images_within(folder / name)]
+        images = [path.relative_to(folder).as_posix() for path in images_within(folder / name, skipped=skipped)]
         if not images:
             data.problems.append(f'{folder / name}: class folder without images; add images or remove it')
         elif name in classes:
             data.labels |= dict.fromkeys(images, classes.index(name))
         data.listed += images
+    if skipped:
+        logger.warning('%s: %s', folder, describe_skipped(skipped))
     data.ids, data.classes = data.listed, dict(enumerate(classes))
     for name in (i for i in data.ids if not is_printable(i)):
         data.problems.append(f'{folder}: the path {show(name)} has characters that cannot be printed; rename it')

@@ -12,8 +12,10 @@ from .base import AnnotatedDataset, ImageDataset, Transform, annotation_path
 from .box_csv import HEADER, CsvDataset
 from .coco import CocoDataset
 from .folder import FolderDataset
+from .hub_dataset import PREFIX, HubDataset, find_split
 from .mask_folder import MaskDataset
 from .paths import files_within, splits_of
+from .table import TableDataset, table_splits
 from .voc import VocDataset
 from .wsol import WSOLDataset
 
@@ -28,7 +30,8 @@ def open_dataset(
     """Open a split of a data set: with an annotation file, in the WSOL layout, or with one folder per class.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set; or a CSV file of paths and labels (see `TableDataset`), or `hf-dataset:org/name`
+            (see `HubDataset`).
         split: 'train', 'val', 'test', or another name of the folder of the split; with `annotations`, '' for a data set
             without splits.
         transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
@@ -42,6 +45,14 @@ def open_dataset(
         DatasetError: If the split does not exist in either layout, the annotations have an unknown format, or the data
             set has problems (see the classes).
     """
+    if is_hub_name(root) or is_file(Path(root)):
+        if annotations is not None:
+            raise DatasetError(
+                f'{short_path(root)}: annotations need a folder of images; leave them out, or give the folder'
+            )
+        if is_hub_name(root):
+            return HubDataset(hub_name(root), split, transform)
+        return TableDataset(root, split, transform, ground_truth)
     root = Path(root)
     if annotations is not None:
         return detect_format(annotation_path(annotations, split))(root, split, annotations, transform, ground_truth)
@@ -57,6 +68,26 @@ def open_dataset(
         '<split>/<class>/*.jpg in it (one folder per class), or images/ and metadata/<split>/image_ids.txt '
         '(WSOL layout), or give annotations (COCO, Pascal VOC, CSV or masks)'
     )
+
+
+def is_hub_name(root: str | os.PathLike) -> bool:
+    """Return whether a data set is one of the `datasets` library."""
+    return os.fspath(root).startswith(PREFIX)
+
+
+def hub_name(root: str | os.PathLike) -> str:
+    """Return the name of a data set of the `datasets` library."""
+    return os.fspath(root).removeprefix(PREFIX)
+
+
+def has_split(root: str | os.PathLike, split: str) -> bool:
+    """Return whether a data set without annotation file has a split. Errors are those of `open_dataset`."""
+    if is_hub_name(root):
+        return find_split(hub_name(root), split) is not None
+    root = Path(root)
+    if is_file(root):
+        return split in table_splits(root)
+    return is_folder(root / 'metadata' / split) or is_folder(root / split)
 
 
 def detect_format(path: Path) -> type[AnnotatedDataset]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +14,11 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .._io import short_path
+from .._schema import show
 from ..errors import ImageError
 from .paths import as_paths, files_within, status_of
+
+logger = logging.getLogger(__name__)
 
 MAX_PIXELS = 80_000_000
 """Largest image that is decoded: 320 MB in Pillow, and below the size from which Pillow itself warns."""
@@ -199,7 +204,9 @@ def _strips(size: tuple[int, int]) -> Iterator[slice]:
 
 
 def list_images(
-    paths: str | os.PathLike | Iterable[str | os.PathLike], unreadable: list[OSError] | None = None
+    paths: str | os.PathLike | Iterable[str | os.PathLike],
+    unreadable: list[OSError] | None = None,
+    skipped: list[str] | None = None,
 ) -> list[Path]:
     """Expand files and folders to image files, in the given order, each file once.
 
@@ -207,28 +214,47 @@ def list_images(
         paths: One or more paths. A file is listed whatever its suffix; a folder contributes its images by suffix
             (`SUFFIXES`, either case) from all its subfolders, sorted by path, without hidden files and folders.
         unreadable: Gets the errors of folders that cannot be read; without it they count as empty.
+        skipped: Gets the paths of the files in folders that have another suffix; without it their number is logged.
 
     Raises:
         FileNotFoundError: If a path does not exist.
         ImageError: If a folder has no images, a path cannot be read, or none is given.
     """
     found: list[Path] = []
+    others: list[str] = []
     for path in as_paths(paths):
         if stat.S_ISDIR(status_of(path).st_mode):
-            inside = images_within(path, unreadable)
+            inside = images_within(path, unreadable, others)
             if not inside:
-                raise ImageError(f'{short_path(path)}: no images in this folder; known suffixes: {" ".join(SUFFIXES)}')
+                skips = f' ({describe_skipped(others)})' if others else ''
+                raise ImageError(
+                    f'{short_path(path)}: no images in this folder{skips}; known suffixes: {" ".join(SUFFIXES)}'
+                )
             found += inside
         else:
             found.append(path)
     if not found:
         raise ImageError('no image given: pass image files or folders of images')
+    if skipped is not None:
+        skipped += others
+    elif others:
+        logger.warning('%s', describe_skipped(others))
     return list(dict.fromkeys(found))
 
 
-def images_within(folder: Path, unreadable: list[OSError] | None = None) -> list[Path]:
+def images_within(
+    folder: Path, unreadable: list[OSError] | None = None, skipped: list[str] | None = None
+) -> list[Path]:
     """List the image files by suffix in a folder and its subfolders, as `files_within`."""
-    return files_within(folder, *SUFFIXES, unreadable=unreadable)
+    return files_within(folder, *SUFFIXES, unreadable=unreadable, skipped=skipped)
+
+
+def describe_skipped(paths: Sequence[str]) -> str:
+    """Count files by their suffix in one line, such as '3 files skipped, not read as images: 2 .heic, 1 .txt'."""
+    counts = Counter(Path(path).suffix.lower() or 'without suffix' for path in paths)
+    common = ', '.join(f'{count} {show(suffix)[1:-1]}' for suffix, count in counts.most_common(5))
+    more = ', …' if len(counts) > 5 else ''
+    return f'{len(paths)} file{"s" * (len(paths) > 1)} skipped, not read as images: {common}{more}'
 
 
 @contextmanager

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DatasetError
 from .annotations import Annotations, MaskFiles
-from .base import AnnotatedDataset
+from .base import AnnotatedDataset, check_problems
 from .images import image_size, images_within, open_levels, resize_mask
 from .paths import files_within, stem_within
 from .values import Problem
@@ -56,16 +55,16 @@ class MaskDataset(AnnotatedDataset):
 
     def _read_mask(self, index: int, files: MaskFiles, size: tuple[int, int]) -> np.ndarray:
         levels = open_levels(files.objects[0])
-        stored = image_size(self.path(index))
-        if levels.shape[::-1] != stored:
-            raise DatasetError(mask_size_problem(files.objects[0], levels, stored))
+        check_problems(self._mask_problems(files.objects[0], levels.shape[::-1], image_size(self.path(index))))
         # The levels are interpreted before resizing, which may remove some of them.
         between = (levels > 0) & (levels < 255)
         mask = np.where(between, 1, levels) if between.any() else levels == 255
         return resize_mask(mask.astype(np.uint8), size)
 
+    def _mask_problems(self, file: Path, size: tuple[int, int], image: tuple[int, int]) -> list[str]:
+        return [] if size == image else [mask_size_problem(file, size, image)]
 
-def mask_size_problem(path: Path, mask: np.ndarray, size: tuple[int, int]) -> str:
-    """Describe a mask (H,W) whose image has another (width, height)."""
-    height, width = mask.shape
-    return f'{path}: mask of {width}x{height} for an image of {size[0]}x{size[1]}; give it the same size'
+
+def mask_size_problem(path: Path, mask: tuple[int, int], size: tuple[int, int]) -> str:
+    """Describe a mask of a (width, height) whose image has another."""
+    return f'{path}: mask of {mask[0]}x{mask[1]} for an image of {size[0]}x{size[1]}; give it the same size'

@@ -15,7 +15,9 @@ from ..errors import DatasetError, ImageError
 _MAX_NAME, _MAX_PATH = 255, 600
 
 
-def files_within(folder: Path, *suffixes: str, unreadable: list[OSError] | None = None) -> list[Path]:
+def files_within(
+    folder: Path, *suffixes: str, unreadable: list[OSError] | None = None, skipped: list[str] | None = None
+) -> list[Path]:
     """List the files with these suffixes (either case) in a folder and its subfolders, sorted, without hidden ones.
 
     Links to files are followed, links to folders are not.
@@ -24,6 +26,7 @@ def files_within(folder: Path, *suffixes: str, unreadable: list[OSError] | None 
         folder: The folder.
         suffixes: Suffixes in lower case.
         unreadable: Gets the errors of folders that cannot be read; without it they count as empty.
+        skipped: Gets the paths of the files with other suffixes.
     """
     found: list[Path] = []
     folders = [os.fspath(folder)]
@@ -37,6 +40,8 @@ def files_within(folder: Path, *suffixes: str, unreadable: list[OSError] | None 
                         folders.append(entry.path)
                     elif Path(entry.name).suffix.lower() in suffixes and is_file(path := Path(entry.path)):
                         found.append(path)
+                    elif skipped is not None and is_file(Path(entry.path)):
+                        skipped.append(entry.path)
         except OSError as e:
             if unreadable is not None:
                 unreadable.append(e)

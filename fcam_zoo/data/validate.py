@@ -17,10 +17,11 @@ from ..errors import DatasetError, ImageError
 from .annotations import Annotations, MaskFiles
 from .base import annotation_path
 from .folder import read_folder
-from .formats import detect_format
+from .formats import detect_format, is_hub_name
 from .images import images_within, open_image, open_levels, open_mask
 from .mask_folder import mask_size_problem
 from .paths import splits_of, stem_within, subfolders
+from .table import read_table, table_splits
 from .values import Box, plain
 from .wsol import LOCALIZATION, read_metadata
 
@@ -35,7 +36,8 @@ def check_dataset(
     """Check the metadata of a data set of any layout, and decode every image and mask.
 
     Args:
-        root: Folder of the data set; for one folder per class, the folder of the splits or of the classes.
+        root: Folder of the data set, or a CSV file of paths and labels; for one folder per class, the folder of the
+            splits or of the classes.
         splits: Splits to check; None checks all.
         quiet: Show no progress bar.
         annotations: Annotation file or folder as for `open_dataset`. Without `{split}` in its path it belongs to one
@@ -53,12 +55,16 @@ def check_dataset(
     """
     if isinstance(splits, str):
         raise TypeError(f'splits is {splits!r}: give a list, such as [{splits!r}]')
+    if is_hub_name(root):
+        raise DatasetError(f'{root}: is checked by the datasets library when it is loaded; give a folder or a CSV file')
     root = Path(root)
-    if not is_folder(root):
+    if not is_folder(root) and not is_file(root):
         raise DatasetError(f'{short_path(root)}: no such folder; give the folder of a data set')
     problems: list[str] = []
     if splits is not None:
         names = list(splits)
+    elif is_file(root):
+        names = table_splits(root)
     elif annotations is not None:
         names = _annotated_splits(root, annotations)
     else:
@@ -81,6 +87,8 @@ def check_dataset(
 
 
 def _load(root: Path, split: str, annotations: str | os.PathLike | None) -> Annotations:
+    if is_file(root):
+        return read_table(root, split, split != 'train')
     if annotations is None:
         if not is_folder(root / 'metadata'):
             return read_folder(root, split)
@@ -136,12 +144,11 @@ def _check_image(data: Annotations, image_id: str, read_mask: Callable[[Path], n
         problems.append(data.size_problem(image_id, stored))
     if size is not None:
         problems += data.boxes_outside(image_id, size)
-    objects, ignore = data.masks.get(image_id, MaskFiles(()))
-    for file in (*objects, *([ignore] if ignore else ())):
+    for file in data.masks.get(image_id, MaskFiles(())).files:
         with _report_unreadable(problems, file, 'mask', source):
             mask = read_mask(file)
             if stored is not None and stored != mask.shape[::-1]:
-                problems.append(mask_size_problem(file, mask, stored))
+                problems.append(mask_size_problem(file, mask.shape[::-1], stored))
     return problems
 
 

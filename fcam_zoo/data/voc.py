@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from xml.etree import ElementTree
@@ -29,8 +30,8 @@ class VocDataset(AnnotatedDataset):
 
     Corners count pixels from 1, the last pixel inside, and are converted to pixels from 0. If a corner in the folder is
     0, all its files are assumed to count from 0, and a warning is logged. Objects marked `difficult` are kept; parts of
-    objects are not read. An image that is not where its file says is also found in a class folder, if its name is
-    unique. If `ImageSets/Main/<split>.txt` exists beside the folder, it lists the files of the split.
+    objects are not read. A `filename` without folder is in the subfolder of its XML file, in `<folder>`, or anywhere
+    if its name is unique. If `ImageSets/Main/<split>.txt` exists beside the folder, it lists the files of the split.
     """
 
     @staticmethod
@@ -41,15 +42,16 @@ class VocDataset(AnnotatedDataset):
         first = 0 if any(0 in corners[:2] for file in files for _, corners, _ in file.objects) else 1
         if first == 0:
             logger.warning('%s: some corners are 0, so pixels are assumed to count from 0, not from 1', data.path)
-        places = _places(data, files)
+        images = _Images(data.images)
         for file in _selected(data, files):
             data.problems += file.problems
-            image_id = places.get(file.image, file.image)
-            if not image_id:
+            if not file.image:
                 continue
+            image_id = images.find(file)
             if image_id in data.sources:
                 data.problems.append(
-                    f'{file.path}: {data.sources[image_id]} also describes {plain(image_id)}; remove one'
+                    f'{file.path}: {data.sources[image_id]} also describes {plain(image_id)}; remove one, or '
+                    'write {split} in the path if they are of different splits'
                 )
                 continue
             data.listed.append(image_id)
@@ -62,18 +64,29 @@ class VocDataset(AnnotatedDataset):
                 data.add_object(image_id, labels.get(name, 0), area, (x0, y0, x1, y1), where)
 
 
-def _places(data: Annotations, files: list[_File]) -> dict[str, str]:
-    """Find the images whose files give a name without suffix, or without the class folder that the image is in."""
-    bare = {f.image for f in files if f.image and '/' not in f.image and not is_file(data.images / f.image)}
-    if not bare and all(PurePosixPath(f.image).suffix.lower() in SUFFIXES for f in files):
-        return {}
-    paths = {path: path.relative_to(data.images).as_posix() for path in images_within(data.images)}
-    by_name: dict[str, list[str]] = {}
-    for path, image_id in paths.items():
-        for name in (path.name, path.stem):
-            by_name.setdefault(name, []).append(image_id)
-    in_folders = {name: by_name[name][0] for name in bare if len(by_name.get(name, ())) == 1}
-    return in_folders | {stem_within(data.images, path): image_id for path, image_id in paths.items()}
+class _Images:
+    """The images of the folder by id, path without suffix, and name; the folder is listed only if it is needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def _ids(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in images_within(self.folder):
+            image_id, stem = path.relative_to(self.folder).as_posix(), stem_within(self.folder, path)
+            for name in {image_id, stem, path.name, path.stem}:
+                found.setdefault(name, []).append(image_id)
+        return found
+
+    def find(self, file: _File) -> str:
+        """Return the id of the image of an XML file; that in the file if there is no such image."""
+        if PurePosixPath(file.image).suffix.lower() in SUFFIXES and is_file(self.folder / file.image):
+            return file.image
+        for name in file.names:
+            if len(ids := self._ids.get(name, [])) == 1:
+                return ids[0]
+        return file.image
 
 
 @dataclass
@@ -81,6 +94,7 @@ class _File:
     path: Path
     name: str  # Relative to the folder, without suffix.
     image: str = ''  # Id of the image; '' if it has none.
+    names: tuple[str, ...] = ()  # Its path or name as in `_Images`, the most precise first.
     size: tuple[int, int] | None = None
     objects: list[tuple[str, Box, str]] = field(default_factory=list)  # Name, corners as in the file, file and place.
     problems: list[str] = field(default_factory=list)
@@ -117,8 +131,12 @@ def _parse(data: Annotations, path: Path) -> _File:
         root = _read_xml(path)
         folder, stem = PurePosixPath(file.name).parent, PurePosixPath(file.name).name
         image_id = data.image_id(_text(root, 'filename') or stem, 'filename')
-        # A bare name is relative to the subfolder that the XML file is in.
-        file.image = image_id if '/' in image_id else (folder / image_id).as_posix()
+        file.image = image_id
+        if '/' not in image_id:
+            # A bare name is relative to the subfolder that the XML file is in, to <folder>, or unique.
+            file.image = (folder / image_id).as_posix()
+            file.names = (f'{_text(root, "folder")}/{image_id}', image_id)
+        file.names = (file.image, *file.names)
         for number, element in enumerate(root.findall('object'), 1):
             where = f'{path}, object {number}'
             with collect_problem(file.problems, where):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from .. import viz
 from .._io import CsvWriter
 from .._version import __version__
 from ..data.box_csv import HEADER
+from ..data.images import open_image
 from .inputs import Inputs
 from .labeller import ImageRecord, LabelledImage
 from .output import MARKER, sync_file
@@ -28,6 +31,8 @@ SHEET = 'contact_sheet.jpg'
 
 SHEET_IMAGES = 60
 """Largest number of images in the contact sheet."""
+# Suffixes of images that Ultralytics reads, among those of this package.
+_YOLO_SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff'}
 
 NOTE = f'made by a model (fcam_zoo {__version__}), not by people'
 
@@ -170,13 +175,23 @@ def _add(parent: ElementTree.Element, **children: object) -> None:
 
 
 class Yolo(Format):
-    """`labels/<image>.txt` and `data.yaml`, in fractions of the upright image, which YOLO's readers use."""
+    """`images/<image>`, `labels/<image>.txt` and `data.yaml`, ready for training with Ultralytics.
+
+    Boxes are in fractions of the upright image, which YOLO's readers use. Images are hard links, or copies if the file
+    system cannot link them; those of formats that the readers do not know are saved as PNG.
+    """
 
     image_file = 'labels/{}.txt'
+
+    def file_of(self, image_id: str) -> str:
+        """Return the path of the label: readers replace the last folder `images` of the image's path by `labels`."""
+        head, _, tail = f'/images/{image_id}'.rpartition('/images/')
+        return PurePosixPath(f'{head}/labels/{tail}'.lstrip('/')).with_suffix('.txt').as_posix()
 
     def write(self, labelled: LabelledImage) -> None:
         record = labelled.record
         width, height = record.upright_size
+        self._add_image(record.image)
         with self.create(self.file_of(record.image)) as f:
             for found in record.upright_objects:
                 x0, y0, x1, y1 = found.box
@@ -184,9 +199,31 @@ class Yolo(Format):
                 f.write(' '.join([str(record.label), *(f'{value:.8f}' for value in values)]) + '\n')
 
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
+        # Without `path`, the readers look in the folder of this file.
         content = {'train': 'images', 'val': 'images', 'names': dict(enumerate(self.classes))}
         with self.create('data.yaml') as f:
             yaml.safe_dump(content, f, sort_keys=False, allow_unicode=True)
+
+    @cached_property
+    def _paths(self) -> dict[str, str]:
+        """Return the file of each image."""
+        return dict(zip(self.inputs.ids, self.inputs.paths))
+
+    def _add_image(self, image_id: str) -> None:
+        source, target = self._paths[image_id], PurePosixPath('images', image_id)
+        if target.suffix.lower() not in _YOLO_SUFFIXES:
+            with self.create(str(target.with_suffix('.png')), 'wb') as f:
+                open_image(source).save(f, 'PNG', compress_level=1)
+            return
+        file = self.folder / target
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        try:
+            # A link to the file itself, which `os.link` does not follow on every system.
+            os.link(os.path.realpath(source), file)
+        except OSError:
+            with Path(source).open('rb') as original, self.create(str(target), 'wb') as f:
+                shutil.copyfileobj(original, f)
 
 
 class Csv(Format):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from .._io import describe_os_error, is_folder, short_path
 from ..data import list_images
+from ..data.images import describe_skipped
 from ..data.paths import as_paths
 from ..errors import FcamZooError
+
+logger = logging.getLogger(__name__)
 
 MAX_NAME = 1000
 """Longest id in characters, so that paths stay below the 4096 bytes of most systems."""
@@ -65,8 +69,9 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
     root = Path(os.path.commonpath(folders)) if folders else Path()
     found: dict[str, str] = {}
     problems: list[str] = []
+    skipped: list[str] = []
     digest = hashlib.sha256()
-    for path in (path for argument in given for path in _images_of(argument, written, problems)):
+    for path in (path for argument in given for path in _images_of(argument, written, problems, skipped)):
         image_id = _absolute(path).relative_to(root).as_posix()
         if image_id in found:
             continue
@@ -80,6 +85,8 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
             continue
         found[image_id] = str(path)
         digest.update(f'{image_id}\0{about.st_size}\0{about.st_mtime_ns}\n'.encode())
+    if skipped:
+        logger.warning('%s', describe_skipped(skipped))
     if not found:
         raise FileNotFoundError(
             '; '.join(problems[:3]) or 'no image to localize: give image files or folders of images'
@@ -87,11 +94,15 @@ def find_inputs(images: str | os.PathLike | Iterable[str | os.PathLike], output:
     return Inputs(root, tuple(found.values()), tuple(found), tuple(problems), digest.hexdigest())
 
 
-def _images_of(argument: Path, output: Path, problems: list[str]) -> list[Path]:
-    """List the images of a file or folder, without those in the output folder; errors are added to `problems`."""
+def _images_of(argument: Path, output: Path, problems: list[str], skipped: list[str]) -> list[Path]:
+    """List the images of a file or folder, without those in the output folder.
+
+    Errors are added to `problems`, and files that are not images to `skipped`.
+    """
     unreadable: list[OSError] = []
+    others: list[str] = []
     try:
-        listed = list_images(argument, unreadable)
+        listed = list_images(argument, unreadable, others)
     except (FcamZooError, OSError) as e:
         problems.append(str(e))
         return []
@@ -102,6 +113,8 @@ def _images_of(argument: Path, output: Path, problems: list[str]) -> list[Path]:
         ]
     if is_folder(argument) and output.is_relative_to(_real(argument)):
         listed = [path for path in listed if not _real(path.parent).is_relative_to(output)]
+        others = [path for path in others if not _real(Path(path).parent).is_relative_to(output)]
+    skipped += others
     return listed
 
 

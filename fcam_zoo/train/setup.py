@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -15,8 +14,12 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from .._device import usable_device
 from .._distributed import process_group
+from ..benchmark.classes import labels_for
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
+from ..data.formats import has_split
+from ..data.images import images_within
+from ..data.splits import check_not_of_test
 from ..errors import DatasetError, TrainingError
 from ..models import FCAM, create_model
 from .collapse import warnings_of
@@ -95,6 +98,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup.warnings.extend(warnings_of(config, train_set))
     if config.classifier.epochs and val_set is None:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
+    if val_set is not None and (reason := labels_for(model, val_set, 'auto').reason):
+        setup.warnings.append(
+            f'{reason}: the best epoch is selected without classes; name them alike (docs/datasets.md)'
+        )
     if config.decoder.epochs and not has_ground_truth(val_set):
         logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
     setup.model.to(device).to(memory_format=torch.channels_last)
@@ -123,21 +130,32 @@ def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
     """Open the train split, and the val split if there is one.
 
     Raises:
-        DatasetError: When train is missing or invalid, val is invalid, or val has labels that train lacks.
+        DatasetError: When train is missing or invalid, val is invalid, its boxes may be those of test, or val has
+            labels that train lacks.
     """
     train_set = open_dataset(config.data, 'train', TrainTransform(config.image_size), ground_truth=False)
-    try:
-        val_set = open_dataset(config.data, 'val', EvalTransform(config.image_size), annotations=config.annotations)
-    except DatasetError:
-        root = Path(config.data)
-        if config.annotations or (root / 'metadata' / 'val').is_dir() or (root / 'val').is_dir():
-            raise
+    if not config.annotations and not has_split(config.data, 'val'):
         return train_set, None
+    val_set = open_dataset(config.data, 'val', EvalTransform(config.image_size), annotations=config.annotations)
+    if config.annotations:
+        _check_annotated(val_set, config.annotations)
+    if has_ground_truth(val_set):
+        # Otherwise a missing image would be found after a whole epoch.
+        val_set.check_files()
     if val_set.num_classes > train_set.num_classes:
         raise DatasetError(
             f'val of {config.data} has labels up to {val_set.num_classes - 1}, train up to {train_set.num_classes - 1}'
         )
     return train_set, val_set
+
+
+def _check_annotated(val_set: ImageDataset, annotations: str) -> None:
+    """Check that annotations cannot be those of test, and warn if they describe only some images of val."""
+    check_not_of_test(val_set.root, val_set.ids, annotations)
+    folder = val_set.root / 'val'
+    count = len(images_within(folder)) if val_set.images_root == folder else 0
+    if count > len(val_set):
+        logger.warning('%s: %d of %d images of val have boxes or masks', annotations, len(val_set), count)
 
 
 def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:

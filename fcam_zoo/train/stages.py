@@ -149,8 +149,9 @@ class ClassifierStage(Stage):
         }
 
     def score(self, metrics: dict[str, float]) -> float:
-        labels_only = metrics.keys() == {'cls'}
-        return metrics['cls'] if labels_only or self.config.select == 'accuracy' else super().score(metrics)
+        # Without accuracy, the classes of val are not those of the model.
+        by_accuracy = metrics.keys() == {'cls'} or (self.config.select == 'accuracy' and 'cls' in metrics)
+        return metrics['cls'] if by_accuracy else super().score(metrics)
 
 
 class DecoderStage(Stage):
