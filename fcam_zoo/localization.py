@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ._catalog import MIN_AREA
 from ._checks import as_flag
 from ._schema import show
 from .data.images import check_size, decode, open_image
@@ -22,9 +23,6 @@ from .objects import Region, Threshold, as_share, as_threshold, find_regions, fo
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 _KINDS = 'give a path, a PIL image or a uint8 array'
-
-MIN_AREA = 0.01
-"""Share of the image below which a further region is treated as noise."""
 
 
 @dataclass(frozen=True)

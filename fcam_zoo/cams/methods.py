@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import torch
 
+from .._catalog import CAM_METHODS
 from .._checks import check_tensor
 from .._schema import show
 from ..errors import FcamZooError
 
-METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'layercam')
+METHODS = CAM_METHODS
 # Variants of Grad-CAM++ and Smooth Grad-CAM++. Their coefficients are alpha = g^2 / (2 g^2 + d), with
 # - 'published': d = sum(g^3 A), as in WSOL code;
 # - 'original': d = g^3 sum(A), Eq. 19 of the Grad-CAM++ paper; equal to 'published' where g is constant in space;

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from .. import viz
+from .._catalog import ANNOTATION_FORMATS
 from .._io import CsvWriter
 from .._version import __version__
 from ..data.box_csv import HEADER
@@ -256,5 +257,5 @@ class Overlays(Format):
         }
 
 
-FORMATS: dict[str, type[Format]] = {cls.__name__.lower(): cls for cls in (Overlays, Coco, Voc, Yolo, Csv, Masks)}
+FORMATS: dict[str, type[Format]] = dict(zip(ANNOTATION_FORMATS, (Overlays, Coco, Voc, Yolo, Csv, Masks), strict=True))
 """Formats by name, which is also the name of their folder."""

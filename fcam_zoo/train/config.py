@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .. import _index
+from .._catalog import RECIPES, TEACHER_METHODS, recipe_names
 from .._checks import MAX_WORKERS
 from .._schema import (
     BelowOne,
@@ -25,7 +26,7 @@ from .._schema import (
     show,
 )
 from .._yaml import parse_yaml
-from ..cams import FUSIONS, METHODS
+from ..cams import FUSIONS
 from ..cams.methods import VARIANTS
 from ..data.values import is_printable
 from ..errors import SettingsError
@@ -33,7 +34,6 @@ from ..models.backbone_arguments import MAX_SIDE, check_backbone_arguments
 from ..models.config import Channels, Classes, DecoderType, Stride
 
 Schedule = Literal['constant', 'cosine', 'step']
-RECIPES = Path(__file__).parents[1] / 'recipes'
 
 Epochs = Annotated[int, between(0, 100_000)]
 Images = Annotated[int, between(1, 2**16)]
@@ -60,8 +60,6 @@ Shift = Annotated[
 ]
 # Side of a square of pixels.
 Odd = Annotated[int, between(1, MAX_SIDE), Rule(lambda value: value % 2 == 1, 'give an odd number of pixels')]
-# The maps of a teacher: a CAM method, or the maps of a finished F-CAM.
-TEACHER_METHODS = (*METHODS, 'fcam')
 Method = Annotated[str, Rule(TEACHER_METHODS.__contains__, f'choose one of {", ".join(TEACHER_METHODS)}')]
 Fusion = Annotated[str, Rule(FUSIONS.__contains__, f'choose one of {", ".join(FUSIONS)}')]
 ImageSide = Annotated[int, between(32, MAX_SIDE)]
@@ -327,11 +325,6 @@ class TrainConfig:
         for part in PARTS:
             values.update({f'{part}.{key}': value for key, value in values.pop(part).items()})
         return values
-
-
-def recipe_names() -> list[str]:
-    """List the packaged recipes: the grid of the F-CAM paper."""
-    return sorted(file.name.removesuffix('.yaml') for file in RECIPES.iterdir() if file.name.endswith('.yaml'))
 
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
