@@ -16,6 +16,10 @@ class UnknownModelError(FcamZooError, ValueError):
     """A model, teacher or backbone name that does not exist, or a name without released weights."""
 
 
+class UntrainedModelWarning(UserWarning):
+    """A model with random weights, whose results look plausible."""
+
+
 class DatasetError(FcamZooError, ValueError):
     """A data set whose files or metadata are missing or inconsistent."""
 

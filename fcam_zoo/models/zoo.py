@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import functools
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .._index import ModelName
 from .._io import is_folder, short_path
 from .._schema import reading, show
 from ..cams import METHODS as TEACHERS
-from ..errors import UnknownModelError, WeightsError
+from ..errors import UnknownModelError, UntrainedModelWarning, WeightsError
 from .backbone import check_name
 from .config import check_model_args
 from .fcam import FCAM, INPUT_CFG, prefixed
@@ -206,12 +207,20 @@ def create_model(
         # As in timm, None stands for the default.
         **{key: value for key, value in arguments.items() if value is not None},
     )
-    return model.eval() if source else model
+    if source:
+        return model.eval()
+    if full_name(name) in _index.index():
+        warnings.warn(
+            f'{name} has random weights here: give pretrained=True to load the released ones',
+            UntrainedModelWarning,
+            stacklevel=2,
+        )
+    return model
 
 
 def is_folder_name(name: str) -> bool:
     """Return whether a name is the path of a model folder, which need not exist: names of the zoo take precedence."""
-    if name == 'fcam' or name in ARCHITECTURES or name in names() or name in hub_names():
+    if name in ('', 'fcam') or name in ARCHITECTURES or name in names() or name in hub_names():
         return False
     prefix = name.partition(':')[0]
     return prefix not in FOLDER_PREFIXES and ('/' in name or os.sep in name or is_folder(Path(name)))

@@ -130,8 +130,8 @@ class TeacherConfig:
 
     Attributes:
         method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
-        model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, `local-dir:` or
-            `hf-hub:`. Its classes must include those of the data. The maps of several models are averaged.
+        model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, a model folder
+            or `hf-hub:`. Its classes must include those of the data. The maps of several models are averaged.
         layers: Layers of the classifier (dotted names) whose maps are fused; default: the last feature map.
         fusion: How the maps of several layers are fused (see `cams.fuse`).
         flip: Average the maps of each image and of its mirror image.
@@ -214,9 +214,9 @@ class DecoderConfig(StageConfig):
 class TrainConfig:
     """All settings of a training: model, data and the two stages. A stage with epochs = 0 is skipped.
 
-    `init` starts from an F-CAM (a released name or `local-dir:FOLDER`) and keeps its backbone, stride and decoder; of
+    `init` starts from an F-CAM (a released name or a model folder) and keeps its backbone, stride and decoder; of
     several, the weights are averaged. Otherwise the backbone settings define a new model. `annotations` are those of
-    val (see `data.open_dataset`).
+    val (see `data.open_dataset`). Paths may be `pathlib.Path`; they are stored as text.
 
     Raises:
         ValueError: For a setting with a wrong type or value.
@@ -275,6 +275,9 @@ class TrainConfig:
             settings = values.get(stage) if isinstance(values, dict) else None
             if isinstance(settings, dict) and name in settings:
                 raise InvalidValue(f'{place} is a setting of an earlier version: {fix}')
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.__dataclass_fields__ and (full := _full_names(name)):
+                raise InvalidValue(f'unknown setting {name}: choose {" or ".join(full)}')
         # `teacher: cam` is short for its method.
         if isinstance(values, dict) and isinstance(values.get('teacher'), str):
             values = {**values, 'teacher': {'method': values['teacher']}}
@@ -325,6 +328,12 @@ class TrainConfig:
         for part in PARTS:
             values.update({f'{part}.{key}': value for key, value in values.pop(part).items()})
         return values
+
+
+def _full_names(name: Any) -> list[str]:
+    """Return the settings of the parts with this name by dotted place."""
+    parts = {'teacher': TeacherConfig, **STAGES}
+    return [f'{part}.{name}' for part, config in parts.items() if name in config.__dataclass_fields__]
 
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
