@@ -71,7 +71,7 @@ def test_paths_become_text(tmp_path):
     assert (config.teacher.models, config.teacher.cache) == ([f'{tmp_path}/fine'], f'{tmp_path}/cache')
     assert TeacherConfig(maps=tmp_path).maps == str(tmp_path)
     assert TrainConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(ValueError, match='workers is .*: give a whole number'):
+    with pytest.raises(ValueError, match=r'workers is .*: give a whole number'):
         TrainConfig(workers=tmp_path)
 
 
