@@ -25,9 +25,9 @@ def test_all_names_are_public_and_exist():
         fcam_zoo.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize('name', ['train', 'figures', 'localize', 'FCAM', 'cams'])
-def test_names_are_attributes_after_the_import_alone(name):
-    assert run(f'import fcam_zoo; print(fcam_zoo.{name}.__name__)').rpartition('.')[2] == name
+def test_names_are_attributes_after_the_import_alone():
+    parts = 'fcam_zoo.train.train, fcam_zoo.figures.grid, fcam_zoo.cams.fuse, fcam_zoo.FCAM'
+    assert run(f'import fcam_zoo; print(*(part.__name__ for part in ({parts})))') == 'train grid fuse FCAM'
 
 
 def test_star_import():
@@ -44,9 +44,7 @@ def test_the_import_is_light():
     [
         'import fcam_zoo, timm',
         'import timm, fcam_zoo',
-        'import fcam_zoo\nimport timm.layers\nimport timm',
         'import fcam_zoo\nfcam_zoo.list_models()\nimport timm',
-        'import fcam_zoo.models.zoo\nimport timm',
     ],
 )
 def test_models_are_in_timm_in_any_order_of_imports(imports):
