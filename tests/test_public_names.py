@@ -44,7 +44,7 @@ def test_the_import_is_light():
     [
         'import fcam_zoo, timm',
         'import timm, fcam_zoo',
-        'import fcam_zoo\nfcam_zoo.list_models()\nimport timm',
+        'import fcam_zoo\nfcam_zoo.cams, fcam_zoo.list_models()\nimport timm',
         "import fcam_zoo, importlib.util\nimportlib.util.find_spec('timm')\nimport timm",
     ],
 )

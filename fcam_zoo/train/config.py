@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -276,7 +276,7 @@ class TrainConfig:
             if isinstance(settings, dict) and name in settings:
                 raise InvalidValue(f'{place} is a setting of an earlier version: {fix}')
         for name in values if isinstance(values, dict) else ():
-            if name not in cls.__dataclass_fields__ and (full := _full_names(name)):
+            if name not in {own.name for own in fields(cls)} and (full := _full_names(name)):
                 raise InvalidValue(f'unknown setting {name}: choose {" or ".join(full)}')
         # `teacher: cam` is short for its method.
         if isinstance(values, dict) and isinstance(values.get('teacher'), str):
@@ -333,7 +333,7 @@ class TrainConfig:
 def _full_names(name: Any) -> list[str]:
     """Return the settings of the parts with this name by dotted place."""
     parts = {'teacher': TeacherConfig, **STAGES}
-    return [f'{part}.{name}' for part, config in parts.items() if name in config.__dataclass_fields__]
+    return [f'{part}.{name}' for part, kind in parts.items() if name in {own.name for own in fields(kind)}]
 
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
