@@ -5,6 +5,13 @@ from __future__ import annotations
 import torch
 
 
+def resolve_auto(name: str) -> str:
+    """Return the name of a device; 'auto' is CUDA if there is a GPU, otherwise the CPU."""
+    if name != 'auto':
+        return name
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
 def usable_device(name: str | torch.device) -> torch.device:
     """Return a device on which tensors can be computed and read back.
 

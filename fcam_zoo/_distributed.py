@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from ._device import resolve_auto
 from .errors import DistributedError
 
 T = TypeVar('T')
@@ -30,8 +31,7 @@ def process_group(device: str, backend: str | None = None) -> Iterator[str]:
     Raises:
         DistributedError: When there is no GPU for this process, or another process ended early.
     """
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = resolve_auto(device)
     if 'RANK' not in os.environ or _is_initialized():
         yield device
         return

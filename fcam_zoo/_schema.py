@@ -137,7 +137,7 @@ def build(cls: type[T], values: Any, place: str = '') -> T:
 
     Args:
         cls: A dataclass. Its type hints may be bool, int, float, str, list, tuple, dict, Literal, `X | None`, other
-            dataclasses, Any, and Annotated with rules.
+            dataclasses, Any, and Annotated with rules. A path becomes text.
         values: The values by field; fields with a default may be missing.
         place: Name of the record for messages, such as `model_args`.
 
@@ -193,6 +193,8 @@ def convert(hint: Any, value: Any, place: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if origin is Annotated:
         value = convert(args[0], value, place)
         for rule in args[1:]:

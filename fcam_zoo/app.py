@@ -22,7 +22,7 @@ from fcam_zoo import FCAM, _index, cams, create_model, label_images, list_models
 from fcam_zoo._schema import as_whole
 from fcam_zoo._schema import show as show_value
 from fcam_zoo.data import open_image
-from fcam_zoo.errors import FcamZooError
+from fcam_zoo.errors import FcamZooError, install_hint
 from fcam_zoo.inference import class_maps
 from fcam_zoo.labelling import LabelOptions
 from fcam_zoo.localization import MIN_AREA, Localization
@@ -33,7 +33,7 @@ os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
 try:
     import gradio as gr
 except ImportError as e:
-    raise ImportError("the viewer needs Gradio: pip install 'fcam-zoo[app]'") from e
+    raise ImportError(f'the viewer needs Gradio: {install_hint("app")}') from e
 
 MAX_UPLOAD = '20mb'
 MAX_PIXELS = 25_000_000

@@ -3,12 +3,21 @@
 from ._io import describe_os_error
 
 
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra, from the package index and from a checkout."""
+    return f"pip install 'fcam-zoo[{extra}]', or in a checkout pip install -e '.[{extra}]'"
+
+
 class FcamZooError(Exception):
     """Base class of the errors of this package."""
 
 
 class UnknownModelError(FcamZooError, ValueError):
     """A model, teacher or backbone name that does not exist, or a name without released weights."""
+
+
+class UntrainedModelWarning(UserWarning):
+    """A model with random weights, whose results look plausible."""
 
 
 class DatasetError(FcamZooError, ValueError):

@@ -18,10 +18,11 @@ import timm.layers.padding
 import torch
 import torch.nn as nn
 
+from ._catalog import OPSET
 from ._io import atomic_path, is_file, is_folder
 from ._schema import as_whole, show
 from ._version import __version__
-from .errors import ExportError
+from .errors import ExportError, install_hint
 from .models import FCAM
 from .models.backbone_arguments import MAX_SIDE
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, int, int, int]
 
-# The oldest opset that torch's exporter writes, which most runtimes support.
-OPSET = 18
 INPUT, OUTPUTS = 'images', ('logits', 'fcam')
 # Smallest side of an image in pixels; some networks need more.
 MIN_SIDE = 32
@@ -168,14 +167,14 @@ def to_onnx(
 
 def _check_torch() -> None:
     if tuple(int(n) for n in torch.__version__.split('.')[:2]) < (2, 9):
-        raise ImportError(f"export needs torch>=2.9, this is {torch.__version__}: pip install 'fcam-zoo[export]'")
+        raise ImportError(f'export needs torch>=2.9, this is {torch.__version__}: {install_hint("export")}')
 
 
 def _import(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as e:
-        raise ImportError(f"ONNX export needs {package} ({e}): pip install 'fcam-zoo[export]'") from e
+        raise ImportError(f'ONNX export needs {package} ({e}): {install_hint("export")}') from e
 
 
 def _image_size(model: FCAM, size: int | Sequence[int] | None) -> tuple[int, int]:

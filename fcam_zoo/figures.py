@@ -19,7 +19,8 @@ from .benchmark.plots import curves as curves
 from .benchmark.plots import overlap as overlap
 from .cams import METHODS
 from .inference import class_maps
-from .localization import Localization, as_image, localize, resize_map
+from .inputs import as_image
+from .localization import Localization, localize, resize_map
 from .models import FCAM
 from .models.backbone_arguments import MAX_SIDE
 from .objects import Threshold, as_threshold, find_regions, foreground

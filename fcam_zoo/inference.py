@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ._checks import as_flag, as_number
 from ._modes import eval_mode
 from ._schema import as_whole, show
 from .data.transforms import EvalTransform, normalize
-from .errors import FcamZooError
+from .errors import FcamZooError, UntrainedModelWarning
 from .models import FCAM
 from .models.backbone_arguments import MAX_SIDE
 
@@ -117,6 +118,17 @@ def check_model(model: Any) -> None:
     if next(model.parameters()).is_meta:
         raise ValueError('the model is on the meta device, which holds no weights: load it on another device')
     _check_input_cfg(model.pretrained_cfg)
+
+
+def warn_if_untrained(model: nn.Module) -> None:
+    """Warn the caller's caller about a model whose decoder is random: its maps and boxes look plausible."""
+    if getattr(model, 'is_untrained', False):
+        warnings.warn(
+            'the decoder of this model is untrained, so its maps and boxes are random: load weights '
+            '(create_model(name, pretrained=True), or the folder of a training), or train it',
+            UntrainedModelWarning,
+            stacklevel=3,
+        )
 
 
 def _check_input_cfg(cfg: Any) -> None:

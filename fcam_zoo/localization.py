@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from . import _drawing
+from ._catalog import MIN_AREA
 from ._checks import as_flag
 from ._schema import show
-from .data.images import check_size, decode, open_image
 from .errors import FcamZooError
-from .inference import InferenceOptions, check_batch_size, check_model
+from .inference import InferenceOptions, check_batch_size, check_model, warn_if_untrained
+from .inputs import ImageLike, as_image, single_images
 from .models import FCAM
 from .objects import (
-    MIN_AREA,
     Region,
     Threshold,
     as_share,
@@ -31,10 +31,6 @@ from .objects import (
     foreground,
     resize_map,
 )
-
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
-
-_KINDS = 'give a path, a PIL image or a uint8 array'
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -234,10 +230,14 @@ def localize(
 
     Args:
         model: Runs on its own device in eval mode; its mode is restored.
-        images: A path, a PIL image or a uint8 array (H,W,3), (H,W,4) or (H,W), of any size up to 80 million pixels; or
-            several of them. Their pixels are converted alike, see `fcam_zoo.data.to_rgb`. A file is turned upright by
-            its EXIF orientation; a PIL image is used as it is, so that boxes are in its own pixels: for an upright one
-            call `PIL.ImageOps.exif_transpose` first.
+        images: One or several of these, of any size up to 80 million pixels:
+            - a path: an image file, or a folder, whose images come in the order of `fcam_zoo.data.list_images`. A file
+              is turned upright by its EXIF orientation;
+            - a PIL image. It is used as it is, so that boxes are in its own pixels: for an upright one call
+              `PIL.ImageOps.exif_transpose` first;
+            - an array, uint8 (H,W,3), (H,W,4) or (H,W), or a batch of them (B,H,W,3);
+            - a tensor, RGB (3,H,W) or a batch (B,3,H,W), uint8 or floats in [0,1], on any device, not normalized.
+            Their pixels are converted alike, see `fcam_zoo.data.to_rgb`.
         threshold: tau in [0,1): a pixel belongs to an object when its 8-bit map value is above int(tau * max). 'otsu'
             computes Otsu's threshold per map. Default: the threshold of the model, chosen on its validation data.
         class_names: Class names by index. Default: the names stored in the model.
@@ -254,7 +254,7 @@ def localize(
     Raises:
         FileNotFoundError, ImageError: For an image that is missing, unreadable, empty or too large.
         ValueError: For a threshold or min_area outside [0,1), a size below 32 or above 2048 pixels, a batch_size below
-            1, or a wrong number of class names.
+            1, a wrong number of class names, or a tensor with floats outside [0,1].
         TypeError: For an input of another type.
         FcamZooError: When the model returns NaN, or its inputs need more memory than there is.
 
@@ -287,14 +287,12 @@ def localize(
         Traceback (most recent call last):
         ValueError: threshold is 1.5: choose a value in [0,1), or 'otsu'
     """
-    if isinstance(images, (str, os.PathLike, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
-        images = [images]
-    if not isinstance(images, Iterable) or isinstance(images, (bytes, dict, torch.Tensor)):
-        raise TypeError(f'{type(images).__name__} is not an image: {_KINDS}')
     check_batch_size(batch_size)
     postprocess = Postprocessor.for_model(model, threshold, class_names, multi, min_area)
     inference = InferenceOptions.for_model(model, sizes, flip)
-    source, results = iter(images), []
+    warn_if_untrained(model)
+    source, results = single_images(images), []
+    # Only one image is decoded at a time.
     while batch := [_prepared(image, inference) for image in islice(source, batch_size)]:
         maps, probs = inference.run(model, [item.views for item in batch])
         for item, score_map, p in zip(batch, maps.numpy(), probs.numpy()):
@@ -315,17 +313,3 @@ def _prepared(image: ImageLike, inference: InferenceOptions) -> _Prepared:
     rgb = as_image(image)
     # Files are read again for a plot; pictures and arrays are copied, because the caller may change or close them.
     return _Prepared(rgb.size, inference.prepare(rgb), image if isinstance(image, (str, os.PathLike)) else rgb)
-
-
-def as_image(image: ImageLike) -> Image.Image:
-    """Convert a path, PIL image or array to an RGB PIL image; see `localize` for errors."""
-    if isinstance(image, (str, os.PathLike)):
-        return open_image(image)
-    if isinstance(image, Image.Image):
-        return decode(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-            raise TypeError(f'array of {image.dtype} {image.shape}: expected uint8 (H,W), (H,W,3) or (H,W,4)')
-        check_size((image.shape[1], image.shape[0]), 'array')
-        return decode(Image.fromarray(image))
-    raise TypeError(f'{type(image).__name__} is not an image: {_KINDS}')

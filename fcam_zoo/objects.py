@@ -16,9 +16,6 @@ from .sampling import otsu_threshold
 
 Threshold = float | Literal['otsu']
 
-MIN_AREA = 0.01
-"""Share of the image below which a further region is treated as noise."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Region:

@@ -130,14 +130,32 @@ def test_wrong_images(model, images):
 
 def test_arguments_of_class_maps(model):
     x = torch.rand(2, 3, 64, 64)
-    for labels in (5, [0, 1], torch.tensor([0.0, 1.0]), torch.tensor([0]), torch.tensor([0, 2])):
+    wrong = (5, -1, 0.5, 'a', [0], [0, 1, 0], [0, -1], [0, 0.5], [[0], [1]], {}, object())
+    for labels in (*wrong, torch.tensor([0.0, 1.0]), torch.tensor([0]), torch.tensor([0, 2])):
         refused(model.cam, x, labels)
+        refused(cams.extract, model.backbone, x, labels)
     for options in ({'method': 'x' * 10**4}, {'method': []}, {'variant': None}, {'generator': 5}):
         refused(model.cam, x, **options)
         refused(cams.extract, model.backbone, x, **options)
     for options in ({'size': (10**6, 10**6)}, {'size': (8.5, 8)}, {'normalize': 'yes'}, {'n_samples': None}):
         refused(cams.extract, model.backbone, x, **options)
     assert 'give a torch.nn.Module' in refused(cams.extract, len, x)
+
+
+@pytest.mark.parametrize('labels', [[1, 0], (1, 0), np.array([1, 0])])
+def test_labels_as_lists(model, labels):
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(model.cam(x, labels), model.cam(x, torch.tensor([1, 0])))
+    want = cams.extract(model.backbone, x, torch.tensor([1, 0]))
+    assert torch.equal(cams.extract(model.backbone, x, labels), want)
+
+
+@pytest.mark.parametrize('label', [0, 1, np.int64(1), torch.tensor(1)])
+def test_one_label_for_all_images(model, label):
+    x = torch.rand(2, 3, 64, 64)
+    want = cams.extract(model.backbone, x, torch.full((2,), int(label)))
+    assert torch.equal(cams.extract(model.backbone, x, labels=label), want)
+    assert torch.equal(model.cam(x, label), model.cam(x, torch.full((2,), int(label))))
 
 
 @pytest.mark.parametrize('classes', [0, -1, 10**9, 2.5, '5', None, [2]])
@@ -171,8 +189,8 @@ def test_flags_and_names_of_localize(model, options):
     refused(fcam_zoo.localize, model, np.zeros((40, 50, 3), np.uint8), **options)
 
 
-def test_tensors_are_no_images(model):
-    assert 'Tensor is not an image' in refused(fcam_zoo.localize, model, torch.tensor(2))
+def test_scalars_are_not_images(model):
+    assert 'tensor of int64 ()' in refused(fcam_zoo.localize, model, torch.tensor(2))
 
 
 @pytest.mark.parametrize('name', [5, b'resnet18', [], {}, torch.zeros(2)])

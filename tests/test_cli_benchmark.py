@@ -14,7 +14,7 @@ from synthetic import make_wsol
 
 from fcam_zoo._distributed import picklable
 from fcam_zoo.benchmark import report_folder
-from fcam_zoo.cli import benchmark, main
+from fcam_zoo.cli import main
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def score(data: Path, *arguments: object) -> int:
     ],
 )
 def test_invalid_arguments_raise_before_scoring(data, tmp_path, arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr(benchmark, 'evaluate_many', None)
+    monkeypatch.setattr('fcam_zoo.benchmark.evaluate_many', None)
     (tmp_path / 'file').touch()
     maps = save_maps(data, tmp_path / 'mine')
     assert score(data, '--scoremaps', maps, *(a.format(t=tmp_path) for a in arguments)) == 1
@@ -136,7 +136,7 @@ def test_missing_images_are_named_before_scoring(data, tmp_path, capsys, monkeyp
     maps, last = save_maps(data, tmp_path / 'mine'), ids(data)[-1]
     (data / 'images' / last).unlink()
     assert score(data, '--scoremaps', maps) == 0
-    monkeypatch.setattr(benchmark, 'evaluate_many', None)
+    monkeypatch.setattr('fcam_zoo.benchmark.evaluate_many', None)
     assert score(data, '--scoremaps', maps, '-o', tmp_path / 'report') == 1
     assert f'1 of 6 images are missing, the first {data / "images" / last}' in capsys.readouterr().err
     assert list((tmp_path / 'report').iterdir()) == []

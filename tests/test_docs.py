@@ -8,11 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 from fcam_zoo.cli import build_parser
+from fcam_zoo.errors import install_hint
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / 'docs').rglob('*.md'))
@@ -51,3 +53,20 @@ def test_messages_of_the_troubleshooting_page_exist():
                 continue
             for part in re.split(r'…|\'\w+\'', message):
                 assert part.strip() in source, message
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/index.md'])
+def test_extras_and_the_installation_without_a_gpu_are_documented(page):
+    text, config = (ROOT / page).read_text(), ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    assert [extra for extra in config['options.extras_require'] if f'`{extra}`' not in text] == []
+    assert '--index-url https://download.pytorch.org/whl/cpu' in text
+
+
+def test_hints_name_extras_that_exist():
+    config = ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    source = '\n'.join(path.read_text() for path in (ROOT / 'fcam_zoo').rglob('*.py'))
+    named = set(re.findall(r'install_hint\(.(\w+).\)', source))
+    assert {'viz', 'demo', 'app', 'export'} <= named <= {*config['options.extras_require']}
+    assert install_hint('viz') == "pip install 'fcam-zoo[viz]', or in a checkout pip install -e '.[viz]'"

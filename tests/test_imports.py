@@ -13,7 +13,7 @@ FILES = {
     '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
     for path in (ROOT / 'fcam_zoo').rglob('*.py')
 }
-LIGHT = {'fcam_zoo.errors', 'fcam_zoo._modes', 'fcam_zoo._checks', 'fcam_zoo._schema'}
+LIGHT = {'fcam_zoo.errors', 'fcam_zoo._catalog', 'fcam_zoo._modes', 'fcam_zoo._checks', 'fcam_zoo._schema'}
 
 
 def imports(module: str) -> set[str]:

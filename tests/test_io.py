@@ -106,7 +106,7 @@ def test_command_explains_errors_of_the_system(photos, model_dir, tmp_path, caps
     def exhaust(*arguments, **options):
         raise MemoryError
 
-    monkeypatch.setattr('fcam_zoo.cli.predict.create_model', exhaust)
+    monkeypatch.setattr('fcam_zoo.models.create_model', exhaust)
     assert main(['predict', str(photos), '--model', model, '-o', str(tmp_path / 'o')]) == 1
     assert 'not enough memory: use' in capsys.readouterr().err
 

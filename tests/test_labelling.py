@@ -307,6 +307,8 @@ def test_no_contact_sheet_without_results(tmp_path):
     (tmp_path / 'in' / 'bad.png').write_text('no image')
     assert label(tmp_path / 'in', tmp_path / 'out', ['overlays']).labelled == 0
     assert sorted(tree(tmp_path / 'out' / 'overlays')) == ['.fcam_zoo.txt', 'predictions.json']
+
+
 def test_skipped_files_are_counted_in_one_line(photos, tmp_path, caplog):
     for name in ('a.HEIC', 'bright/b.heic', 'c.avif', 'notes.txt', 'LICENSE', '.hidden.heic'):
         (photos / name).touch()

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from fcam_zoo import localize
 from fcam_zoo.data.images import MAX_PIXELS, MAX_RATIO, check_size, open_image
 from fcam_zoo.errors import FcamZooError, ImageError
-from fcam_zoo.localization import as_image
+from fcam_zoo.inputs import as_image
 
 RNG = np.random.default_rng(0)
 COLORS = RNG.integers(0, 256, (24, 40, 4), np.uint8)
@@ -239,10 +239,74 @@ def test_arguments_of_a_wrong_type_or_out_of_range(options, message):
         localize(Glow(), np.zeros((8, 8), np.uint8), **options)
 
 
-@pytest.mark.parametrize('images', [None, 5, b'a.png', [None], [[]], torch.zeros(2, 3, 8, 8), object()])
+@pytest.mark.parametrize('images', [None, 5, b'a.png', [None], [[]], {}, object()])
 def test_inputs_that_are_not_images(images):
-    with pytest.raises(TypeError, match='is not an image: give a path, a PIL image or a uint8 array'):
+    with pytest.raises(TypeError, match='is not an image: give a path, a PIL image, a uint8 array or a tensor'):
         localize(Glow(), images)
+
+
+def test_tensors_give_the_maps_of_arrays():
+    array = COLORS[..., :3]
+    pixels = torch.tensor(array).permute(2, 0, 1)
+    (want,) = localize(Glow(), array)
+    floats = pixels.float() / 255
+    for image in (pixels, floats, floats.half(), floats.double().requires_grad_()):
+        (found,) = localize(Glow(), image)
+        assert found.size == (40, 24)
+        np.testing.assert_array_equal(found.map, want.map)
+    batch = torch.stack([pixels, pixels.flip(2)])
+    assert [found.size for found in localize(Glow(), [batch, array])] == [(40, 24)] * 3
+    np.testing.assert_array_equal(localize(Glow(), batch)[1].map, localize(Glow(), array[:, ::-1].copy())[0].map)
+    assert len(localize(Glow(), np.stack([array, array]))) == 2
+
+
+@pytest.mark.parametrize(
+    ('image', 'message'),
+    [
+        (torch.zeros(3, 8, 8) - 0.1, r'floats from -0\.1 to -0\.1: give RGB in \[0,1\]; for normalized images call'),
+        (torch.full((3, 8, 8), 255.0), 'floats from 255 to 255'),
+        (torch.full((3, 8, 8), float('nan')), 'floats from nan to nan'),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r'tensor of uint8 \(8, 8, 3\): expected RGB \(3,H,W\)'),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), 'tensor of int64'),
+        (torch.zeros(3, 0, 8), 'is not the size of an image'),
+        (torch.zeros(3, 8, 8, device='meta'), 'tensor of float32'),
+        (torch.zeros(3, 8, 8).to_sparse(), 'sparse'),
+    ],
+)
+def test_tensors_that_are_not_images(image, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        localize(Glow(), image)
+
+
+def test_folders(tmp_path):
+    for i, name in enumerate(('b/2.png', 'a/1.png', 'c.png')):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(COLORS[: 10 + i, :, :3]).save(path)
+    (tmp_path / 'notes.txt').write_text('')
+    assert [found.size[1] for found in localize(Glow(), tmp_path)] == [11, 10, 12]
+    assert [found.size[1] for found in localize(Glow(), [tmp_path / 'c.png', str(tmp_path / 'b')])] == [12, 10]
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ImageError, match='no images in this folder'):
+        localize(Glow(), tmp_path / 'empty')
+
+
+def test_generators_are_read_one_image_at_a_time():
+    read = []
+
+    def images():
+        for i in range(4):
+            read.append(i)
+            yield COLORS[..., :3]
+
+    class Counting(Glow):
+        def forward(self, x):
+            seen.append(len(read))
+            return super().forward(x)
+
+    seen: list[int] = []
+    localize(Counting(), images(), batch_size=2)
+    assert seen[0] == 2
 
 
 @pytest.mark.parametrize('model', [None, 'fcam', torch.nn.Linear(1, 1), Glow])

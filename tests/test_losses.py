@@ -9,6 +9,7 @@ import torch
 from tensors import close, gradient, random_images
 
 from fcam_zoo import losses
+from fcam_zoo.train import DecoderConfig
 
 WEIGHTS = {'partial_ce': 'seed_weight', 'crf': 'crf_weight', 'size': 'size_weight'}
 TERMS = tuple(WEIGHTS)
@@ -55,8 +56,9 @@ def test_losses_of_half_precision_logits(dtype):
     logits = torch.randn(2, 2, 14, 14, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     seeds = torch.full((2, 14, 14), -255)
     seeds[:, 3, 3], seeds[:, 8, 9] = 0, 1
-    terms = losses.PixelAlignmentLoss()(logits, seeds, random_images(2, 14, 14))
-    want = losses.PixelAlignmentLoss()(logits.detach().float(), seeds, random_images(2, 14, 14))
+    loss = losses.PixelAlignmentLoss(size_weight=0.1)
+    terms = loss(logits, seeds, random_images(2, 14, 14))
+    want = loss(logits.detach().float(), seeds, random_images(2, 14, 14))
     for name in TERMS:
         assert terms[name].dtype == torch.float32
         torch.testing.assert_close(terms[name], want[name])
@@ -146,16 +148,17 @@ def test_term_of_weight_zero_is_not_computed(name):
     assert set(losses.PixelAlignmentLoss(**weights)(*example())) == set(TERMS) - {name}
 
 
-def test_default_weights_are_those_of_the_paper():
-    loss = losses.PixelAlignmentLoss()
-    assert (loss.seed_weight, loss.crf_weight, loss.size_weight) == (1.0, 2e-9, 0.1)
+def test_default_weights_are_those_of_training():
+    loss, config = losses.PixelAlignmentLoss(), DecoderConfig()
+    for name in WEIGHTS.values():
+        assert getattr(loss, name) == getattr(config, name), name
     assert (loss.t, loss.t_factor, loss.t_max) == (1.0, 1.01, 10.0)
 
 
 def test_state_dict_restores_t():
-    loss = losses.PixelAlignmentLoss(t0=3.0, t_factor=1.5, t_max=6.0)
+    loss = losses.PixelAlignmentLoss(size_weight=0.1, t0=3.0, t_factor=1.5, t_max=6.0)
     loss.step_epoch()
-    resumed = losses.PixelAlignmentLoss(t0=1.0, t_factor=1.5, t_max=6.0)
+    resumed = losses.PixelAlignmentLoss(size_weight=0.1, t0=1.0, t_factor=1.5, t_max=6.0)
     resumed.load_state_dict(loss.state_dict())
     assert resumed.t == loss.t == 4.5
     assert torch.equal(resumed(*example())['size'], loss(*example())['size'])

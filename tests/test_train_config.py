@@ -16,6 +16,7 @@ from fcam_zoo.train.config import RECIPES
     [
         ({'teacher': 'scorecam'}, r"teacher\.method is 'scorecam': choose one of cam, "),
         ({'learning_rate': 1}, 'unknown field learning_rate: choose one of data, '),
+        ({'lr': 1}, r'^unknown setting lr: choose classifier\.lr or decoder\.lr$'),
         ({'decoder': {'lr': 0}}, r'decoder\.lr is 0\.0: give a positive number'),
         ({'decoder': {'schedule': 'linear'}}, r"decoder\.schedule is 'linear': give 'constant' or 'cosine' or 'step'"),
         ({'decoder': {'shift': [1]}}, 'two numbers'),
@@ -54,6 +55,24 @@ def test_stages_of_python_callers_are_checked():
     assert TrainConfig(classifier={'epochs': 1}).classifier == ClassifierConfig(epochs=1)
     with pytest.raises(ValueError, match=r"classifier\.epochs is 'x': give a whole number"):
         TrainConfig(classifier=ClassifierConfig(epochs='x'))
+
+
+def test_paths_become_text(tmp_path):
+    config = TrainConfig(
+        data=tmp_path,
+        annotations=tmp_path / 'boxes.csv',
+        init=[tmp_path / 'best'],
+        teacher=TeacherConfig(model=tmp_path / 'fine', cache=tmp_path / 'cache'),
+    )
+    assert (
+        config.replace({'init': None, 'backbone_checkpoint': tmp_path / 'net'}).backbone_checkpoint == f'{tmp_path}/net'
+    )
+    assert config.to_dict()['init'] == [f'{tmp_path}/best']
+    assert (config.teacher.models, config.teacher.cache) == ([f'{tmp_path}/fine'], f'{tmp_path}/cache')
+    assert TeacherConfig(maps=tmp_path).maps == str(tmp_path)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ValueError, match=r'workers is .*: give a whole number'):
+        TrainConfig(workers=tmp_path)
 
 
 def test_recipe_from_file_or_name(tmp_path):

@@ -343,6 +343,8 @@ def test_published_recipes_have_no_place_of_this_machine():
         {'teacher': {'method': 'cam', 'model': 'local-dir:/place/alice', 'layers': ['a', 'b'], 'fusion': 'max'}}
     )
     assert teacher_text('cam', alone) == 'cam of local-dir:alice, layers a, b (max)'
+    folders = public_recipe({'teacher': {'method': 'fcam', 'model': ['/place/runs/fine/best', 'fcam_resnet50_cub']}})
+    assert folders['teacher']['model'] == ['local-dir:fine/best', 'fcam_resnet50_cub']
     assert teacher_text('cam', public_recipe({'teacher': {'maps': '/place/maps'}})) == 'maps of another tool'
     assert teacher_text('cam', {'teacher': 'cam'}) == teacher_text('cam', None) == 'cam'
 

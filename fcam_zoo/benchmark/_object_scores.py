@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..objects import MIN_AREA
+from .._catalog import MIN_AREA
 from ._analysis import Score, robustness
 from ._scores import Scores
 from .descriptions import main_level

@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from .._catalog import MIN_AREA
 from .._checks import MAX_WORKERS
 from .._distributed import gather, rank
 from .._schema import show
-from ..objects import MIN_AREA
 from ._object_scores import ObjectScores
 from ._scores import BoxScores, MaskScores, Scores, measure
 from ._workers import map_in_workers, share_of

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..objects import MIN_AREA, as_share, find_regions, foreground, resize_map
+from .._catalog import MIN_AREA
+from ..objects import as_share, find_regions, foreground, resize_map
 from .boxes import as_boxes, resize_boxes
 from .inputs import ArrayLike, BatchError, as_array, as_iou, as_numbers, as_score_maps, as_thresholds
 from .matching import ImageBoxes, check_pycocotools, match

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._io import printable
 from .._schema import show
+from ..errors import install_hint
 from .descriptions import Curve, map_title
 from .inputs import as_numbers
 from .report import Report, check_comparable
@@ -127,7 +128,7 @@ def _panels(count: int, size: tuple[float, float], share: bool = False) -> tuple
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'fcam-zoo[viz]'") from error
+        raise ImportError(f'plots need matplotlib: {install_hint("viz")}') from error
     columns = min(count, _COLUMNS)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')

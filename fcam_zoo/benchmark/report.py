@@ -15,6 +15,7 @@ import torch
 
 from .._io import CsvWriter, atomic_path, printable, write_json
 from .._schema import InvalidValue, build, read_json, reading
+from .._table import text_table
 from .._version import __version__
 from ..errors import ReportError
 from ._analysis import activation_shares, class_table, size_table
@@ -201,13 +202,11 @@ def columns_of(reports: Mapping[str, Report]) -> list[Column]:
 def metrics_table(reports: Mapping[str, Report]) -> str:
     """Format the metrics as text, one row per report, without top-5 localization."""
     columns = [column for column in columns_of(reports) if not column.key.startswith('top5')]
-    names = [printable(name) for name in reports]
-    width = max(12, *(len(name) + 2 for name in names))
-    lines = ['maps'.ljust(width) + ''.join(column.short.rjust(9) for column in columns)]
-    for name, report in zip(names, reports.values()):
+    rows = [['maps', *(column.short for column in columns)]]
+    for name, report in reports.items():
         cells = (format_number(report.metrics.get(column.key), column.digits, '-') for column in columns)
-        lines.append(name.ljust(width) + ''.join(cell.rjust(9) for cell in cells))
-    return '\n'.join(lines)
+        rows.append([name, *cells])
+    return text_table(rows, numbers=range(1, len(columns) + 1))
 
 
 def format_number(value: float | None, digits: int, missing: str = '–') -> str:

@@ -5,6 +5,7 @@ from .extract import extract as extract
 from .fusion import FUSIONS as FUSIONS
 from .fusion import fuse as fuse
 from .methods import METHODS as METHODS
+from .methods import as_labels as as_labels
 from .methods import check_labels as check_labels
 from .methods import check_method as check_method
 from .postprocess import normalize as normalize
@@ -13,6 +14,7 @@ from .postprocess import resize as resize
 __all__ = [
     'FUSIONS',
     'METHODS',
+    'as_labels',
     'check_labels',
     'check_method',
     'class_activation_map',

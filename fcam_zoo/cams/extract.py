@@ -21,8 +21,8 @@ from .layers import find_layer
 from .layout import LAYOUTS, Layout, find_layout, image_size, to_maps
 from .methods import (
     UnknownMethodError,
+    as_labels,
     check_classes,
-    check_labels,
     check_method,
     full_precision,
     gradient_map,
@@ -41,7 +41,7 @@ FAST_SIDE = 96
 def extract(
     classifier: nn.Module,
     images: torch.Tensor,
-    labels: torch.Tensor | None = None,
+    labels: torch.Tensor | Sequence[int] | int | None = None,
     method: str = 'layercam',
     layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
     size: Literal['input'] | tuple[int, int] | None = 'input',
@@ -63,7 +63,7 @@ def extract(
     Args:
         classifier: Module that maps images (B,C,H,W) to logits (B,K), or to an object or tuple that begins with them.
         images: (B,C,H,W), normalized as the classifier expects.
-        labels: Class to explain, int64 (B,); default: the predicted class.
+        labels: Class to explain: integers (B,), or one for all images; default: the predicted class.
         method: One of `cams.METHODS`. 'cam' needs average pooling and one linear layer after `layer`.
         layer: Module or dotted name whose output is explained; default: the last layer with a spatial map, found by one
             more forward pass of one image. In timm's VisionTransformer it is the last norm of the tokens, or the first
@@ -101,7 +101,8 @@ def extract(
         return fuse([resize(each, (height, width)) for each in found], fusion)
     if not isinstance(classifier, nn.Module):
         raise TypeError(f'classifier is {show(classifier)}: give a torch.nn.Module')
-    size = _check_inputs(images, labels, size)
+    size = _check_inputs(images, size)
+    labels = None if labels is None else as_labels(labels, len(images))
     n_samples = as_count(n_samples, 'n_samples', 1, MAX_SAMPLES)
     check_generator(generator)
     normalize = as_flag(normalize, 'normalize')
@@ -135,13 +136,11 @@ def extract(
     return resize(maps, size)
 
 
-def _check_inputs(images: torch.Tensor, labels: torch.Tensor | None, size: Any) -> tuple[int, int] | None:
-    """Check images, labels and size; return the (H,W) of the maps, None for that of the layer."""
+def _check_inputs(images: torch.Tensor, size: Any) -> tuple[int, int] | None:
+    """Check images and size; return the (H,W) of the maps, None for that of the layer."""
     check_tensor(images, 'images', '(B,C,H,W)', 'float')
     if not images.numel() or images.is_meta:
         raise ValueError(f'images have the shape {tuple(images.shape)} on {images.device}: give at least one image')
-    if labels is not None:
-        check_labels(labels, len(images))
     if size is None:
         return None
     if isinstance(size, str):

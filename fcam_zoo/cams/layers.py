@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn as nn
-from timm.models import VisionTransformer
 
 from .._schema import show
 from .layout import find_layout
@@ -38,6 +37,9 @@ def find_layer(classifier: nn.Module, layer: nn.Module | str | None, images: tor
         return layer
     if layer is not None:
         raise TypeError(f'layer is a {type(layer).__name__}: give one module or its dotted name')
+    # Importing timm imports `models`, which imports this package (see `_registration`).
+    from timm.models import VisionTransformer
+
     if isinstance(classifier, VisionTransformer):
         last, norm = classifier.blocks[-1], classifier.get_submodule('norm')
         # After the last attention, patches no longer reach the class token.

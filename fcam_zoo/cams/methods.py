@@ -6,15 +6,17 @@ class. `sum` and `mean` run over the h*w positions of a channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
+from .._catalog import CAM_METHODS
 from .._checks import check_tensor
-from .._schema import show
+from .._schema import as_whole, show
 from ..errors import FcamZooError
 
-METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'layercam')
+METHODS = CAM_METHODS
 # Variants of Grad-CAM++ and Smooth Grad-CAM++. Their coefficients are alpha = g^2 / (2 g^2 + d), with
 # - 'published': d = sum(g^3 A), as in WSOL code;
 # - 'original': d = g^3 sum(A), Eq. 19 of the Grad-CAM++ paper; equal to 'published' where g is constant in space;
@@ -40,6 +42,25 @@ def check_labels(labels: torch.Tensor, count: int) -> None:
     check_tensor(labels, 'labels', '(B)', 'int')
     if labels.shape != (count,):
         raise ValueError(f'labels have shape {tuple(labels.shape)}: give one class per image, ({count},)')
+
+
+def as_labels(labels: Any, count: int) -> torch.Tensor:
+    """Return the classes of `count` images (B,), given as one class for all, one per image, or a tensor of them.
+
+    Raises:
+        TypeError, ValueError: As `check_labels`, and for anything else.
+    """
+    if isinstance(labels, torch.Tensor) and labels.ndim:
+        check_labels(labels, count)
+        return labels
+    single = as_whole(labels, 0)
+    given = list(labels) if single is None and isinstance(labels, Iterable) else [single] * count
+    classes = [as_whole(label, 0) for label in given]
+    if None in classes:
+        raise TypeError(f'labels is {show(labels)}: give a class index, or one per image')
+    found = torch.tensor(classes, dtype=torch.int64)
+    check_labels(found, count)
+    return found
 
 
 def check_classes(labels: torch.Tensor, num_classes: int) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from .._io import describe_os_error, one_line
 from .._schema import show
@@ -17,7 +18,8 @@ from ..errors import FcamZooError
 
 INTERRUPTED = 'interrupted; finished work is kept: continue with --resume'
 
-# Command -> its line in `fcam-zoo --help`. Each command is a module of this package, imported only when it runs.
+# Command -> its line in `fcam-zoo --help`. Each command is a module of this package, imported only for this command. It
+# imports the library when it runs: its help should not wait for torch.
 COMMANDS = {
     'list': 'list the models of the zoo',
     'info': 'describe a model: training, metrics, license, size',
@@ -34,9 +36,23 @@ COMMANDS = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong argument in one line that points to the help, which argparse prints instead."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f'{self.prog}: error: {one_line(message)}; see {self.prog} --help\n')
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        # argparse leaves unknown arguments of a command to the main parser, whose help does not list them.
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f'unrecognized arguments: {" ".join(unknown)}')
+        return found, unknown
+
+
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser with the arguments of one command; the others only have their line of help."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         'fcam-zoo',
         description='Weakly supervised object localization: train with image labels, get maps, boxes and masks.',
         epilog='Start with: fcam-zoo demo. Help for a command: fcam-zoo COMMAND --help',

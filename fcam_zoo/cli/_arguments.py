@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import argparse
 
+MODEL = 'a released name, a model folder such as RUN/best, or hf-hub:org/name'
+
+
+def add_model_argument(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """Add --model; without a `default`, which the help names, it is required."""
+    text = MODEL if default is None else f'{MODEL} (default: {default})'
+    parser.add_argument('-m', '--model', required=default is None, metavar='NAME', help=text)
+
+
+def add_device_argument(parser: argparse.ArgumentParser, default: str | None = 'auto') -> None:
+    """Add --device; `default` None leaves the choice to the recipe."""
+    text = 'auto (default: CUDA if there is a GPU, otherwise the CPU), cpu, cuda, cuda:1, ...'
+    parser.add_argument('--device', default=default, help=text)
+
 
 def add_classifier_argument(parser: argparse.ArgumentParser) -> None:
     """Add --backbone-checkpoint, the classifier of a decoder-only model."""

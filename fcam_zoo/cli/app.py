@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ._arguments import MODEL
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -12,9 +14,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'annotation as a download. The page loads nothing from other servers. Needs the extra `app`.',
     )
     parser.add_argument(
+        '-m',
         '--models',
+        '--model',
         nargs='+',
-        help='names or local-dir:RUN/best (default: all released models that include their backbone)',
+        metavar='NAME',
+        help=f'each {MODEL} (default: all released models that include their backbone)',
     )
     parser.add_argument(
         '--host',

@@ -8,23 +8,20 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._distributed import process_group, rank, run_on_all_ranks
+from .._catalog import MIN_AREA
 from .._io import one_line
-from ..benchmark import Report, compare, evaluate_many, maps_of
-from ..benchmark.classes import LABELS
-from ..benchmark.evaluate import ground_truth_kind
-from ..benchmark.report import metrics_table
-from ..benchmark.report_folder import write_reports
-from ..benchmark.sources import CONVENTIONS, MapOf
-from ..benchmark.subset import Subset, limit_images
-from ..data import EvalTransform, check_dataset, open_dataset
-from ..models import create_model
-from ..objects import MIN_AREA
-from ._arguments import add_classifier_argument
+from ._arguments import MODEL, add_classifier_argument, add_device_argument
+
+if TYPE_CHECKING:
+    from ..benchmark import Report
+    from ..benchmark.sources import MapOf
 
 CENTER = 'center'
+# Those of `benchmark.sources` and `benchmark.classes`, which import torch.
+CONVENTIONS = ('bilinear', 'bicubic')
+LABELS = ('auto', 'true', 'predicted')
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -37,7 +34,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'Plots for a paper: fcam-zoo figures curves report',
     )
     parser.add_argument('data', help='folder of the data set, or a CSV file of paths, labels and boxes')
-    parser.add_argument('--models', '--model', nargs='+', default=[], help='released names, or local-dir:RUN/best')
+    parser.add_argument('-m', '--models', '--model', nargs='+', default=[], metavar='NAME', help=f'each {MODEL}')
     add_classifier_argument(parser)
     parser.add_argument(
         '--scoremaps',
@@ -91,7 +88,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument('--baseline', help='report that others are compared with (default: the first)')
     parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass (default: 32)')
     parser.add_argument('--workers', type=int, default=0, help='processes that load and score images (default: 0)')
-    parser.add_argument('--device', help='where models run, such as cuda (default: cpu)')
+    add_device_argument(parser)
     parser.add_argument('--limit', type=int, help='score only so many images, spread over the classes')
     parser.add_argument('--check', action='store_true', help='list all problems of the data set; score nothing')
     parser.add_argument(
@@ -127,14 +124,18 @@ def fixed_threshold(text: str) -> tuple[str | None, float]:
 def run(args: argparse.Namespace) -> int:
     if args.check:
         return check(args)
+    from .._distributed import process_group
+
     # Gloo, whose processes may share a GPU.
-    with process_group(args.device or 'cpu', backend='gloo'):
-        score(args)
+    with process_group(args.device, backend='gloo') as device:
+        score(args, device)
     return 0
 
 
 def check(args: argparse.Namespace) -> int:
     """Print the problems of the data set; return 1 if there are any."""
+    from ..data import check_dataset
+
     splits = [args.split] if args.split else None
     problems = check_dataset(args.data, splits, quiet=args.quiet, annotations=args.annotations)
     for problem in problems:
@@ -144,12 +145,15 @@ def check(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def score(args: argparse.Namespace) -> None:
+def score(args: argparse.Namespace, device: str) -> None:
     """Score all maps, then print and write the reports."""
+    from .._distributed import rank, run_on_all_ranks
+    from ..benchmark import evaluate_many, maps_of
+
     dataset, sources = run_on_all_ranks(lambda: prepare(args))
     reports: dict[str, Report] = {}
     maps: dict[str, MapOf] = {}
-    made = {'convention': args.convention, 'labels': args.labels, 'device': args.device}
+    made = {'convention': args.convention, 'labels': args.labels, 'device': device}
     for source, names in sources:
         found = evaluate_many(
             source,
@@ -189,6 +193,12 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
             unknown baseline, or a folder that cannot be written to.
         FileNotFoundError: When images are missing that models or the page of reports need.
     """
+    from .._distributed import rank
+    from ..benchmark.evaluate import ground_truth_kind
+    from ..benchmark.subset import limit_images
+    from ..data import EvalTransform, open_dataset
+    from ..models import create_model
+
     if not args.models and not args.scoremaps:
         raise ValueError('nothing to score: give --models or --scoremaps (or --check to check only the data set)')
     for flag, least in (('batch_size', 1), ('workers', 0), ('limit', 1)):
@@ -272,6 +282,11 @@ def check_images(dataset: Any) -> None:
 
 def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], maps: dict[str, MapOf]) -> None:
     """Print the metrics and their comparison; write the reports."""
+    from ..benchmark import compare
+    from ..benchmark.report import metrics_table
+    from ..benchmark.report_folder import write_reports
+    from ..benchmark.subset import Subset
+
     first = next(iter(reports.values()))
     chosen = f' of {len(dataset.dataset)}, spread over the classes' if isinstance(dataset, Subset) else ''
     print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta.n} images{chosen}')

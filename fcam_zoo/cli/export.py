@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..export import OPSET, to_onnx
-from ..models import create_model
-from ._arguments import add_classifier_argument
+from .._catalog import OPSET
+from ._arguments import add_classifier_argument, add_model_argument
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -18,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'names and threshold. The file is compared with the model in onnxruntime before it is kept.',
         epilog='Example: fcam-zoo export --model fcam_mobilenetv1_075_cub50 -o cub50.onnx',
     )
-    parser.add_argument('--model', required=True, help='a released name, or local-dir:RUN/best')
+    add_model_argument(parser)
     add_classifier_argument(parser)
     parser.add_argument('-o', '--output', required=True, type=Path, metavar='FILE.onnx', help='file to write')
     parser.add_argument(
@@ -31,6 +30,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..export import to_onnx
+    from ..models import create_model
+
     size = args.size[0] if args.size and len(args.size) == 1 else args.size
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
     done = to_onnx(model, args.output, size=size, dynamic=not args.static, opset=args.opset)

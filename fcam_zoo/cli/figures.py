@@ -6,18 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from .. import figures
-from ..benchmark import Report, read_reports
-from ..cams import METHODS
-from ..data import list_images, open_image
-from ..models import create_model
-from ._arguments import add_classifier_argument, threshold
-from .demo import load_photos
+from .._catalog import CAM_METHODS
+from .._table import text_table
+from ._arguments import add_classifier_argument, add_model_argument, threshold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL import Image
+
+    from ..benchmark import Report
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -25,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'figures',
         description='Figures of the F-CAM paper for any model and data set. Curves and activations are drawn from the '
         'reports of fcam-zoo benchmark -o and need matplotlib (extra viz).',
-        epilog='Example: fcam-zoo benchmark CUB/ --models local-dir:runs/birds/best --maps cam layercam fcam -o report '
+        epilog='Example: fcam-zoo benchmark CUB/ --models runs/birds/best --maps cam layercam fcam -o report '
         '&& fcam-zoo figures curves report -o curves.png',
     )
     actions = parser.add_subparsers(required=True, metavar='FIGURE')
@@ -36,13 +33,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'with the box of its largest region. Default images: CC0 and public domain photographs of scikit-image.',
     )
     grid.add_argument('images', nargs='*', type=Path, help='files and folders (default: those of fcam-zoo demo)')
-    grid.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
+    add_model_argument(grid)
     grid.add_argument(
         '--maps',
         nargs='+',
         default=['cam', 'gradcam', 'gradcampp', 'layercam', 'fcam'],
         metavar='MAP',
-        help=f'fcam, {", ".join(METHODS)} (default: cam gradcam gradcampp layercam fcam)',
+        help=f'fcam, {", ".join(CAM_METHODS)} (default: cam gradcam gradcampp layercam fcam)',
     )
     grid.add_argument('--threshold', type=threshold, help="for the F-CAM: in [0,1), or otsu (default: the model's)")
     grid.add_argument(
@@ -83,6 +80,11 @@ def _reports(parser: argparse.ArgumentParser) -> None:
 
 
 def run_grid(args: argparse.Namespace) -> int:
+    from .. import figures
+    from ..data import list_images, open_image
+    from ..models import create_model
+    from .demo import load_photos
+
     figures.check_suffix(args.output, picture=True)
     figures.check_maps(args.maps)
     paths = [path for given in args.images for path in list_images(given)]
@@ -93,13 +95,15 @@ def run_grid(args: argparse.Namespace) -> int:
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
     options = {'threshold': args.threshold, 'cam_threshold': args.cam_threshold, 'height': args.height}
     picture, found = figures.grid(model, images, args.maps, **options)
-    print(f'{"image":24}{"class":32}{"score":>6}  box of the F-CAM (x0, y0, x1, y1)')
-    for title, result in found.items():
-        print(f'{title:24}{result.label:32}{result.score:6.2f}  {result.box}')
+    lines = [['image', 'class', 'score', 'box of the F-CAM (x0, y0, x1, y1)']]
+    lines += [[title, each.label, f'{each.score:.2f}', str(each.box)] for title, each in found.items()]
+    print(text_table(lines, numbers=(2,)))
     return _save(picture, args.output)
 
 
 def run_curves(args: argparse.Namespace) -> int:
+    from .. import figures
+
     figures.check_suffix(args.output, picture=False)
     reports = chosen(args)
     figure = figures.curves(reports, args.iou)
@@ -109,6 +113,8 @@ def run_curves(args: argparse.Namespace) -> int:
 
 
 def run_activations(args: argparse.Namespace) -> int:
+    from .. import figures
+
     figures.check_suffix(args.output, picture=False)
     reports = chosen(args)
     figure = figures.activations(reports, args.bins)
@@ -123,6 +129,8 @@ def chosen(args: argparse.Namespace) -> dict[str, Report]:
     Raises:
         ValueError: For a name without a report.
     """
+    from ..benchmark import read_reports
+
     reports = read_reports(args.reports)
     names = args.maps or list(reports)
     unknown = [name for name in names if name not in reports]
@@ -132,6 +140,8 @@ def chosen(args: argparse.Namespace) -> dict[str, Report]:
 
 
 def _save(figure: Figure | Image.Image, path: Path) -> int:
+    from .. import figures
+
     figures.save(figure, path)
     print(f'figure: {path}')
     return 0

@@ -12,13 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .._device import usable_device
+from .._catalog import ANNOTATION_FORMATS, MIN_AREA, SHEET, SHEET_IMAGES
 from .._io import one_line, printable
-from ..labelling import FORMATS, SHEET, SHEET_IMAGES, LabelOptions, label_images
-from ..localization import MIN_AREA
-from ..models import create_model
 from . import INTERRUPTED
-from ._arguments import add_classifier_argument, threshold
+from ._arguments import add_classifier_argument, add_device_argument, add_model_argument, threshold
 
 GRACE_SECONDS = 3.0
 """Time that a run has to stop after a signal."""
@@ -34,16 +31,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'status is then 1.',
     )
     parser.add_argument('images', nargs='+', help='image files and folders')
-    parser.add_argument('--model', required=True, help='a released name, local-dir:RUN/best, or hf-hub:org/name')
+    add_model_argument(parser)
     add_classifier_argument(parser)
     parser.add_argument('-o', '--output', required=True, type=Path, help='output folder, created if needed')
     parser.add_argument(
         '--export',
         nargs='+',
         action='extend',
-        choices=FORMATS,
+        choices=ANNOTATION_FORMATS,
         metavar='FORMAT',
-        help=f'one or more of {", ".join(FORMATS)} (default: overlays)',
+        help=f'one or more of {", ".join(ANNOTATION_FORMATS)} (default: overlays)',
     )
     parser.add_argument(
         '--threshold',
@@ -75,7 +72,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument('--batch-size', type=int, default=8, help='images per forward pass (default: 8)')
     parser.add_argument('--workers', type=int, default=workers, help=f'processes that read images (default: {workers})')
-    parser.add_argument('--device', default='cpu', help='cpu (default), cuda, cuda:1, ...')
+    add_device_argument(parser)
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
         '--overwrite',
@@ -120,6 +117,10 @@ def _exit_if_late(woken: socket.socket, ended: threading.Event) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from .._device import resolve_auto, usable_device
+    from ..labelling import LabelOptions, label_images
+    from ..models import create_model
+
     options = LabelOptions(
         formats=args.export or ['overlays'],
         threshold=args.threshold,
@@ -135,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         resume=args.resume,
     )
-    device = usable_device(args.device)
+    device = usable_device(resolve_auto(args.device))
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint).to(device)
     with _interruptible():
         done = label_images(model, args.images, args.output, options)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from .. import hub
-
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -19,5 +17,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from .. import hub
+
     print(hub.pull(args.name, cache_dir=args.cache_dir))
     return 0

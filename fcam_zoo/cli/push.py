@@ -6,10 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .. import hub
 from ..errors import UnknownModelError
-from ..models import create_model, list_models
-from ..models.zoo import full_name, similar_names
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -39,6 +36,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from .. import hub
+
     model, options = load(args)
     options = {'half': args.half, 'backbone_from': args.backbone_from, **options}
     if args.preview:
@@ -51,6 +50,10 @@ def run(args: argparse.Namespace) -> int:
 
 def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Return the model and its facts; the flags cannot change the facts of a released model."""
+    from .. import hub
+    from ..models import create_model, list_models
+    from ..models.zoo import full_name, similar_names
+
     name = full_name(args.model)
     if name in list_models(pretrained=True):
         facts = hub.facts_of_release(name)
@@ -65,4 +68,4 @@ def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
             f'Released: {", ".join(list_models(pretrained=True)) or "none"}'
         )
     facts = hub.facts_of_run(args.model, args.data_title, args.data_license, args.license)
-    return create_model(f'local-dir:{Path(args.model) / "best"}'), facts
+    return create_model(Path(args.model) / 'best'), facts

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from .._catalog import TEACHER_METHODS, recipe_names
 from .._schema import show
-from ..train import TEACHER_METHODS, TrainConfig, plan, recipe_names, summary_table, sweep, train
-from ..train.sweep import best_run, parse_sweep, parse_value, sweep_configs
+from ._arguments import MODEL, add_device_argument
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
+
+STAGES = ('classifier', 'decoder')
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -19,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'any, select the best epoch; those of train are not used. Continue an interrupted run with --resume. Under '
         'torchrun, all processes train one model.',
         epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained. '
-        'Then: fcam-zoo predict photos/ --model local-dir:runs/birds/best -o out',
+        'Then: fcam-zoo predict photos/ --model runs/birds/best -o out',
     )
     parser.add_argument('data', help='folder of the data set, CSV file of paths and labels, or hf-dataset:org/name')
     parser.add_argument('-o', '--output', required=True, type=Path, help='run folder: models best/ and last/, metrics')
@@ -34,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         action='append',
         default=[],
         metavar='KEY=VALUE',
-        help='any other setting, e.g. decoder.lr=0.005; repeat the option for several',
+        help='any other setting, e.g. decoder.erosion=11; repeat the option for several',
     )
     parser.add_argument(
         '--sweep',
@@ -61,7 +67,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--init',
         nargs='+',
         metavar='NAME',
-        help='F-CAM to start from: a released name or local-dir:FOLDER; the weights of several are averaged',
+        help=f'F-CAM to start from: {MODEL}; the weights of several are averaged',
     )
     parser.add_argument('--backbone', help='timm name of the classifier (default: resnet50)')
     parser.add_argument('--backbone-checkpoint', help='safetensors file of backbone weights, with timm names')
@@ -80,7 +86,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         dest='teacher.model',
         nargs='+',
         metavar='NAME',
-        help='other F-CAMs as teachers, e.g. local-dir:FOLDER (default: the classifier of the model itself)',
+        help='other F-CAMs as teachers, each as in --init (default: the classifier of the model itself)',
     )
     parser.add_argument(
         '--teacher-layers',
@@ -90,10 +96,18 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help='layers of the classifier whose maps are fused (default: the last feature map)',
     )
     parser.add_argument('--decoder-type', choices=('unet', 'fpn'), help='decoder (default: unet, as in the paper)')
-    for stage in ('classifier', 'decoder'):
+    parser.add_argument('--epochs', type=int, metavar='N', help='epochs of each stage that the recipe does not skip')
+    for stage in STAGES:
         parser.add_argument(
             f'--{stage}-epochs', dest=f'{stage}.epochs', type=int, metavar='N', help='0 skips the stage'
         )
+    parser.add_argument(
+        '--lr',
+        type=float,
+        metavar='RATE',
+        help='learning rate of both stages; that of a new head (classifier.head_lr) changes in proportion',
+    )
+    parser.add_argument('--batch-size', type=int, metavar='N', help='images per step of both stages')
     parser.add_argument(
         '--background-fraction',
         dest='decoder.background_fraction',
@@ -105,10 +119,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--skip-bad', action='store_true', default=None, help='skip unreadable images')
     parser.add_argument('--seed', type=int, help='seed of all random draws (default: 0)')
     parser.add_argument('--workers', type=int, help='processes that load images (default: 2)')
-    parser.add_argument('--device', help='auto, cpu, cuda, cuda:1, ... (default: auto)')
+    add_device_argument(parser, default=None)
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..train import plan, summary_table, sweep, train
+    from ..train.sweep import best_run, parse_sweep, sweep_configs
+
     config = settings_of(args)
     searched = parse_sweep(args.sweep) if args.sweep is not None else None
     if args.dry_run:
@@ -131,14 +148,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> TrainConfig:
-    """Create the config: the recipe, then options, then --set.
+    """Create the config: the recipe, then the options of both stages, then other options, then --set.
 
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
+    from ..train import TrainConfig
+    from ..train.sweep import parse_value
+
     config = TrainConfig.from_file(args.recipe) if args.recipe is not None else TrainConfig()
     places = config.flat().keys()
-    changes = {place: value for place, value in vars(args).items() if place in places and value is not None}
+    changes = settings_of_both(args, config)
+    changes |= {place: value for place, value in vars(args).items() if place in places and value is not None}
     changes['data'] = str(Path(args.data))
     for item in args.set:
         place, sign, value = item.partition('=')
@@ -146,3 +167,19 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
     return config.replace(changes)
+
+
+def settings_of_both(args: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of --epochs, --lr and --batch-size by dotted place."""
+    changes: dict[str, Any] = {}
+    for stage in STAGES:
+        # A stage that the recipe skips stays skipped.
+        if args.epochs is not None and getattr(config, stage).epochs:
+            changes[f'{stage}.epochs'] = args.epochs
+        if args.lr is not None:
+            changes[f'{stage}.lr'] = args.lr
+        if args.batch_size is not None:
+            changes[f'{stage}.batch_size'] = args.batch_size
+    if args.lr is not None:
+        changes['classifier.head_lr'] = args.lr * (config.classifier.head_lr / config.classifier.lr)
+    return changes

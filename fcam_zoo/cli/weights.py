@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from .. import _index, hub
 from .._io import one_line
 from ..errors import FcamZooError
-from ..models.zoo import full_name
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -30,6 +28,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run_verify(args: argparse.Namespace) -> int:
+    from .. import _index, hub
+    from ..models.zoo import full_name
+
     failed = 0
     for name in map(full_name, args.names or hub.index()):
         try:
@@ -45,6 +46,8 @@ def run_verify(args: argparse.Namespace) -> int:
 
 
 def run_list(args: argparse.Namespace) -> int:
+    from .. import _index, hub
+
     for name, entry in hub.index().items():
         where = _index.local_path(entry, args.cache_dir) or f'not downloaded, on the Hub: {entry.hf_hub_id}'
         print(f'{name}  {entry.size / 2**20:.1f} MB  {where}')
@@ -54,11 +57,15 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_path(args: argparse.Namespace) -> int:
+    from .. import hub
+
     print(hub.verify(args.name, args.cache_dir))
     return 0
 
 
 def run_prune(args: argparse.Namespace) -> int:
+    from .. import hub
+
     removed, freed = hub.prune(args.cache_dir, everything=args.everything, dry_run=args.dry_run)
     for download in removed:
         print(f'{"would remove" if args.dry_run else "removed"} {download.repo_id}@{download.commit}')

@@ -11,7 +11,7 @@ import timm
 
 from .._schema import convert, read_json, reading
 from ..errors import TrainingError
-from ..models.zoo import released
+from ..models.zoo import is_folder_name, released
 
 FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'license')
 # Settings that depend on the machine of the training.
@@ -156,11 +156,11 @@ def _public_names(names: Any) -> str | list[str] | None:
 
 def _shortened(name: str) -> str:
     """Return the name of a local model with its last folder only; before `best` or `last`, that of its run."""
-    place, _, folder = name.partition(':')
-    if place != 'local-dir':
+    folder = name.removeprefix('local-dir:')
+    if folder == name and not is_folder_name(name):
         return name
     path = Path(folder)
-    return f'{place}:{"/".join(path.parts[-2:] if path.name in ("best", "last") else path.parts[-1:])}'
+    return f'local-dir:{"/".join(path.parts[-2:] if path.name in ("best", "last") else path.parts[-1:])}'
 
 
 def _read(path: Path, hint: Any) -> Any:

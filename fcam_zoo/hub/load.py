@@ -71,7 +71,7 @@ def pull(name: str, *, cache_dir: str | os.PathLike | None = None) -> Path:
         cache_dir: Download folder; default: that of the Hub's client.
 
     Returns:
-        The weight file of a released model, or the folder of a repository, which `local-dir:` can load.
+        The weight file of a released model, or the folder of a repository, which `create_model` can load.
 
     Raises:
         UnknownModelError: When a name without / is not released.

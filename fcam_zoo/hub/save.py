@@ -58,7 +58,7 @@ def state_to_save(model: FCAM, half: bool = False) -> dict[str, torch.Tensor]:
 def save_pretrained(
     model: FCAM, directory: str | os.PathLike, *, half: bool = False, backbone_from: str | None = None, **extra: Any
 ) -> Path:
-    """Write a model folder, which `create_model('local-dir:<folder>')` and timm can load.
+    """Write a model folder, which `create_model('<folder>')` and timm (`local-dir:<folder>`) can load.
 
     Args:
         model: The model.

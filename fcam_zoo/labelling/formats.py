@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from .. import viz
+from .._catalog import ANNOTATION_FORMATS, SHEET, SHEET_IMAGES
 from .._io import CsvWriter
 from .._version import __version__
 from ..data.box_csv import HEADER
@@ -26,11 +27,6 @@ from .inputs import Inputs
 from .labeller import ImageRecord, LabelledImage
 from .output import MARKER, sync_file
 
-SHEET = 'contact_sheet.jpg'
-"""Small copies of the overlays in one picture. Overlays are .png files, so no image has this name."""
-
-SHEET_IMAGES = 60
-"""Largest number of images in the contact sheet."""
 # Suffixes of images that Ultralytics reads, among those of this package.
 _YOLO_SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp', '.tif', '.tiff'}
 
@@ -314,5 +310,5 @@ class Overlays(Format):
         }
 
 
-FORMATS: dict[str, type[Format]] = {cls.__name__.lower(): cls for cls in (Overlays, Coco, Voc, Yolo, Csv, Masks)}
+FORMATS: dict[str, type[Format]] = dict(zip(ANNOTATION_FORMATS, (Overlays, Coco, Voc, Yolo, Csv, Masks), strict=True))
 """Formats by name, which is also the name of their folder."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .._catalog import MIN_AREA
 from .._checks import MAX_WORKERS
 from .._io import printable
 from .._schema import as_whole, convert, show
 from ..inference import check_batch_size
-from ..localization import MIN_AREA
 from ..objects import Threshold
 from .formats import FORMATS
 

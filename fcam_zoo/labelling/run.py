@@ -19,7 +19,7 @@ from .._version import __version__
 from .._weights import digest
 from ..data.images import open_image
 from ..errors import FcamZooError
-from ..inference import InferenceOptions
+from ..inference import InferenceOptions, warn_if_untrained
 from ..localization import Postprocessor
 from ..models import FCAM
 from .budget import PixelBudget
@@ -88,6 +88,7 @@ def label_images(
         model, options.threshold, options.class_names, options.multi, options.min_area
     )
     inference = InferenceOptions.for_model(model, options.sizes, options.flip)
+    warn_if_untrained(model)
     inputs = find_inputs(images, output)
     labeller = Labeller(inputs, postprocess, options.labels)
     folder = OutputFolder(output, options.formats)

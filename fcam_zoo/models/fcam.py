@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -81,6 +82,7 @@ class FCAM(TimmModelMixin, nn.Module):
         self.in_chans = config.in_chans
         self.config = self._with_defaults(config)
         self.decoder = self._new_decoder().to(next(self.backbone.parameters()))
+        self._initial_head = self.decoder.head.weight.detach().clone()
         self.pretrained_cfg = self.default_cfg = prefixed(getattr(self.backbone, 'pretrained_cfg', None) or {})
         self.threshold = config.threshold
         self.frozen = False
@@ -116,6 +118,12 @@ class FCAM(TimmModelMixin, nn.Module):
     def model_args(self) -> dict[str, Any]:
         """Return the arguments that build the same network again, with the current threshold, for config.json."""
         return replace(self.config, threshold=self.threshold).to_dict()
+
+    @property
+    def is_untrained(self) -> bool:
+        """Return whether the last layer of the decoder has the random weights with which it was created."""
+        weight = self.decoder.head.weight.detach().cpu()
+        return torch.equal(weight, self._initial_head.to(weight))
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Give the classifier a fresh head of `num_classes` classes, as timm's models do."""
@@ -193,7 +201,7 @@ class FCAM(TimmModelMixin, nn.Module):
     def cam(
         self,
         x: torch.Tensor,
-        labels: torch.Tensor | None = None,
+        labels: torch.Tensor | Sequence[int] | int | None = None,
         method: str = 'cam',
         variant: str = 'published',
         generator: torch.Generator | None = None,
@@ -202,7 +210,7 @@ class FCAM(TimmModelMixin, nn.Module):
 
         Args:
             x: (B,C,H,W), normalized.
-            labels: Class to explain (B,); default: the predicted one.
+            labels: Class to explain: integers (B,), or one for all images; default: the predicted one.
             method: One of `cams.METHODS`.
             variant: Variant of the Grad-CAM++ formulas (see `cams.methods`).
             generator: Source of the noise of 'smoothgradcampp' if the head has no closed form.
@@ -218,11 +226,10 @@ class FCAM(TimmModelMixin, nn.Module):
         check_generator(generator)
         with torch.no_grad():
             encoding = self.encode(x)
-            if labels is not None:
-                cams.check_labels(labels, len(x))
-            labels = self.classify(encoding).argmax(1) if labels is None else labels.to(x.device)
+            explained = self.classify(encoding).argmax(1) if labels is None else cams.as_labels(labels, len(x))
         height, width = x.shape[-2:]
-        return cams.resize(self.class_map(encoding, labels, method, variant, generator), (height, width))
+        maps = self.class_map(encoding, explained.to(x.device), method, variant, generator)
+        return cams.resize(maps, (height, width))
 
     def class_map(
         self,

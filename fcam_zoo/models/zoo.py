@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import functools
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from .. import _index
 from .._checks import as_flag
 from .._download import CONFIG, fetch_folder
 from .._index import ModelName
+from .._io import is_folder, short_path
 from .._schema import reading, show
 from ..cams import METHODS as TEACHERS
-from ..errors import UnknownModelError, WeightsError
+from ..errors import UnknownModelError, UntrainedModelWarning, WeightsError
 from .backbone import check_name
 from .config import check_model_args
 from .fcam import FCAM, INPUT_CFG, prefixed
@@ -47,6 +49,9 @@ PAPER_DATASETS = {'cub': 200, 'openimages': 100}
 OWN_WEIGHTS = {'file', 'url', 'state_dict', 'hf_hub_id'}
 # Sources of a pretrained_cfg that timm read from a config.json.
 FOLDER_SOURCES = ('local-dir', 'hf-hub')
+# What is written before the name of a folder or a repository.
+HUB_PREFIXES = ('hf-hub', 'hf_hub')
+FOLDER_PREFIXES = ('local-dir', *HUB_PREFIXES)
 # Arguments of a network whose classifier is not loaded.
 WITHOUT_WEIGHTS = {'backbone_pretrained': False, 'backbone_checkpoint': None}
 
@@ -171,7 +176,7 @@ def list_models(filter: str = '', pretrained: bool = False) -> list[str]:
 
 
 def create_model(
-    name: str,
+    name: str | os.PathLike,
     pretrained: bool = False,
     *,
     num_classes: int | None = None,
@@ -189,8 +194,8 @@ def create_model(
             - `fcam_<backbone>_<dataset>`, the best released teacher of that data set;
             - `fcam_<backbone>`, or 'fcam' with backbone=<any timm name>, which are untrained; with `pretrained`,
               `fcam_<backbone>` is the released model of this architecture if there is only one;
-            - 'local-dir:<folder>' or 'hf-hub:<org>/<name>', optionally with '@<branch, tag or commit>', which always
-              load their weights.
+            - a model folder such as 'runs/birds/best', also written 'local-dir:<folder>', or 'hf-hub:<org>/<name>',
+              optionally with '@<branch, tag or commit>'; these always load their weights.
         pretrained: Load the released weights.
         num_classes: Number of classes; default: that of the data set, of the folder, or 1000.
         reset_head: If num_classes differs from that of the weights, keep a fresh head instead of raising an error.
@@ -210,6 +215,7 @@ def create_model(
         HubError: When the Hub cannot provide a file.
         WeightsError: When weights are altered, truncated, or do not fit.
     """
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
     if not isinstance(name, str):
         raise TypeError(f'name is {show(name)}: give a model name, see fcam_zoo.list_models()')
     if 'self' in kwargs:
@@ -217,7 +223,7 @@ def create_model(
     pretrained = as_flag(pretrained, 'pretrained')
     backbone_pretrained = as_flag(backbone_pretrained, 'backbone_pretrained')
     source, architecture, tag = None, name, None
-    if pretrained or ':' in name:
+    if pretrained or ':' in name or is_folder_name(name):
         source = find_source(name, cache_dir, local_files_only)
         architecture = source.architecture
     elif (parts := names().get(_best_of_hub_name(name))) is not None:
@@ -234,14 +240,30 @@ def create_model(
         # As in timm, None stands for the default.
         **{key: value for key, value in arguments.items() if value is not None},
     )
-    return model.eval() if source else model
+    if source:
+        return model.eval()
+    if full_name(name) in _index.index():
+        warnings.warn(
+            f'{name} has random weights here: give pretrained=True to load the released ones',
+            UntrainedModelWarning,
+            stacklevel=2,
+        )
+    return model
+
+
+def is_folder_name(name: str) -> bool:
+    """Return whether a name is the path of a model folder, which need not exist: names of the zoo take precedence."""
+    if name in ('', 'fcam') or name in ARCHITECTURES or name in names() or name in hub_names():
+        return False
+    prefix = name.partition(':')[0]
+    return prefix not in FOLDER_PREFIXES and ('/' in name or os.sep in name or is_folder(Path(name)))
 
 
 def find_source(name: str, cache_dir: str | os.PathLike | None = None, local_files_only: bool = False) -> WeightsSource:
     """Find the weights of a name, and download them if needed.
 
     Args:
-        name: A released name, `local-dir:<folder>`, or `hf-hub:<org>/<name>`, optionally with `@<revision>`.
+        name: A released name, a folder, `local-dir:<folder>`, or `hf-hub:<org>/<name>`, optionally with `@<revision>`.
         cache_dir: Download folder; default: that of the Hub's client.
         local_files_only: Do not download.
 
@@ -252,10 +274,15 @@ def find_source(name: str, cache_dir: str | os.PathLike | None = None, local_fil
         WeightsError: When the weights or their config are damaged.
     """
     kind, _, place = name.partition(':')
-    if kind in ('hf-hub', 'hf_hub') and place:
+    if kind in HUB_PREFIXES and place:
         return folder_source(fetch_folder(place, cache_dir=cache_dir, local_files_only=local_files_only))
     if kind == 'local-dir' and place:
         return folder_source(Path(place))
+    if is_folder_name(name):
+        if not is_folder(Path(name)):
+            hint = f'check the path, or write hf-hub:{show(name)[1:-1]} for a repository of the Hub'
+            raise FileNotFoundError(f'model folder {short_path(name)} does not exist: {hint}')
+        return folder_source(Path(name))
     return release_source(released(name), cache_dir, local_files_only)
 
 

@@ -1,11 +1,11 @@
 """Training in two stages: the classifier, then the decoder on the frozen classifier."""
 
-from .config import TEACHER_METHODS as TEACHER_METHODS
+from .._catalog import TEACHER_METHODS as TEACHER_METHODS
+from .._catalog import recipe_names as recipe_names
 from .config import ClassifierConfig as ClassifierConfig
 from .config import DecoderConfig as DecoderConfig
 from .config import TeacherConfig as TeacherConfig
 from .config import TrainConfig as TrainConfig
-from .config import recipe_names as recipe_names
 from .plan import plan as plan
 from .records import summary_table as summary_table
 from .run import train as train

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .. import _index
+from .._catalog import RECIPES, TEACHER_METHODS, recipe_names
 from .._checks import MAX_WORKERS
 from .._schema import (
     BelowOne,
@@ -25,7 +26,7 @@ from .._schema import (
     show,
 )
 from .._yaml import parse_yaml
-from ..cams import FUSIONS, METHODS
+from ..cams import FUSIONS
 from ..cams.methods import VARIANTS
 from ..data.values import is_printable
 from ..errors import SettingsError
@@ -34,7 +35,6 @@ from ..models.config import Channels, Classes, DecoderType, Stride
 from ..models.zoo import full_name, similar_names
 
 Schedule = Literal['constant', 'cosine', 'step']
-RECIPES = Path(__file__).parents[1] / 'recipes'
 
 Epochs = Annotated[int, between(0, 100_000)]
 Images = Annotated[int, between(1, 2**16)]
@@ -61,8 +61,6 @@ Shift = Annotated[
 ]
 # Side of a square of pixels.
 Odd = Annotated[int, between(1, MAX_SIDE), Rule(lambda value: value % 2 == 1, 'give an odd number of pixels')]
-# The maps of a teacher: a CAM method, or the maps of a finished F-CAM.
-TEACHER_METHODS = (*METHODS, 'fcam')
 Method = Annotated[str, Rule(TEACHER_METHODS.__contains__, f'choose one of {", ".join(TEACHER_METHODS)}')]
 Fusion = Annotated[str, Rule(FUSIONS.__contains__, f'choose one of {", ".join(FUSIONS)}')]
 ImageSide = Annotated[int, between(32, MAX_SIDE)]
@@ -160,8 +158,8 @@ class TeacherConfig:
 
     Attributes:
         method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
-        model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, `local-dir:` or
-            `hf-hub:`. Its classes must include those of the data. The maps of several models are averaged.
+        model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, a model folder
+            or `hf-hub:`. Its classes must include those of the data. The maps of several models are averaged.
         layers: Layers of the classifier (dotted names) whose maps are fused; default: the last feature map.
         fusion: How the maps of several layers are fused (see `cams.fuse`).
         flip: Average the maps of each image and of its mirror image.
@@ -244,9 +242,9 @@ class DecoderConfig(StageConfig):
 class TrainConfig:
     """All settings of a training: model, data and the two stages. A stage with epochs = 0 is skipped.
 
-    `init` starts from an F-CAM (a released name or `local-dir:FOLDER`) and keeps its backbone, stride and decoder; of
+    `init` starts from an F-CAM (a released name or a model folder) and keeps its backbone, stride and decoder; of
     several, the weights are averaged. Otherwise the backbone settings define a new model. `annotations` are those of
-    val (see `data.open_dataset`).
+    val (see `data.open_dataset`). Paths may be `pathlib.Path`; they are stored as text.
 
     Raises:
         ValueError: For a setting with a wrong type or value.
@@ -305,6 +303,9 @@ class TrainConfig:
             settings = values.get(stage) if isinstance(values, dict) else None
             if isinstance(settings, dict) and name in settings:
                 raise InvalidValue(f'{place} is a setting of an earlier version: {fix}')
+        for name in values if isinstance(values, dict) else ():
+            if name not in {own.name for own in fields(cls)} and (full := _full_names(name)):
+                raise InvalidValue(f'unknown setting {name}: choose {" or ".join(full)}')
         # `teacher: cam` is short for its method.
         if isinstance(values, dict) and isinstance(values.get('teacher'), str):
             values = {**values, 'teacher': {'method': values['teacher']}}
@@ -358,9 +359,10 @@ class TrainConfig:
         return values
 
 
-def recipe_names() -> list[str]:
-    """List the packaged recipes: the grid of the F-CAM paper."""
-    return sorted(file.name.removesuffix('.yaml') for file in RECIPES.iterdir() if file.name.endswith('.yaml'))
+def _full_names(name: Any) -> list[str]:
+    """Return the settings of the parts with this name by dotted place."""
+    parts = {'teacher': TeacherConfig, **STAGES}
+    return [f'{part}.{name}' for part, kind in parts.items() if name in {own.name for own in fields(kind)}]
 
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}

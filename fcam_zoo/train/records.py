@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from .._schema import InvalidValue, NotNegative, Positive, build, show
+from .._table import text_table
 
 # Metrics in log lines and in the summary table.
 MAIN_METRICS = ('max_box_acc_50', 'mean', 'top1_50', 'pxap', 'cls', 'kept')
@@ -71,5 +72,4 @@ def summary_table(summary: dict[str, StageSummary]) -> str:
             values = [f'{metrics.val[m]:.1f}' if m in metrics.val else '' for m in MAIN_METRICS]
             rows.append([f'{name}, {which}', str(metrics.epoch), *values])
     columns = [column for i, column in enumerate(zip(*rows)) if i < 2 or any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    return '\n'.join('  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in zip(*columns))
+    return text_table(list(zip(*columns)))

@@ -43,7 +43,7 @@ def train(
 
     `run_dir` gets config.json, versions.json, summary.json, a folder per stage (metrics.jsonl, samples/,
     state.safetensors, best.safetensors), tensorboard/ if TensorBoard is installed, and the finished models `best` and
-    `last`, which `create_model('local-dir:…')` loads. Started by torchrun, all processes train one model.
+    `last`, which `create_model('<run_dir>/best')` loads. Started by torchrun, all processes train one model.
 
     Args:
         config: All settings.

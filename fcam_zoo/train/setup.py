@@ -200,7 +200,7 @@ def averaged(names: list[str]) -> FCAM:
         TrainingError: When they differ in their classes or layers.
         FcamZooError, FileNotFoundError: As `create_model`.
     """
-    first, *others = (create_model(name, pretrained=':' not in name) for name in names)
+    first, *others = (create_model(name, pretrained=True) for name in names)
     state = first.state_dict()
     for name, model in zip(names[1:], others):
         other = model.state_dict()

@@ -142,7 +142,7 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
         except ValueError as e:
             raise TrainingError(f'teacher.maps: {e}') from e
     names = teacher.models
-    models = [create_model(name, pretrained=':' not in name) for name in names] or [student]
+    models = [create_model(name, pretrained=True) for name in names] or [student]
     for name, model in zip(names or ['the model'], models):
         check_teacher(teacher, model, name)
     identity = torch.arange(train_set.num_classes)

@@ -1,0 +1,28 @@
+"""Names and defaults in help texts. Imports nothing, so that `fcam-zoo COMMAND --help` does not wait for torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CAM_METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'layercam')
+# The maps of a teacher: a CAM method, or the maps of a finished F-CAM.
+TEACHER_METHODS = (*CAM_METHODS, 'fcam')
+ANNOTATION_FORMATS = ('overlays', 'coco', 'voc', 'yolo', 'csv', 'masks')
+RECIPES = Path(__file__).parent / 'recipes'
+
+MIN_AREA = 0.01
+"""Share of the image below which a further region is treated as noise."""
+
+SHEET = 'contact_sheet.jpg'
+"""Small copies of the overlays in one picture. Overlays are .png files, so no image has this name."""
+
+SHEET_IMAGES = 60
+"""Largest number of images in the contact sheet."""
+
+OPSET = 18
+"""Version of the ONNX operators: the oldest that torch's exporter writes, which most runtimes support."""
+
+
+def recipe_names() -> list[str]:
+    """List the packaged recipes: the grid of the F-CAM paper."""
+    return sorted(file.name.removesuffix('.yaml') for file in RECIPES.iterdir() if file.name.endswith('.yaml'))
