@@ -18,7 +18,7 @@ from fcam_zoo._index import ModelName, index
 from fcam_zoo.cli import COMMANDS, build_parser, main
 from fcam_zoo.cli.train import settings_of
 from fcam_zoo.errors import UnknownModelError
-from fcam_zoo.models.zoo import ARCHITECTURES
+from fcam_zoo.models.names import ARCHITECTURES
 from fcam_zoo.train import TrainConfig
 
 

@@ -11,7 +11,7 @@ import torch
 
 import fcam_zoo
 from fcam_zoo.errors import UnknownModelError, UntrainedModelWarning
-from fcam_zoo.models.zoo import hub_names
+from fcam_zoo.models.names import hub_names
 
 
 def tiny() -> fcam_zoo.FCAM:

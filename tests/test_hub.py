@@ -16,7 +16,7 @@ from safetensors import safe_open
 import fcam_zoo
 from fcam_zoo import _index
 from fcam_zoo.errors import UnknownModelError, WeightsError
-from fcam_zoo.models.zoo import hub_names
+from fcam_zoo.models.names import hub_names
 
 ROOT = Path(__file__).parents[1]
 RELEASED = fcam_zoo.list_models(pretrained=True)

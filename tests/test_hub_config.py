@@ -15,7 +15,7 @@ from timm.models.resnet import BasicBlock
 import fcam_zoo
 from fcam_zoo import hub
 from fcam_zoo.errors import FcamZooError, HubError, UnknownModelError, WeightsError
-from fcam_zoo.models.zoo import hub_names
+from fcam_zoo.models.names import hub_names
 
 
 @pytest.fixture

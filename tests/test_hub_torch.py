@@ -11,7 +11,7 @@ import pytest
 
 import fcam_zoo
 from fcam_zoo.hub.torch_hub import entry_points
-from fcam_zoo.models.zoo import hub_names
+from fcam_zoo.models.names import hub_names
 
 ROOT = Path(__file__).parents[1]
 RELEASED = fcam_zoo.list_models(pretrained=True)

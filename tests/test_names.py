@@ -8,7 +8,7 @@ import fcam_zoo
 from fcam_zoo import _index
 from fcam_zoo._index import ModelName
 from fcam_zoo.errors import UnknownModelError
-from fcam_zoo.models import zoo
+from fcam_zoo.models import names
 from fcam_zoo.train import TrainConfig
 
 
@@ -48,12 +48,12 @@ def one_of_025(monkeypatch):
 
 
 def test_short_names(one_of_025):
-    assert zoo.full_name('fcam_mobilenetv1_025') == 'fcam_mobilenetv1_025.layercam_cub50'
-    assert zoo.short_name('fcam_mobilenetv1_025.layercam_cub50') == 'fcam_mobilenetv1_025'
-    assert zoo.short_name('fcam_mobilenetv1_075.layercam_cub50') == 'fcam_mobilenetv1_075_cub50'
-    assert zoo.full_name('fcam_mobilenetv1_075') == 'fcam_mobilenetv1_075'
+    assert names.full_name('fcam_mobilenetv1_025') == 'fcam_mobilenetv1_025.layercam_cub50'
+    assert names.short_name('fcam_mobilenetv1_025.layercam_cub50') == 'fcam_mobilenetv1_025'
+    assert names.short_name('fcam_mobilenetv1_075.layercam_cub50') == 'fcam_mobilenetv1_075_cub50'
+    assert names.full_name('fcam_mobilenetv1_075') == 'fcam_mobilenetv1_075'
     for name in _index.index():
-        assert zoo.released(zoo.short_name(name)).name == name
+        assert names.released(names.short_name(name)).name == name
     with pytest.raises(UnknownModelError, match=r'several released models: choose one of fcam_mobilenetv1_075\.cam'):
         fcam_zoo.create_model('fcam_mobilenetv1_075', pretrained=True)
 
@@ -74,14 +74,14 @@ def test_architecture_with_one_model(one_of_025):
     ],
 )
 def test_near_misses_are_suggested(text, expected):
-    assert expected in zoo.similar_names(text)
+    assert expected in names.similar_names(text)
     for load in (fcam_zoo.create_model, fcam_zoo.hub.verify):
         with pytest.raises(UnknownModelError, match=rf'unknown model .* Did you mean .*{expected}.*\?'):
             load(text)
 
 
 def test_far_misses_are_not(one_of_025):
-    assert zoo.similar_names('') == zoo.similar_names('zq') == []
-    assert len(zoo.similar_names('cub' * 10**6)) <= 3
+    assert names.similar_names('') == names.similar_names('zq') == []
+    assert len(names.similar_names('cub' * 10**6)) <= 3
     with pytest.raises(FileNotFoundError, match=r'fcam_resnet50_cbu does not exist.* Did you mean fcam_resnet50_cub'):
         TrainConfig.from_file('fcam_resnet50_cbu')

@@ -12,7 +12,7 @@ from timm.optim import param_groups_layer_decay
 
 import fcam_zoo
 from fcam_zoo.errors import UnknownModelError
-from fcam_zoo.models.zoo import ARCHITECTURES
+from fcam_zoo.models.names import ARCHITECTURES
 
 RELEASED = fcam_zoo.list_models(pretrained=True)
 

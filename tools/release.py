@@ -30,7 +30,7 @@ from fcam_zoo.data import EvalTransform, open_dataset
 from fcam_zoo.errors import UnknownModelError, WeightsError
 from fcam_zoo.hub.save import state_to_save
 from fcam_zoo.models import FCAM, create_model
-from fcam_zoo.models.zoo import ARCHITECTURES, released
+from fcam_zoo.models.names import ARCHITECTURES, released
 
 from . import records
 from .measure import cost_of, measure_metrics, val_thresholds

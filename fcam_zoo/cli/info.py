@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._download import CONFIG
-from .._index import ReleaseEntry, index, main_metric
 from .._io import one_line
-from .._schema import read_json
-from ..models import create_model
-from ..models.zoo import find_source, full_name, no_weights, short_name
+from ._arguments import MODEL
+
+if TYPE_CHECKING:
+    from .._index import ReleaseEntry
 
 TITLES = {'fcam': 'F-CAM', 'cam': 'CAM', 'layercam': 'LayerCAM', 'center': 'center baseline'}
 SHOWN_CLASSES = 3
@@ -22,12 +21,15 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'info', description='Describe a model in ten lines: network, classes, data, metrics, threshold, file, license.'
     )
-    parser.add_argument('name', help='a name from fcam-zoo list, local-dir:FOLDER, or hf-hub:org/name')
+    parser.add_argument('name', help=MODEL)
     parser.add_argument('--json', action='store_true', help='print everything that is recorded, as JSON')
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    from .._index import index
+    from ..models.names import full_name
+
     name = full_name(args.name)
     entry = index().get(name)
     facts = facts_of_release(entry) if entry else facts_of_model(name)
@@ -41,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
 def facts_of_release(entry: ReleaseEntry) -> dict[str, Any]:
     """Return everything that the index records, and how to load the model."""
+    from ..models.names import short_name
+
     short = short_name(entry.name)
     return {**entry.to_dict(), 'short_name': short, 'load': f"fcam_zoo.create_model('{short}', pretrained=True)"}
 
@@ -52,6 +56,11 @@ def facts_of_model(name: str) -> dict[str, Any]:
         UnknownModelError: For an unknown name.
         FileNotFoundError, HubError, WeightsError: As `create_model`.
     """
+    from .._download import CONFIG
+    from .._schema import read_json
+    from ..models.names import no_weights
+    from ..models.zoo import create_model, find_source, is_folder_name
+
     model = create_model(name)
     facts = {
         'backbone': model.config.backbone,
@@ -61,7 +70,7 @@ def facts_of_model(name: str) -> dict[str, Any]:
         'cost': {'parameters': sum(p.numel() for p in model.parameters())},
         'load': f'fcam_zoo.create_model({name!r})',
     }
-    if ':' not in name:
+    if ':' not in name and not is_folder_name(name):
         return {**facts, 'missing': str(no_weights(name))}
     path = find_source(name, local_files_only=True).path
     return {**read_json(path.with_name(CONFIG)), **facts, 'file': path.name, 'size': path.stat().st_size}
@@ -108,6 +117,8 @@ def classes(facts: Mapping[str, Any]) -> str:
 
 def measured(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the main metric of each kind of map, on the test split or else on val."""
+    from .._index import main_metric
+
     metrics = mapping(facts, 'metrics')
     for split in ('test', 'val'):
         kinds = {kind: values for kind, values in mapping(metrics, split).items() if isinstance(values, dict)}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .._index import index
 from .._io import one_line
-from ..models import list_models
-from ..models.zoo import short_name, similar_names
+from .._table import text_table
 
 HEADINGS = ('released model', 'short name', 'training data', 'F-CAM on its test split')
 
@@ -31,6 +29,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..models.names import list_models, similar_names
+
     pattern = args.filter if set('*?[') & set(args.filter) else f'*{args.filter}*'
     released = list_models(pattern, pretrained=True)
     others = [] if args.pretrained else [name for name in list_models(pattern) if name not in released]
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         print('\n'.join([*released, *others]))
         return 0
     if released:
-        print_table([HEADINGS, *map(row_of, released)])
+        print(text_table([HEADINGS, *map(row_of, released)]))
     if others:
         print('\n' * bool(released) + 'without weights (fcam-zoo train --recipe)')
         print('\n'.join(others))
@@ -52,13 +52,9 @@ def run(args: argparse.Namespace) -> int:
 
 def row_of(name: str) -> tuple[str, ...]:
     """Return the cells of a released model."""
+    from .._index import index
+    from ..models.names import short_name
+
     entry, short = index()[name], short_name(name)
     metric = entry.main_metric()
     return name, '' if short == name else short, entry.dataset.title, f'{metric[0]} {metric[1]:.1f}' if metric else ''
-
-
-def print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows in columns that are at least two spaces apart."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

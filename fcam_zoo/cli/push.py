@@ -52,7 +52,7 @@ def load(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """Return the model and its facts; the flags cannot change the facts of a released model."""
     from .. import hub
     from ..models import create_model, list_models
-    from ..models.zoo import full_name, similar_names
+    from ..models.names import full_name, similar_names
 
     name = full_name(args.model)
     if name in list_models(pretrained=True):

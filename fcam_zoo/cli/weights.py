@@ -29,7 +29,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run_verify(args: argparse.Namespace) -> int:
     from .. import _index, hub
-    from ..models.zoo import full_name
+    from ..models.names import full_name
 
     failed = 0
     for name in map(full_name, args.names or hub.index()):

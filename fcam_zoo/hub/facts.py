@@ -11,7 +11,8 @@ import timm
 
 from .._schema import convert, read_json, reading
 from ..errors import TrainingError
-from ..models.zoo import is_folder_name, released
+from ..models.names import released
+from ..models.zoo import is_folder_name
 
 FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'license')
 # Settings that depend on the machine of the training.

@@ -14,7 +14,7 @@ from .._download import fetch_folder
 from .._weights import read_weights
 from ..models import FCAM, create_model
 from ..models.model_folder import verify_folder
-from ..models.zoo import released
+from ..models.names import released
 
 
 def from_pretrained(id_or_dir: str | os.PathLike, *, revision: str | None = None, **kwargs: Any) -> FCAM:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._index import ModelName, index
 from ..models import FCAM, create_model
-from ..models.zoo import hub_names
+from ..models.names import hub_names
 
 
 def entry_points() -> dict[str, Callable[..., FCAM]]:

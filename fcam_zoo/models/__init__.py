@@ -6,5 +6,5 @@ from .config import FCAMConfig as FCAMConfig
 from .fcam import FCAM as FCAM
 from .fcam import FCAMOutput as FCAMOutput
 from .fcam import wrap as wrap
+from .names import list_models as list_models
 from .zoo import create_model as create_model
-from .zoo import list_models as list_models

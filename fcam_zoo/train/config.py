@@ -32,7 +32,7 @@ from ..data.values import is_printable
 from ..errors import SettingsError
 from ..models.backbone_arguments import MAX_SIDE, check_backbone_arguments
 from ..models.config import Channels, Classes, DecoderType, Stride
-from ..models.zoo import full_name, similar_names
+from ..models.names import full_name, similar_names
 
 Schedule = Literal['constant', 'cosine', 'step']
 
