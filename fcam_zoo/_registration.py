@@ -1,4 +1,4 @@
-"""Register the models in timm when timm is imported, which takes seconds that `fcam-zoo --help` does not have."""
+"""Register the models in timm when timm is imported. Its import takes seconds, so `fcam-zoo --help` avoids it."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def check_model(model: Any) -> None:
 
 
 def warn_if_untrained(model: nn.Module) -> None:
-    """Warn the caller's caller about a model whose decoder is random: its maps and boxes look plausible."""
+    """Warn about a random decoder, whose maps look plausible, at the caller of `localize` or `label_images`."""
     if getattr(model, 'is_untrained', False):
         warnings.warn(
             'the decoder of this model is untrained, so its maps and boxes are random: load weights '

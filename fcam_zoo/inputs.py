@@ -30,7 +30,7 @@ def single_images(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike
         if not isinstance(images, Iterable) or isinstance(images, (bytes, dict)):
             raise TypeError(f'{type(images).__name__} is not an image: {_KINDS}')
         for image in images:
-            # What is no image is reported by `as_image`.
+            # `as_image` reports objects that are not images.
             yield from single_images(image) if _is_image(image) else [image]
     elif isinstance(images, (str, os.PathLike)) and os.fspath(images) and is_folder(Path(images)):
         yield from list_images(images)

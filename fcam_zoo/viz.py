@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ._drawing import row as row
 from ._schema import as_whole, show
 from .localization import ImageLike, as_image, localize
 from .models import FCAM, create_model
+from .models.zoo import is_folder_name
 from .objects import Threshold
 
 _MAX_WIDTH = 16384
@@ -38,7 +40,7 @@ def compare(
 
     Args:
         image: As in `localize`.
-        models: Names of released models, `local-dir:` or `hf-hub:` names, or F-CAMs; with a mapping, its keys are the
+        models: Names of released models, model folders, `hf-hub:` names, or F-CAMs; with a mapping, its keys are the
             captions. Models given by name are loaded one after another.
         threshold: As in `localize`; default: that of each model.
         multi: Draw all regions that are large enough, not only the largest.
@@ -69,15 +71,16 @@ def compare(
     photo = as_image(image)
     found = []
     for title, model in titled:
-        loaded = create_model(model, pretrained=True) if isinstance(model, str) else model
+        loaded = create_model(model, pretrained=True) if isinstance(model, (str, os.PathLike)) else model
         found.append((str(title), localize(loaded, photo, threshold, multi=multi)[0]))
     return row(photo, found, width)
 
 
-def _title(model: str | FCAM) -> str:
+def _title(model: str | os.PathLike | FCAM) -> str:
     """Return a caption for a model: its name, or the last folders of its path."""
-    if isinstance(model, str):
-        place, _, folder = model.partition(':')
-        return '/'.join(Path(folder).parts[-2:]) if place == 'local-dir' else model
+    if isinstance(model, (str, os.PathLike)):
+        name = os.fspath(model)
+        folder = name.removeprefix('local-dir:')
+        return '/'.join(Path(folder).parts[-2:]) if folder != name or is_folder_name(name) else name
     cfg = getattr(model, 'pretrained_cfg', {})
     return '.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or type(model).__name__

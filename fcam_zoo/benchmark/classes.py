@@ -25,7 +25,7 @@ class ModelLabels(NamedTuple):
 
     Attributes:
         indices: int64 (N), outputs of the model; None if the predicted classes are explained.
-        reason: Why the predicted classes are explained although nobody asked for it.
+        reason: Why 'auto' chose the predicted classes; None otherwise.
     """
 
     indices: np.ndarray | None

@@ -213,7 +213,7 @@ def ground_truth_kind(dataset: Any, objects: bool = False) -> str:
     if kind == 'masks' and not getattr(dataset, 'masks', None):
         raise ValueError(
             f'{getattr(dataset, "name", "the data set")} has neither boxes nor masks to score on: name their file or '
-            'folder with annotations (--annotations)'
+            'folder with annotations (--annotations); in a CSV data set, fill the columns x0,y0,x1,y1'
         )
     return kind
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..errors import install_hint
+
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
 
@@ -32,7 +34,7 @@ def check_pycocotools() -> None:
     try:
         import pycocotools.cocoeval  # noqa: F401
     except ImportError as error:
-        raise ImportError("metrics of objects need pycocotools: pip install 'fcam-zoo[objects]'") from error
+        raise ImportError(f'metrics of objects need pycocotools: {install_hint("objects")}') from error
 
 
 def match(images: Sequence[ImageBoxes], iou: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

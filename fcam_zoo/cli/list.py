@@ -35,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
     released = list_models(pattern, pretrained=True)
     others = [] if args.pretrained else [name for name in list_models(pattern) if name not in released]
     if not released and not others:
+        if args.pretrained and (without := len(list_models(pattern))):
+            hint = f'without --pretrained, {without} names match'
+            print(f'fcam-zoo: no released model matches {one_line(args.filter, 100)}: {hint}', file=sys.stderr)
+            return 1
         similar = similar_names(args.filter)
         hint = f'. Did you mean {" or ".join(similar)}?' if similar else ': fcam-zoo list prints all names'
         print(f'fcam-zoo: no model matches {one_line(args.filter, 100)}{hint}', file=sys.stderr)

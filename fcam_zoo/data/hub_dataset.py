@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .._schema import show
-from ..errors import DatasetError, ImageError
+from ..errors import DatasetError, ImageError, install_hint
 from .annotations import Annotations, check_classes
 from .base import ImageDataset, Transform
 from .images import decode
@@ -24,7 +24,7 @@ _VAL = ('val', 'validation', 'valid')
 
 
 class HubDataset(ImageDataset):
-    """Images with class labels of the `datasets` library (extra `datasets`); there is no localization.
+    """Images with class labels of the `datasets` library (extra `datasets`); boxes and masks are not read.
 
     The first column of images is used and, as label, the column `label` or else the first of class labels. Images are
     decoded by the library, upright. An id is the number of the row; items, attributes and errors are those of
@@ -82,7 +82,7 @@ def _library() -> ModuleType:
     try:
         import datasets
     except ImportError as e:
-        raise ImportError(f"{PREFIX} needs the datasets library: pip install 'fcam-zoo[datasets]'") from e
+        raise ImportError(f'{PREFIX} needs the datasets library: {install_hint("datasets")}') from e
     return datasets
 
 

@@ -105,5 +105,7 @@ def _read_rows(data: Annotations) -> list[_Row]:
             corners = [values[name] for name in _BOX] if has_boxes else []
             box = parse_box(corners) if any(corners) else None
             name = class_name(values['label'], 'write its class')
-            rows.append(_Row(image_id, name, values.get('split', 'train'), box, where))
+            if not (split := values.get('split', 'train')):
+                raise Problem('has no split; write train, val or test')
+            rows.append(_Row(image_id, name, split, box, where))
     return rows

@@ -51,7 +51,7 @@ def check_dataset(
         images that are in two splits.
 
     Raises:
-        DatasetError: If `root` is not a folder, or the split of the annotations is ambiguous.
+        DatasetError: If `root` is neither a folder nor a CSV file, or the split of the annotations is ambiguous.
     """
     if isinstance(splits, str):
         raise TypeError(f'splits is {splits!r}: give a list, such as [{splits!r}]')
@@ -59,7 +59,11 @@ def check_dataset(
         raise DatasetError(f'{root}: is checked by the datasets library when it is loaded; give a folder or a CSV file')
     root = Path(root)
     if not is_folder(root) and not is_file(root):
-        raise DatasetError(f'{short_path(root)}: no such folder; give the folder of a data set')
+        raise DatasetError(f'{short_path(root)}: no such folder or file; give the folder or CSV file of a data set')
+    if is_file(root) and annotations is not None:
+        raise DatasetError(
+            f'{short_path(root)}: annotations need a folder of images; leave them out, or give the folder'
+        )
     problems: list[str] = []
     if splits is not None:
         names = list(splits)

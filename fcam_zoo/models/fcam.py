@@ -122,6 +122,8 @@ class FCAM(TimmModelMixin, nn.Module):
     @property
     def is_untrained(self) -> bool:
         """Return whether the last layer of the decoder has the random weights with which it was created."""
+        if self._initial_head.is_meta:
+            return False
         weight = self.decoder.head.weight.detach().cpu()
         return torch.equal(weight, self._initial_head.to(weight))
 

@@ -118,7 +118,7 @@ class ClassifierConfig(StageConfig):
     the steps whose images are mixed by CutMix (Yun et al., ICCV 2019). select is the metric on val that selects the
     best epoch.
 
-    With a teacher (one or several finished F-CAMs: released names, `local-dir:` or `hf-hub:`), the loss is (1 - w) *
+    With a teacher (one or several finished F-CAMs: released names, model folders or `hf-hub:`), the loss is (1 - w) *
     cross-entropy + w * distillation, w = teacher_weight, from the mean class probabilities of the teachers at the
     temperature (see `distillation.distillation`). They see the augmented images, resized to their side in
     teacher_sizes, if it is given. Distillation is not used in the paper.

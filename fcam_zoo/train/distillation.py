@@ -78,6 +78,6 @@ def open_ensemble(config: TrainConfig, train_set: ImageDataset) -> Ensemble | No
             f'classifier.teacher teaches the {train_set.num_classes} classes of the data: leave out '
             f'num_classes={config.num_classes}'
         )
-    models = [create_model(name, pretrained=':' not in name) for name in names]
+    models = [create_model(name, pretrained=True) for name in names]
     classes = [class_indices(name, model, train_set) for name, model in zip(names, models)]
     return Ensemble(models, classes, list(config.classifier.teacher_sizes) or [None] * len(names))

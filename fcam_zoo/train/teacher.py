@@ -147,7 +147,8 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
         check_teacher(teacher, model, name)
     identity = torch.arange(train_set.num_classes)
     pairs = list(zip(names, models))
-    classes = [identity if teacher.method == 'fcam' else class_indices(*pair, train_set) for pair in pairs]
+    hint = ", or teacher.method='fcam', which needs no classes"
+    classes = [identity if teacher.method == 'fcam' else class_indices(*pair, train_set, hint) for pair in pairs]
     found = NetworkTeacher(models, classes or [identity], config)
     try:
         side = max(teacher.sizes or [config.image_size])
@@ -171,8 +172,10 @@ def check_teacher(teacher: TeacherConfig, model: FCAM, name: str) -> None:
         raise TrainingError(f'teacher.layers, {name}: {e}') from e
 
 
-def class_indices(name: str, model: FCAM, train_set: ImageDataset) -> torch.Tensor:
+def class_indices(name: str, model: FCAM, train_set: ImageDataset, hint: str = '') -> torch.Tensor:
     """Return the class index of the teacher (K,) for each label of the data, by the names of the classes.
+
+    `hint` ends the message about a missing class.
 
     Raises:
         TrainingError: When the teacher lacks a class.
@@ -189,8 +192,7 @@ def class_indices(name: str, model: FCAM, train_set: ImageDataset) -> torch.Tens
     if missing:
         raise TrainingError(
             f'the teacher {name} lacks {len(missing)} of {len(train_set.class_names)} classes, the first '
-            f"{plain(missing[0])}: choose one that was trained on these classes, or teacher.method='fcam', which needs "
-            'no classes'
+            f'{plain(missing[0])}: choose one that was trained on these classes{hint}'
         )
     found = torch.zeros(train_set.num_classes, dtype=torch.int64)
     for label, own in train_set.class_names.items():
