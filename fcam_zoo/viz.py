@@ -23,12 +23,14 @@ from .models import FCAM, create_model
 from .models.zoo import is_folder_name
 from .objects import Threshold
 
+Model = str | os.PathLike | FCAM
+
 _MAX_WIDTH = 16384
 
 
 def compare(
     image: ImageLike,
-    models: str | FCAM | Sequence[str | FCAM] | Mapping[str, str | FCAM],
+    models: Model | Sequence[Model] | Mapping[str, Model],
     *,
     threshold: Threshold | None = None,
     multi: bool = False,
@@ -76,7 +78,7 @@ def compare(
     return row(photo, found, width)
 
 
-def _title(model: str | os.PathLike | FCAM) -> str:
+def _title(model: Model) -> str:
     """Return a caption for a model: its name, or the last folders of its path."""
     if isinstance(model, (str, os.PathLike)):
         name = os.fspath(model)
