@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from fcam_zoo.benchmark import Report, compare, evaluate, evaluate_many, maps_of, write_html
+from fcam_zoo.errors import install_hint
 
 N, SIDE = 12, 24
 VOID = {'meta', 'img'}
@@ -243,7 +244,7 @@ def test_pages_without_matplotlib_name_the_extra(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
     page, _ = written(tmp_path / 'r.html', make()[1])
     assert not page.plots()
-    assert page.text.count("plots need matplotlib: pip install 'fcam-zoo[viz]'") == 2
+    assert page.text.count(f'plots need matplotlib: {install_hint("viz")}') == 2
 
 
 def test_pages_are_reproducible(tmp_path: Path) -> None:

@@ -358,7 +358,6 @@ def test_default_layer_before_tokens_is_an_error():
         ({'layer': []}, ValueError, 'layer is a list: give at least one'),
         ({'layer': 4}, TypeError, 'layer is a int'),
         ({'layer': ''}, ValueError, "no layer '' in the ResNet"),
-        ({'labels': [0, 1]}, TypeError, 'labels: got list; give an integer tensor'),
         ({'labels': torch.tensor([0.0, 1.0])}, TypeError, 'labels: got a tensor of torch.float32'),
         ({'size': 'big'}, ValueError, "size is 'big': choose 'input', None or"),
         ({'size': 50}, ValueError, 'size is 50'),

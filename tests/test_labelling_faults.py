@@ -28,8 +28,8 @@ from fcam_zoo.labelling.loading import explain_worker_death
 def test_image_removed_after_listing(photos, tmp_path, monkeypatch):
     real = inputs_module.list_images
 
-    def listed(argument, unreadable):
-        found = real(argument, unreadable)
+    def listed(*arguments):
+        found = real(*arguments)
         (photos / 'dim' / 'a.png').unlink(missing_ok=True)
         return found
 
