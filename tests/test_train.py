@@ -144,8 +144,8 @@ def test_output_files(data, run):
         assert summary[stage]['best'] == rows[summary[stage]['best_epoch'] - 1]
         assert rows[0]['images_per_second'] > 0
         sheet = Image.open(run / stage / 'samples' / 'epoch_002.png')
-        # Four images with their maps, each 160 pixels high.
-        assert sheet.size == (160 * (1 + maps) + 6 * maps, 160 * 4 + 6 * 3)
+        # Four images with their maps, each 160 pixels high, and a line of captions.
+        assert sheet.size == (160 * (1 + maps) + 6 * maps, (160 + 17) * 4 + 6 * 3)
     assert {'partial_ce', 'crf', 'val'} <= rows[0].keys()
 
 
