@@ -208,7 +208,10 @@ def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
             'cls': 'cls',
             f'robustness_{main}': 'robustness',
         },
-        curves={f'accuracy_{k}': _accuracy_curve(k) for k in levels},
+        curves={
+            f'accuracy_{k}': _level_curve('accuracy', k, f'box accuracy at IoU {k} % (% of images)', 'max_box_acc')
+            for k in levels
+        },
         main_curves=(f'accuracy_{main}',),
         row=Column(f'iou_{main}', 'IoU', 'image', 'IoU', 2),
         group=f'accuracy_{main}',
@@ -216,13 +219,14 @@ def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
     )
 
 
-def _accuracy_curve(level: str) -> Curve:
+def _level_curve(key: str, level: str, title: str, best: str) -> Curve:
+    """Describe a curve over the threshold at an IoU level; `best` is the metric of its maximum."""
     return Curve(
         "threshold τ (share of each map's maximum)",
-        f'box accuracy at IoU {level} % (% of images)',
+        title,
         1,
-        lambda curves: (curves['threshold'], curves[f'accuracy_{level}']),
-        f'max_box_acc_{level}',
+        lambda curves: (curves['threshold'], curves[f'{key}_{level}']),
+        f'{best}_{level}',
         f'best_threshold_{level}',
     )
 
@@ -253,7 +257,7 @@ def _describe_objects(iou: Sequence[float]) -> MetricDescription:
         columns=tuple(columns),
         summary={f'{key}_{main}': title for key, (title, _) in names.items()}
         | {f'best_f1_{main}': 'best F1', 'cls': 'cls'},
-        curves={f'f1_{k}': _f1_curve(k) for k in levels},
+        curves={f'f1_{k}': _level_curve('f1', k, f'F1 of objects at IoU {k} % (%)', 'best_f1') for k in levels},
         main_curves=(f'f1_{main}',),
         row=Column(f'f1_{main}', 'F1', 'image', 'F1', 0),
         group=f'f1_{main}',
@@ -261,17 +265,6 @@ def _describe_objects(iou: Sequence[float]) -> MetricDescription:
         level_curve='f1',
         found_text='found at the chosen threshold or, without one, at the best',
         note=f'P, R, F1 and AP are at the threshold tau or, without one, at tau_{main}, the best one on these images.',
-    )
-
-
-def _f1_curve(level: str) -> Curve:
-    return Curve(
-        "threshold τ (share of each map's maximum)",
-        f'F1 of objects at IoU {level} % (%)',
-        1,
-        lambda curves: (curves['threshold'], curves[f'f1_{level}']),
-        f'best_f1_{level}',
-        f'best_threshold_{level}',
     )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .annotations import Annotations, number_classes
 from .base import AnnotatedDataset
-from .csv_lines import read_csv
-from .values import Box, Problem, class_name, collect_problem, parse_box
+from .csv_lines import parse_lines, read_csv
+from .values import Box, Problem, class_name, parse_box
 
 HEADER = ['image', 'x0', 'y0', 'x1', 'y1', 'label', 'score']
 
@@ -45,14 +45,11 @@ def _read_rows(data: Annotations) -> list[_Row]:
     columns, lines = read_csv(data.path, 'give a CSV file of boxes')
     if columns not in (HEADER[:5], HEADER[:6], HEADER):
         raise Problem(f'the header must be {",".join(HEADER)} (the last two are optional); correct the first line')
-    rows: list[_Row] = []
-    for number, fields in lines:
-        where = f'{data.path}, line {number}'
-        with collect_problem(data.problems, where):
-            if len(fields) != len(columns):
-                raise Problem(f'{len(fields)} fields; write {",".join(columns)}')
-            image_id, label = data.image_id(fields[0], 'image'), ''.join(fields[5:6])
-            if label:
-                class_name(label, 'write its class')
-            rows.append((image_id, parse_box(fields[1:5]) if any(fields[1:5]) else None, label, where))
-    return rows
+
+    def parse(fields: list[str], where: str) -> _Row:
+        image_id, label = data.image_id(fields[0], 'image'), ''.join(fields[5:6])
+        if label:
+            class_name(label, 'write its class')
+        return image_id, parse_box(fields[1:5]) if any(fields[1:5]) else None, label, where
+
+    return parse_lines(data, columns, lines, parse)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .._schema import show
 from .annotations import Annotations, check_classes, number_classes
 from .base import ImageDataset, Transform, reads_ground_truth
-from .csv_lines import read_csv
+from .csv_lines import parse_lines, read_csv
 from .values import Box, Problem, class_name, collect_problem, parse_box, plain
 
 logger = logging.getLogger(__name__)
@@ -94,18 +94,15 @@ def _read_rows(data: Annotations) -> list[_Row]:
             'the header must have the columns image and label, each once, and may have split and x0,y0,x1,y1; correct '
             'the first line'
         )
-    rows: list[_Row] = []
-    for number, fields in lines:
-        where = f'{data.path}, line {number}'
-        with collect_problem(data.problems, where):
-            if len(fields) != len(columns):
-                raise Problem(f'{len(fields)} fields; write {",".join(columns)}')
-            values = dict(zip(columns, fields))
-            image_id = data.image_id(values['image'], 'image')
-            corners = [values[name] for name in _BOX] if has_boxes else []
-            box = parse_box(corners) if any(corners) else None
-            name = class_name(values['label'], 'write its class')
-            if not (split := values.get('split', 'train')):
-                raise Problem('has no split; write train, val or test')
-            rows.append(_Row(image_id, name, split, box, where))
-    return rows
+
+    def parse(fields: list[str], where: str) -> _Row:
+        values = dict(zip(columns, fields))
+        image_id = data.image_id(values['image'], 'image')
+        corners = [values[name] for name in _BOX] if has_boxes else []
+        box = parse_box(corners) if any(corners) else None
+        name = class_name(values['label'], 'write its class')
+        if not (split := values.get('split', 'train')):
+            raise Problem('has no split; write train, val or test')
+        return _Row(image_id, name, split, box, where)
+
+    return parse_lines(data, columns, lines, parse)

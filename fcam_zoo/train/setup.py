@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -62,17 +63,16 @@ class Setup:
 
         A stage freezes and unfreezes parts of the model, so finish it before the next one is created.
         """
-        for kind in (ClassifierStage, DecoderStage):
-            settings, size = getattr(self.config, kind.name), self.config.image_size
+        kinds: dict[str, Callable[..., Stage]] = {
+            'classifier': partial(ClassifierStage, ensemble=self.ensemble),
+            'decoder': DecoderStage,
+        }
+        for name, kind in kinds.items():
+            settings, size = getattr(self.config, name), self.config.image_size
             if settings.epochs:
                 scale = settings.crop_scale
                 self.train_set.transform = TrainTransform(size) if scale is None else ScaleTransform(size, scale)
-                method = self.config.teacher.class_map_method
-                yield (
-                    ClassifierStage(self.model, settings, method, self.ensemble)
-                    if kind is ClassifierStage
-                    else DecoderStage(self.model, settings, method)
-                )
+                yield kind(self.model, settings, self.config.teacher.class_map_method)
 
 
 def has_ground_truth(dataset: ImageDataset | None) -> bool:
