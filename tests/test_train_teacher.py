@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from fcam_zoo import cams
 from fcam_zoo._lock import locked
 from fcam_zoo.data import EvalTransform, TrainTransform, WSOLDataset, normalize
 from fcam_zoo.errors import SettingsError, TrainingError
-from fcam_zoo.hub.facts import public_recipe, teacher_text
+from fcam_zoo.hub.facts import public_recipe, teacher_of, teacher_text
 from fcam_zoo.sampling import IGNORE
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, plan, teacher_maps, train
 from fcam_zoo.train.loading import SeededDataset
@@ -125,6 +126,20 @@ def test_consensus_is_the_mean_of_the_networks(data, other, tmp_path):
     single = [maps_of(data, TeacherConfig(model=name), tmp_path / str(i)) for i, name in enumerate((other, third))]
     both = maps_of(data, TeacherConfig(model=[other, third]), tmp_path / 'both')
     close(both, np.stack(single).astype(float).mean(0).round().astype(np.uint8))
+
+
+def test_each_network_of_a_consensus_has_its_method(data, other, tmp_path):
+    """A geometric mean is high only where the F-CAM of one network and the class map of another agree."""
+    fcam, class_map = (
+        maps_of(data, TeacherConfig(method, other), tmp_path / method) for method in ('fcam', 'layercam')
+    )
+    teacher = TeacherConfig(['fcam', 'layercam'], [other, other], 'geometric_mean')
+    product = (np.maximum(fcam / 255, 1e-3) * np.maximum(class_map / 255, 1e-3)) ** 0.5
+    # The stored maps were rounded before the square root, which enlarges the error of small values.
+    assert np.abs(maps_of(data, teacher, tmp_path / 'both') / 255 - product).max() < 0.04
+    assert teacher_of({'teacher': asdict(teacher)}) == 'layercam'
+    text = teacher_text('layercam', {'teacher': asdict(teacher)})
+    assert text == f'fcam of {other} and layercam of {other}, consensus by their geometric mean'
 
 
 def test_classes_are_found_by_name(data, other, tmp_path):
@@ -260,6 +275,12 @@ def test_unreadable_images_have_empty_maps(data, other, tmp_path):
     [
         ({'method': 'fcam'}, r"teacher\.method is 'fcam': give a finished F-CAM as teacher\.model"),
         ({'method': 'fcam', 'model': 'x', 'layers': ['a']}, r'teacher\.layers are layers of a classifier'),
+        ({'method': ['fcam', 'cam'], 'model': 'x'}, r'teacher\.method has 2 methods for 1 models: give one for each'),
+        ({'consensus': 'median'}, r"teacher\.consensus is 'median': choose one of geometric_mean"),
+        (
+            {'method': ['gradcam', 'scorecam'], 'model': ['x', 'y']},
+            r"teacher\.method\[1\] is 'scorecam': choose one of",
+        ),
         ({'maps': 'x', 'flip': True}, r'teacher\.maps holds the maps: leave out'),
         ({'fusion': 'median'}, r"teacher\.fusion is 'median': choose one of geometric_mean"),
         ({'sizes': [8]}, r'teacher\.sizes\[0\] is 8'),
@@ -300,7 +321,7 @@ def test_the_same_weights_with_another_stride_are_another_teacher(data, other, t
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, output_stride=16)
     model.load_state_dict(fcam_zoo.create_model(other).state_dict())
     fcam_zoo.hub.save_pretrained(model, tmp_path / 'coarse')
-    with pytest.raises(TrainingError, match=r'\(model differ\)'):
+    with pytest.raises(TrainingError, match=r'\(networks differ\)'):
         maps_of(data, TeacherConfig(model=f'local-dir:{tmp_path / "coarse"}', cache=cache), tmp_path)
 
 
@@ -337,7 +358,8 @@ def test_published_recipes_have_no_place_of_this_machine():
     assert public['teacher']['model'] == ['local-dir:fine/best', 'hf-hub:a/b@c']
     assert 'place' not in json.dumps(public)
     assert (
-        teacher_text('layercam', public) == 'layercam of local-dir:fine/best, hf-hub:a/b@c, sides of 64 pixels, flipped'
+        teacher_text('layercam', public)
+        == 'layercam of local-dir:fine/best, hf-hub:a/b@c, consensus by their mean, sides of 64 pixels, flipped'
     )
     alone = public_recipe(
         {'teacher': {'method': 'cam', 'model': 'local-dir:/place/alice', 'layers': ['a', 'b'], 'fusion': 'max'}}

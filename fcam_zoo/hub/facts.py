@@ -108,10 +108,13 @@ def facts_of_run(
 
 
 def teacher_of(recipe: dict[str, Any]) -> str:
-    """Return the CAM method of the teacher of a recipe."""
+    """Return the method of the teacher of a recipe; of several, the first CAM method."""
     teacher = recipe['teacher']
     if isinstance(teacher, dict):
-        return convert(str, teacher.get('method'), 'config.json: teacher.method')
+        method = teacher.get('method')
+        if isinstance(method, list):
+            method = next((name for name in method if name != 'fcam'), 'fcam')
+        return convert(str, method, 'config.json: teacher.method')
     return convert(str, teacher, 'config.json: teacher')
 
 
@@ -122,9 +125,14 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
         return method
     if teacher.get('maps'):
         return 'maps of another tool'
-    method = teacher.get('method') or method
     model, layers, sizes = (teacher.get(key) or [] for key in ('model', 'layers', 'sizes'))
-    parts = [f'{method} of {", ".join([model] if isinstance(model, str) else model)}' if model else method]
+    methods, models = teacher.get('method') or method, [model] if isinstance(model, str) else model
+    if isinstance(methods, list):
+        parts = [' and '.join(f'{one} of {name}' for one, name in zip(methods, models))]
+    else:
+        parts = [f'{methods} of {", ".join(models)}' if models else methods]
+    if len(models) > 1:
+        parts.append(f'consensus by their {str(teacher.get("consensus") or "mean").replace("_", " ")}')
     if layers:
         parts.append(f'layers {", ".join(layers)} ({teacher.get("fusion")})')
     if sizes:

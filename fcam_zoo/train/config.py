@@ -158,8 +158,10 @@ class TeacherConfig:
 
     Attributes:
         method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
+            With several models, one method for all of them or a list with one for each.
         model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, a model folder
-            or `hf-hub:`. Its classes must include those of the data. The maps of several models are averaged.
+            or `hf-hub:`. Its classes must include those of the data.
+        consensus: How the maps of several models are fused (see `cams.fuse`).
         layers: Layers of the classifier (dotted names) whose maps are fused; default: the last feature map.
         fusion: How the maps of several layers are fused (see `cams.fuse`).
         flip: Average the maps of each image and of its mirror image.
@@ -168,8 +170,9 @@ class TeacherConfig:
         cache: Folder of the stored maps, which several trainings can share; default: `teacher` in the run folder.
     """
 
-    method: Method = 'layercam'
+    method: Method | list[Method] = 'layercam'
     model: Line | list[Line] | None = None
+    consensus: Fusion = 'mean'
     layers: list[Line] = field(default_factory=list)
     fusion: Fusion = 'geometric_mean'
     flip: bool = False
@@ -179,9 +182,13 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         check(self, 'teacher')
-        if self.method == 'fcam' and not (self.models or self.maps):
+        if isinstance(self.method, list) and len(self.method) != len(self.models):
+            raise InvalidValue(
+                f'teacher.method has {len(self.method)} methods for {len(self.models)} models: give one for each model'
+            )
+        if 'fcam' in self.methods and not (self.models or self.maps):
             raise InvalidValue("teacher.method is 'fcam': give a finished F-CAM as teacher.model")
-        if self.method == 'fcam' and self.layers:
+        if self.layers and set(self.methods) == {'fcam'}:
             raise InvalidValue("teacher.layers are layers of a classifier: leave them out with teacher.method='fcam'")
         if self.maps and (self.models or self.layers or self.flip or self.sizes):
             raise InvalidValue('teacher.maps holds the maps: leave out teacher.model, layers, flip and sizes')
@@ -196,9 +203,14 @@ class TeacherConfig:
         return names_of(self.model)
 
     @property
+    def methods(self) -> list[str]:
+        """Return the method of each model, or of the classifier of the model itself."""
+        return self.method if isinstance(self.method, list) else [self.method] * max(1, len(self.models))
+
+    @property
     def class_map_method(self) -> str:
         """Return the CAM method for maps of the classifier in training: layercam if it is not its own teacher."""
-        return 'layercam' if self.is_stored else self.method
+        return 'layercam' if self.is_stored else self.methods[0]
 
     @property
     def is_stored(self) -> bool:

@@ -23,68 +23,87 @@ from .config import TeacherConfig, TrainConfig
 
 
 @dataclass
+class TeacherNetwork:
+    """One network of a teacher.
+
+    Attributes:
+        model: The network.
+        method: A CAM method, or 'fcam' for the map of its decoder.
+        classes: Its class index (K,) of each label of the data.
+    """
+
+    model: FCAM
+    method: str
+    classes: torch.Tensor
+
+    def source(self) -> list[Any]:
+        """Describe what its maps depend on."""
+        # The maps of a classifier do not depend on the decoder.
+        part = self.model if self.method == 'fcam' else self.model.backbone
+        arguments = {k: v for k, v in self.model.model_args.items() if 'decoder' not in k and k != 'threshold'}
+        mean = self.model.pretrained_cfg['mean']
+        return [digest(part.state_dict()), self.method, arguments, mean, self.classes.tolist()]
+
+
+@dataclass
 class NetworkTeacher:
     """Class maps, or F-CAMs, of one or several networks.
 
     Attributes:
-        models: The networks.
-        classes: For each network, its class index (K,) of each label of the data.
+        networks: The networks.
         config: All settings of the training.
     """
 
-    models: list[FCAM]
-    classes: list[torch.Tensor]
+    networks: list[TeacherNetwork]
     config: TrainConfig
 
     @torch.no_grad()
     def maps(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the maps (B,S,S) in [0,1] of images uint8 (B,3,H,W) and their labels (B,); S is image_size."""
+        found = [self._mean_of_views(network, images, labels) for network in self.networks]
+        return cams.fuse(found, self.config.teacher.consensus).clamp(0, 1)
+
+    def _mean_of_views(self, network: TeacherNetwork, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         teacher, found = self.config.teacher, []
-        for model, classes in zip(self.models, self.classes):
-            own = classes.to(labels.device)[labels]
-            with eval_mode(model):
-                for side in teacher.sizes or [self.config.image_size]:
-                    x = self._view(model, images, side)
-                    found.append(self._map(model, x, own))
-                    if teacher.flip:
-                        found.append(self._map(model, x.flip(3), own).flip(2))
-        return cams.fuse(found, 'mean').clamp(0, 1)
+        own = network.classes.to(labels.device)[labels]
+        with eval_mode(network.model):
+            for side in teacher.sizes or [self.config.image_size]:
+                x = self._view(network.model, images, side)
+                found.append(self._map(network, x, own))
+                if teacher.flip:
+                    found.append(self._map(network, x.flip(3), own).flip(2))
+        return cams.fuse(found, 'mean')
 
     def _view(self, model: FCAM, images: torch.Tensor, side: int) -> torch.Tensor:
         cfg = model.pretrained_cfg
         x = normalize(images, cfg['mean'], cfg['std'])
         return F.interpolate(x, size=(side, side), mode='bilinear', align_corners=False, antialias=True)
 
-    def _map(self, model: FCAM, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _map(self, network: TeacherNetwork, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the map (B,S,S) of one view; the shift is that of the network, so it comes before any flip."""
         teacher, decoder, side = self.config.teacher, self.config.decoder, self.config.image_size
-        if teacher.method == 'fcam':
+        model, method = network.model, network.method
+        if method == 'fcam':
             low = model.fcam(x)
         elif teacher.layers:
             options: dict[str, Any] = {'variant': decoder.variant, 'fusion': teacher.fusion}
-            low = cams.extract(model.backbone, x, labels, teacher.method, teacher.layers, None, **options)
+            low = cams.extract(model.backbone, x, labels, method, teacher.layers, None, **options)
         else:
-            low = model.class_map(model.encode(x), labels, teacher.method, decoder.variant)
+            low = model.class_map(model.encode(x), labels, method, decoder.variant)
         down, right = decoder.shift
         return cams.resize(low.float(), (side, side), (down, right))
 
     def to(self, device: torch.device) -> None:
         """Move the networks."""
-        for model in self.models:
-            model.to(device).to(memory_format=torch.channels_last)
+        for network in self.networks:
+            network.model.to(device).to(memory_format=torch.channels_last)
 
     def source(self) -> dict[str, Any]:
         """Describe what the maps depend on: networks, weights and settings."""
         teacher, decoder = self.config.teacher, self.config.decoder
-        networks = []
-        for model, classes in zip(self.models, self.classes):
-            # The maps of a classifier do not depend on the decoder.
-            part = model if teacher.method == 'fcam' else model.backbone
-            arguments = {k: v for k, v in model.model_args.items() if 'decoder' not in k and k != 'threshold'}
-            networks.append([digest(part.state_dict()), arguments, model.pretrained_cfg['mean'], classes.tolist()])
         return {
-            'model': networks,
-            'method': teacher.method,
+            'networks': [network.source() for network in self.networks],
+            'consensus': teacher.consensus,
             'layers': teacher.layers,
             'fusion': teacher.fusion,
             'flip': teacher.flip,
@@ -134,22 +153,14 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
     """
     teacher = config.teacher
     if not teacher.is_stored:
-        check_teacher(teacher, student, 'the model')
+        check_teacher(teacher, teacher.methods[0], student, 'the model')
         return None
     if teacher.maps:
         try:
             return FolderTeacher(MapFolder(teacher.maps, train_set.ids), config)
         except ValueError as e:
             raise TrainingError(f'teacher.maps: {e}') from e
-    names = teacher.models
-    models = [create_model(name, pretrained=True) for name in names] or [student]
-    for name, model in zip(names or ['the model'], models):
-        check_teacher(teacher, model, name)
-    identity = torch.arange(train_set.num_classes)
-    pairs = list(zip(names, models))
-    hint = ", or teacher.method='fcam', which needs no classes"
-    classes = [identity if teacher.method == 'fcam' else class_indices(*pair, train_set, hint) for pair in pairs]
-    found = NetworkTeacher(models, classes or [identity], config)
+    found = NetworkTeacher(open_networks(teacher, train_set, student), config)
     try:
         side = max(teacher.sizes or [config.image_size])
         found.maps(torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
@@ -158,9 +169,26 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
     return found
 
 
-def check_teacher(teacher: TeacherConfig, model: FCAM, name: str) -> None:
+def open_networks(teacher: TeacherConfig, train_set: ImageDataset, student: FCAM) -> list[TeacherNetwork]:
+    """Open the networks of a teacher, or take the classifier in training, and check them."""
+    identity = torch.arange(train_set.num_classes)
+    if not teacher.models:
+        check_teacher(teacher, teacher.methods[0], student, 'the model')
+        return [TeacherNetwork(student, teacher.methods[0], identity)]
+    hint = ", or teacher.method='fcam', which needs no classes"
+    networks, models = [], {name: create_model(name, pretrained=True) for name in dict.fromkeys(teacher.models)}
+    for name, method in zip(teacher.models, teacher.methods):
+        check_teacher(teacher, method, models[name], name)
+        classes = identity if method == 'fcam' else class_indices(name, models[name], train_set, hint)
+        networks.append(TeacherNetwork(models[name], method, classes))
+    return networks
+
+
+def check_teacher(teacher: TeacherConfig, method: str, model: FCAM, name: str) -> None:
     """Raise TrainingError unless the classifier of a model has the layers and a head that the method needs."""
-    if teacher.method == 'cam' and not teacher.layers and not model.pyramid.linear_head:
+    if method == 'fcam':
+        return
+    if method == 'cam' and not teacher.layers and not model.pyramid.linear_head:
         raise TrainingError(
             f'teacher cam needs a head of average pooling and one linear layer; {model.model_args["backbone"]} has '
             'another head: choose gradcam, layercam or another teacher'
