@@ -228,6 +228,10 @@ class DecoderConfig(StageConfig):
     instead of seeds; those between are ignored. The weight of the CRF grows linearly over the first crf_rampup epochs.
     activation_weight is that of `losses.background_activation`.
 
+    With classification_weight > 0, the classifier is not frozen: it is trained together with the decoder, at
+    classifier_lr, and the loss includes this weight times that of the classifier stage (the classification term of
+    Eq. 3; see `stages.JointStage`).
+
     The defaults of erosion, crf_weight and size_weight were the best in docs/experiments.md, for hundreds of steps on
     two small data sets. The paper's values, which its recipes use, are 11, 1.14e-9 and 0.1. (1.14e-9 is the paper's
     2e-9 on a lattice that yields about 0.57 times the exact kernel.)
@@ -248,6 +252,8 @@ class DecoderConfig(StageConfig):
     crf_rampup: Weight = 0.0
     size_weight: Weight = 0.0
     activation_weight: Weight = 0.0
+    classification_weight: Weight = 0.0
+    classifier_lr: Rate = 1e-3
 
 
 @dataclass

@@ -71,7 +71,7 @@ def open_ensemble(config: TrainConfig, train_set: ImageDataset) -> Ensemble | No
         FcamZooError, FileNotFoundError: As `create_model`.
     """
     names = config.classifier.teachers
-    if not names or not config.classifier.epochs:
+    if not names or not (config.classifier.epochs or config.decoder.classification_weight):
         return None
     if config.num_classes not in (None, train_set.num_classes):
         raise TrainingError(

@@ -27,7 +27,7 @@ from .collapse import warnings_of
 from .config import TrainConfig, names_of
 from .distillation import Ensemble, open_ensemble
 from .loading import step_size
-from .stages import ClassifierStage, DecoderStage, Stage
+from .stages import ClassifierStage, DecoderStage, JointStage, Stage
 from .teacher import Teacher, open_teacher
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class Setup:
             'classifier': partial(ClassifierStage, ensemble=self.ensemble),
             'decoder': DecoderStage,
         }
+        if self.config.decoder.classification_weight:
+            kinds['decoder'] = partial(JointStage, classifier=self.config.classifier, ensemble=self.ensemble)
         for name, kind in kinds.items():
             settings, size = getattr(self.config, name), self.config.image_size
             if settings.epochs:

@@ -138,15 +138,7 @@ class ClassifierStage(Stage):
         if self.config.cutmix and torch.rand(()).item() < self.config.cutmix:
             images, labels = self.mix(images, labels)
         logits = self.model.classify(self.encode(images)).float()
-        cross_entropy = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        if self.ensemble is None:
-            return {'ce': cross_entropy}
-        weight, temperature = self.config.teacher_weight, self.config.temperature
-        probabilities = self.ensemble.probabilities(images, temperature)
-        return {
-            'ce': (1 - weight) * cross_entropy,
-            'distillation': weight * distillation(logits, probabilities, temperature),
-        }
+        return classification_terms(logits, images, labels, self.config, self.ensemble)
 
     def score(self, metrics: dict[str, float]) -> float:
         # Without accuracy, the classes of val are not those of the model.
@@ -186,7 +178,18 @@ class DecoderStage(Stage):
         generators: Sequence[torch.Generator],
         maps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        config, encoding, size = self.config, self.encode(images), image_size(images)
+        return self.alignment(self.encode(images), images, labels, generators, maps)
+
+    def alignment(
+        self,
+        encoding: Encoding,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        maps: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """Compute the terms of `forward` from the encoding of the images."""
+        config, size = self.config, image_size(images)
         found = self.teacher_map(encoding, labels, size) if maps is None else maps.float() / 255
         seeds = self.pseudo_labels(found, generators)
         logits = self.model.decoder(encoding.levels, size)
@@ -243,6 +246,76 @@ class DecoderStage(Stage):
 
     def collapse(self, history: list[EpochMetrics]) -> str | None:
         return collapse_of(history, self.config.seed_weight)
+
+
+class JointStage(DecoderStage):
+    """Classifier and decoder together: Eq. 3 of F-CAM with its classification term, the loss of the classifier stage.
+
+    The statistics of the classifier's batch norms stay as they are, since the batches of this stage are small.
+    """
+
+    def __init__(
+        self,
+        model: FCAM,
+        config: DecoderConfig,
+        teacher: str,
+        classifier: ClassifierConfig,
+        ensemble: Ensemble | None = None,
+    ) -> None:
+        super().__init__(model, config, teacher)
+        model.unfreeze()
+        self.classifier, self.ensemble = classifier, ensemble
+
+    def train(self, mode: bool = True) -> JointStage:
+        super().train(mode)
+        for module in self.model.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        classifier = {'params': list(self.model.backbone.parameters()), 'lr': self.config.classifier_lr}
+        return [*super().parameter_groups(), classifier]
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        maps: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        encoding = self.encode(images)
+        logits = self.model.classify(encoding).float()
+        terms = classification_terms(logits, images, labels, self.classifier, self.ensemble)
+        weighted = {name: self.config.classification_weight * term for name, term in terms.items()}
+        return self.alignment(encoding, images, labels, generators, maps) | weighted
+
+
+def classification_terms(
+    logits: torch.Tensor,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    config: ClassifierConfig,
+    ensemble: Ensemble | None,
+) -> dict[str, torch.Tensor]:
+    """Compute cross-entropy and distillation by name, weighted as in `ClassifierConfig`.
+
+    Args:
+        logits: (B,K).
+        images: uint8 (B,3,H,W), for the ensemble.
+        labels: Classes (B,), or their shares (B,K).
+        config: Settings of the classifier stage.
+        ensemble: The teachers; None for cross-entropy alone.
+    """
+    cross_entropy = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if ensemble is None:
+        return {'ce': cross_entropy}
+    weight, temperature = config.teacher_weight, config.temperature
+    probabilities = ensemble.probabilities(images, temperature)
+    return {
+        'ce': (1 - weight) * cross_entropy,
+        'distillation': weight * distillation(logits, probabilities, temperature),
+    }
 
 
 def image_size(images: torch.Tensor) -> tuple[int, int]:
