@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._catalog import TEACHER_METHODS, recipe_names
+from .._catalog import TEACHER_METHODS, WSOL_METHODS, recipe_names
 from .._schema import show
 from ._arguments import MODEL, add_device_argument
 
@@ -74,12 +74,20 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--backbone-pretrained', action='store_true', default=None, help="start from timm's pretrained backbone"
     )
+    parser.add_argument(
+        '--method',
+        dest='classifier.method',
+        choices=WSOL_METHODS,
+        help='training method of the classifier (docs/methods.md; default: cross-entropy); its settings are those of '
+        '--set classifier.method.KEY=VALUE',
+    )
     parser.add_argument('--output-stride', type=int, help='stride of the last feature map (default: 16)')
     parser.add_argument(
         '--teacher',
         dest='teacher.method',
         choices=TEACHER_METHODS,
-        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default: layercam)',
+        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default: layercam, '
+        'or cam for a --method with its own map)',
     )
     parser.add_argument(
         '--teacher-model',
@@ -155,6 +163,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     """
     from ..train import TrainConfig
     from ..train.sweep import parse_value
+    from ..wsol import METHODS
 
     config = TrainConfig.from_file(args.recipe) if args.recipe is not None else TrainConfig()
     places = config.flat().keys()
@@ -166,6 +175,9 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
         if not sign or not place:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
+    name = changes.get('classifier.method')
+    if name and METHODS[name].own_map:
+        changes.setdefault('teacher.method', 'cam')
     return config.replace(changes)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from .. import _index
+from .. import _index, wsol
 from .._catalog import RECIPES, TEACHER_METHODS, recipe_names
 from .._checks import MAX_WORKERS
 from .._schema import (
@@ -114,9 +114,10 @@ class StageConfig:
 class ClassifierConfig(StageConfig):
     """Stage 1: fine-tune the classifier with image labels (F-CAM, Sec. 4.1).
 
-    head_lr is the learning rate of the new head and of head_layers (names of backbone modules). cutmix is the share of
-    the steps whose images are mixed by CutMix (Yun et al., ICCV 2019). select is the metric on val that selects the
-    best epoch.
+    head_lr is the learning rate of the new head, of head_layers (names of backbone modules) and of the method's
+    modules. method is another training method: a name of `wsol.METHODS`, or its name and settings, such as {'name': 'has',
+    'rate': 0.3}; None is plain cross-entropy. cutmix is the share of the steps whose images are also mixed by CutMix
+    (`wsol.cutmix`). select is the metric on val that selects the best epoch.
 
     With a teacher (one or several finished F-CAMs: released names, model folders or `hf-hub:`), the loss is (1 - w) *
     cross-entropy + w * distillation, w = teacher_weight, from the mean class probabilities of the teachers at the
@@ -127,6 +128,7 @@ class ClassifierConfig(StageConfig):
     head_lr: Rate = 0.05
     head_layers: list[Line] = field(default_factory=list)
     label_smoothing: BelowOne = 0.1
+    method: str | dict[str, Any] | None = None
     cutmix: Share = 0.0
     teacher: Line | list[Line] | None = None
     teacher_sizes: list[ImageSide] = field(default_factory=list)
@@ -136,6 +138,7 @@ class ClassifierConfig(StageConfig):
 
     def __post_init__(self) -> None:
         check(self, 'classifier')
+        self.method = wsol.complete_settings(self.method, 'classifier.method')
         if self.teacher_sizes and len(self.teacher_sizes) != len(self.teachers):
             raise InvalidValue(
                 f'classifier.teacher_sizes has {len(self.teacher_sizes)} sides for {len(self.teachers)} teachers: '
@@ -284,6 +287,10 @@ class TrainConfig:
             raise ValueError('decoder: seed_weight, crf_weight and size_weight are all 0: set one above 0')
         if self.classifier.epochs == self.decoder.epochs == 0:
             raise ValueError('classifier.epochs and decoder.epochs are both 0: set one above 0')
+        if self.classifier.method and not self.classifier.epochs:
+            raise ValueError(
+                'classifier.method changes the classifier stage: set classifier.epochs above 0 or leave it out'
+            )
         if self.init and (self.backbone_checkpoint or self.backbone_pretrained):
             raise ValueError('init loads its own weights: leave out backbone_checkpoint and backbone_pretrained')
 
@@ -341,8 +348,12 @@ class TrainConfig:
         """
         values = self.to_dict()
         for place, value in changes.items():
-            parent, dot, key = place.rpartition('.')
-            target = values.get(parent) if dot else values
+            *parents, key = place.split('.')
+            target: Any = values
+            for parent in parents:
+                if parent == 'method' and isinstance(target.get(parent), str):
+                    target[parent] = {'name': target[parent]}
+                target = target.get(parent) if isinstance(target, dict) else None
             if not isinstance(target, dict):
                 raise InvalidValue(
                     f'unknown setting {show(place)}: choose one of {", ".join(self.to_dict())}, those of '

@@ -177,6 +177,9 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
         new_head = list(model.pretrained_cfg.get('label_names') or ()) != names
         if new_head:
             model.reset_classifier(num_classes)
+        # The same method keeps its weights.
+        if config.classifier.method not in (None, model.config.method):
+            model.set_method(config.classifier.method)
     else:
         model, new_head = _new_model(config, num_classes), True
     if new_head and config.classifier.epochs:
@@ -229,6 +232,7 @@ def _new_model(config: TrainConfig, num_classes: int) -> FCAM:
         backbone_checkpoint=config.backbone_checkpoint,
         backbone_pretrained=config.backbone_pretrained,
         backbone_kwargs=config.backbone_kwargs or None,
+        method=config.classifier.method,
     )
 
 

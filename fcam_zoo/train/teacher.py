@@ -79,7 +79,8 @@ class NetworkTeacher:
         networks = []
         for model, classes in zip(self.models, self.classes):
             # The maps of a classifier do not depend on the decoder.
-            part = model if teacher.method == 'fcam' else model.backbone
+            whole = teacher.method == 'fcam' or bool(model.method.state_dict())
+            part = model if whole else model.backbone
             arguments = {k: v for k, v in model.model_args.items() if 'decoder' not in k and k != 'threshold'}
             networks.append([digest(part.state_dict()), arguments, model.pretrained_cfg['mean'], classes.tolist()])
         return {
@@ -160,7 +161,13 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
 
 def check_teacher(teacher: TeacherConfig, model: FCAM, name: str) -> None:
     """Raise TrainingError unless the classifier of a model has the layers and a head that the method needs."""
-    if teacher.method == 'cam' and not teacher.layers and not model.pyramid.linear_head:
+    own = model.method
+    if teacher.layers and own.own_head:
+        raise TrainingError(
+            f'teacher.layers, {name}: the classifier has the head of {own.title}, whose maps are those of the last '
+            "features: leave out teacher.layers, or use teacher.method='cam' for the map of the method"
+        )
+    if teacher.method == 'cam' and not teacher.layers and not (model.linear_head or own.own_map):
         raise TrainingError(
             f'teacher cam needs a head of average pooling and one linear layer; {model.model_args["backbone"]} has '
             'another head: choose gradcam, layercam or another teacher'
