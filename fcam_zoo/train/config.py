@@ -114,10 +114,10 @@ class StageConfig:
 class ClassifierConfig(StageConfig):
     """Stage 1: fine-tune the classifier with image labels (F-CAM, Sec. 4.1).
 
-    head_lr is the learning rate of the new head, of head_layers (names of backbone modules) and of the method's
-    modules. method is another training method: a name of `wsol.METHODS`, or its name and settings, such as {'name': 'has',
-    'rate': 0.3}; None is plain cross-entropy. cutmix is the share of the steps whose images are also mixed by CutMix
-    (`wsol.cutmix`). select is the metric on val that selects the best epoch.
+    head_lr is the learning rate of the new head, of head_layers (names of backbone modules) and of the modules of the
+    method. method is another training method: a name of `wsol.METHODS`, or its name and settings, such as
+    {'name': 'has', 'rate': 0.3}; None is plain cross-entropy. cutmix is the share of the steps whose images are also
+    mixed by CutMix (`wsol.cutmix`). select is the metric on val that selects the best epoch.
 
     With a teacher (one or several finished F-CAMs: released names, model folders or `hf-hub:`), the loss is (1 - w) *
     cross-entropy + w * distillation, w = teacher_weight, from the mean class probabilities of the teachers at the
