@@ -126,6 +126,7 @@ class FCAM(TimmModelMixin, nn.Module):
             self.in_chans,
             self.pyramid.channels,
             self.num_features,
+            self.pyramid.linear_head,
             self.encode,
             self._head,
         )

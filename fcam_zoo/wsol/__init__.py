@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._schema import InvalidValue, build, show
-from . import cutmix, has
+from . import acol, adl, cutmix, has, nl_ccam, spg
 from .base import Generators as Generators
 from .base import Network as Network
 from .base import Targets as Targets
@@ -18,6 +18,10 @@ METHODS: dict[str, type[WSOLMethod]] = {
     for method in (
         has.HaS,
         cutmix.CutMix,
+        adl.ADL,
+        acol.ACoL,
+        spg.SPG,
+        nl_ccam.NLCCAM,
     )
 }
 

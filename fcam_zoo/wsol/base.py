@@ -35,18 +35,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from .._modes import eval_mode
-from .._schema import check
+from .._schema import Rule, between, check, length
 from ..errors import UnknownModelError
 
 # Side of the image on which the shapes of layers are measured: large enough for every network.
 PROBE_SIDE = 224
+# Hints of settings: dotted names of layers, and the width of a layer.
+Layers = Annotated[list[Annotated[str, Rule(bool, 'name a layer')]], length(0, 16)]
+Channels = Annotated[int, between(1, 4096)]
 
 
 class Encoding(Protocol):
@@ -80,6 +83,7 @@ class Network:
         in_chans: Channels of the images.
         channels: Channels of each level of an encoding.
         num_features: Channels C of the features of an encoding.
+        linear_head: Whether its own head is average pooling and one linear layer.
         encode: Images (B,3,H,W), normalized -> encoding.
         head: Encoding -> logits (B,K) of the network's own head.
     """
@@ -90,6 +94,7 @@ class Network:
     in_chans: int
     channels: list[int]
     num_features: int
+    linear_head: bool
     encode: Callable[[torch.Tensor], Encoding]
     head: Callable[[Any], torch.Tensor]
 
@@ -163,6 +168,11 @@ class TrainingOutput(NamedTuple):
 
     logits: torch.Tensor
     terms: dict[str, torch.Tensor]
+
+
+def of_labels(maps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the map of the label of each image: (B,K,h,w) and (B,) -> (B,h,w)."""
+    return maps[torch.arange(len(maps), device=maps.device), labels]
 
 
 @dataclass
