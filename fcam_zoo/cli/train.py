@@ -22,8 +22,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'train',
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
         'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. Boxes or masks of val, if there are '
-        'any, select the best epoch; those of train are not used. Continue an interrupted run with --resume. Under '
-        'torchrun, all processes train one model.',
+        'any, select the best epoch; those of train are used only with --supervision. Continue an interrupted run with '
+        '--resume. Under torchrun, all processes train one model.',
         epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained. '
         'Then: fcam-zoo predict photos/ --model runs/birds/best -o out',
     )
@@ -102,6 +102,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='LAYER',
         help='layers of the classifier whose maps are fused (default: the last feature map)',
+    )
+    parser.add_argument(
+        '--supervision',
+        dest='teacher.supervision',
+        type=int,
+        metavar='N',
+        help='train the decoder on boxes or masks of N training images per class, instead of class maps '
+        '(docs/methods.md)',
     )
     parser.add_argument('--decoder-type', choices=('unet', 'fpn'), help='decoder (default: unet, as in the paper)')
     parser.add_argument('--epochs', type=int, metavar='N', help='epochs of each stage that the recipe does not skip')

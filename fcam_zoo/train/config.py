@@ -156,8 +156,8 @@ class TeacherConfig:
     """The teacher: where the maps come from that guide the decoder.
 
     By default it is the classifier of the model itself, as in the paper; its maps are computed in each step. With
-    `model`, `layers`, `flip`, `sizes` or `maps`, the maps of the whole training images are computed once, stored in 8
-    bits, and cropped and flipped with the images.
+    `model`, `layers`, `flip`, `sizes`, `maps` or `supervision`, the maps of the whole training images are computed once,
+    stored in 8 bits, and cropped and flipped with the images.
 
     Attributes:
         method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
@@ -168,6 +168,8 @@ class TeacherConfig:
         flip: Average the maps of each image and of its mirror image.
         sizes: Average the maps of each image at these sides in pixels; default: image_size.
         maps: Folder of score maps from any other tool, `<image id>.npy`, (H,W) in [0,1]; replaces all of the above.
+        supervision: Number of training images per class whose boxes or masks are the maps. The decoder is trained only
+            on these images (see `supervision`); 0 is weak supervision.
         cache: Folder of the stored maps, which several trainings can share; default: `teacher` in the run folder.
     """
 
@@ -178,6 +180,7 @@ class TeacherConfig:
     flip: bool = False
     sizes: list[ImageSide] = field(default_factory=list)
     maps: Line | None = None
+    supervision: Annotated[int, between(0, 2**20)] = 0
     cache: Line | None = None
 
     def __post_init__(self) -> None:
@@ -186,11 +189,16 @@ class TeacherConfig:
             raise InvalidValue("teacher.method is 'fcam': give a finished F-CAM as teacher.model")
         if self.method == 'fcam' and self.layers:
             raise InvalidValue("teacher.layers are layers of a classifier: leave them out with teacher.method='fcam'")
+        if self.supervision and (self.maps or self.models or self.layers or self.flip or self.sizes):
+            raise InvalidValue(
+                'teacher.supervision uses boxes or masks as maps: leave out teacher.model, layers, flip, sizes, maps'
+            )
         if self.maps and (self.models or self.layers or self.flip or self.sizes):
             raise InvalidValue('teacher.maps holds the maps: leave out teacher.model, layers, flip and sizes')
         if self.cache and not self.is_stored:
             raise InvalidValue(
-                'teacher.cache stores the maps of another teacher: give teacher.model, layers, flip, sizes or maps'
+                'teacher.cache stores the maps of another teacher: give teacher.model, layers, flip, sizes, maps '
+                'or supervision'
             )
 
     @property
@@ -206,7 +214,7 @@ class TeacherConfig:
     @property
     def is_stored(self) -> bool:
         """Return whether the maps are computed once and stored."""
-        return bool(self.models or self.layers or self.flip or self.sizes or self.maps)
+        return bool(self.models or self.layers or self.flip or self.sizes or self.maps or self.supervision)
 
 
 @dataclass
@@ -291,6 +299,9 @@ class TrainConfig:
             raise ValueError(
                 'classifier.method changes the classifier stage: set classifier.epochs above 0 or leave it out'
             )
+        if self.teacher.supervision and self.decoder.dense is None:
+            # Every pixel has a label, except those that masks mark as not scored.
+            self.decoder.dense = [0.4, 0.6]
         if self.init and (self.backbone_checkpoint or self.backbone_pretrained):
             raise ValueError('init loads its own weights: leave out backbone_checkpoint and backbone_pretrained')
 

@@ -20,6 +20,7 @@ from ..data.values import plain
 from ..errors import TrainingError
 from ..models import FCAM, create_model
 from .config import TeacherConfig, TrainConfig
+from .supervision import AnnotationTeacher, open_supervision
 
 
 @dataclass
@@ -123,13 +124,14 @@ class FolderTeacher:
         return {'maps': [[file.st_size, file.st_mtime_ns] for file in files]}
 
 
-Teacher = NetworkTeacher | FolderTeacher
+Teacher = NetworkTeacher | FolderTeacher | AnnotationTeacher
 
 
 def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) -> Teacher | None:
     """Open the teacher and check it against the data; None for the classifier in training itself.
 
     Raises:
+        DatasetError: When annotations of train are missing or invalid.
         TrainingError: When a class, a layer or a map is missing, or the method or the size does not fit the network.
         FcamZooError, FileNotFoundError: As `create_model`.
     """
@@ -137,6 +139,8 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
     if not teacher.is_stored:
         check_teacher(teacher, student, 'the model')
         return None
+    if teacher.supervision:
+        return open_supervision(config)
     if teacher.maps:
         try:
             return FolderTeacher(MapFolder(teacher.maps, train_set.ids), config)
