@@ -127,7 +127,7 @@ def test_recipes_name_a_method(tmp_path):
     }
     recipe.write_text('classifier:\n  method: {name: has, rate: 0.25}')
     assert TrainConfig.from_file(recipe).classifier.method == {'name': 'has', 'cell': 44, 'rate': 0.25}
-    with pytest.raises(ValueError, match='classifier.method changes the classifier stage'):
+    with pytest.raises(ValueError, match=r'classifier\.method changes the classifier stage'):
         TrainConfig(classifier=ClassifierConfig(epochs=0, method='has'))
 
 
@@ -263,5 +263,5 @@ def test_supervision_needs_annotations_and_no_other_teacher(tmp_path):
     with pytest.raises(TrainingError, match='needs boxes or masks of train'):
         train(config, tmp_path / 'run', quiet=True)
     assert not (tmp_path / 'run').exists()
-    with pytest.raises(ValueError, match='teacher.supervision uses boxes or masks as maps: leave out teacher.model'):
+    with pytest.raises(ValueError, match=r'teacher\.supervision uses boxes or masks as maps: leave out teacher\.model'):
         TeacherConfig(supervision=1, flip=True)

@@ -156,7 +156,7 @@ class TeacherConfig:
     """The teacher: where the maps come from that guide the decoder.
 
     By default it is the classifier of the model itself, as in the paper; its maps are computed in each step. With
-    `model`, `layers`, `flip`, `sizes`, `maps` or `supervision`, the maps of the whole training images are computed once,
+    `model`, `layers`, `flip`, `sizes`, `maps` or `supervision`, the maps of whole training images are computed once,
     stored in 8 bits, and cropped and flipped with the images.
 
     Attributes:
