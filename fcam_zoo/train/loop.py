@@ -55,8 +55,8 @@ class StageRun:
         self.device = next(stage.model.parameters()).device
         self.seed = derived_seed(self.config.seed, stage.name)
         images = setup.images_of(stage.name)
-        self.dataset = SeededDataset(images, self.seed, self.config.skip_bad, maps)
-        self.batch_size = step_size(stage.name, self.settings, len(images))
+        self.dataset = SeededDataset(images, self.seed, self.config.skip_bad, maps, stage.pairs)
+        self.batch_size = step_size(stage.name, self.settings, len(images), stage.pairs)
         self.steps = len(images) // self.batch_size
         self.optimizer = new_optimizer(stage)
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]

@@ -102,7 +102,7 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup = Setup(config, train_set, val_set, model, teacher, ensemble)
     for stage in setup.stages():
         stage.parameter_groups()
-        step_size(stage.name, stage.config, len(setup.images_of(stage.name)))
+        step_size(stage.name, stage.config, len(setup.images_of(stage.name)), stage.pairs)
     setup.warnings.extend(warnings_of(config, lambda stage: len(setup.images_of(stage))))
     if config.classifier.epochs and val_set is None:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')

@@ -41,11 +41,13 @@ class Stage(nn.Module, ABC):
         name: 'classifier' or 'decoder'.
         logged: Values beside the terms of the loss that `forward` returns for the log.
         val_maps: Kind of maps that validation scores (see `benchmark.evaluate`).
+        pairs: Whether batches have pairs of images of one class.
     """
 
     name: str
     val_maps: str
     logged: tuple[str, ...] = ()
+    pairs = False
     config: StageConfig
 
     def __init__(self, model: FCAM, config: StageConfig, teacher: str) -> None:
@@ -118,6 +120,7 @@ class ClassifierStage(Stage):
         super().__init__(model.unfreeze(), config, teacher)
         self.ensemble = ensemble
         self.val_maps = teacher
+        self.pairs = model.method.pairs
         self.cutmix = self._cutmix() if config.cutmix else None
         model.decoder.requires_grad_(False)
         if model.method.own_head:

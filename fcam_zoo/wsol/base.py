@@ -196,6 +196,7 @@ class WSOLMethod(nn.Module):
         own_head: Whether `logits` replaces the network's own head.
         own_map: Whether the map named 'cam' is `class_map` instead of the CAM of the network's own head.
         mixes: Whether training may mix the labels of images (CutMix); False if the loss needs one label per image.
+        pairs: Whether images 2j and 2j+1 of a batch should have the same class.
 
     Raises:
         UnknownModelError: When the backbone does not fit.
@@ -207,6 +208,7 @@ class WSOLMethod(nn.Module):
     own_head: ClassVar[bool] = False
     own_map: ClassVar[bool] = False
     mixes: ClassVar[bool] = True
+    pairs: ClassVar[bool] = False
 
     def __init__(self, network: Network, settings: Any) -> None:
         super().__init__()
