@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._schema import InvalidValue, build, show
-from . import acol, adl, cutmix, has, nl_ccam, spg
+from . import acol, adl, cutmix, danet, has, i2c, meil, nl_ccam, spg, spol, ts_cam
 from .base import Generators as Generators
 from .base import Network as Network
 from .base import Targets as Targets
@@ -22,6 +22,11 @@ METHODS: dict[str, type[WSOLMethod]] = {
         acol.ACoL,
         spg.SPG,
         nl_ccam.NLCCAM,
+        ts_cam.TSCAM,
+        meil.MEIL,
+        i2c.I2C,
+        danet.DANet,
+        spol.SPOL,
     )
 }
 
