@@ -24,7 +24,9 @@ from fcam_zoo.train.loop import StageRun
 from fcam_zoo.train.stages import ClassifierStage
 from fcam_zoo.train.supervision import chosen, open_supervision
 
-SMALL = {'acol': {'channels': 8}, 'spg': {'channels': 8}}
+SMALL = {name: {'channels': 8} for name in ('acol', 'spg', 'i2c', 'spol')}
+SMALL['cstn'] = {'channels': 8, 'windows': [3, 3]}
+SMALL['danet'] = {'channels': [8, 8, 8], 'maps': 2, 'parents': [0, 1], 'roots': [0, 0]}
 NONE = DecoderConfig(epochs=0)
 
 
@@ -36,6 +38,8 @@ def data(tmp_path_factory) -> Path:
 def config_of(data: Path, name: str | None, decoder: DecoderConfig = NONE, **kwargs) -> TrainConfig:
     method = {'name': name, **SMALL.get(name, {})} if name else None
     classifier = ClassifierConfig(epochs=1, batch_size=8, method=method)
+    if name == 'ts_cam':
+        kwargs |= {'backbone': 'test_vit', 'output_stride': 16}
     return train_config(data, **{'classifier': classifier, 'decoder': decoder, **kwargs})
 
 
@@ -69,23 +73,24 @@ def test_interrupted_and_resumed_is_bit_identical(data, tmp_path, monkeypatch, n
 
 
 @pytest.mark.parametrize('amp', ['bfloat16', 'float16'])
-@pytest.mark.parametrize('name', ['adl', 'acol', 'spg', 'nl_ccam'])
+@pytest.mark.parametrize('name', ['adl', 'acol', 'spg', 'nl_ccam', 'ts_cam', 'meil', 'i2c', 'danet', 'spol'])
 def test_methods_train_in_mixed_precision(data, tmp_path, name, amp):
     decoder = DecoderConfig(epochs=1, batch_size=8)
     train(config_of(data, name, decoder, teacher=TeacherConfig(method='cam'), amp=amp), tmp_path / 'run', quiet=True)
     assert (tmp_path / 'run' / 'best' / 'model.safetensors').exists()
 
 
-def test_two_processes_train_a_method_with_its_own_head(data, tmp_path):
-    (tmp_path / 'recipe.json').write_text(json.dumps(config_of(data, 'acol').to_dict()))
+@pytest.mark.parametrize('name', ['acol', 'meil'])
+def test_two_processes_train_a_method(data, tmp_path, name):
+    (tmp_path / 'recipe.json').write_text(json.dumps(config_of(data, name).to_dict()))
     arguments = ['-m', 'fcam_zoo', 'train', str(data), '--recipe', str(tmp_path / 'recipe.json'), '--quiet', '-o']
     done = torchrun(2, [*arguments, str(tmp_path / 'two')])
     assert done.returncode == 0, done.stderr[-3000:]
-    train(config_of(data, 'acol'), tmp_path / 'one', quiet=True)
+    train(config_of(data, name), tmp_path / 'one', quiet=True)
     one, two = (json.loads((tmp_path / n / 'classifier' / 'metrics.jsonl').read_text()) for n in ('one', 'two'))
-    assert [one[key] for key in ('ce', 'ce_erased')] == pytest.approx(
-        [two[key] for key in ('ce', 'ce_erased')], rel=1e-3
-    )
+    terms = [key for key in one if key.startswith('ce')]
+    assert len(terms) >= 2
+    assert [one[key] for key in terms] == pytest.approx([two[key] for key in terms], rel=1e-3)
 
 
 def test_command_takes_a_method_and_its_settings(data, tmp_path, capsys):

@@ -15,13 +15,18 @@ from fcam_zoo.errors import UnknownModelError, WeightsError
 from fcam_zoo.models import FCAM
 from fcam_zoo.wsol import acol, nl_ccam, spg
 
-SMALL = {'acol': {'channels': 8}, 'spg': {'channels': 8}}
+SMALL = {name: {'channels': 8} for name in ('acol', 'spg', 'i2c', 'spol')}
+SMALL['cstn'] = {'channels': 8, 'windows': [3, 3]}
+SMALL['danet'] = {'channels': [8, 8, 8], 'maps': 2, 'parents': [0, 1, 1], 'roots': [0, 0, 0]}
+# Of the methods that do not fit a convolutional network.
+BACKBONES = {'ts_cam': 'test_vit'}
 
 
-def model_with(name: str, backbone: str = 'test_resnet', **settings) -> FCAM:
+def model_with(name: str, backbone: str = '', **settings) -> FCAM:
     """Return an F-CAM with a method, whose zero layers are set to random weights."""
     torch.manual_seed(0)
     method = {'name': name, **SMALL.get(name, {}), **settings}
+    backbone = backbone or BACKBONES.get(name, 'test_resnet')
     model = fcam_zoo.create_model('fcam', backbone=backbone, num_classes=3, method=method)
     for block in getattr(model.method, 'blocks', ()):
         torch.nn.init.normal_(block.norm.weight)
@@ -84,7 +89,7 @@ def test_saved_and_loaded_models_and_copies_give_the_same(name, tmp_path):
 
 @pytest.mark.parametrize('name', WSOL_METHODS)
 def test_names_of_the_backbone_stay_those_of_timm(name):
-    plain = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=3)
+    plain = fcam_zoo.create_model('fcam', backbone=BACKBONES.get(name, 'test_resnet'), num_classes=3)
     own = model_with(name).state_dict()
     assert {key for key in own if not key.startswith('method.')} == plain.state_dict().keys()
 
@@ -264,7 +269,7 @@ def test_non_local_blocks_are_the_identity_at_first():
     assert torch.equal(nl_ccam.NonLocalBlock(16, 2)(x), x)
 
 
-@pytest.mark.parametrize('name', ['acol', 'spg', 'nl_ccam'])
+@pytest.mark.parametrize('name', ['acol', 'spg', 'nl_ccam', 'ts_cam', 'i2c', 'danet', 'spol'])
 def test_cam_is_the_map_of_the_method_and_other_maps_explain_its_logits(name):
     model = model_with(name).eval()
     x, labels = torch.rand(2, 3, 64, 64), torch.tensor([2, 0])

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from .._schema import InvalidValue, build, show
-from . import acol, adl, cutmix, danet, has, i2c, meil, nl_ccam, spg, spol, ts_cam
+from . import acol, adl, cstn, cutmix, danet, has, i2c, meil, nl_ccam, spg, spol, ts_cam
 from .base import Generators as Generators
 from .base import Network as Network
 from .base import Targets as Targets
@@ -27,6 +27,7 @@ METHODS: dict[str, type[WSOLMethod]] = {
         i2c.I2C,
         danet.DANet,
         spol.SPOL,
+        cstn.CSTN,
     )
 }
 
