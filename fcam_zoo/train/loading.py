@@ -171,8 +171,8 @@ def paired_order(labels: np.ndarray, generator: torch.Generator) -> list[int]:
     shuffled = torch.randperm(len(labels), generator=generator).numpy()
     grouped = shuffled[np.argsort(labels[shuffled], kind='stable')]
     pairs: list[tuple[int, int, int]] = []
-    for own in np.split(grouped, np.flatnonzero(np.diff(labels[grouped])) + 1):
-        own = own.tolist()
+    for group in np.split(grouped, np.flatnonzero(np.diff(labels[grouped])) + 1):
+        own: list[int] = group.tolist()
         padded = [*own, own[0]] if len(own) % 2 else own
         pairs += [(number, *two) for number, two in enumerate(zip(padded[::2], padded[1::2]))]
     # All first pairs of the classes in random order, then all second ones.

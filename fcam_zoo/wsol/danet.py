@@ -122,7 +122,8 @@ class DANet(WSOLMethod):
         return torch.randperm(total, generator=generators.step)[: max(2, total // 2)]
 
     def forward(self, encoding: Encoding, targets: Targets, draws: torch.Tensor) -> TrainingOutput:
-        levels, terms, true = self.maps(encoding), dict[str, torch.Tensor](), []
+        levels, true = self.maps(encoding), list[torch.Tensor]()
+        terms: dict[str, torch.Tensor] = {}
         scores = [maps.mean((2, 3, 4)).float() for maps in levels]
         for number, (maps, logits) in enumerate(zip(levels, scores)):
             own = targets._replace(labels=self.ancestors(targets.labels, number))
@@ -136,7 +137,7 @@ class DANet(WSOLMethod):
         return self._level(encoding, 0).mean((2, 3, 4))
 
     def class_map(self, encoding: Encoding, labels: torch.Tensor) -> torch.Tensor:
-        levels, found = self.maps(encoding), []
+        levels, found = self.maps(encoding), list[torch.Tensor]()
         for number, maps in enumerate(levels):
             own = self.ancestors(labels, number)
             if number and self.settings.coarse == 'predicted':

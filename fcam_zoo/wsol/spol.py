@@ -56,7 +56,7 @@ def _gaussian(weights: np.ndarray) -> np.ndarray:
     share = weights.astype(np.float64).ravel() / weights.sum(dtype=np.float64)
     offset = places - share @ places
     covariance = (offset * share[:, None]).T @ offset / SHARPNESS
-    # The pseudoinverse also exists for a line of pixels, which has no area otherwise.
+    # The pseudoinverse does not fail for pixels on a line.
     distance = ((offset @ np.linalg.pinv(covariance)) * offset).sum(1)
     return np.exp(-distance / 2).reshape(weights.shape)
 
