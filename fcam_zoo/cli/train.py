@@ -169,9 +169,8 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
-    from ..train import TrainConfig
+    from ..train import TeacherConfig, TrainConfig
     from ..train.sweep import parse_value
-    from ..wsol import METHODS
 
     config = TrainConfig.from_file(args.recipe) if args.recipe is not None else TrainConfig()
     places = config.flat().keys()
@@ -183,10 +182,18 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
         if not sign or not place:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
-    name = changes.get('classifier.method')
-    if name and METHODS[name].own_map:
-        changes.setdefault('teacher.method', 'cam')
+    default = config.teacher == TeacherConfig() and not any(place.startswith('teacher.') for place in changes)
+    if default and uses_own_map(changes.get('classifier.method')):
+        changes['teacher.method'] = 'cam'
     return config.replace(changes)
+
+
+def uses_own_map(method: Any) -> bool:
+    """Return whether a training method, given as its name or settings, has its own class map."""
+    from ..wsol import METHODS
+
+    name = method.get('name') if isinstance(method, dict) else method
+    return isinstance(name, str) and name in METHODS and METHODS[name].own_map
 
 
 def settings_of_both(args: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:

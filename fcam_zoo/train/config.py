@@ -361,9 +361,9 @@ class TrainConfig:
         for place, value in changes.items():
             *parents, key = place.split('.')
             target: Any = values
+            if parents == ['classifier', 'method'] and isinstance(values['classifier']['method'], str):
+                values['classifier']['method'] = {'name': values['classifier']['method']}
             for parent in parents:
-                if parent == 'method' and isinstance(target.get(parent), str):
-                    target[parent] = {'name': target[parent]}
                 target = target.get(parent) if isinstance(target, dict) else None
             if not isinstance(target, dict):
                 raise InvalidValue(
