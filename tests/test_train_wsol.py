@@ -25,7 +25,7 @@ from fcam_zoo.train.stages import ClassifierStage
 from fcam_zoo.train.supervision import chosen, open_supervision
 
 SMALL = {name: {'channels': 8} for name in ('acol', 'spg', 'i2c', 'spol')}
-SMALL['cstn'] = {'channels': 8, 'windows': [3, 3]}
+SMALL['cstn'] = {'channels': 8, 'windows': [1, 3]}
 SMALL['danet'] = {'channels': [8, 8, 8], 'maps': 2, 'parents': [0, 1], 'roots': [0, 0]}
 NONE = DecoderConfig(epochs=0)
 

@@ -16,7 +16,7 @@ from fcam_zoo.models import FCAM
 from fcam_zoo.wsol import acol, nl_ccam, spg
 
 SMALL = {name: {'channels': 8} for name in ('acol', 'spg', 'i2c', 'spol')}
-SMALL['cstn'] = {'channels': 8, 'windows': [3, 3]}
+SMALL['cstn'] = {'channels': 8, 'windows': [1, 3]}
 SMALL['danet'] = {'channels': [8, 8, 8], 'maps': 2, 'parents': [0, 1, 1], 'roots': [0, 0, 0]}
 # Of the methods that do not fit a convolutional network.
 BACKBONES = {'ts_cam': 'test_vit'}

@@ -12,7 +12,7 @@ from fcam_zoo import wsol
 from fcam_zoo.errors import UnknownModelError
 from fcam_zoo.wsol import cstn
 
-IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(2, 3, 128, 192, generator=torch.Generator().manual_seed(0))
 SMALL = {'name': 'cstn', 'channels': 8, 'windows': [3, 3]}
 
 
@@ -63,10 +63,10 @@ def test_class_map_and_boxes_are_those_of_the_windows():
         corners.append(torch.cat([points.amin(2), points.amax(2)], 2))
     corners = torch.cat(corners, 1)
     maps, boxes = method.class_map(encoding, labels), method.boxes(encoding, labels)
-    assert maps.shape == (2, 8, 12)
+    assert maps.shape == (2, 16, 24)
     for i, label in enumerate(labels):
-        for row, column in ((0, 0), (3, 7), (7, 11), (5, 2)):
-            y, x = (row + 0.5) / 8, (column + 0.5) / 12
+        for row, column in ((0, 0), (6, 14), (15, 23), (10, 5)):
+            y, x = (row + 0.5) / 16, (column + 0.5) / 24
             x0, y0, x1, y1 = corners[i].T
             inside = (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)
             torch.testing.assert_close(maps[i, row, column], joint[i, label][inside].sum())

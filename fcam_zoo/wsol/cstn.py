@@ -20,7 +20,7 @@ PUBLISHED_BATCH = 16
 
 Windows = Annotated[
     list[int],
-    Rule(lambda value: len(value) == 2 and all(k % 2 and 3 <= k <= 31 for k in value), 'give two odd numbers up to 31'),
+    Rule(lambda value: len(value) == 2 and all(k % 2 and 1 <= k <= 31 for k in value), 'give two odd numbers up to 31'),
 ]
 
 
@@ -42,7 +42,7 @@ class Scores(NamedTuple):
 class TransformedConv(nn.Module):
     """A convolution without padding whose k x k window at each position is moved by an affine transform.
 
-    At first, all transforms are the identity, and it is an ordinary convolution.
+    At first, all transforms are the identity, and it is an ordinary convolution. (A window of 1 always stays so.)
 
     Args:
         in_channels: Channels of the input.
