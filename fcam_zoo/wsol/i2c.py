@@ -99,8 +99,8 @@ class I2C(WSOLMethod):
     random start. The bank and the numbers are part of the state dict.
 
     The published training starts from a CAM model, with learning rate 0.001, for 5 epochs of ImageNet; its settings for
-    CUB are not published. Open in the paper, and chosen here: seeds are drawn with replacement; of several pairs of a
-    class in a batch, the mean of the centers updates the bank once; pairs of different classes or with a constant map
+    CUB are not public. Chosen here, since the published code never needs it: seeds are drawn with replacement; of
+    several pairs of a class in a batch, the mean of the centers updates the bank once; pairs of different classes or with a constant map
     are left out.
     """
 

@@ -73,7 +73,7 @@ class TSCAM(WSOLMethod):
     its fused attention stay as they are; the class map takes one more pass of it, without gradient.
 
     The published training has AdamW with weight decay 0.05, learning rate 5e-5 (CUB), drop path 0.1, and 60 epochs from
-    DeiT weights. The initial weights of the convolution are those of torch, since the paper does not name them.
+    DeiT weights. The convolution starts from torch's default weights.
 
     Raises:
         UnknownModelError: When the backbone is not a vision transformer with a class token.
