@@ -100,8 +100,8 @@ class I2C(WSOLMethod):
 
     The published training starts from a CAM model, with learning rate 0.001, for 5 epochs of ImageNet; its settings for
     CUB are not public. Chosen here, since the published code never needs it: seeds are drawn with replacement; of
-    several pairs of a class in a batch, the mean of the centers updates the bank once; pairs of different classes or with a constant map
-    are left out.
+    several pairs of a class in a batch, the mean of the centers updates the bank once; pairs of different classes or
+    with a constant map are left out.
     """
 
     name = 'i2c'

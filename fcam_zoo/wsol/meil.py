@@ -67,8 +67,8 @@ class MEIL(WSOLMethod):
 
     With one layer this is EIL as in the published code, where the block follows the fourth pool of VGG16, and both
     terms have weight 1. The version with several blocks, MEIL, has no published code and is after the paper's
-    description. How its blocks are wired and weighted, and where they are, could not be confirmed: here each erased pass
-    erases at one layer only, and all have the same weight.
+    description. How its blocks are wired and weighted, and where they are, could not be confirmed: here each erased
+    pass erases at one layer only, and all have the same weight.
 
     Each layer costs one more pass of the network per step. These passes do not update the running statistics of batch
     norm, because the network is used without erasure later.
