@@ -73,7 +73,7 @@ def test_interrupted_and_resumed_is_bit_identical(data, tmp_path, monkeypatch, n
 
 
 @pytest.mark.parametrize('amp', ['bfloat16', 'float16'])
-@pytest.mark.parametrize('name', ['adl', 'acol', 'spg', 'nl_ccam', 'ts_cam', 'meil', 'i2c', 'danet', 'spol'])
+@pytest.mark.parametrize('name', ['adl', 'acol', 'spg', 'nl_ccam', 'ts_cam', 'meil', 'i2c', 'danet', 'spol', 'cstn'])
 def test_methods_train_in_mixed_precision(data, tmp_path, name, amp):
     decoder = DecoderConfig(epochs=1, batch_size=8)
     train(config_of(data, name, decoder, teacher=TeacherConfig(method='cam'), amp=amp), tmp_path / 'run', quiet=True)
