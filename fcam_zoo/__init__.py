@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from . import sampling as sampling
     from . import train as train
     from . import viz as viz
+    from . import wsol as wsol
     from .labelling import LabelOptions as LabelOptions
     from .labelling import label_images as label_images
     from .localization import Localization as Localization
@@ -47,6 +48,7 @@ _MODULES = (
     'sampling',
     'train',
     'viz',
+    'wsol',
 )
 _MODULE_OF = {
     'FCAM': 'models',
@@ -85,6 +87,7 @@ __all__ = [
     'train',
     'viz',
     'wrap',
+    'wsol',
 ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 CAM_METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'layercam')
+# Training methods of the classifier (`wsol.METHODS`).
+WSOL_METHODS = ('has', 'cutmix', 'adl', 'acol', 'spg', 'nl_ccam', 'ts_cam', 'meil', 'i2c', 'danet', 'spol', 'cstn')
 # The maps of a teacher: a CAM method, or the maps of a finished F-CAM.
 TEACHER_METHODS = (*CAM_METHODS, 'fcam')
 ANNOTATION_FORMATS = ('overlays', 'coco', 'voc', 'yolo', 'csv', 'masks')

@@ -68,6 +68,10 @@ def test_functions_of_tensors_import_only_checks_errors_and_modes(folder):
     assert uses(folder) <= LIGHT
 
 
+def test_methods_import_only_these_and_cams():
+    assert uses('wsol') <= LIGHT | {'fcam_zoo.cams', 'fcam_zoo.cams.closed_form', 'fcam_zoo._distributed'}
+
+
 @pytest.mark.parametrize(
     ('folder', 'above'),
     [

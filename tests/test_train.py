@@ -320,27 +320,6 @@ def test_maps_without_an_object_give_a_zero_loss(monkeypatch, low):
     assert all((p.grad == 0).all() for p in model.decoder.parameters())
 
 
-def test_cutmix_mixes_images_and_labels_of_some_steps(data, monkeypatch):
-    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
-    images = torch.stack([torch.full((3, 64, 64), value, dtype=torch.uint8) for value in (10, 200)])
-    seen = []
-    monkeypatch.setattr(ClassifierStage, 'encode', lambda self, x: seen.append(x) or None)
-    monkeypatch.setattr(model, 'classify', lambda encoding: torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
-    stage = ClassifierStage(model, ClassifierConfig(cutmix=0.5, label_smoothing=0), 'layercam')
-    losses = []
-    for seed in range(20):
-        torch.manual_seed(seed)
-        losses.append(stage(images, torch.tensor([0, 1]), [])['ce'].item())
-    own = torch.tensor([[2.0, 0.0], [0.0, 1.0]]).log_softmax(1)
-    for x, loss in zip(seen, losses):
-        # The share of the first image that is still its own is the share of its label.
-        share = (x[0, 0] == 10).double().mean().item()
-        expected = -sum(share * own[i, i] + (1 - share) * own[i, 1 - i] for i in (0, 1)).item() / 2
-        assert loss == pytest.approx(expected, abs=1e-3)
-    mixed = sum(not torch.equal(x, images) for x in seen)
-    assert 5 <= mixed <= 15
-
-
 def test_averaged_weights_are_validated_and_saved(data, tmp_path, monkeypatch):
     weights, step = [], StageRun.step
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._catalog import TEACHER_METHODS, recipe_names
+from .._catalog import TEACHER_METHODS, WSOL_METHODS, recipe_names
 from .._schema import show
 from ._arguments import MODEL, add_device_argument
 
@@ -22,8 +22,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'train',
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
         'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. Boxes or masks of val, if there are '
-        'any, select the best epoch; those of train are not used. Continue an interrupted run with --resume. Under '
-        'torchrun, all processes train one model.',
+        'any, select the best epoch; those of train are used only with --supervision. Continue an interrupted run with '
+        '--resume. Under torchrun, all processes train one model.',
         epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained. '
         'Then: fcam-zoo predict photos/ --model runs/birds/best -o out',
     )
@@ -74,12 +74,20 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--backbone-pretrained', action='store_true', default=None, help="start from timm's pretrained backbone"
     )
+    parser.add_argument(
+        '--method',
+        dest='classifier.method',
+        choices=WSOL_METHODS,
+        help='training method of the classifier (docs/methods.md; default: cross-entropy); its settings are those of '
+        '--set classifier.method.KEY=VALUE',
+    )
     parser.add_argument('--output-stride', type=int, help='stride of the last feature map (default: 16)')
     parser.add_argument(
         '--teacher',
         dest='teacher.method',
         choices=TEACHER_METHODS,
-        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default: layercam)',
+        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default: layercam, '
+        'or cam for a --method with its own map)',
     )
     parser.add_argument(
         '--teacher-model',
@@ -94,6 +102,14 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='LAYER',
         help='layers of the classifier whose maps are fused (default: the last feature map)',
+    )
+    parser.add_argument(
+        '--supervision',
+        dest='teacher.supervision',
+        type=int,
+        metavar='N',
+        help='train the decoder on boxes or masks of N training images per class, instead of class maps '
+        '(docs/methods.md)',
     )
     parser.add_argument('--decoder-type', choices=('unet', 'fpn'), help='decoder (default: unet, as in the paper)')
     parser.add_argument('--epochs', type=int, metavar='N', help='epochs of each stage that the recipe does not skip')
@@ -153,7 +169,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
-    from ..train import TrainConfig
+    from ..train import TeacherConfig, TrainConfig
     from ..train.sweep import parse_value
 
     config = TrainConfig.from_file(args.recipe) if args.recipe is not None else TrainConfig()
@@ -166,7 +182,18 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
         if not sign or not place:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
+    default = config.teacher == TeacherConfig() and not any(place.startswith('teacher.') for place in changes)
+    if default and uses_own_map(changes.get('classifier.method')):
+        changes['teacher.method'] = 'cam'
     return config.replace(changes)
+
+
+def uses_own_map(method: Any) -> bool:
+    """Return whether a training method, given as its name or settings, has its own class map."""
+    from ..wsol import METHODS
+
+    name = method.get('name') if isinstance(method, dict) else method
+    return isinstance(name, str) and name in METHODS and METHODS[name].own_map
 
 
 def settings_of_both(args: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from .hub_dataset import HubDataset
 from .images import MAX_PIXELS, image_size, list_images, open_image, to_rgb
 from .mask_folder import MaskDataset
 from .table import TableDataset
-from .transforms import EvalTransform, ScaleTransform, TrainTransform, normalize
+from .transforms import EvalTransform, ScaleTransform, TrainTransform, denormalize, normalize
 from .validate import check_dataset
 from .voc import VocDataset
 from .wsol import WSOLDataset
@@ -23,6 +23,7 @@ __all__ = [
     'EvalTransform',
     'TrainTransform',
     'ScaleTransform',
+    'denormalize',
     'normalize',
     'ImageDataset',
     'WSOLDataset',

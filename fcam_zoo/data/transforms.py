@@ -122,8 +122,18 @@ def normalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     """
     if images.dtype != torch.uint8:
         raise TypeError(f'images are {images.dtype}: normalize needs raw colors, uint8 in 0..255')
-    shift, scale = (torch.tensor(v, dtype=torch.float32, device=images.device).view(1, -1, 1, 1) for v in (mean, std))
+    shift, scale = (_per_channel(v, images) for v in (mean, std))
     return images.to(torch.float32).div_(255).sub_(shift).div_(scale)
+
+
+def denormalize(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """Return the raw colors, uint8 (B,3,H,W), of images (B,3,H,W) that `normalize` made; values are rounded."""
+    shift, scale = (_per_channel(v, images) for v in (mean, std))
+    return images.to(torch.float32).mul(scale).add_(shift).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _per_channel(values: Sequence[float], images: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
 
 
 def _resized(image: Image.Image, side: int) -> Image.Image:

@@ -118,6 +118,11 @@ def _check_source(model: FCAM, backbone_from: str) -> None:
     cfg = get_pretrained_cfg(backbone_from) if is_model_pretrained(backbone_from) else None
     backbone: Any = model.backbone
     own = backbone.pretrained_cfg['architecture']
+    if model.method.state_dict():
+        raise WeightsError(
+            f'backbone_from={backbone_from!r}: the classifier has modules of {model.method.title}, which timm does not '
+            'have: omit backbone_from to store the classifier too'
+        )
     if not cfg or cfg.architecture != own or cfg.num_classes != model.num_classes:
         raise WeightsError(
             f'backbone_from={backbone_from!r}: timm has no weights of this name for {own} with {model.num_classes} '

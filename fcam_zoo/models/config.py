@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
+from .. import wsol
 from .._schema import BelowOne, InvalidValue, Rule, between, build, check, length, show
 from .backbone_arguments import check_backbone_arguments, check_backbone_name
 
@@ -40,6 +41,8 @@ class FCAMConfig:
         center: Add two convolutions before the first block of the unet decoder; default: only for VGG, as in the paper.
         threshold: Threshold tau of `localize`, relative to the maximum of the F-CAM; training selects it on val.
         backbone_kwargs: Further arguments of the timm network. Only `BACKBONE_ARGUMENTS` can be saved and loaded.
+        method: Training method of the classifier, whose modules and class map the model has: a name of `wsol.METHODS`,
+            or its name and settings (see `wsol.complete_settings`); None for the plain classifier.
         frozen: Start with the classifier frozen, as in the decoder stage.
         backbone_pretrained: Load timm's weights into the backbone (network or cache).
         backbone_checkpoint: Load a local safetensors file into the backbone instead.
@@ -59,6 +62,7 @@ class FCAMConfig:
     center: bool | None = None
     threshold: BelowOne = 0.5
     backbone_kwargs: dict[str, Any] | None = None
+    method: str | dict[str, Any] | None = None
     frozen: bool = True
     backbone_pretrained: bool = False
     backbone_checkpoint: str | os.PathLike | None = None
@@ -66,6 +70,7 @@ class FCAMConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        self.method = wsol.complete_settings(self.method)
         if self.dilated and self.output_stride is None:
             raise ValueError('dilated=True needs output_stride: give 8 or 16')
         if taken := sorted(SET_BY_FCAM & (self.backbone_kwargs or {}).keys()):
@@ -74,9 +79,7 @@ class FCAMConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments that build the same network again, for model_args of config.json."""
         recorded = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in LOADING | {'num_classes'}}
-        if not self.backbone_kwargs:
-            del recorded['backbone_kwargs']
-        return recorded
+        return {k: v for k, v in recorded.items() if v or k not in ('backbone_kwargs', 'method')}
 
 
 # The fields of model_args.

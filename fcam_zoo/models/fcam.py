@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 from timm.models import VGG
 
-from .. import cams
+from .. import cams, wsol
 from .._checks import as_count, check_generator, check_tensor
 from .._schema import show
 from .._weights import read_shapes, read_weights
@@ -81,11 +81,12 @@ class FCAM(TimmModelMixin, nn.Module):
         self.num_features = self.backbone.num_features
         self.in_chans = config.in_chans
         self.config = self._with_defaults(config)
+        self.frozen = False
         self.decoder = self._new_decoder().to(next(self.backbone.parameters()))
+        self.method = self._new_method(self.config)
         self._initial_head = self.decoder.head.weight.detach().clone()
         self.pretrained_cfg = self.default_cfg = prefixed(getattr(self.backbone, 'pretrained_cfg', None) or {})
         self.threshold = config.threshold
-        self.frozen = False
         if config.frozen:
             self.freeze()
 
@@ -114,6 +115,40 @@ class FCAM(TimmModelMixin, nn.Module):
             return FpnDecoder(levels, channels)
         return UnetDecoder(levels, channels, bool(self.config.center))
 
+    def _new_method(self, config: FCAMConfig) -> wsol.WSOLMethod:
+        return wsol.create_method(config.method, self._network()).to(next(self.backbone.parameters()))
+
+    def _network(self) -> wsol.Network:
+        return wsol.Network(
+            self.backbone,
+            'NLC' if self.pyramid.tokens else 'NHWC' if self.pyramid.channels_last else 'NCHW',
+            self.num_classes,
+            self.in_chans,
+            self.pyramid.channels,
+            self.num_features,
+            self.pyramid.linear_head,
+            self.encode,
+            self._head,
+        )
+
+    def set_method(self, method: str | dict[str, Any] | None) -> None:
+        """Give the classifier another training method, with fresh weights (see `FCAMConfig.method`).
+
+        Raises:
+            ValueError: For an unknown method or setting; the model is unchanged then.
+            UnknownModelError: When the backbone does not fit the method; the model is unchanged then.
+        """
+        config = replace(self.config, method=method)
+        new = self._new_method(config)
+        self.method.remove_hooks()
+        self.config, self.method = config, new
+        self.freeze() if self.frozen else self.unfreeze()
+
+    @property
+    def linear_head(self) -> bool:
+        """Whether the logits are a linear layer of the mean features, so that class maps have a closed form."""
+        return self.pyramid.linear_head and not self.method.own_head
+
     @property
     def model_args(self) -> dict[str, Any]:
         """Return the arguments that build the same network again, with the current threshold, for config.json."""
@@ -133,6 +168,9 @@ class FCAM(TimmModelMixin, nn.Module):
         self.backbone.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
         self.pyramid = Pyramid(self.backbone, self.in_chans)
+        if self.method.own_head:
+            self.set_method(self.config.method)
+        self.method.network = self._network()
         self.drop_stale_label_names()
 
     def drop_stale_label_names(self) -> None:
@@ -143,19 +181,22 @@ class FCAM(TimmModelMixin, nn.Module):
     def freeze(self) -> FCAM:
         """Freeze the classifier: no gradients, and batch norm and dropout in eval mode even after `train()`."""
         self.frozen = True
-        self.backbone.requires_grad_(False).eval()
+        for part in (self.backbone, self.method):
+            part.requires_grad_(False).eval()
         return self
 
     def unfreeze(self) -> FCAM:
         """Make the classifier trainable again."""
         self.frozen = False
-        self.backbone.requires_grad_(True).train(self.training)
+        for part in (self.backbone, self.method):
+            part.requires_grad_(True).train(self.training)
         return self
 
     def train(self, mode: bool = True) -> FCAM:
         super().train(mode)
         if self.frozen:
             self.backbone.eval()
+            self.method.eval()
         return self
 
     def encode(self, x: torch.Tensor) -> Encoding:
@@ -180,6 +221,9 @@ class FCAM(TimmModelMixin, nn.Module):
 
     def classify(self, encoding: Encoding) -> torch.Tensor:
         """Compute the logits (B,K) of an encoding."""
+        return self.method.logits(encoding) if self.method.own_head else self._head(encoding)
+
+    def _head(self, encoding: Encoding) -> torch.Tensor:
         return self.pyramid.head(self.backbone, encoding.features, encoding.prefix)
 
     def forward(self, x: torch.Tensor) -> FCAMOutput:
@@ -213,7 +257,7 @@ class FCAM(TimmModelMixin, nn.Module):
         Args:
             x: (B,C,H,W), normalized.
             labels: Class to explain: integers (B,), or one for all images; default: the predicted one.
-            method: One of `cams.METHODS`.
+            method: One of `cams.METHODS`; 'cam' is the own map of a training method that has one (see `wsol`).
             variant: Variant of the Grad-CAM++ formulas (see `cams.methods`).
             generator: Source of the noise of 'smoothgradcampp' if the head has no closed form.
 
@@ -243,11 +287,14 @@ class FCAM(TimmModelMixin, nn.Module):
     ) -> torch.Tensor:
         """Compute the class map (B,h,w) of an encoding, min-max normalized.
 
-        It has a closed form behind a linear head; otherwise it takes one backward pass of the head.
+        It has a closed form behind a linear head; otherwise it takes one backward pass of the head. 'cam' is the own
+        map of the classifier's training method, if it has one.
         Smooth Grad-CAM++ without a closed form runs the network again on noisy images.
         """
+        if method == 'cam' and self.method.own_map:
+            return cams.normalize(self.method.class_map(encoding, labels).detach())
         features = encoding.features.detach()
-        if self.pyramid.linear_head and has_closed_form(method, variant):
+        if self.linear_head and has_closed_form(method, variant):
             weight = cast(torch.Tensor, linear_weight(self.backbone.get_classifier()))
             return cams.normalize(cams.class_activation_map(features, weight, labels, method, variant=variant))
         whole = method == 'smoothgradcampp'
@@ -288,7 +335,8 @@ class FCAM(TimmModelMixin, nn.Module):
         found, own, kept = read_shapes(path), shapes_of(self), set()
         if not any(key.startswith('backbone.') for key in found):
             own = {key: shape for key, shape in own.items() if key.startswith('decoder.')}
-        for key in head_parameters(self.pretrained_cfg):
+        own_head = [key for key in own if key.startswith('method.')] if self.method.own_head else []
+        for key in (*head_parameters(self.pretrained_cfg), *own_head):
             if key in found and key in own and found[key][:1] != own[key][:1]:
                 check_num_classes(path, next(iter(found[key]), 0), self.num_classes, reset_head)
                 kept.add(key)
@@ -314,14 +362,15 @@ class _Tail(nn.Module):
     def __init__(self, model: FCAM, encoding: Encoding | None) -> None:
         super().__init__()
         self.features = nn.Identity()
-        self.backbone, self.pyramid, self.encoding = model.backbone, model.pyramid, encoding
+        self.backbone, self.method = model.backbone, model.method
+        self.pyramid, self.classify, self.encoding = model.pyramid, model.classify, encoding
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.encoding is None:
-            _, x, prefix, _ = self.pyramid.encode(self.backbone, x)
-        else:
-            prefix = self.encoding.prefix
-        return self.pyramid.head(self.backbone, self.features(x), prefix)
+        encoding = self.encoding
+        if encoding is None:
+            encoding = self.pyramid.encode(self.backbone, x)
+            x = encoding.features
+        return self.classify(encoding._replace(features=self.features(x)))
 
 
 # Images are resized to the input size without cropping, as in WSOL evaluation (F-CAM, Sec. 4.1).

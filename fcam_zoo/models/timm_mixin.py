@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 
 if TYPE_CHECKING:
+    from ..wsol import WSOLMethod
     from .decoder import UnetDecoder
     from .fpn_decoder import FpnDecoder
     from .pyramid import TimmClassifier
@@ -22,13 +23,20 @@ class TimmModelMixin:
 
     backbone: TimmClassifier
     decoder: UnetDecoder | FpnDecoder
+    method: WSOLMethod
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the last features of the classifier, in its own layout, from normalized images (B,C,H,W)."""
         return self.backbone.forward_features(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Compute logits (B,K), or with `pre_logits` the input of the last layer, from `forward_features`."""
+        """Compute logits (B,K), or with `pre_logits` the input of the last layer, from `forward_features`.
+
+        Raises:
+            ValueError: When the logits are those of a training method (see `wsol`), which needs an encoding.
+        """
+        if self.method.own_head:
+            raise ValueError(f'the classifier has the head of {self.method.title}: use model.classify(model.encode(x))')
         return self.backbone.forward_head(x, pre_logits=pre_logits)
 
     def get_classifier(self) -> nn.Module:

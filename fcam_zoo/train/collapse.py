@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from ..data.base import ImageDataset
 from .config import STAGES, TrainConfig
 from .loading import step_size
 from .records import EpochMetrics
@@ -44,8 +44,8 @@ def collapse_of(history: list[EpochMetrics], seed_weight: float) -> str | None:
 ADVICE = 'lower decoder.crf_weight, or raise decoder.crf_rampup or decoder.n_seeds (docs/training.md)'
 
 
-def warnings_of(config: TrainConfig, train_set: ImageDataset) -> list[str]:
-    """List what will probably make a training fail, before it starts."""
+def warnings_of(config: TrainConfig, count_of: Callable[[str], int]) -> list[str]:
+    """List what will probably make a training fail, before it starts; count_of gives the images of a stage."""
     found = []
     if not (config.init or config.backbone_pretrained or config.backbone_checkpoint):
         found.append(
@@ -54,7 +54,7 @@ def warnings_of(config: TrainConfig, train_set: ImageDataset) -> list[str]:
         )
     for name in STAGES:
         settings = getattr(config, name)
-        per_epoch = len(train_set) // step_size(name, settings, len(train_set))
+        per_epoch = count_of(name) // step_size(name, settings, count_of(name))
         steps, epochs = settings.epochs * per_epoch, math.ceil(FEW_STEPS / per_epoch)
         if 0 < steps < FEW_STEPS:
             found.append(f'{name}: only {steps} steps: set {name}.epochs to {epochs} or more')

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from .. import _index
+from .. import _index, wsol
 from .._catalog import RECIPES, TEACHER_METHODS, recipe_names
 from .._checks import MAX_WORKERS
 from .._schema import (
@@ -114,9 +114,10 @@ class StageConfig:
 class ClassifierConfig(StageConfig):
     """Stage 1: fine-tune the classifier with image labels (F-CAM, Sec. 4.1).
 
-    head_lr is the learning rate of the new head and of head_layers (names of backbone modules). cutmix is the share of
-    the steps whose images are mixed by CutMix (Yun et al., ICCV 2019). select is the metric on val that selects the
-    best epoch.
+    head_lr is the learning rate of the new head, of head_layers (names of backbone modules) and of the modules of the
+    method. method is another training method: a name of `wsol.METHODS`, or its name and settings, such as
+    {'name': 'has', 'rate': 0.3}; None is plain cross-entropy. cutmix is the share of the steps whose images are also
+    mixed by CutMix (`wsol.cutmix`). select is the metric on val that selects the best epoch.
 
     With a teacher (one or several finished F-CAMs: released names, model folders or `hf-hub:`), the loss is (1 - w) *
     cross-entropy + w * distillation, w = teacher_weight, from the mean class probabilities of the teachers at the
@@ -127,6 +128,7 @@ class ClassifierConfig(StageConfig):
     head_lr: Rate = 0.05
     head_layers: list[Line] = field(default_factory=list)
     label_smoothing: BelowOne = 0.1
+    method: str | dict[str, Any] | None = None
     cutmix: Share = 0.0
     teacher: Line | list[Line] | None = None
     teacher_sizes: list[ImageSide] = field(default_factory=list)
@@ -136,6 +138,7 @@ class ClassifierConfig(StageConfig):
 
     def __post_init__(self) -> None:
         check(self, 'classifier')
+        self.method = wsol.complete_settings(self.method, 'classifier.method')
         if self.teacher_sizes and len(self.teacher_sizes) != len(self.teachers):
             raise InvalidValue(
                 f'classifier.teacher_sizes has {len(self.teacher_sizes)} sides for {len(self.teachers)} teachers: '
@@ -153,8 +156,8 @@ class TeacherConfig:
     """The teacher: where the maps come from that guide the decoder.
 
     By default it is the classifier of the model itself, as in the paper; its maps are computed in each step. With
-    `model`, `layers`, `flip`, `sizes` or `maps`, the maps of the whole training images are computed once, stored in 8
-    bits, and cropped and flipped with the images.
+    `model`, `layers`, `flip`, `sizes`, `maps` or `supervision`, the maps of whole training images are computed once,
+    stored in 8 bits, and cropped and flipped with the images.
 
     Attributes:
         method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
@@ -167,6 +170,8 @@ class TeacherConfig:
         flip: Average the maps of each image and of its mirror image.
         sizes: Average the maps of each image at these sides in pixels; default: image_size.
         maps: Folder of score maps from any other tool, `<image id>.npy`, (H,W) in [0,1]; replaces all of the above.
+        supervision: Number of training images per class whose boxes or masks are the maps. The decoder is trained only
+            on these images (see `supervision`); 0 is weak supervision.
         cache: Folder of the stored maps, which several trainings can share; default: `teacher` in the run folder.
     """
 
@@ -178,6 +183,7 @@ class TeacherConfig:
     flip: bool = False
     sizes: list[ImageSide] = field(default_factory=list)
     maps: Line | None = None
+    supervision: Annotated[int, between(0, 2**20)] = 0
     cache: Line | None = None
 
     def __post_init__(self) -> None:
@@ -190,11 +196,16 @@ class TeacherConfig:
             raise InvalidValue("teacher.method is 'fcam': give a finished F-CAM as teacher.model")
         if self.layers and set(self.methods) == {'fcam'}:
             raise InvalidValue("teacher.layers are layers of a classifier: leave them out with teacher.method='fcam'")
+        if self.supervision and (self.maps or self.models or self.layers or self.flip or self.sizes):
+            raise InvalidValue(
+                'teacher.supervision uses boxes or masks as maps: leave out teacher.model, layers, flip, sizes, maps'
+            )
         if self.maps and (self.models or self.layers or self.flip or self.sizes):
             raise InvalidValue('teacher.maps holds the maps: leave out teacher.model, layers, flip and sizes')
         if self.cache and not self.is_stored:
             raise InvalidValue(
-                'teacher.cache stores the maps of another teacher: give teacher.model, layers, flip, sizes or maps'
+                'teacher.cache stores the maps of another teacher: give teacher.model, layers, flip, sizes, maps '
+                'or supervision'
             )
 
     @property
@@ -215,7 +226,7 @@ class TeacherConfig:
     @property
     def is_stored(self) -> bool:
         """Return whether the maps are computed once and stored."""
-        return bool(self.models or self.layers or self.flip or self.sizes or self.maps)
+        return bool(self.models or self.layers or self.flip or self.sizes or self.maps or self.supervision)
 
 
 @dataclass
@@ -302,6 +313,13 @@ class TrainConfig:
             raise ValueError('decoder: seed_weight, crf_weight and size_weight are all 0: set one above 0')
         if self.classifier.epochs == self.decoder.epochs == 0:
             raise ValueError('classifier.epochs and decoder.epochs are both 0: set one above 0')
+        if self.classifier.method and not self.classifier.epochs:
+            raise ValueError(
+                'classifier.method changes the classifier stage: set classifier.epochs above 0 or leave it out'
+            )
+        if self.teacher.supervision and self.decoder.dense is None:
+            # Every pixel has a label, except those that masks mark as not scored.
+            self.decoder.dense = [0.4, 0.6]
         if self.init and (self.backbone_checkpoint or self.backbone_pretrained):
             raise ValueError('init loads its own weights: leave out backbone_checkpoint and backbone_pretrained')
 
@@ -359,8 +377,12 @@ class TrainConfig:
         """
         values = self.to_dict()
         for place, value in changes.items():
-            parent, dot, key = place.rpartition('.')
-            target = values.get(parent) if dot else values
+            *parents, key = place.split('.')
+            target: Any = values
+            if parents == ['classifier', 'method'] and isinstance(values['classifier']['method'], str):
+                values['classifier']['method'] = {'name': values['classifier']['method']}
+            for parent in parents:
+                target = target.get(parent) if isinstance(target, dict) else None
             if not isinstance(target, dict):
                 raise InvalidValue(
                     f'unknown setting {show(place)}: choose one of {", ".join(self.to_dict())}, those of '

@@ -39,7 +39,7 @@ class Ensemble:
             if size:
                 x = F.interpolate(x, size=(size, size), mode='bilinear', align_corners=False, antialias=True)
             with eval_mode(model):
-                logits = model.backbone(x.contiguous(memory_format=torch.channels_last)).float()
+                logits = model.classify(model.encode(x.contiguous(memory_format=torch.channels_last))).float()
             found.append(F.softmax(logits[:, classes.to(logits.device)] / temperature, 1))
         return torch.stack(found).mean(0)
 

@@ -56,21 +56,19 @@ class Item:
     map: torch.Tensor | None
 
 
-def step_size(stage: str, settings: StageConfig, n_images: int) -> int:
+def step_size(stage: str, settings: StageConfig, n_images: int, pairs: bool = False) -> int:
     """Return the number of images of an optimizer step of a stage; a small data set gets smaller steps.
 
     Raises:
-        TrainingError: When they cannot be divided into equal parts, one per process and backward pass.
+        TrainingError: When they cannot be divided into equal parts, one per process and backward pass, of an even
+            number of images with `pairs`.
     """
-    parts = settings.accumulate * world_size()
+    parts = settings.accumulate * world_size() * (2 if pairs else 1)
+    what = f'processes x accumulate{" x 2 images of a class" if pairs else ""}'
     if settings.batch_size % parts:
-        raise TrainingError(
-            f'{stage}.batch_size={settings.batch_size} is not a multiple of {parts} (processes x accumulate)'
-        )
+        raise TrainingError(f'{stage}.batch_size={settings.batch_size} is not a multiple of {parts} ({what})')
     if n_images < parts:
-        raise TrainingError(
-            f'{stage}: {n_images} images are fewer than {parts} parts of a step (processes x accumulate)'
-        )
+        raise TrainingError(f'{stage}: {n_images} images are fewer than {parts} parts of a step ({what})')
     return min(settings.batch_size, n_images // parts * parts)
 
 
@@ -109,12 +107,18 @@ class SeededDataset(Dataset):
         seed: Seed of the stage.
         skip_bad: Replace unreadable images.
         maps: Maps of the whole images, uint8 (N,S,S), which are cropped and flipped with them.
+        pairs: Whether an epoch has pairs of images of one class (see `paired_order`).
     """
 
     def __init__(
-        self, dataset: ImageDataset, seed: int, skip_bad: bool, maps: MapFile | np.ndarray | None = None
+        self,
+        dataset: ImageDataset,
+        seed: int,
+        skip_bad: bool,
+        maps: MapFile | np.ndarray | None = None,
+        pairs: bool = False,
     ) -> None:
-        self.dataset, self.seed, self.skip_bad, self.maps = dataset, seed, skip_bad, maps
+        self.dataset, self.seed, self.skip_bad, self.maps, self.pairs = dataset, seed, skip_bad, maps, pairs
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -137,12 +141,44 @@ class SeededDataset(Dataset):
                 return Item(image, label, index, bad, self._map(index, seed))
         return TrainingError(f'{self.dataset.name}: no image can be read')
 
+    def order(self, epoch: int) -> list[int]:
+        """Return the order of the images in an epoch."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, 'order', epoch))
+        if self.pairs:
+            return paired_order(self.dataset.labels, generator)
+        return torch.randperm(len(self), generator=generator).tolist()
+
     def _map(self, index: int, seed: int) -> torch.Tensor | None:
         """Augment the stored map of an image (H,W) with the random numbers of the image."""
         if self.maps is None:
             return None
         torch.manual_seed(seed)
         return self.dataset.transform(Image.fromarray(self.maps[index]))[0]
+
+
+def paired_order(labels: np.ndarray, generator: torch.Generator) -> list[int]:
+    """Order images so that those at 2j and 2j+1 have the same class, and classes recur as late as possible.
+
+    In a class with an odd number of images, the last is paired with another one, or with itself if it has no other.
+
+    Args:
+        labels: Class of each image (N,).
+        generator: Source of the random order.
+
+    Returns:
+        N indices. The last is without its partner if N is odd; classes with the most images may lack some of them.
+    """
+    shuffled = torch.randperm(len(labels), generator=generator).numpy()
+    grouped = shuffled[np.argsort(labels[shuffled], kind='stable')]
+    pairs: list[tuple[int, int, int]] = []
+    for group in np.split(grouped, np.flatnonzero(np.diff(labels[grouped])) + 1):
+        own: list[int] = group.tolist()
+        padded = [*own, own[0]] if len(own) % 2 else own
+        pairs += [(number, *two) for number, two in enumerate(zip(padded[::2], padded[1::2]))]
+    # All first pairs of the classes in random order, then all second ones.
+    places = torch.randperm(len(pairs), generator=generator).tolist()
+    in_turn = sorted(zip((number for number, *_ in pairs), places, pairs))
+    return [index for *_, (_, *two) in in_turn for index in two][: len(labels)]
 
 
 def items_of(dataset: ImageDataset, count: int, skip_bad: bool) -> Iterator[tuple[torch.Tensor, int, int]]:
@@ -181,8 +217,7 @@ def batches(
         ImageError, OSError: For an unreadable image, unless the data set skips them.
         TrainingError: When no image can be read.
     """
-    generator = torch.Generator().manual_seed(derived_seed(dataset.seed, 'order', epoch))
-    order = torch.randperm(len(dataset), generator=generator).tolist()
+    order = dataset.order(epoch)
     size = batch_size // (accumulate * world_size())
     # The processes take turns.
     starts = range(first_step * batch_size + rank() * size, len(order) // batch_size * batch_size, size * world_size())

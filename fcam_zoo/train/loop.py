@@ -54,9 +54,10 @@ class StageRun:
         self.run_dir, self.folder, self.quiet = run_dir, run_dir / stage.name, quiet
         self.device = next(stage.model.parameters()).device
         self.seed = derived_seed(self.config.seed, stage.name)
-        self.dataset = SeededDataset(setup.train_set, self.seed, self.config.skip_bad, maps)
-        self.batch_size = step_size(stage.name, self.settings, len(setup.train_set))
-        self.steps = len(setup.train_set) // self.batch_size
+        images = setup.images_of(stage.name)
+        self.dataset = SeededDataset(images, self.seed, self.config.skip_bad, maps, stage.pairs)
+        self.batch_size = step_size(stage.name, self.settings, len(images), stage.pairs)
+        self.steps = len(images) // self.batch_size
         self.optimizer = new_optimizer(stage)
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == 'float16')
@@ -141,7 +142,7 @@ class StageRun:
         """Restore the state of an interrupted run."""
         self.progress = progress = load_state(path, self.stage.model, self.optimizer, self._averaged())
         with reading(path, TrainingError, AGAIN):
-            progress.check(self.settings.epochs, self.steps, len(self.setup.train_set))
+            progress.check(self.settings.epochs, self.steps, len(self.dataset))
             if self.scaler.is_enabled() and progress.scaler:
                 changing = {name: progress.scaler[name] for name in ('scale', '_growth_tracker')}
                 if progress.scaler != self.scaler.state_dict() | changing or changing['scale'] <= 0:

@@ -49,6 +49,8 @@ def plan(config: TrainConfig, run_dir: Path) -> str:
                 f'{stage.name}: {epochs} epochs of {run.steps} steps of {run.batch_size} images, '
                 f'{seconds:.3f} s per step: {seconds * run.steps * epochs / 3600:.2f} h plus validation'
             )
+        if config.teacher.supervision:
+            lines.append(f'supervision: {len(setup.images_of("decoder"))} images of train have boxes or masks')
         if isinstance(setup.teacher, NetworkTeacher):
             seconds = _time_maps(setup.teacher, setup, device)
             lines.append(f'teacher: maps of {len(labels)} images, computed once: {seconds * len(labels) / 3600:.2f} h')

@@ -85,7 +85,7 @@ def train_after(
                 setup.model.decoder.compile()
             maps = None
             if stage.name == 'decoder' and setup.teacher:
-                maps = stored_maps(setup.teacher, config, setup.train_set, run_dir, device, quiet)
+                maps = stored_maps(setup.teacher, config, setup.images_of('decoder'), run_dir, device, quiet)
             summary[stage.name] = StageRun(stage, setup, run_dir, quiet, maps).run()
             if stage.name == 'decoder':
                 _compare_to_center(setup, summary['decoder'])

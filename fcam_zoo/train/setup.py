@@ -28,6 +28,7 @@ from .config import TrainConfig, names_of
 from .distillation import Ensemble, open_ensemble
 from .loading import step_size
 from .stages import ClassifierStage, DecoderStage, JointStage, Stage
+from .supervision import AnnotationTeacher
 from .teacher import Teacher, open_teacher
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,12 @@ class Setup:
         dataset.transform = EvalTransform(self.config.image_size)
         return dataset
 
+    def images_of(self, stage: str) -> ImageDataset:
+        """Return the training images of a stage: with supervision, the decoder has only those with annotations."""
+        if stage == 'decoder' and isinstance(self.teacher, AnnotationTeacher):
+            return self.teacher.images
+        return self.train_set
+
     def stages(self) -> Iterator[Stage]:
         """Create each stage that has epochs, and set the augmentation of its images.
 
@@ -73,7 +80,8 @@ class Setup:
             settings, size = getattr(self.config, name), self.config.image_size
             if settings.epochs:
                 scale = settings.crop_scale
-                self.train_set.transform = TrainTransform(size) if scale is None else ScaleTransform(size, scale)
+                transform = TrainTransform(size) if scale is None else ScaleTransform(size, scale)
+                self.images_of(name).transform = transform
                 yield kind(self.model, settings, self.config.teacher.class_map_method)
 
 
@@ -96,8 +104,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup = Setup(config, train_set, val_set, model, teacher, ensemble)
     for stage in setup.stages():
         stage.parameter_groups()
-        step_size(stage.name, stage.config, len(train_set))
-    setup.warnings.extend(warnings_of(config, train_set))
+        step_size(stage.name, stage.config, len(setup.images_of(stage.name)), stage.pairs)
+    setup.warnings.extend(warnings_of(config, lambda stage: len(setup.images_of(stage))))
     if config.classifier.epochs and val_set is None:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
     if val_set is not None and (reason := labels_for(model, val_set, 'auto').reason):
@@ -179,6 +187,9 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
         new_head = list(model.pretrained_cfg.get('label_names') or ()) != names
         if new_head:
             model.reset_classifier(num_classes)
+        # The same method keeps its weights.
+        if config.classifier.method not in (None, model.config.method):
+            model.set_method(config.classifier.method)
     else:
         model, new_head = _new_model(config, num_classes), True
     if new_head and config.classifier.epochs:
@@ -231,6 +242,7 @@ def _new_model(config: TrainConfig, num_classes: int) -> FCAM:
         backbone_checkpoint=config.backbone_checkpoint,
         backbone_pretrained=config.backbone_pretrained,
         backbone_kwargs=config.backbone_kwargs or None,
+        method=config.classifier.method,
     )
 
 

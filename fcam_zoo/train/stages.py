@@ -10,13 +10,13 @@ from typing import Any, cast
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torchvision.transforms.v2 import CutMix
 
-from .. import cams, sampling
+from .. import cams, sampling, wsol
 from .._distributed import all_reduce, world_size
+from .._modes import eval_mode
 from ..benchmark.descriptions import describe
 from ..cams.closed_form import linear_weight
-from ..data import normalize
+from ..data import denormalize, normalize
 from ..data.values import plain
 from ..errors import TrainingError
 from ..losses import PixelAlignmentLoss, background_activation
@@ -42,11 +42,13 @@ class Stage(nn.Module, ABC):
         name: 'classifier' or 'decoder'.
         logged: Values beside the terms of the loss that `forward` returns for the log.
         val_maps: Kind of maps that validation scores (see `benchmark.evaluate`).
+        pairs: Whether batches have pairs of images of one class.
     """
 
     name: str
     val_maps: str
     logged: tuple[str, ...] = ()
+    pairs = False
     config: StageConfig
 
     def __init__(self, model: FCAM, config: StageConfig, teacher: str) -> None:
@@ -80,10 +82,13 @@ class Stage(nn.Module, ABC):
 
     def encode(self, images: torch.Tensor) -> Encoding:
         """Normalize images uint8 (B,3,H,W) and run the backbone."""
+        return self.model.encode(self.normalized(images))
+
+    def normalized(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalize images uint8 (B,3,H,W) for the backbone."""
         cfg = self.model.pretrained_cfg
         # Convolutions are about twice as fast on channels-last data.
-        x = normalize(images, cfg['mean'], cfg['std']).contiguous(memory_format=torch.channels_last)
-        return self.model.encode(x)
+        return normalize(images, cfg['mean'], cfg['std']).contiguous(memory_format=torch.channels_last)
 
     def teacher_map(self, encoding: Encoding, labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Compute the teacher's map (B,H,W) in [0,1] of the labels (B,), resized to `size`."""
@@ -101,7 +106,13 @@ class Stage(nn.Module, ABC):
 
 
 class ClassifierStage(Stage):
-    """Cross-entropy on image labels, and distillation from an ensemble, if given; the decoder is not trained."""
+    """The loss of the training method on image labels, and distillation from an ensemble, if given.
+
+    The decoder is not trained.
+
+    Raises:
+        TrainingError: When CutMix does not fit the method.
+    """
 
     name = 'classifier'
     config: ClassifierConfig
@@ -110,11 +121,23 @@ class ClassifierStage(Stage):
         super().__init__(model.unfreeze(), config, teacher)
         self.ensemble = ensemble
         self.val_maps = teacher
-        self.mix = CutMix(num_classes=model.num_classes)
+        self.pairs = model.method.pairs
+        self.cutmix = self._cutmix() if config.cutmix else None
         model.decoder.requires_grad_(False)
+        if model.method.own_head:
+            _freeze_unused(model)
+
+    def _cutmix(self) -> wsol.cutmix.CutMix:
+        own = self.model.method
+        if not own.mixes or isinstance(own, wsol.cutmix.CutMix):
+            why = 'needs one label per image' if not own.mixes else 'has its own setting probability'
+            raise TrainingError(
+                f'classifier.cutmix={self.config.cutmix} mixes images, and {own.title} {why}: set cutmix to 0'
+            )
+        return wsol.cutmix.CutMix(own.network, wsol.cutmix.CutMixSettings(probability=self.config.cutmix))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the backbone at `lr`, and the head with `head_layers` at `head_lr`.
+        """Return the backbone at `lr`, and the head with `head_layers` and the method's modules at `head_lr`.
 
         Raises:
             TrainingError: When the backbone lacks one of head_layers.
@@ -124,8 +147,9 @@ class ClassifierStage(Stage):
         if missing:
             raise TrainingError(f'classifier.head_layers: the backbone has no module {plain(", ".join(missing))}')
         fast = [self.model.get_classifier(), *(modules[name] for name in self.config.head_layers)]
-        ids = {id(p): p for module in fast for p in module.parameters()}
-        body = [p for p in self.model.backbone.parameters() if id(p) not in ids]
+        fast.append(self.model.method)
+        ids = {id(p): p for module in fast for p in module.parameters() if p.requires_grad}
+        body = [p for p in self.model.backbone.parameters() if p.requires_grad and id(p) not in ids]
         return [{'params': body, 'lr': self.config.lr}, {'params': list(ids.values()), 'lr': self.config.head_lr}]
 
     def forward(
@@ -135,10 +159,19 @@ class ClassifierStage(Stage):
         generators: Sequence[torch.Generator],
         maps: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        if self.config.cutmix and torch.rand(()).item() < self.config.cutmix:
-            images, labels = self.mix(images, labels)
-        logits = self.model.classify(self.encode(images)).float()
-        return classification_terms(logits, images, labels, self.config, self.ensemble)
+        method, x = self.model.method, self.normalized(images)
+        # The default generator is seeded in each step.
+        sources = wsol.Generators(torch.default_generator, generators)
+        draws = method.draw(x.shape, sources)
+        changed, targets = method.augment(x, wsol.Targets(labels, self.config.label_smoothing), draws)
+        if self.cutmix:
+            changed, targets = self.cutmix.augment(changed, targets, self.cutmix.draw(x.shape, sources))
+        with method.applied(draws):
+            logits, terms = method(self.model.encode(changed), targets, draws)
+        if self.ensemble and changed is not x:
+            cfg = self.model.pretrained_cfg
+            images = denormalize(changed, cfg['mean'], cfg['std'])
+        return distilled(terms, logits, images, self.config, self.ensemble)
 
     def score(self, metrics: dict[str, float]) -> float:
         # Without accuracy, the classes of val are not those of the model.
@@ -162,7 +195,7 @@ class DecoderStage(Stage):
         model.decoder.requires_grad_(True)
         weights = (config.seed_weight, config.crf_weight, config.size_weight)
         self.criterion = PixelAlignmentLoss(*weights, kernel=config.crf_kernel)
-        if config.activation_weight and not model.pyramid.linear_head:
+        if config.activation_weight and not model.linear_head:
             raise TrainingError(
                 'decoder.activation_weight needs a head of average pooling and one linear layer, and '
                 f'{model.model_args["backbone"]} has another: set it to 0'
@@ -211,7 +244,9 @@ class DecoderStage(Stage):
         """Compute the teacher's map (B,H,W) in [0,1] of the labels (B,), resized to `size` and moved by `shift`."""
         # In float32: regions depend on small differences between gray levels.
         with torch.autocast(encoding.features.device.type, enabled=False):
-            low = self.model.class_map(_as_float(encoding), labels, self.teacher, self.config.variant)
+            low = self.model.class_map(
+                _as_float(encoding, self.model.method.own_map), labels, self.teacher, self.config.variant
+            )
         down, right = self.config.shift
         return cams.resize(low, size, (down, right)).clamp(0, 1)
 
@@ -249,9 +284,10 @@ class DecoderStage(Stage):
 
 
 class JointStage(DecoderStage):
-    """Classifier and decoder together: Eq. 3 of F-CAM with its classification term, the loss of the classifier stage.
+    """Classifier and decoder together: Eq. 3 of F-CAM with its classification term.
 
-    The statistics of the classifier's batch norms stay as they are, since the batches of this stage are small.
+    The classification term is the cross-entropy of the logits, with distillation if there are teachers. The statistics
+    of the classifier's batch norms stay as they are, since the batches of this stage are small.
     """
 
     def __init__(
@@ -264,6 +300,8 @@ class JointStage(DecoderStage):
     ) -> None:
         super().__init__(model, config, teacher)
         model.unfreeze()
+        if model.method.own_head:
+            _freeze_unused(model)
         self.classifier, self.ensemble = classifier, ensemble
 
     def train(self, mode: bool = True) -> JointStage:
@@ -274,8 +312,9 @@ class JointStage(DecoderStage):
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        classifier = {'params': list(self.model.backbone.parameters()), 'lr': self.config.classifier_lr}
-        return [*super().parameter_groups(), classifier]
+        modules = (self.model.backbone, self.model.method)
+        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        return [*super().parameter_groups(), {'params': trained, 'lr': self.config.classifier_lr}]
 
     def forward(
         self,
@@ -286,34 +325,34 @@ class JointStage(DecoderStage):
     ) -> dict[str, torch.Tensor]:
         encoding = self.encode(images)
         logits = self.model.classify(encoding).float()
-        terms = classification_terms(logits, images, labels, self.classifier, self.ensemble)
+        terms = {'ce': F.cross_entropy(logits, labels, label_smoothing=self.classifier.label_smoothing)}
+        terms = distilled(terms, logits, images, self.classifier, self.ensemble)
         weighted = {name: self.config.classification_weight * term for name, term in terms.items()}
         return self.alignment(encoding, images, labels, generators, maps) | weighted
 
 
-def classification_terms(
+def distilled(
+    terms: dict[str, torch.Tensor],
     logits: torch.Tensor,
     images: torch.Tensor,
-    labels: torch.Tensor,
     config: ClassifierConfig,
     ensemble: Ensemble | None,
 ) -> dict[str, torch.Tensor]:
-    """Compute cross-entropy and distillation by name, weighted as in `ClassifierConfig`.
+    """Add distillation to the terms of a classification loss, weighted as in `ClassifierConfig`.
 
     Args:
+        terms: Terms of the loss without teachers.
         logits: (B,K).
-        images: uint8 (B,3,H,W), for the ensemble.
-        labels: Classes (B,), or their shares (B,K).
+        images: uint8 (B,3,H,W), for the teachers.
         config: Settings of the classifier stage.
-        ensemble: The teachers; None for cross-entropy alone.
+        ensemble: The teachers; without them, the terms stay as they are.
     """
-    cross_entropy = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
     if ensemble is None:
-        return {'ce': cross_entropy}
+        return terms
     weight, temperature = config.teacher_weight, config.temperature
     probabilities = ensemble.probabilities(images, temperature)
     return {
-        'ce': (1 - weight) * cross_entropy,
+        **{name: (1 - weight) * term for name, term in terms.items()},
         'distillation': weight * distillation(logits, probabilities, temperature),
     }
 
@@ -339,6 +378,23 @@ def lr_factor(config: StageConfig, epoch: int, step: int, steps: int) -> float:
     return warmup
 
 
-def _as_float(encoding: Encoding) -> Encoding:
+def _as_float(encoding: Encoding, with_levels: bool) -> Encoding:
+    """Convert features and prefix to float32, and the levels if the map of a method may need them."""
     prefix = None if encoding.prefix is None else encoding.prefix.float()
-    return encoding._replace(features=encoding.features.float(), prefix=prefix)
+    levels = [level.float() for level in encoding.levels] if with_levels else encoding.levels
+    return encoding._replace(levels=levels, features=encoding.features.float(), prefix=prefix)
+
+
+def _freeze_unused(model: FCAM) -> None:
+    """Freeze the parameters of the backbone that do not reach the logits, such as those of its own head.
+
+    DistributedDataParallel needs a gradient for every trained parameter.
+    """
+    parameters, side = list(model.backbone.parameters()), model.pretrained_cfg['input_size'][-1]
+    x = torch.zeros(1, model.in_chans, side, side).to(parameters[0])
+    with eval_mode(model), torch.enable_grad():
+        total = model.classify(model.encode(x)).sum()
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients):
+        if gradient is None:
+            parameter.requires_grad_(False)

@@ -20,6 +20,7 @@ from ..data.values import plain
 from ..errors import TrainingError
 from ..models import FCAM, create_model
 from .config import TeacherConfig, TrainConfig
+from .supervision import AnnotationTeacher, open_supervision
 
 
 @dataclass
@@ -39,7 +40,8 @@ class TeacherNetwork:
     def source(self) -> list[Any]:
         """Describe what its maps depend on."""
         # The maps of a classifier do not depend on the decoder.
-        part = self.model if self.method == 'fcam' else self.model.backbone
+        whole = self.method == 'fcam' or bool(self.model.method.state_dict())
+        part = self.model if whole else self.model.backbone
         arguments = {k: v for k, v in self.model.model_args.items() if 'decoder' not in k and k != 'threshold'}
         mean = self.model.pretrained_cfg['mean']
         return [digest(part.state_dict()), self.method, arguments, mean, self.classes.tolist()]
@@ -141,13 +143,14 @@ class FolderTeacher:
         return {'maps': [[file.st_size, file.st_mtime_ns] for file in files]}
 
 
-Teacher = NetworkTeacher | FolderTeacher
+Teacher = NetworkTeacher | FolderTeacher | AnnotationTeacher
 
 
 def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) -> Teacher | None:
     """Open the teacher and check it against the data; None for the classifier in training itself.
 
     Raises:
+        DatasetError: When annotations of train are missing or invalid.
         TrainingError: When a class, a layer or a map is missing, or the method or the size does not fit the network.
         FcamZooError, FileNotFoundError: As `create_model`.
     """
@@ -155,6 +158,8 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
     if not teacher.is_stored:
         check_teacher(teacher, teacher.methods[0], student, 'the model')
         return None
+    if teacher.supervision:
+        return open_supervision(config)
     if teacher.maps:
         try:
             return FolderTeacher(MapFolder(teacher.maps, train_set.ids), config)
@@ -188,7 +193,13 @@ def check_teacher(teacher: TeacherConfig, method: str, model: FCAM, name: str) -
     """Raise TrainingError unless the classifier of a model has the layers and a head that the method needs."""
     if method == 'fcam':
         return
-    if method == 'cam' and not teacher.layers and not model.pyramid.linear_head:
+    own = model.method
+    if teacher.layers and own.own_head:
+        raise TrainingError(
+            f'teacher.layers, {name}: the classifier has the head of {own.title}, whose maps are those of the last '
+            "features: leave out teacher.layers, or use teacher.method='cam' for the map of the method"
+        )
+    if method == 'cam' and not teacher.layers and not (model.linear_head or own.own_map):
         raise TrainingError(
             f'teacher cam needs a head of average pooling and one linear layer; {model.model_args["backbone"]} has '
             'another head: choose gradcam, layercam or another teacher'

@@ -32,7 +32,7 @@ from ..errors import ImageError, TrainingError
 from .checkpoint import writing
 from .config import TrainConfig
 from .loading import MapFile, init_worker
-from .teacher import FolderTeacher, Teacher
+from .teacher import NetworkTeacher, Teacher
 
 logger = logging.getLogger(__name__)
 BATCH_SIZE = 16
@@ -170,7 +170,7 @@ class MapCache:
 
     def _computed(self, begin: int, end: int, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield maps (B,S,S) with the index of the first of each batch."""
-        if isinstance(self.teacher, FolderTeacher):
+        if not isinstance(self.teacher, NetworkTeacher):
             for index in range(begin, end):
                 yield index, self.teacher.read(index)
             return

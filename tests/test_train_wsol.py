@@ -1,0 +1,273 @@
+"""Training with WSOL methods, and with boxes or masks of a few images: from the command to the loaded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from synthetic import make_folder, make_wsol, train_config
+from test_train_distributed import torchrun
+
+import fcam_zoo
+from fcam_zoo import benchmark, cams, wsol
+from fcam_zoo._catalog import WSOL_METHODS
+from fcam_zoo.cli import main
+from fcam_zoo.data import WSOLDataset
+from fcam_zoo.errors import TrainingError
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, TrainConfig, train
+from fcam_zoo.train.loop import StageRun
+from fcam_zoo.train.stages import ClassifierStage
+from fcam_zoo.train.supervision import chosen, open_supervision
+
+SMALL = {name: {'channels': 8} for name in ('acol', 'spg', 'i2c', 'spol')}
+SMALL['cstn'] = {'channels': 8, 'windows': [1, 3]}
+SMALL['danet'] = {'channels': [8, 8, 8], 'maps': 2, 'parents': [0, 1], 'roots': [0, 0]}
+NONE = DecoderConfig(epochs=0)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> Path:
+    return make_wsol(tmp_path_factory.mktemp('wsol') / 'shapes', {'train': 16, 'val': 4})
+
+
+def config_of(data: Path, name: str | None, decoder: DecoderConfig = NONE, **kwargs) -> TrainConfig:
+    method = {'name': name, **SMALL.get(name, {})} if name else None
+    classifier = ClassifierConfig(epochs=1, batch_size=8, method=method)
+    if name == 'ts_cam':
+        kwargs |= {'backbone': 'test_vit', 'output_stride': 16}
+    return train_config(data, **{'classifier': classifier, 'decoder': decoder, **kwargs})
+
+
+@pytest.mark.parametrize('name', WSOL_METHODS)
+def test_interrupted_and_resumed_is_bit_identical(data, tmp_path, monkeypatch, name):
+    own = TeacherConfig(method='cam')
+    config = config_of(data, name, DecoderConfig(epochs=1, batch_size=8), teacher=own, checkpoint_minutes=1e-9)
+    train(config, tmp_path / 'whole', quiet=True)
+    step, count = StageRun.step, 0
+
+    def stopping(self, *args):
+        nonlocal count
+        count += 1
+        # In the middle of each stage.
+        if count in (2, 4):
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(StageRun, 'step', stopping)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / 'parts', resume=resume, quiet=True)
+    train(config, tmp_path / 'parts', resume=True, quiet=True)
+    whole, parts = (load_file(tmp_path / run / 'best' / 'model.safetensors') for run in ('whole', 'parts'))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    saved = json.loads((tmp_path / 'parts' / 'config.json').read_text())
+    model = fcam_zoo.create_model(f'local-dir:{tmp_path / "parts" / "best"}').eval()
+    assert saved['classifier']['method'] == model.config.method == wsol.complete_settings(config.classifier.method)
+    assert model(torch.rand(1, 3, 64, 64)).maps.shape == (1, 2, 64, 64)
+
+
+@pytest.mark.parametrize('amp', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('name', ['adl', 'acol', 'spg', 'nl_ccam', 'ts_cam', 'meil', 'i2c', 'danet', 'spol', 'cstn'])
+def test_methods_train_in_mixed_precision(data, tmp_path, name, amp):
+    decoder = DecoderConfig(epochs=1, batch_size=8)
+    train(config_of(data, name, decoder, teacher=TeacherConfig(method='cam'), amp=amp), tmp_path / 'run', quiet=True)
+    assert (tmp_path / 'run' / 'best' / 'model.safetensors').exists()
+
+
+@pytest.mark.parametrize('name', ['acol', 'meil'])
+def test_two_processes_train_a_method(data, tmp_path, name):
+    (tmp_path / 'recipe.json').write_text(json.dumps(config_of(data, name).to_dict()))
+    arguments = ['-m', 'fcam_zoo', 'train', str(data), '--recipe', str(tmp_path / 'recipe.json'), '--quiet', '-o']
+    done = torchrun(2, [*arguments, str(tmp_path / 'two')])
+    assert done.returncode == 0, done.stderr[-3000:]
+    train(config_of(data, name), tmp_path / 'one', quiet=True)
+    one, two = (json.loads((tmp_path / n / 'classifier' / 'metrics.jsonl').read_text()) for n in ('one', 'two'))
+    terms = [key for key in one if key.startswith('ce')]
+    assert len(terms) >= 2
+    assert [one[key] for key in terms] == pytest.approx([two[key] for key in terms], rel=1e-3)
+
+
+def test_command_takes_a_method_and_its_settings(data, tmp_path, capsys):
+    recipe = tmp_path / 'recipe.json'
+    recipe.write_text(json.dumps(config_of(data, None).to_dict()))
+    arguments = [
+        'train',
+        str(data),
+        '-o',
+        str(tmp_path / 'run'),
+        '--recipe',
+        str(recipe),
+        '--quiet',
+        '--method',
+        'acol',
+    ]
+    settings = ['--set', 'classifier.method.channels=8', '--set', 'classifier.method.threshold=0.5']
+    assert main([*arguments, *settings, '--dry-run']) == 0
+    assert not (tmp_path / 'run').exists()
+    assert 'classifier: 1 epochs of 2 steps' in capsys.readouterr().out
+    assert main([*arguments, *settings]) == 0
+    saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
+    assert saved['classifier']['method'] == {'name': 'acol', 'threshold': 0.5, 'channels': 8, 'pool': False}
+    # The map of the method is the teacher by default.
+    assert saved['teacher']['method'] == 'cam'
+    again = [*arguments[:3], str(tmp_path / 'other'), *arguments[4:]]
+    assert main([*again, '--set', 'classifier.method.speed=1']) == 1
+    assert 'unknown field classifier.method.speed: choose one of threshold, channels, pool' in capsys.readouterr().err
+
+
+def test_recipes_name_a_method(tmp_path):
+    recipe = tmp_path / 'recipe.yaml'
+    recipe.write_text('classifier: {method: adl}')
+    assert TrainConfig.from_file(recipe).classifier.method == {
+        'name': 'adl',
+        'rate': 0.75,
+        'threshold': 0.9,
+        'layers': [],
+    }
+    recipe.write_text('classifier:\n  method: {name: has, rate: 0.25}')
+    assert TrainConfig.from_file(recipe).classifier.method == {'name': 'has', 'cell': 44, 'rate': 0.25}
+    with pytest.raises(ValueError, match=r'classifier\.method changes the classifier stage'):
+        TrainConfig(classifier=ClassifierConfig(epochs=0, method='has'))
+
+
+def test_cutmix_is_one_setting_and_fits_methods_that_mix(data, tmp_path):
+    for name, message in (
+        ('acol', 'mixes images, and ACoL needs one label per image'),
+        ('cutmix', 'CutMix has its own setting probability'),
+    ):
+        settings = ClassifierConfig(epochs=1, batch_size=8, cutmix=0.5, method=name)
+        with pytest.raises(TrainingError, match=message):
+            train(config_of(data, None, classifier=settings), tmp_path / 'run', quiet=True)
+    assert not (tmp_path / 'run').exists()
+    settings = ClassifierConfig(epochs=1, batch_size=8, cutmix=1.0, method='adl')
+    train(config_of(data, None, classifier=settings), tmp_path / 'run', quiet=True)
+
+
+@pytest.mark.parametrize('settings', [{'cutmix': 0.5}, {'method': {'name': 'cutmix', 'probability': 0.5}}])
+def test_cutmix_mixes_images_and_labels_of_some_steps(monkeypatch, settings):
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+    config = ClassifierConfig(label_smoothing=0, **settings)
+    model.set_method(config.method)
+    logits, seen = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), []
+    monkeypatch.setattr(model, 'encode', lambda x: seen.append(x))
+    monkeypatch.setattr(model.method, 'logits', lambda encoding: logits)
+    images = torch.stack([torch.full((3, 64, 64), value, dtype=torch.uint8) for value in (10, 200)])
+    stage, losses = ClassifierStage(model, config, 'layercam'), []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        losses.append(stage(images, torch.tensor([0, 1]), [])['ce'].item())
+    own, x = logits.log_softmax(1), stage.normalized(images)
+    for mixed, loss in zip(seen, losses):
+        # The share of the first image that is still its own is the share of its label.
+        share = (mixed[0, 0] == x[0, 0]).double().mean().item()
+        expected = -sum(share * own[i, i] + (1 - share) * own[i, 1 - i] for i in (0, 1)).item() / 2
+        assert loss == pytest.approx(expected, abs=1e-5)
+    # In half of the mixed steps, each image is its own partner.
+    assert 3 <= sum(not torch.equal(mixed, x) for mixed in seen) <= 20
+
+
+def test_training_continues_with_the_method_of_the_first_model(data, tmp_path):
+    train(config_of(data, 'acol'), tmp_path / 'acol', quiet=True)
+    first = fcam_zoo.create_model(f'local-dir:{tmp_path / "acol" / "best"}').eval()
+    start = f'local-dir:{tmp_path / "acol" / "best"}'
+    decoder = DecoderConfig(epochs=1, batch_size=8)
+    settings = {'classifier': ClassifierConfig(epochs=0), 'teacher': TeacherConfig(method='cam')}
+    train(config_of(data, None, decoder, init=start, **settings), tmp_path / 'decoder', quiet=True)
+    second = fcam_zoo.create_model(f'local-dir:{tmp_path / "decoder" / "best"}').eval()
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(first.cam(x, [0, 1]), second.cam(x, [0, 1]))
+    # Its maps can teach another model.
+    teacher = TeacherConfig(method='cam', model=start)
+    settings = {'classifier': ClassifierConfig(epochs=1, batch_size=8, method='has'), 'teacher': teacher}
+    train(config_of(data, None, decoder, **settings), tmp_path / 'third', quiet=True)
+    stored = np.load(tmp_path / 'third' / 'teacher' / 'maps.npy')
+    dataset = WSOLDataset(data, 'train', transform=fcam_zoo.data.EvalTransform(64))
+    cfg = first.pretrained_cfg
+    x = fcam_zoo.data.normalize(torch.stack([dataset[i][0] for i in range(4)]), cfg['mean'], cfg['std'])
+    want = first.cam(x, torch.from_numpy(dataset.labels[:4])) * 255
+    np.testing.assert_allclose(stored[:4], want.numpy(), atol=1)
+
+
+def test_benchmark_scores_the_map_of_the_method(data):
+    torch.manual_seed(0)
+    method = {'name': 'acol', 'channels': 8}
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, method=method).eval()
+    dataset = WSOLDataset(data, 'val', transform=fcam_zoo.data.EvalTransform(64))
+    get = benchmark.maps_of(model, dataset, ['cam'], labels='true')['cam']
+    cfg = model.pretrained_cfg
+    for i in range(len(dataset)):
+        image, label, _ = dataset[i]
+        encoding = model.encode(fcam_zoo.data.normalize(image[None], cfg['mean'], cfg['std']))
+        own = cams.normalize(model.method.class_map(encoding, torch.tensor([label])).detach())
+        np.testing.assert_allclose(get(i), cams.resize(own, (64, 64))[0].numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize('kind', ['boxes', 'masks'])
+def test_supervision_trains_the_decoder_on_annotations_of_a_few_images(tmp_path, kind):
+    data = make_wsol(tmp_path / 'shapes', {'train': 16, 'val': 4}, kind)
+    config = config_of(
+        data, None, DecoderConfig(epochs=8, batch_size=4, lr=0.1, crf_weight=0), teacher=TeacherConfig(supervision=3)
+    )
+    assert config.decoder.dense == [0.4, 0.6]
+    summary = train(config, tmp_path / 'run', quiet=True)
+    stored = np.load(tmp_path / 'run' / 'teacher' / 'maps.npy')
+    assert stored.shape == (6, 64, 64)
+    images = open_supervision(config).images
+    assert images.labels.tolist().count(0) == images.labels.tolist().count(1) == 3
+    truth = WSOLDataset(data, 'train', ground_truth=True)
+    for row, image_id in zip(stored, images.ids):
+        index = truth.ids.index(image_id)
+        if kind == 'masks':
+            want = truth.mask(index, (64, 64)) == 1
+        else:
+            x0, y0, x1, y1 = (np.round(v * 64 / 72) for v in truth.boxes[index][0] + np.array([0, 0, 1, 1]))
+            rows, columns = np.mgrid[:64, :64]
+            want = (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
+        np.testing.assert_array_equal(row == 255, want)
+        np.testing.assert_array_equal(row == 0, ~want)
+    # Maps of 16 images would not fit the steps of 6.
+    losses = [json.loads(line)['partial_ce'] for line in (tmp_path / 'run/decoder/metrics.jsonl').open()]
+    assert losses[-1] < losses[0]
+    assert summary['decoder'].last.epoch == 8
+
+
+def test_ignored_pixels_get_no_label(tmp_path):
+    data = make_wsol(tmp_path / 'shapes', {'train': 4}, 'masks')
+    file = data / 'metadata' / 'train' / 'localization.txt'
+    ignore = np.zeros((72, 72), np.uint8)
+    ignore[:9] = 255
+    Image.fromarray(ignore).save(data / 'masks' / 'ignore.png')
+    file.write_text(file.read_text().replace('_mask.png,', '_mask.png,ignore.png'))
+    teacher = open_supervision(config_of(data, None, teacher=TeacherConfig(supervision=1)))
+    found = teacher.read(0)[0]
+    assert (found[:8] == 0.5).all()
+    assert set(found[8:].unique().tolist()) == {0.0, 1.0}
+
+
+def test_the_images_of_supervision_depend_on_the_seed_only(data):
+    images = WSOLDataset(data, 'train', ground_truth=True)
+    part = chosen(images, 2, 0)
+    assert part.ids == chosen(images, 2, 0).ids
+    assert any(part.ids != chosen(images, 2, seed).ids for seed in range(1, 5))
+    assert chosen(images, 100, 0).ids == images.ids
+    for i, image_id in enumerate(part.ids):
+        index = images.ids.index(image_id)
+        assert part.labels[i] == images.labels[index]
+        np.testing.assert_array_equal(part.boxes[i], images.boxes[index])
+        np.testing.assert_array_equal(part.sizes[i], images.sizes[index])
+
+
+def test_supervision_needs_annotations_and_no_other_teacher(tmp_path):
+    folder = make_folder(tmp_path / 'folder', {'train': 8})
+    config = config_of(folder, None, DecoderConfig(epochs=1, batch_size=4), teacher=TeacherConfig(supervision=1))
+    with pytest.raises(TrainingError, match='needs boxes or masks of train'):
+        train(config, tmp_path / 'run', quiet=True)
+    assert not (tmp_path / 'run').exists()
+    with pytest.raises(ValueError, match=r'teacher\.supervision uses boxes or masks as maps: leave out teacher\.model'):
+        TeacherConfig(supervision=1, flip=True)
