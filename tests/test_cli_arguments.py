@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -112,6 +113,30 @@ def test_options_of_one_stage_override_those_of_both(tmp_path):
     assert (config.classifier.epochs, config.decoder.epochs) == (0, 3)
     assert config.device == 'cpu'
     assert train_settings().device == 'auto'
+
+
+@pytest.mark.parametrize(
+    ('options', 'init'),
+    [
+        ([], [_catalog.GENERAL_MODEL]),
+        (['--epochs', '3', '--set', 'decoder.erosion=11'], [_catalog.GENERAL_MODEL]),
+        (['--init', 'runs/x/best'], ['runs/x/best']),
+        (['--backbone', 'resnet18'], None),
+        (['--backbone-pretrained'], None),
+        (['--backbone-checkpoint', 'x.safetensors'], None),
+        (['--output-stride', '8'], None),
+        (['--decoder-type', 'fpn'], None),
+        (['--recipe', 'fcam_resnet50_cub'], None),
+        (['--set', 'backbone=resnet18'], None),
+        (['--set', 'init=null'], None),
+        (['--sweep', 'backbone=resnet18,resnet34'], None),
+        (['--sweep', 'decoder.erosion=11,31'], [_catalog.GENERAL_MODEL]),
+    ],
+)
+def test_training_starts_from_the_general_model_if_no_option_chooses_a_network(options, init, caplog):
+    with caplog.at_level(logging.INFO):
+        assert train_settings(*options).init == init
+    assert (f'starting from {_catalog.GENERAL_MODEL}' in caplog.text) is (init == [_catalog.GENERAL_MODEL])
 
 
 @pytest.mark.parametrize(

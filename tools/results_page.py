@@ -80,7 +80,7 @@ def _teachers(entries: Sequence[ReleaseEntry]) -> str:
         if teacher in test:
             rows.append([title, *cells(test[teacher], columns), '', ''])
         if entry:
-            last = entry.metrics['test_last_epoch']['fcam'][description.primary]
+            last = entry.metrics.get('test_last_epoch', entry.metrics['test'])['fcam'][description.primary]
             name = f'`{entry.name}`' if entry.file else ''
             rows.append([f'{title} + F-CAM', *cells(test['fcam'], columns), f'{last:.1f}', name])
     rows.append([MAP_TITLES['center'], *cells({**any_test['center'], 'cls': None}, columns), '', ''])
@@ -97,7 +97,7 @@ def _spread(entries: Sequence[ReleaseEntry]) -> list[str]:
             continue
         numbers = ', '.join(str(e.recipe['seed']) for e in seeds)
         for split, epoch in (('test', 'best on val'), ('test_last_epoch', 'last')):
-            values = [[e.metrics[split]['fcam'].get(key) for e in seeds] for key in columns]
+            values = [[e.metrics.get(split, e.metrics['test'])['fcam'].get(key) for e in seeds] for key in columns]
             rows.append([f'{title} + F-CAM, seeds {numbers}', epoch, *map(_mean_and_deviation, values)])
     return [table(['mean ± sd', 'epoch', *columns.values()], rows)] if rows else []
 

@@ -14,7 +14,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'demo',
         description='Localize the objects in photographs, print a table and save a picture with a row per photograph: '
-        'the photograph, CAM, F-CAM, and its box. Works offline. fcam-zoo predict writes boxes and masks of many images.',
+        'the photograph, CAM, F-CAM, and the box. Works offline. For boxes and masks of many images: fcam-zoo predict.',
         epilog='Examples: fcam-zoo demo. fcam-zoo demo photo.jpg holidays/ -o out',
     )
     parser.add_argument(
@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     images = photographs(args.images)
     figures.check_number(len(images))
-    model = create_model(args.model or GENERAL_MODEL, pretrained=True).to(chosen_device(args.device))
+    device = chosen_device(args.device)
+    model = create_model(args.model or GENERAL_MODEL, pretrained=True).to(device)
     picture, found = figures.rows(model, images)
     lines = [['photograph', 'label', 'score', 'box (x0, y0, x1, y1)']]
     lines += [[title, each.label, f'{each.score:.2f}', str(each.box)] for title, each in found.items()]

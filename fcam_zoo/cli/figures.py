@@ -90,8 +90,9 @@ def run_grid(args: argparse.Namespace) -> int:
     figures.check_maps(args.maps)
     images = photographs(args.images)
     figures.check_number(len(images))
+    device = chosen_device(args.device)
     model = create_model(args.model or GENERAL_MODEL, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
-    model.to(chosen_device(args.device))
+    model.to(device)
     options = {'threshold': args.threshold, 'cam_threshold': args.cam_threshold, 'height': args.height}
     picture, found = figures.grid(model, images, args.maps, **options)
     lines = [['image', 'class', 'score', 'box of the F-CAM (x0, y0, x1, y1)']]

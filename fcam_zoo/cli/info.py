@@ -19,7 +19,8 @@ SHOWN_CLASSES = 3
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        'info', description='Describe a model in ten lines: network, classes, data, metrics, threshold, file, license.'
+        'info',
+        description='Describe a model in a few lines: network, classes, data, metrics, threshold, file, license.',
     )
     parser.add_argument('name', help=MODEL)
     parser.add_argument('--json', action='store_true', help='print everything that is recorded, as JSON')
@@ -117,7 +118,11 @@ def classes(facts: Mapping[str, Any]) -> str:
 
 
 def measured_elsewhere(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return the main metric of each kind of map on the test splits of other data sets."""
+    """Return the main metric of each kind of map on the test splits of other data sets, if there is none on its own."""
+    from .._index import main_metric
+
+    if main_metric(mapping(mapping(mapping(facts, 'metrics'), 'test'), 'fcam')):
+        return {}
     places = mapping(facts, 'elsewhere')
     return {place: text for place in places for text in measured(mapping(places, place)).values()}
 

@@ -136,8 +136,8 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         resume=args.resume,
     )
-    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
-    model.to(chosen_device(args.device))
+    device = chosen_device(args.device)
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint).to(device)
     with _interruptible():
         done = label_images(model, args.images, args.output, options)
     for error in done.errors:
