@@ -60,9 +60,8 @@ def test_examples_are_the_photographs(monkeypatch):
     pytest.importorskip('skimage')
     blocks = app.build([MODEL]).blocks.values()
     (found,) = (block for block in blocks if isinstance(block, gr.Dataset))
-    assert [Path(row[0]['path'] if isinstance(row[0], dict) else row[0]).name for row in found.samples] == [
-        *PHOTOS.values()
-    ]
+    paths = [row[0]['path'] if isinstance(row[0], dict) else row[0] for row in found.samples]
+    assert [Path(path).name for path in paths] == [*PHOTOS.values()]
     monkeypatch.setitem(sys.modules, 'skimage', None)
     assert not any(isinstance(block, gr.Dataset) for block in app.build([MODEL]).blocks.values())
 

@@ -25,8 +25,8 @@ localization at IoU 50. Robustness: percent of all thresholds at which MaxBoxAcc
 "+ F-CAM" is the epoch that was best on val; the column "last" has the first metric of the last epoch. Maps of teachers
 are resized bilinearly. *-*: not measured."""
 
-GENERAL = """Their data sets have image labels only: *cls* is the accuracy, *kept* the mean probability of the label after the
-background was removed. Their maps are measured on the other data sets below."""
+GENERAL = """Their data sets have image labels only: *cls* is the accuracy, *kept* the mean probability of the label
+after the background was removed. Their maps are measured on the other data sets below."""
 
 
 def page(entries: Sequence[ReleaseEntry]) -> str:
