@@ -18,7 +18,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         epilog='Examples: fcam-zoo demo. fcam-zoo demo photo.jpg holidays/ -o out',
     )
     parser.add_argument(
-        'images', nargs='*', type=Path, help='files and folders (default: three free photographs of scikit-image)'
+        'images', nargs='*', type=Path, help='files and folders (default: two free photographs of scikit-image)'
     )
     parser.add_argument(
         '-o', '--output', type=Path, default=Path('fcam-zoo-demo'), help='output folder (default: fcam-zoo-demo)'
