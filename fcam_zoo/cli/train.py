@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from ._arguments import MODEL, add_device_argument
 if TYPE_CHECKING:
     from ..train import TrainConfig
 
-logger = logging.getLogger(__name__)
 STAGES = ('classifier', 'decoder')
 # Settings that choose the network. Without them and without a recipe, a training starts from the general model.
 NETWORK = ('init', 'backbone', 'backbone_checkpoint', 'backbone_pretrained', 'backbone_kwargs')
@@ -176,7 +174,6 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
         changes[place] = parse_value(value)
     searched = (args.sweep or '').partition('=')[0]
     if args.recipe is None and {*changes, searched}.isdisjoint(NETWORK):
-        logger.info('starting from %s, since no option chooses a network (--init, --backbone, --recipe)', GENERAL_MODEL)
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
 

@@ -173,7 +173,9 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
     torch.manual_seed(config.seed)
     names = _class_names(config, train_set, num_classes)
     if config.init:
-        model = averaged(names_of(config.init))
+        starts = names_of(config.init)
+        logger.info('starting from %s (--init or --backbone chooses another network)', ', '.join(starts))
+        model = averaged(starts)
         new_head = list(model.pretrained_cfg.get('label_names') or ()) != names
         if new_head:
             model.reset_classifier(num_classes)
