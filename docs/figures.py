@@ -1,4 +1,4 @@
-"""Draw docs/how.jpg: a photograph, its class maps, the training samples and the F-CAM.
+"""Draw the pictures of the documentation with the general model, from photographs of scikit-image.
 
 Run it in the root of a checkout: python docs/figures.py
 """
@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from skimage import data
 
-from fcam_zoo import create_model, localize, sampling, viz
-from fcam_zoo.data import EvalTransform, normalize
+from fcam_zoo import FCAM, create_model, figures, localize, sampling, viz
+from fcam_zoo._catalog import GENERAL_MODEL
+from fcam_zoo._photos import DIFFICULT, PHOTOS, bundled
+from fcam_zoo.data import EvalTransform, normalize, open_image
 
-MODEL = 'fcam_mobilenetv1_075.layercam_cub50'
+DOCS = Path('docs')
 GREEN, BLUE = (60, 200, 80), (70, 90, 220)
 
 
@@ -28,9 +29,8 @@ def candidates(photo: Image.Image, teacher: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels).resize(photo.size)
 
 
-def main() -> None:
-    photo = Image.fromarray(data.chelsea())
-    model = create_model(MODEL, pretrained=True)
+def steps(model: FCAM, photo: Image.Image) -> Image.Image:
+    """Draw a photograph, its class maps, the training samples and the F-CAM in one row."""
     cfg = model.pretrained_cfg
     x = normalize(EvalTransform(cfg['input_size'][-1])(photo)[None], cfg['mean'], cfg['std'])
     cam, teacher = (model.cam(x, method=method)[0] for method in ('cam', 'layercam'))
@@ -42,7 +42,19 @@ def main() -> None:
         (candidates(photo, teacher), 'samples'),
         (viz.draw_box(viz.blend(photo, found.map), found.box), 'F-CAM'),
     ]
-    viz.grid([row], height=170).save(Path('docs') / 'how.jpg', quality=85)
+    return viz.grid([row], height=170)
+
+
+def main() -> None:
+    model = create_model(GENERAL_MODEL, pretrained=True)
+    pictures = {
+        'how': steps(model, open_image(bundled()['cat'])),
+        'demo': figures.rows(model, bundled(PHOTOS))[0],
+        'limits': figures.rows(model, bundled(DIFFICULT))[0],
+        'grid': figures.grid(model, bundled(PHOTOS))[0],
+    }
+    for name, picture in pictures.items():
+        picture.save(DOCS / f'{name}.jpg', quality=85)
 
 
 if __name__ == '__main__':

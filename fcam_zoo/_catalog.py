@@ -12,6 +12,9 @@ TEACHER_METHODS = (*CAM_METHODS, 'fcam')
 ANNOTATION_FORMATS = ('overlays', 'coco', 'voc', 'yolo', 'csv', 'masks')
 RECIPES = Path(__file__).parent / 'recipes'
 
+GENERAL_MODEL = 'fcam_mobilenetv1_075.layercam_caltech101'
+"""Released model for photographs of any object: the default of the demo and the viewer, and the start of a training."""
+
 MIN_AREA = 0.01
 """Share of the image below which a further region is treated as noise."""
 

@@ -12,6 +12,15 @@ def resolve_auto(name: str) -> str:
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
+def chosen_device(name: str) -> torch.device:
+    """Return the device of an option `--device`, which may be 'auto'.
+
+    Raises:
+        ValueError: As `usable_device`.
+    """
+    return usable_device(resolve_auto(name))
+
+
 def usable_device(name: str | torch.device) -> torch.device:
     """Return a device on which tensors can be computed and read back.
 

@@ -135,14 +135,14 @@ def _fit(text: str, width: int, size: int) -> tuple[str, ImageFont.FreeTypeFont 
 
 
 def grid(
-    rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int = 240, gap: int = 6, narrowest: int = 1
+    rows: Sequence[Sequence[tuple[Image.Image, str]]], height: int | None = 240, gap: int = 6, narrowest: int = 1
 ) -> Image.Image:
     """Arrange pictures in rows.
 
     Args:
         rows: Pictures and captions. A caption is written below its picture; it may have several lines, each of which is
             shortened to the width of the picture.
-        height: Height in pixels to which all pictures are scaled.
+        height: Height in pixels to which all pictures are scaled; None: in each row, that of its first picture.
         gap: Pixels between pictures.
         narrowest: Width in pixels to which narrower pictures are extended in white, for their captions.
     """
@@ -159,8 +159,9 @@ def grid(
     return page
 
 
-def _captioned(row: Sequence[tuple[Image.Image, str]], height: int, narrowest: int) -> list[Image.Image]:
+def _captioned(row: Sequence[tuple[Image.Image, str]], height: int | None, narrowest: int) -> list[Image.Image]:
     """Scale the pictures of a row to one height, and write their captions below."""
+    height = row[0][0].height if height is None else height
     captions = [text.splitlines() for _, text in row]
     below = max(map(len, captions)) * _LINE
     pictures = []

@@ -149,6 +149,11 @@ class ReleaseEntry:
         return main_metric(self.metrics.get(split, {}).get(kind, {}))
 
     @property
+    def labels_only(self) -> bool:
+        """Whether its data set has neither boxes nor masks, so that its maps are measured on other data sets only."""
+        return self.main_metric() is None
+
+    @property
     def holds_backbone(self) -> bool:
         """Whether the weight file also contains the classifier."""
         return self.holds != 'decoder'

@@ -6,19 +6,24 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fcam_zoo import FCAM, _index, cams, create_model, label_images, list_models, localize, viz
+from fcam_zoo._catalog import GENERAL_MODEL
+from fcam_zoo._device import chosen_device
+from fcam_zoo._io import one_line
+from fcam_zoo._photos import bundled
 from fcam_zoo._schema import as_whole
 from fcam_zoo._schema import show as show_value
 from fcam_zoo.data import open_image
@@ -26,6 +31,7 @@ from fcam_zoo.errors import FcamZooError, install_hint
 from fcam_zoo.inference import class_maps
 from fcam_zoo.labelling import LabelOptions
 from fcam_zoo.localization import MIN_AREA, Localization
+from fcam_zoo.models.names import full_name
 from fcam_zoo.objects import Threshold
 
 # Gradio reads this when it is imported.
@@ -40,6 +46,8 @@ MAX_PIXELS = 25_000_000
 KEEP_SECONDS = 3600
 """Uploads and results older than this are deleted."""
 
+SHOWN_CLASSES = 12
+
 HELP = (
     'Drop a photograph. **CAM** is the class activation map of the classifier, by the chosen method. **F-CAM** is the '
     "decoder's map in full resolution, with boxes around the regions above the threshold."
@@ -47,12 +55,24 @@ HELP = (
 
 
 @lru_cache(maxsize=4)
-def load(name: str) -> FCAM:
-    """Load a model and keep it for later requests."""
-    return create_model(name, pretrained=True)
+def load(name: str, device: str = 'cpu') -> FCAM:
+    """Load a model onto a device and keep it for later requests."""
+    return create_model(name, pretrained=True).to(device)
 
 
-def show(path: str | None, name: str, method: str, threshold: float, otsu: bool, multi: bool) -> tuple[Any, ...]:
+def knowledge(name: str, device: str = 'cpu') -> str:
+    """Say in a sentence or two what a model was trained on, and which classes it knows."""
+    model, entry = load(name, device), _index.index().get(full_name(name))
+    names = [one_line(str(label), 40) for label in model.pretrained_cfg.get('label_names') or ()]
+    data = f'Trained on {entry.dataset.title}. ' if entry else ''
+    more = ', …' if len(names) > SHOWN_CLASSES else ''
+    classes = f': {", ".join(names[:SHOWN_CLASSES])}{more}' if names else ''
+    return f'{data}{model.num_classes} classes{classes}. It may find other objects, but its label is one of these.'
+
+
+def show(
+    path: str | None, name: str, method: str, threshold: float, otsu: bool, multi: bool, device: str = 'cpu'
+) -> tuple[Any, ...]:
     """Compute what the page shows for an uploaded image.
 
     Args:
@@ -62,13 +82,14 @@ def show(path: str | None, name: str, method: str, threshold: float, otsu: bool,
         threshold: tau in [0,1).
         otsu: Use Otsu's threshold instead.
         multi: Return several objects.
+        device: Device of the model.
 
     Returns:
         CAM and F-CAM drawn over the image, mask uint8 (H,W), rows (class, confidence, box), path of a COCO file.
     """
     if path is None:
         return None, None, None, [], None
-    model = load(name)
+    model = load(name, device)
     tau: Threshold = 'otsu' if otsu else threshold
     try:
         image = open_image(path, max_pixels=MAX_PIXELS)
@@ -105,20 +126,33 @@ def result_folder() -> Path:
     return Path(tempfile.mkdtemp(dir=_results()))
 
 
-def build(names: Sequence[str] | None = None) -> gr.Blocks:
+def default_models() -> list[str]:
+    """Return the released models that include their backbone, the general model first."""
+    complete = [name for name in list_models(pretrained=True) if _index.index()[name].holds_backbone]
+    return sorted(complete, key=lambda name: name != GENERAL_MODEL)
+
+
+def build(names: Sequence[str] | None = None, device: str = 'auto') -> gr.Blocks:
     """Build the page.
 
     Args:
-        names: Models to choose from. Default: all released models that include their backbone.
+        names: Models to choose from. Default: `default_models()`.
+        device: Device of the models; 'auto' is CUDA if there is a GPU, otherwise the CPU.
+
+    Raises:
+        ValueError: For a device that cannot be used.
     """
-    names = list(names or (n for n in list_models(pretrained=True) if _index.index()[n].holds_backbone))
-    first = load(names[0])
+    names = list(names or default_models())
+    device = str(chosen_device(device))
+    first = load(names[0], device)
     with gr.Blocks(title='fcam_zoo', analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)) as page:
         gr.Markdown(f'# From image labels to boxes\n{HELP}')
         with gr.Row():
             with gr.Column():
                 path = gr.Image(label='Image', type='filepath', image_mode=None, sources=['upload'], height=320)
+                examples(path)
                 name = gr.Dropdown(names, value=names[0], label='Model')
+                known = gr.Markdown(knowledge(names[0], device))
                 method = gr.Dropdown(list(cams.METHODS), value='layercam', label='CAM method')
                 threshold = gr.Slider(0, 0.99, value=first.threshold, step=0.01, label='Threshold')
                 otsu = gr.Checkbox(label="Otsu's threshold instead")
@@ -132,11 +166,23 @@ def build(names: Sequence[str] | None = None) -> gr.Blocks:
                 rows = gr.Dataframe(headers=headers, label='Objects (pixels, ends exclusive)', interactive=False)
                 annotation = gr.DownloadButton('Download the annotation (COCO)')
         inputs, results = [path, name, method, threshold, otsu, multi], [cam, fcam, mask, rows, annotation]
+        answer = partial(show, device=device)
         for event in (path.change, method.change, threshold.release, otsu.change, multi.change):
-            event(show, inputs, results, api_visibility='private', show_progress='minimal')
-        chosen = name.change(lambda name: load(name).threshold, name, threshold, api_visibility='private')
-        chosen.then(show, inputs, results, api_visibility='private')
+            event(answer, inputs, results, api_visibility='private', show_progress='minimal')
+        chosen = name.change(partial(settings, device=device), name, [threshold, known], api_visibility='private')
+        chosen.then(answer, inputs, results, api_visibility='private')
     return page
+
+
+def settings(name: str, device: str) -> tuple[float, str]:
+    """Return what the page shows for a chosen model: its threshold, and what it knows."""
+    return load(name, device).threshold, knowledge(name, device)
+
+
+def examples(target: gr.Image) -> None:
+    """Add the example photographs, if scikit-image is installed."""
+    with contextlib.suppress(ImportError):
+        gr.Examples([[str(path)] for path in bundled().values()], target, label='Examples')
 
 
 def _picture(label: str, elem_id: str, **options: Any) -> gr.Image:
@@ -144,20 +190,28 @@ def _picture(label: str, elem_id: str, **options: Any) -> gr.Image:
     return gr.Image(label=label, elem_id=elem_id, format='png', interactive=False, buttons=buttons, **options)
 
 
-def launch(names: Sequence[str] | None = None, host: str = '127.0.0.1', port: int | None = None, **options: Any) -> Any:
+def launch(
+    names: Sequence[str] | None = None,
+    host: str = '127.0.0.1',
+    port: int | None = None,
+    device: str = 'auto',
+    **options: Any,
+) -> Any:
     """Serve the page.
 
     Args:
         names: As in `build`.
         host: Address to listen on. The default is reachable only from this machine.
         port: Port; None uses the first free one from 7860.
+        device: As in `build`.
         options: Further arguments of Gradio's `launch`.
 
     Raises:
-        ValueError: When nothing can listen on this address, for example because another program does.
+        ValueError: When nothing can listen on this address, for example because another program does, or for a device
+            that cannot be used.
     """
     check_address(host, port)
-    page = build(names).queue(max_size=16, default_concurrency_limit=1)
+    page = build(names, device).queue(max_size=16, default_concurrency_limit=1)
     # System fonts, so that the page loads nothing from other servers.
     theme = gr.themes.Default(font=['system-ui', 'sans-serif'], font_mono=['monospace'])
     return page.launch(

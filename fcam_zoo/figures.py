@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from . import _drawing, viz
-from ._drawing import SUFFIXES, save_picture
+from ._drawing import SUFFIXES, WIDTH, save_picture
 from ._io import atomic_path
 from ._schema import as_whole, show
 from .benchmark.descriptions import MAP_TITLES
@@ -19,7 +19,7 @@ from .benchmark.plots import curves as curves
 from .benchmark.plots import overlap as overlap
 from .cams import METHODS
 from .inference import class_maps
-from .inputs import as_image
+from .inputs import ImageLike, as_image
 from .localization import Localization, localize, resize_map
 from .models import FCAM
 from .models.backbone_arguments import MAX_SIDE
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 120
+_GAP = 6
 
 MAX_IMAGES = 100
-"""Largest number of columns of a grid."""
+"""Largest number of photographs in a picture."""
 
 
 def save(figure: Figure | Image.Image, path: str | os.PathLike) -> None:
@@ -55,7 +56,7 @@ def check_suffix(path: str | os.PathLike, picture: bool) -> None:
 
 def grid(
     model: FCAM,
-    images: Mapping[str, Image.Image],
+    images: Mapping[str, ImageLike],
     maps: Sequence[str] = ('cam', 'gradcam', 'gradcampp', 'layercam', 'fcam'),
     *,
     threshold: Threshold | None = None,
@@ -68,7 +69,7 @@ def grid(
 
     Args:
         model: An F-CAM; runs on its device, in eval mode (its mode is restored).
-        images: Title -> picture of any size, one column each.
+        images: Title -> image of any size, as in `localize`; one column each.
         maps: 'fcam' and CAM methods, one row each, below the photographs.
         threshold: Threshold of the F-CAM as in `localize`: in [0,1), relative to the maximum of the map, or 'otsu'.
             Default: that of the model, chosen on its validation data.
@@ -84,9 +85,8 @@ def grid(
         ImageError, TypeError: As `localize`.
     """
     check_maps(maps)
+    check_number(len(images))
     cam_threshold = as_threshold(cam_threshold, 'cam_threshold')
-    if not 1 <= len(images) <= MAX_IMAGES:
-        raise ValueError(f'{len(images)} images: give at least 1 image, at most {MAX_IMAGES}, one per column')
     if as_whole(height, 32, MAX_SIDE) is None:
         raise ValueError(f'height is {show(height)}: give at least 32 pixels, at most {MAX_SIDE}')
     pictures = {title: as_image(image) for title, image in images.items()}
@@ -100,6 +100,52 @@ def grid(
             drawn[method] = large, regions[0].box if regions else (0, 0, 0, 0)
         columns.append([(image, title), *((_drawn(image, *drawn[name], height), MAP_TITLES[name]) for name in maps)])
     return viz.grid(list(zip(*columns)), height=height), found
+
+
+def rows(
+    model: FCAM, images: Mapping[str, ImageLike], *, width: int = WIDTH
+) -> tuple[Image.Image, dict[str, Localization]]:
+    """Draw a row per photograph: the photograph, the CAM of the predicted class, the F-CAM, and the box.
+
+    Args:
+        model: An F-CAM; runs on its device, in eval mode (its mode is restored).
+        images: Title -> image of any size, as in `localize`.
+        width: Largest width of the picture in pixels.
+
+    Returns:
+        The picture, and the results of `localize` by title.
+
+    Raises:
+        ValueError: Without images or with more than 100, or for a width outside 64 to 2048.
+        ImageError, TypeError: As `localize`.
+    """
+    check_number(len(images))
+    if as_whole(width, 64, MAX_SIDE) is None:
+        raise ValueError(f'width is {show(width)}: give at least 64 pixels, at most {MAX_SIDE}')
+    # Four columns, and the gaps of `viz.grid` between them.
+    side = (width - 3 * _GAP) // 4
+    found, drawn = {}, []
+    for title, given in images.items():
+        image = as_image(given)
+        (found[title],) = localize(model, given)
+        box, label = found[title].box, f'{found[title].label} {found[title].score:.2f}'
+        scale = side / max(image.size)
+        small = image.resize([max(1, round(edge * scale)) for edge in image.size], Image.Resampling.LANCZOS)
+        drawn.append(
+            [
+                (small, title),
+                (viz.blend(small, class_maps(model, [image])[0]), MAP_TITLES['cam']),
+                (viz.blend(small, found[title].map), MAP_TITLES['fcam']),
+                (viz.draw_box(small, [round(edge * scale) for edge in box]), label),
+            ]
+        )
+    return viz.grid(drawn, height=None, gap=_GAP, narrowest=side), found
+
+
+def check_number(count: int) -> None:
+    """Raise ValueError unless so many photographs fit into a picture."""
+    if not 1 <= count <= MAX_IMAGES:
+        raise ValueError(f'{count} images: give at least 1 image, at most {MAX_IMAGES}')
 
 
 def check_maps(maps: Sequence[str]) -> None:

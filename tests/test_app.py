@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 import fcam_zoo
+from fcam_zoo._catalog import GENERAL_MODEL
+from fcam_zoo._photos import PHOTOS
 from fcam_zoo.cli import main
 
 gr = pytest.importorskip('gradio')
@@ -42,6 +45,35 @@ def test_results_equal_localize(photo):
     assert app.show(None, MODEL, 'cam', 0.5, False, False) == (None, None, None, [], None)
 
 
+def test_the_page_starts_with_the_general_model():
+    first, *others = app.default_models()
+    assert first == GENERAL_MODEL
+    assert {first, *others} == set(fcam_zoo.list_models(pretrained=True))
+    page = app.build()
+    (chosen,) = (block for block in page.blocks.values() if getattr(block, 'label', '') == 'Model')
+    assert chosen.value == GENERAL_MODEL
+    texts = [block.value for block in page.blocks.values() if isinstance(block, gr.Markdown)]
+    assert app.knowledge(GENERAL_MODEL) in texts
+
+
+def test_examples_are_the_photographs(monkeypatch):
+    pytest.importorskip('skimage')
+    blocks = app.build([MODEL]).blocks.values()
+    (found,) = (block for block in blocks if isinstance(block, gr.Dataset))
+    paths = [row[0]['path'] if isinstance(row[0], dict) else row[0] for row in found.samples]
+    assert [Path(path).name for path in paths] == [*PHOTOS.values()]
+    monkeypatch.setitem(sys.modules, 'skimage', None)
+    assert not any(isinstance(block, gr.Dataset) for block in app.build([MODEL]).blocks.values())
+
+
+def test_the_page_says_what_a_model_knows(model_dir):
+    text = app.knowledge('fcam_mobilenetv1_075_cub50')
+    assert text.startswith('Trained on CUB-200-2011, first 50 classes. 50 classes: 001.Black_footed_Albatross, ')
+    assert ', …. It may find other objects' in text
+    assert app.knowledge(str(model_dir)).startswith('2 classes: square, disc. It may find other objects')
+    assert app.settings(str(model_dir), 'cpu') == (app.load(str(model_dir)).threshold, app.knowledge(str(model_dir)))
+
+
 def test_errors_name_the_file_but_not_its_folder(photo, tmp_path, monkeypatch):
     (tmp_path / 'cut.png').write_bytes(photo.read_bytes()[:500])
     with pytest.raises(gr.Error, match=r'cut\.png: cannot be read') as caught:
@@ -60,13 +92,15 @@ def test_old_results_are_deleted(monkeypatch):
     assert not old.exists()
 
 
-def test_command_listens_on_localhost(monkeypatch):
+def test_command_listens_on_localhost(monkeypatch, capsys):
     passed = {}
     monkeypatch.setattr(gr.Blocks, 'launch', lambda page, **options: passed.update(options))
     assert main(['app', '--port', '7999']) == 0
     assert passed['server_name'] == '127.0.0.1'
     assert passed['share'] is False
     assert passed['max_file_size'] == app.MAX_UPLOAD
+    assert main(['app', '--device', 'warp']) == 1
+    assert "device 'warp' cannot be used" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import pytest
 from synthetic import make_wsol, shape_image
 
 import fcam_zoo
-from fcam_zoo._index import ModelName, index
+from fcam_zoo._catalog import GENERAL_MODEL
+from fcam_zoo._index import ModelName, index, main_metric
 from fcam_zoo.cli import COMMANDS, build_parser, main
 from fcam_zoo.cli.train import settings_of
 from fcam_zoo.errors import UnknownModelError
@@ -84,6 +85,20 @@ def test_info_is_a_card_of_ten_lines(capsys):
     assert main(['info', 'fcam_mobilenetv1_075_cub50', '--json']) == 0
     facts = json.loads(capsys.readouterr().out)
     assert entry.to_dict().items() <= facts.items()
+
+
+def test_info_and_list_of_a_general_model(capsys):
+    entry = index()[GENERAL_MODEL]
+    assert main(['info', GENERAL_MODEL]) == 0
+    card = {line[:12].strip(): line[12:] for line in capsys.readouterr().out.splitlines()}
+    assert card['test'] == f'accuracy: {entry.metrics["test"]["fcam"]["cls"]}'
+    for place, metrics in entry.elsewhere.items():
+        name, value = main_metric(metrics['test']['fcam'])
+        assert card[place].startswith(f'{name}: F-CAM {value:.1f}, CAM ')
+    assert main(['list', 'caltech101', '--pretrained']) == 0
+    place, metrics = next(iter(entry.elsewhere.items()))
+    name, value = main_metric(metrics['test']['fcam'])
+    assert capsys.readouterr().out.rstrip().endswith(f'{name} {value:.1f} on {place}')
 
 
 def test_info_of_other_models(capsys, model_dir, tmp_path):

@@ -115,6 +115,28 @@ def test_options_of_one_stage_override_those_of_both(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('options', 'init'),
+    [
+        ([], [_catalog.GENERAL_MODEL]),
+        (['--epochs', '3', '--set', 'decoder.erosion=11'], [_catalog.GENERAL_MODEL]),
+        (['--init', 'runs/x/best'], ['runs/x/best']),
+        (['--backbone', 'resnet18'], None),
+        (['--backbone-pretrained'], None),
+        (['--backbone-checkpoint', 'x.safetensors'], None),
+        (['--output-stride', '8'], None),
+        (['--decoder-type', 'fpn'], None),
+        (['--recipe', 'fcam_resnet50_cub'], None),
+        (['--set', 'backbone=resnet18'], None),
+        (['--set', 'init=null'], None),
+        (['--sweep', 'backbone=resnet18,resnet34'], None),
+        (['--sweep', 'decoder.erosion=11,31'], [_catalog.GENERAL_MODEL]),
+    ],
+)
+def test_training_starts_from_the_general_model_if_no_option_chooses_a_network(options, init):
+    assert train_settings(*options).init == init
+
+
+@pytest.mark.parametrize(
     ('option', 'message'),
     [
         ('lr=0.1', 'unknown setting lr: choose classifier.lr or decoder.lr'),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from scenes import SCENES
 
 import fcam_zoo
+from fcam_zoo import _catalog, _photos, models
 from fcam_zoo.cli import main
 
 
@@ -89,16 +92,34 @@ def test_errors_are_one_line(arguments, message, photos, model_dir, tmp_path, ca
     assert error.count('\n') == 1
 
 
-def test_demo_picture(tmp_path, model_dir, capsys):
+def test_demo_of_own_images(tmp_path, model_dir, photos, capsys):
+    assert main(['demo', str(photos), '-o', str(tmp_path / 'demo'), '--model', str(model_dir), '--device', 'cpu']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split('  ')[0] for line in lines[1:-1]} == {Path(name).name for name in SCENES}
+    picture = Image.open(tmp_path / 'demo' / 'demo.png')
+    assert picture.width <= 900
+    assert lines[-1] == f'picture: {tmp_path / "demo" / "demo.png"}'
+
+
+def test_demo_has_photographs(tmp_path, model_dir, capsys, monkeypatch):
     pytest.importorskip('skimage')
     assert main(['demo', '-o', str(tmp_path / 'demo'), '--model', f'local-dir:{model_dir}']) == 0
-    assert 'cat' in capsys.readouterr().out
-    assert Image.open(tmp_path / 'demo' / 'demo.png').width > 400
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == [*_photos.PHOTOS]
+    assert all(path.is_file() for path in _photos.bundled({**_photos.PHOTOS, **_photos.DIFFICULT}).values())
+    monkeypatch.setitem(sys.modules, 'skimage', None)
+    assert main(['demo', '-o', str(tmp_path / 'demo'), '--model', f'local-dir:{model_dir}']) == 1
+    assert "install 'fcam-zoo[demo]'" in capsys.readouterr().err
 
 
-def test_demo_runs_every_model_that_needs_nothing_else(tmp_path, capsys):
-    pytest.importorskip('skimage')
-    assert main(['demo', '-o', str(tmp_path / 'demo')]) == 0
-    table = capsys.readouterr().out
-    for name in fcam_zoo.list_models(pretrained=True):
-        assert (name in table) is fcam_zoo.hub.index()[name].holds_backbone
+def test_the_demo_starts_with_the_general_model(tmp_path, photos, monkeypatch, model_dir, capsys):
+    used = []
+    small = models.create_model(f'local-dir:{model_dir}')
+    monkeypatch.setattr(models, 'create_model', lambda name, **_: used.append(name) or small)
+    assert main(['demo', str(photos), '-o', str(tmp_path / 'demo')]) == 0
+    assert used == [_catalog.GENERAL_MODEL]
+    assert _catalog.GENERAL_MODEL in fcam_zoo.list_models(pretrained=True)
+    for arguments, message in ((['none.jpg'], 'none.jpg'), ([str(photos), '--device', 'warp'], "device 'warp'")):
+        assert main(['demo', *arguments, '-o', str(tmp_path / 'other')]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / 'other').exists()

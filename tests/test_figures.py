@@ -154,6 +154,30 @@ def test_grid(model_dir: Path) -> None:
     assert picture.getpixel(at) == fcam_zoo.viz.BOX_COLOR
 
 
+@pytest.mark.parametrize('width', [900, 300])
+def test_rows(model_dir: Path, width: int) -> None:
+    model = fcam_zoo.create_model(f'local-dir:{model_dir}')
+    sizes = {'wide': (150, 100), 'a name that is longer than the column of its photograph ' * 2: (40, 100)}
+    images = {title: shape_image(i, i)[0].resize(size) for i, (title, size) in enumerate(sizes.items())}
+    picture, found = figures.rows(model, images, width=width)
+    side = (width - 3 * 6) // 4
+    heights = [round(side * 100 / 150), side]
+    assert picture.size == (4 * side + 3 * 6, sum(heights) + 2 * CAPTION + 6)
+    assert [found[title].box for title in images] == [r.box for r in fcam_zoo.localize(model, [*images.values()])]
+    drawn = np.asarray(picture)
+    # Nothing is written between the columns and the rows.
+    for column in range(1, 4):
+        assert (drawn[:, column * (side + 6) - 6 : column * (side + 6)] == 255).all()
+    assert (drawn[heights[0] + CAPTION : heights[0] + CAPTION + 6] == 255).all()
+    # The box is drawn over the photograph in the last column, where it was found.
+    x0, y0, x1, _ = (round(edge * side / 150) for edge in found['wide'].box)
+    assert picture.getpixel((3 * (side + 6) + (x0 + x1) // 2, y0)) == fcam_zoo.viz.BOX_COLOR
+    with pytest.raises(ValueError, match='0 images: give at least 1 image, at most 100'):
+        figures.rows(model, {})
+    with pytest.raises(ValueError, match='width is 20: give at least 64 pixels'):
+        figures.rows(model, images, width=20)
+
+
 def test_commands(dataset: WSOLDataset, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report = tmp_path / 'report'
     data, model = dataset.path(0).parents[2], f'local-dir:{model_dir}'

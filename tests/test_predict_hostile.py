@@ -247,7 +247,7 @@ def test_grid_converts_images_as_localize_does():
 def test_figures_of_too_many_or_equally_named_images(run, tmp_path, model_dir, capsys):
     for i in range(101):
         draw(tmp_path / 'many' / f'{i}.png', (8, 8), [])
-    assert '101 images, one per column: give at most 100' in run('figures', 'grid', tmp_path / 'many')
+    assert '101 images: give at least 1 image, at most 100' in run('figures', 'grid', tmp_path / 'many')
     for folder in 'ab':
         draw(tmp_path / folder / 'same.png', (64, 64), [])
     arguments = ['figures', 'grid', str(tmp_path / 'a'), str(tmp_path / 'b'), '--maps', 'fcam']

@@ -10,7 +10,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from synthetic import make_wsol, train_config
+from synthetic import make_folder, make_wsol, train_config
 
 import fcam_zoo
 from fcam_zoo import _index
@@ -132,6 +132,73 @@ def test_other_data_sets_have_their_own_tables(run, checkout, tmp_path):
     assert row['f1']
     page = (checkout / 'results' / 'tables.md').read_text()
     assert f'| `{NAME}` |' in page.partition('## others')[2]
+
+
+@pytest.fixture(scope='module')
+def labels_only(tmp_path_factory):
+    """A data set of class folders, and a training on it."""
+    data = make_folder(tmp_path_factory.mktemp('data') / 'shapes', {'train': 8, 'val': 4, 'test': 6})
+    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=2, batch_size=4)}
+    train(train_config(data, **stages), data.parent / 'run', quiet=True)
+    return data, data.parent / 'run'
+
+
+def test_a_general_model_is_measured_on_data_it_never_saw(labels_only, checkout, tmp_path):
+    data, run = labels_only
+    boxes = make_wsol(tmp_path / 'boxes', {'test': 5})
+    masks = make_wsol(tmp_path / 'masks', {'test': 4}, kind='masks')
+    also = ['--epoch', 'last', '--also', str(boxes), str(masks)]
+    assert release.main(['--quiet', 'add', str(run), NAME, '--base', BASE, *also]) == 0
+    entry = _index.index()[NAME]
+    assert entry.labels_only
+    assert entry.metrics.keys() == {'val', 'test'}
+    assert (entry.selection, entry.epochs['decoder']) == ('the last epoch', {'best': 2, 'last': 2})
+    # The released weights are those of the last epoch, and have the recorded accuracy.
+    model = fcam_zoo.create_model(f'local-dir:{run / "last"}')
+    state = load_file(checkout / 'weights' / entry.file)
+    assert torch.equal(model.decoder.head.weight.half(), state['decoder.head.weight'])
+    model.load_state_dict(state)
+    found = [fcam_zoo.localize(model, path)[0].label == path.parent.name for path in (data / 'test').rglob('*.png')]
+    assert entry.metrics['test']['fcam']['cls'] == pytest.approx(100 * sum(found) / len(found), abs=1e-3)
+    assert 0 < entry.metrics['test']['fcam']['kept'] < 100
+    for place, best, chosen in (('boxes', 'max_box_acc_50', 'box_acc_50'), ('masks', 'best_f1', 'f1')):
+        kinds = entry.elsewhere[place]['test']
+        assert kinds.keys() == {'cam', 'layercam', 'fcam', 'center'}
+        for metrics in kinds.values():
+            # All maps also at the threshold of the model, which was chosen without boxes.
+            assert metrics['threshold'] == entry.model_args['threshold'] == 0.5
+            assert metrics[chosen] <= metrics[best]
+    readme = (checkout / 'README.md').read_text()
+    fcam = entry.elsewhere['boxes']['test']['fcam']['max_box_acc_50']
+    assert f'`{NAME}`: 2 classes of shapes, accuracy ' in readme
+    assert '| boxes | MaxBoxAcc | ' in readme
+    assert f'| **{fcam:.1f}** | ' in readme
+    assert '| masks | PxAP | ' in readme
+    page = (checkout / 'MODEL_CARD.md').read_text()
+    assert '| split | maps | cls | kept |' in page
+    assert 'at the threshold of the model' in page.partition('Metrics on boxes')[2]
+    (row,) = (r for r in rows_of(checkout / 'results' / 'shapes.csv') if r['split'] == 'test')
+    assert float(row['cls']) == entry.metrics['test']['fcam']['cls']
+    assert '## General models' in (checkout / 'results' / 'tables.md').read_text()
+
+
+def test_the_last_epoch_of_other_trainings(run, checkout):
+    entry = release.release(run, NAME, BASE, epoch='last', quiet=True)
+    assert entry.metrics.keys() == {'val', 'test'}
+    assert 'F-CAM' in results_page.page([entry])
+
+
+def test_the_table_of_a_general_model_names_the_specialised_result(labels_only, entry, checkout, tmp_path):
+    boxes = make_wsol(tmp_path / 'boxes', {'test': 5})
+    general = release.release(labels_only[1], NAME, BASE, also=[boxes], quiet=True)
+    special = dataclasses.replace(entry, name=NAME.replace('shapes', 'boxes'), file='x.safetensors', size=1, sha256='0')
+    special.metrics['test']['fcam']['max_box_acc_50'] = 87.6
+    records.write_index({general.name: general, special.name: special})
+    (row,) = (line for line in card.readme_table().splitlines() if line.startswith('| boxes |'))
+    assert row.endswith('| 87.6 |')
+    records.write_index({general.name: general})
+    (row,) = (line for line in card.readme_table().splitlines() if line.startswith('| boxes |'))
+    assert row.endswith('| - |')
 
 
 def test_remeasure_reproduces_a_release_without_its_training(run, data, checkout, tmp_path, monkeypatch):

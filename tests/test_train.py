@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -166,13 +167,15 @@ def test_samples_show_the_shifted_map_that_training_uses(data, monkeypatch):
     torch.testing.assert_close(torch.tensor(np.stack(drawn[::2])), used[0])
 
 
-def test_training_starts_from_an_fcam(data, run, tmp_path):
+def test_training_starts_from_an_fcam(data, run, tmp_path, caplog):
     start = load_file(run / 'best' / 'model.safetensors')
     init = f'local-dir:{run / "best"}'
     frozen = config(
         data, init=init, classifier=ClassifierConfig(epochs=0), decoder=DecoderConfig(epochs=1, batch_size=8, lr=1e-12)
     )
-    train(frozen, tmp_path / 'second', quiet=True)
+    with caplog.at_level(logging.INFO):
+        train(frozen, tmp_path / 'second', quiet=True)
+    assert f'starting from {init} (--init or --backbone chooses another network)' in caplog.text
     end = load_file(tmp_path / 'second' / 'best' / 'model.safetensors')
     trained = [k for k in start if 'num_batches' not in k and 'running' not in k]
     assert all(torch.allclose(start[k], end[k], atol=1e-6) for k in trained)

@@ -96,13 +96,16 @@ def test_warnings_before_the_training(tmp_path, caplog):
     data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
     text = plan(config(data), tmp_path / 'run')
     assert 'warning: the backbone starts from random weights' in text
-    assert 'warning: decoder: only 2 steps: set decoder.epochs to 150 or more' in text
+    assert 'warning: the decoder is undertrained, with only 2 steps: set decoder.epochs to 150 or more' in text
     with caplog.at_level(logging.WARNING):
         train(config(data, **STAGES), tmp_path / 'run', quiet=True)
     assert 'the backbone starts from random weights' in caplog.text
-    assert 'decoder: only 6 steps: set decoder.epochs to 75 or more' in caplog.text
+    # At the start, and again at the end, where it is seen.
+    advice = 'the decoder is undertrained, with only 6 steps: set decoder.epochs to 75 or more (--decoder-epochs 75)'
+    assert caplog.messages.count(advice) == 2
+    assert caplog.messages[-1] == advice
     enough = config(data, classifier=ClassifierConfig(epochs=0), decoder=DecoderConfig(epochs=150, batch_size=8))
-    assert ': only ' not in plan(enough, tmp_path / 'other')
+    assert 'undertrained' not in plan(enough, tmp_path / 'other')
 
 
 def test_maps_that_are_not_better_than_the_center_baseline(tmp_path, monkeypatch, caplog):

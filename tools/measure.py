@@ -14,6 +14,9 @@ from fcam_zoo.benchmark import evaluate_many
 from fcam_zoo.benchmark.descriptions import describe
 from fcam_zoo.data.base import ImageDataset
 from fcam_zoo.models import FCAM
+from fcam_zoo.train import DecoderConfig
+from fcam_zoo.train.stages import DecoderStage
+from fcam_zoo.train.validation import accuracy, kept_probability
 
 
 def measure_metrics(
@@ -43,6 +46,13 @@ def measure_metrics(
         for kind, report in multi.items():
             metrics[kind]['max_box_acc_v2'] = report.metrics['max_box_acc_v2']
     return {kind: {key: round(value, 3) for key, value in found.items()} for kind, found in metrics.items()}
+
+
+def measure_labels(model: FCAM, dataset: ImageDataset) -> Metrics:
+    """Return what image labels can measure: accuracy, and the probability of the label without the background."""
+    stage = DecoderStage(model, DecoderConfig(), 'cam')
+    found = {'cls': accuracy(stage, dataset, False), 'kept': kept_probability(stage, dataset, False)}
+    return {'fcam': {key: round(value, 3) for key, value in found.items()}}
 
 
 def val_thresholds(model: FCAM, val: Metrics) -> dict[str, float]:

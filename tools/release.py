@@ -1,6 +1,6 @@
 """Release or record a finished training, measure the released models again, or time all models.
 
-    python -m tools.release add RUN NAME --base BACKBONE [--decoder-only | --record] [--also DATA ...] [--remark TEXT]
+    python -m tools.release add RUN NAME --base BACKBONE [--decoder-only | --record] [--epoch last] [--also DATA ...]
     python -m tools.release remeasure DATA_ROOT [NAME ...]
     python -m tools.release speeds
 
@@ -31,9 +31,10 @@ from fcam_zoo.errors import UnknownModelError, WeightsError
 from fcam_zoo.hub.save import state_to_save
 from fcam_zoo.models import FCAM, create_model
 from fcam_zoo.models.names import ARCHITECTURES, released
+from fcam_zoo.train.setup import has_ground_truth
 
 from . import records
-from .measure import cost_of, measure_metrics, val_thresholds
+from .measure import cost_of, measure_labels, measure_metrics, val_thresholds
 from .tables import write_tables
 
 # Facts about the data sets, by folder name.
@@ -49,7 +50,9 @@ DATASETS = {
         'images for non-commercial research',
         'labels of ImageNet-1k; images squashed to 224x224',
     ),
+    'caltech101': DatasetFacts('Caltech-101, 100 categories', 'CC BY 4.0', 'Li et al., 2022, doi:10.22002/D1.20086'),
 }
+SPLITS = ('val', 'test', 'val_last_epoch', 'test_last_epoch')
 
 
 def measure(
@@ -58,17 +61,22 @@ def measure(
     base: str,
     decoder_only: bool = False,
     *,
+    epoch: str = 'best',
     also: Sequence[str | os.PathLike] = (),
     remark: str = '',
     quiet: bool = False,
 ) -> ReleaseEntry:
     """Measure `run_dir/best` and `run_dir/last` on val and test, with weights rounded to float16 as a release has them.
 
+    On a data set without boxes and masks, only the classes are measured, and the maps on the data sets `also`: at their
+    best thresholds, and at that of the model.
+
     Args:
         run_dir: Folder of a finished training.
         name: `fcam_<backbone>.<teacher>_<dataset>`, optionally with `_<variant>`.
         base: timm name of the weights from which the backbone started.
         decoder_only: The classifier has the unchanged weights `base`, and its values are not rounded.
+        epoch: 'best' or 'last', the model that is released; with 'last', the best one is not measured.
         also: Roots of other data sets whose test split is scored.
         remark: What the recipe does not say about the training.
         quiet: Show no progress bars.
@@ -87,12 +95,16 @@ def measure(
     recipe = json.loads((run_dir / 'config.json').read_text(encoding='utf-8'))
     root, size, teacher = Path(recipe['data']), recipe['image_size'], ModelName.parse(name).teacher
     metrics: dict[str, Metrics] = {}
-    for which in ('last', 'best'):
+    for which in dict.fromkeys(('last', epoch)):
         model = create_model(f'local-dir:{run_dir / which}')
         model.load_state_dict(_released_state(model, decoder_only), strict=not decoder_only)
-        maps = _kinds_of_map(teacher) if which == 'best' else ('fcam',)
-        suffix = '' if which == 'best' else '_last_epoch'
+        maps = _kinds_of_map(teacher) if which == epoch else ('fcam',)
+        suffix = '' if which == epoch else '_last_epoch'
         metrics |= {f'{split}{suffix}': m for split, m in _val_and_test(model, root, size, maps, quiet).items()}
+    if epoch == 'last':
+        stage = list(facts['epochs'])[-1]
+        facts['epochs'][stage]['best'] = facts['epochs'][stage]['last']
+        facts['selection'] = 'the last epoch'
     entry = ReleaseEntry.from_dict(
         {
             **facts,
@@ -102,7 +114,7 @@ def measure(
             'num_classes': model.num_classes,
             'class_names': list(model.pretrained_cfg['label_names']),
             'model_args': {k: v for k, v in model.model_args.items() if k != 'backbone'},
-            'metrics': {key: metrics[key] for key in ('val', 'test', 'val_last_epoch', 'test_last_epoch')},
+            'metrics': {key: metrics[key] for key in SPLITS if key in metrics},
             'remark': remark,
             'commit': _commit(),
             'license': 'apache-2.0',
@@ -118,14 +130,14 @@ def measure(
 def release(
     run_dir: str | os.PathLike, name: str, base: str, decoder_only: bool = False, **options: Any
 ) -> ReleaseEntry:
-    """Measure a training, and write its best model to the weights folder and its entry to the index.
+    """Measure a training, and write its model to the weights folder and its entry to the index.
 
     Args:
         run_dir: Folder of a finished training.
         name: `fcam_<backbone>.<teacher>_<dataset>`.
         base: timm name of the weights from which the backbone started.
         decoder_only: Store the decoder only; the classifier has the unchanged weights `base`.
-        **options: `also`, `remark`, `quiet` of `measure`.
+        **options: `epoch`, `also`, `remark`, `quiet` of `measure`.
 
     Raises:
         TrainingError: If the training is not finished.
@@ -133,7 +145,7 @@ def release(
         WeightsError: If a weight does not fit float16.
     """
     entry = measure(run_dir, name, base, decoder_only, **options)
-    model = create_model(f'local-dir:{Path(run_dir) / "best"}')
+    model = create_model(f'local-dir:{Path(run_dir) / options.get("epoch", "best")}')
     if decoder_only:
         entry.holds = 'decoder'
         entry.classifier_sha256 = digest(model.backbone.state_dict())
@@ -213,21 +225,23 @@ def _kinds_of_map(teacher: str) -> tuple[str, ...]:
 
 
 def _val_and_test(model: FCAM, root: Path, size: int, maps: Sequence[str], quiet: bool) -> dict[str, Metrics]:
-    """Return metrics on val, and on test, also at the thresholds of val."""
-    transform = EvalTransform(size)
-    val = measure_metrics(model, open_dataset(root, 'val', transform), maps, quiet=quiet)
-    thresholds = val_thresholds(model, val)
-    return {
-        'val': val,
-        'test': measure_metrics(model, open_dataset(root, 'test', transform), maps, thresholds, quiet),
-    }
+    """Return metrics on val, and on test, also at the thresholds of val; without boxes and masks, of classes only."""
+    val_set, test_set = (open_dataset(root, split, EvalTransform(size)) for split in ('val', 'test'))
+    if not has_ground_truth(val_set):
+        return {'val': measure_labels(model, val_set), 'test': measure_labels(model, test_set)}
+    val = measure_metrics(model, val_set, maps, quiet=quiet)
+    return {'val': val, 'test': measure_metrics(model, test_set, maps, val_thresholds(model, val), quiet)}
 
 
 def _elsewhere(model: FCAM, entry: ReleaseEntry, root: Path, size: int, quiet: bool) -> Metrics:
-    """Return metrics on the test split of another data set, also at the thresholds of the model's own val split."""
-    dataset = open_dataset(root, 'test', EvalTransform(size))
-    thresholds = val_thresholds(model, entry.metrics['val'])
-    return measure_metrics(model, dataset, _kinds_of_map(entry.teacher), thresholds, quiet)
+    """Return metrics on the test split of another data set, also at thresholds chosen without it.
+
+    These are the best ones on the model's own val split or, if that has image labels only, the one of the model.
+    """
+    dataset, kinds = open_dataset(root, 'test', EvalTransform(size)), _kinds_of_map(entry.teacher)
+    own = dict.fromkeys(kinds, model.threshold)
+    thresholds = own if entry.labels_only else val_thresholds(model, entry.metrics['val'])
+    return measure_metrics(model, dataset, kinds, thresholds, quiet)
 
 
 def _changes(name: str, before: dict[str, Metrics], after: dict[str, Metrics]) -> list[str]:
@@ -274,6 +288,7 @@ def build_parser() -> argparse.ArgumentParser:
     what = add.add_mutually_exclusive_group()
     what.add_argument('--decoder-only', action='store_true', help='store the decoder only: the classifier is unchanged')
     what.add_argument('--record', action='store_true', help='keep the metrics, not the weights')
+    add.add_argument('--epoch', choices=('best', 'last'), default='best', help='model to release (default: best)')
     add.add_argument('--remark', default='', help='what the recipe does not say about the training')
     add.add_argument('--also', nargs='+', default=[], metavar='DATA', help='other data sets to score, test split')
     again = commands.add_parser('remeasure', help='measure released models again')
@@ -291,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
     elif args.command == 'speeds':
         write_speeds()
     else:
-        options = {'also': args.also, 'remark': args.remark, 'quiet': args.quiet}
+        options = {'epoch': args.epoch, 'also': args.also, 'remark': args.remark, 'quiet': args.quiet}
         if args.record:
             record(args.run, args.name, args.base, **options)
         else:

@@ -11,7 +11,7 @@ from fcam_zoo.benchmark.descriptions import MAP_TITLES
 from fcam_zoo.cams import METHODS
 
 from . import records
-from .card import cells, description_of, table
+from .card import LABEL_METRICS, cells, description_of, table
 
 TEACHERS = {method: MAP_TITLES[method] for method in METHODS}
 HEAD = """# Results
@@ -25,11 +25,15 @@ localization at IoU 50. Robustness: percent of all thresholds at which MaxBoxAcc
 "+ F-CAM" is the epoch that was best on val; the column "last" has the first metric of the last epoch. Maps of teachers
 are resized bilinearly. *-*: not measured."""
 
+GENERAL = """Their data sets have image labels only: *cls* is the accuracy, *kept* the mean probability of the label
+after the background was removed. Their maps are measured on the other data sets below."""
+
 
 def page(entries: Sequence[ReleaseEntry]) -> str:
     """Return the text of the page."""
     parts = [HEAD]
-    for (dataset, architecture), found in _groups(entries).items():
+    general = [entry for entry in entries if entry.labels_only]
+    for (dataset, architecture), found in _groups([entry for entry in entries if not entry.labels_only]).items():
         data, stride = found[0].dataset, found[0].model_args['output_stride']
         note = f' ({data.note})' if data.note else ''
         parts += [
@@ -38,6 +42,8 @@ def page(entries: Sequence[ReleaseEntry]) -> str:
             _teachers(found),
             *_spread(found),
         ]
+    if general:
+        parts += ['## General models', GENERAL, _general(general)]
     for place in sorted({place for entry in entries for place in entry.elsewhere}):
         parts += [f'## {place}', 'This data set was not used for training.', _elsewhere(entries, place)]
     paper = records.results_dir() / 'paper.csv'
@@ -74,7 +80,7 @@ def _teachers(entries: Sequence[ReleaseEntry]) -> str:
         if teacher in test:
             rows.append([title, *cells(test[teacher], columns), '', ''])
         if entry:
-            last = entry.metrics['test_last_epoch']['fcam'][description.primary]
+            last = entry.metrics.get('test_last_epoch', entry.metrics['test'])['fcam'][description.primary]
             name = f'`{entry.name}`' if entry.file else ''
             rows.append([f'{title} + F-CAM', *cells(test['fcam'], columns), f'{last:.1f}', name])
     rows.append([MAP_TITLES['center'], *cells({**any_test['center'], 'cls': None}, columns), '', ''])
@@ -91,7 +97,7 @@ def _spread(entries: Sequence[ReleaseEntry]) -> list[str]:
             continue
         numbers = ', '.join(str(e.recipe['seed']) for e in seeds)
         for split, epoch in (('test', 'best on val'), ('test_last_epoch', 'last')):
-            values = [[e.metrics[split]['fcam'].get(key) for e in seeds] for key in columns]
+            values = [[e.metrics.get(split, e.metrics['test'])['fcam'].get(key) for e in seeds] for key in columns]
             rows.append([f'{title} + F-CAM, seeds {numbers}', epoch, *map(_mean_and_deviation, values)])
     return [table(['mean ± sd', 'epoch', *columns.values()], rows)] if rows else []
 
@@ -99,6 +105,15 @@ def _spread(entries: Sequence[ReleaseEntry]) -> list[str]:
 def _mean_and_deviation(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f'{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}' if len(known) == len(values) else '-'
+
+
+def _general(entries: Sequence[ReleaseEntry]) -> str:
+    """Return a row per model that was trained and measured with image labels only."""
+    rows = [
+        [f'`{entry.name}`', entry.dataset.title, *cells(entry.metrics['test']['fcam'], LABEL_METRICS)]
+        for entry in entries
+    ]
+    return table(['model', 'data', *LABEL_METRICS.values()], rows)
 
 
 def _elsewhere(entries: Sequence[ReleaseEntry], place: str) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fcam_zoo._index import Metrics, ModelName, ReleaseEntry
+from fcam_zoo._index import Metrics, ModelName, ReleaseEntry, main_metric
 from fcam_zoo._io import write_text
 
 from . import records
-from .card import description_of, model_card, render_readme
+from .card import LABEL_METRICS, description_of, model_card, render_readme
 from .results_page import page
 
 COSTS = ('parameters', 'gmacs', 'images_per_second', 'threads')
@@ -50,7 +50,9 @@ def csv_tables() -> dict[str, str]:
 
 
 def _csv(found: list[tuple[ReleaseEntry, Mapping[str, Metrics]]]) -> str:
-    keys = [column.key for column in description_of(found[0][1]).columns]
+    metrics = found[0][1]
+    labels_only = main_metric(metrics['test']['fcam']) is None
+    keys = LABEL_METRICS if labels_only else [column.key for column in description_of(metrics).columns]
     text = io.StringIO()
     columns = ('model', 'teacher', 'maps', 'split', *keys, *COSTS, 'selection', 'commit', 'sha256', 'command')
     writer = csv.DictWriter(text, columns, extrasaction='ignore', lineterminator='\n')

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ._arguments import MODEL
+from .._catalog import GENERAL_MODEL
+from ._arguments import MODEL, add_device_argument
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -19,7 +20,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         '--model',
         nargs='+',
         metavar='NAME',
-        help=f'each {MODEL} (default: all released models that include their backbone)',
+        help=f'each {MODEL} (default: {GENERAL_MODEL}, then the other released models)',
     )
     parser.add_argument(
         '--host',
@@ -27,11 +28,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='address to listen on (default: 127.0.0.1, reachable only from this machine); there is no password',
     )
     parser.add_argument('--port', type=int, help='default: the first free port from 7860')
+    add_device_argument(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..app import launch
 
-    launch(args.models, args.host, args.port)
+    launch(args.models, args.host, args.port, args.device)
     return 0

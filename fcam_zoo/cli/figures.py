@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._catalog import CAM_METHODS
+from .._catalog import CAM_METHODS, GENERAL_MODEL
 from .._table import text_table
-from ._arguments import add_classifier_argument, add_model_argument, threshold
+from ._arguments import add_classifier_argument, add_device_argument, add_model_argument, threshold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'with the box of its largest region. Default images: CC0 and public domain photographs of scikit-image.',
     )
     grid.add_argument('images', nargs='*', type=Path, help='files and folders (default: those of fcam-zoo demo)')
-    add_model_argument(grid)
+    add_model_argument(grid, default=GENERAL_MODEL)
     grid.add_argument(
         '--maps',
         nargs='+',
@@ -47,6 +47,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     grid.add_argument('--height', type=int, default=130, help='height of a row in pixels (default: 130)')
     add_classifier_argument(grid)
+    add_device_argument(grid)
     grid.set_defaults(run=run_grid)
     _output(grid, 'grid.jpg')
     curves = actions.add_parser(
@@ -81,18 +82,17 @@ def _reports(parser: argparse.ArgumentParser) -> None:
 
 def run_grid(args: argparse.Namespace) -> int:
     from .. import figures
-    from ..data import list_images, open_image
+    from .._device import chosen_device
+    from .._photos import photographs
     from ..models import create_model
-    from .demo import load_photos
 
     figures.check_suffix(args.output, picture=True)
     figures.check_maps(args.maps)
-    paths = [path for given in args.images for path in list_images(given)]
-    if len(paths) > figures.MAX_IMAGES:
-        raise ValueError(f'{len(paths)} images, one per column: give at most {figures.MAX_IMAGES}')
-    unique = len({path.name for path in paths}) == len(paths)
-    images = {path.name if unique else str(path): open_image(path) for path in paths} if paths else load_photos()
-    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
+    images = photographs(args.images)
+    figures.check_number(len(images))
+    device = chosen_device(args.device)
+    model = create_model(args.model or GENERAL_MODEL, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
+    model.to(device)
     options = {'threshold': args.threshold, 'cam_threshold': args.cam_threshold, 'height': args.height}
     picture, found = figures.grid(model, images, args.maps, **options)
     lines = [['image', 'class', 'score', 'box of the F-CAM (x0, y0, x1, y1)']]

@@ -19,7 +19,8 @@ SHOWN_CLASSES = 3
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        'info', description='Describe a model in ten lines: network, classes, data, metrics, threshold, file, license.'
+        'info',
+        description='Describe a model in a few lines: network, classes, data, metrics, threshold, file, license.',
     )
     parser.add_argument('name', help=MODEL)
     parser.add_argument('--json', action='store_true', help='print everything that is recorded, as JSON')
@@ -86,7 +87,8 @@ def card(name: str, facts: Mapping[str, Any]) -> dict[str, str]:
         'classes': classes(facts),
         'data': joined(title, license and f'license: {license}', note),
         'teacher': facts.get('teacher'),
-        **measured(facts),
+        **measured(mapping(facts, 'metrics')),
+        **measured_elsewhere(facts),
         'threshold': joined(args.get('threshold'), facts.get('selection')),
         'weights': facts['missing'] if 'missing' in facts else f'{facts["file"]}, {facts["size"] / 2**20:.1f} MB',
         'license': facts.get('license'),
@@ -115,11 +117,20 @@ def classes(facts: Mapping[str, Any]) -> str:
     return f'{facts["num_classes"]}{": " * bool(names)}{", ".join(names[:SHOWN_CLASSES])}{more}'
 
 
-def measured(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return the main metric of each kind of map, on the test split or else on val."""
+def measured_elsewhere(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the main metric of each kind of map on the test splits of other data sets, if there is none on its own."""
     from .._index import main_metric
 
-    metrics = mapping(facts, 'metrics')
+    if main_metric(mapping(mapping(mapping(facts, 'metrics'), 'test'), 'fcam')):
+        return {}
+    places = mapping(facts, 'elsewhere')
+    return {place: text for place in places for text in measured(mapping(places, place)).values()}
+
+
+def measured(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return the main metric of each kind of map, on the test split or else on val; without one, the accuracy."""
+    from .._index import main_metric
+
     for split in ('test', 'val'):
         kinds = {kind: values for kind, values in mapping(metrics, split).items() if isinstance(values, dict)}
         found = {kind: metric for kind in sorted(kinds, key=order) if (metric := main_metric(kinds[kind]))}
@@ -128,6 +139,8 @@ def measured(facts: Mapping[str, Any]) -> dict[str, str]:
             maps = ', '.join(f'{TITLES.get(kind, kind)} {value:.1f}' for kind, (_, value) in found.items())
             accuracy = kinds[next(iter(found))].get('cls')
             return {split: f'{name}: {maps}' + (f'; accuracy: {accuracy}' if accuracy is not None else '')}
+        if isinstance(accuracy := mapping(kinds, 'fcam').get('cls'), (int, float)):
+            return {split: f'accuracy: {accuracy}'}
     return {}
 
 

@@ -8,7 +8,7 @@ import sys
 from .._io import one_line
 from .._table import text_table
 
-HEADINGS = ('released model', 'short name', 'training data', 'F-CAM on its test split')
+HEADINGS = ('released model', 'short name', 'training data', 'F-CAM on a test split')
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -56,9 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
 def row_of(name: str) -> tuple[str, ...]:
     """Return the cells of a released model."""
-    from .._index import index
+    from .._index import index, main_metric
     from ..models.names import short_name
 
     entry, short = index()[name], short_name(name)
-    metric = entry.main_metric()
-    return name, '' if short == name else short, entry.dataset.title, f'{metric[0]} {metric[1]:.1f}' if metric else ''
+    own = '' if short == name else short
+    if metric := entry.main_metric():
+        return name, own, entry.dataset.title, f'{metric[0]} {metric[1]:.1f}'
+    # The maps of a general model are measured on other data sets.
+    found = ((place, main_metric(splits['test']['fcam'])) for place, splits in entry.elsewhere.items())
+    other = next((f'{metric[0]} {metric[1]:.1f} on {place}' for place, metric in found if metric), '')
+    return name, own, entry.dataset.title, other

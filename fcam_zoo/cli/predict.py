@@ -117,7 +117,7 @@ def _exit_if_late(woken: socket.socket, ended: threading.Event) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .._device import resolve_auto, usable_device
+    from .._device import chosen_device
     from ..labelling import LabelOptions, label_images
     from ..models import create_model
 
@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         resume=args.resume,
     )
-    device = usable_device(resolve_auto(args.device))
+    device = chosen_device(args.device)
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint).to(device)
     with _interruptible():
         done = label_images(model, args.images, args.output, options)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._catalog import TEACHER_METHODS, WSOL_METHODS, recipe_names
+from .._catalog import GENERAL_MODEL, TEACHER_METHODS, WSOL_METHODS, recipe_names
 from .._schema import show
 from ._arguments import MODEL, add_device_argument
 
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
     from ..train import TrainConfig
 
 STAGES = ('classifier', 'decoder')
+# Settings that choose the network. Without them and without a recipe, a training starts from the general model.
+NETWORK = (
+    'init',
+    'backbone',
+    'backbone_checkpoint',
+    'backbone_pretrained',
+    'backbone_kwargs',
+    'output_stride',
+    'dilated',
+    'decoder_type',
+    'decoder_channels',
+)
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -24,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. Boxes or masks of val, if there are '
         'any, select the best epoch; those of train are used only with --supervision. Continue an interrupted run with '
         '--resume. Under torchrun, all processes train one model.',
-        epilog='Example: fcam-zoo train birds/ -o runs/birds --backbone resnet50 --backbone-pretrained. '
+        epilog='Example: fcam-zoo train birds/ -o runs/birds, which starts from the general model. '
         'Then: fcam-zoo predict photos/ --model runs/birds/best -o out',
     )
     parser.add_argument('data', help='folder of the data set, CSV file of paths and labels, or hf-dataset:org/name')
@@ -67,9 +79,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--init',
         nargs='+',
         metavar='NAME',
-        help=f'F-CAM to start from: {MODEL}; the weights of several are averaged',
+        help=f'F-CAM to start from: {MODEL}; the weights of several are averaged (default, if no option or recipe '
+        f'chooses a network: {GENERAL_MODEL})',
     )
-    parser.add_argument('--backbone', help='timm name of the classifier (default: resnet50)')
+    parser.add_argument('--backbone', help='timm name of the classifier, instead of --init (default: resnet50)')
     parser.add_argument('--backbone-checkpoint', help='safetensors file of backbone weights, with timm names')
     parser.add_argument(
         '--backbone-pretrained', action='store_true', default=None, help="start from timm's pretrained backbone"
@@ -166,6 +179,8 @@ def run(args: argparse.Namespace) -> int:
 def settings_of(args: argparse.Namespace) -> TrainConfig:
     """Create the config: the recipe, then the options of both stages, then other options, then --set.
 
+    If neither a recipe nor an option chooses the network, the training starts from the general model.
+
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
@@ -185,6 +200,9 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     default = config.teacher == TeacherConfig() and not any(place.startswith('teacher.') for place in changes)
     if default and uses_own_map(changes.get('classifier.method')):
         changes['teacher.method'] = 'cam'
+    searched = (args.sweep or '').partition('=')[0]
+    if args.recipe is None and {*changes, searched}.isdisjoint(NETWORK):
+        changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
 
 

@@ -52,10 +52,19 @@ def warnings_of(config: TrainConfig, count_of: Callable[[str], int]) -> list[str
             'the backbone starts from random weights, which needs a large data set: give --backbone-pretrained or '
             '--backbone-checkpoint'
         )
+    return found + undertrained(config, count_of)
+
+
+def undertrained(config: TrainConfig, count_of: Callable[[str], int]) -> list[str]:
+    """Return a line for each stage that has too few optimizer steps, which says how many epochs it needs."""
+    found = []
     for name in STAGES:
         settings = getattr(config, name)
         per_epoch = count_of(name) // step_size(name, settings, count_of(name))
         steps, epochs = settings.epochs * per_epoch, math.ceil(FEW_STEPS / per_epoch)
         if 0 < steps < FEW_STEPS:
-            found.append(f'{name}: only {steps} steps: set {name}.epochs to {epochs} or more')
+            found.append(
+                f'the {name} is undertrained, with only {steps} steps: set {name}.epochs to {epochs} or more '
+                f'(--{name}-epochs {epochs})'
+            )
     return found

@@ -21,7 +21,7 @@ from ..errors import TrainingError
 from ..hub import save_pretrained
 from ..models import FCAM
 from .checkpoint import AGAIN, BEST, STATE, load_weights, writing
-from .collapse import ADVICE
+from .collapse import ADVICE, undertrained
 from .config import STAGES, TrainConfig
 from .loop import StageRun
 from .records import StageSummary
@@ -93,6 +93,9 @@ def train_after(
             load_weights(setup.model, run_dir / stage.name / BEST)
         if rank() == 0:
             save_models(setup.model, run_dir, summary)
+            # The warning of the start is far above by now.
+            for warning in undertrained(config, setup.count_of):
+                logger.warning(warning)
         barrier()
         return summary
 

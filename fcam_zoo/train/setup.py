@@ -65,6 +65,10 @@ class Setup:
             return self.teacher.images
         return self.train_set
 
+    def count_of(self, stage: str) -> int:
+        """Return the number of training images of a stage."""
+        return len(self.images_of(stage))
+
     def stages(self) -> Iterator[Stage]:
         """Create each stage that has epochs, and set the augmentation of its images.
 
@@ -104,8 +108,8 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup = Setup(config, train_set, val_set, model, teacher, ensemble)
     for stage in setup.stages():
         stage.parameter_groups()
-        step_size(stage.name, stage.config, len(setup.images_of(stage.name)), stage.pairs)
-    setup.warnings.extend(warnings_of(config, lambda stage: len(setup.images_of(stage))))
+        step_size(stage.name, stage.config, setup.count_of(stage.name), stage.pairs)
+    setup.warnings.extend(warnings_of(config, setup.count_of))
     if config.classifier.epochs and val_set is None:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
     if val_set is not None and (reason := labels_for(model, val_set, 'auto').reason):
@@ -183,7 +187,9 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
     torch.manual_seed(config.seed)
     names = _class_names(config, train_set, num_classes)
     if config.init:
-        model = averaged(names_of(config.init))
+        starts = names_of(config.init)
+        logger.info('starting from %s (--init or --backbone chooses another network)', ', '.join(starts))
+        model = averaged(starts)
         new_head = list(model.pretrained_cfg.get('label_names') or ()) != names
         if new_head:
             model.reset_classifier(num_classes)

@@ -60,7 +60,7 @@ def validate(stage: Stage, setup: Setup, quiet: bool = True) -> dict[str, float]
         return reports[stage.val_maps].metrics
     if stage.name == 'decoder':
         return {'kept': kept_probability(stage, setup.eval_set, config.skip_bad)}
-    return {} if val_set is None else {'cls': _accuracy(stage, val_set, config.skip_bad)}
+    return {} if val_set is None else {'cls': accuracy(stage, val_set, config.skip_bad)}
 
 
 def center_score(setup: Setup) -> float | None:
@@ -72,7 +72,7 @@ def center_score(setup: Setup) -> float | None:
     return localization_score(report.metrics)
 
 
-def _accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
+def accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:
     """Compute the top-1 accuracy in percent."""
     found: list[bool] = []
     for images, labels in _batches(stage, items_of(dataset, len(dataset), skip_bad)):
