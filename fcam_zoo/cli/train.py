@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 
 STAGES = ('classifier', 'decoder')
 # Settings that choose the network. Without them and without a recipe, a training starts from the general model.
-NETWORK = ('init', 'backbone', 'backbone_checkpoint', 'backbone_pretrained', 'backbone_kwargs')
-NETWORK += ('output_stride', 'dilated', 'decoder_type', 'decoder_channels')
+NETWORK = {
+    'init',
+    'backbone',
+    'backbone_checkpoint',
+    'backbone_pretrained',
+    'backbone_kwargs',
+    'output_stride',
+    'dilated',
+    'decoder_type',
+    'decoder_channels',
+}
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -173,7 +182,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
     searched = (args.sweep or '').partition('=')[0]
-    if args.recipe is None and {*changes, searched}.isdisjoint(NETWORK):
+    if args.recipe is None and NETWORK.isdisjoint({*changes, searched}):
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
 
