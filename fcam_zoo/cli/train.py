@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 STAGES = ('classifier', 'decoder')
 # Settings that choose the network. Without them and without a recipe, a training starts from the general model.
-NETWORK = (
+NETWORK = {
     'init',
     'backbone',
     'backbone_checkpoint',
@@ -26,7 +26,7 @@ NETWORK = (
     'dilated',
     'decoder_type',
     'decoder_channels',
-)
+}
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -201,7 +201,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     if default and uses_own_map(changes.get('classifier.method')):
         changes['teacher.method'] = 'cam'
     searched = (args.sweep or '').partition('=')[0]
-    if args.recipe is None and {*changes, searched}.isdisjoint(NETWORK):
+    if args.recipe is None and NETWORK.isdisjoint({*changes, searched}):
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
 
