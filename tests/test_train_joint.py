@@ -10,9 +10,11 @@ from synthetic import make_wsol, train_config
 
 import fcam_zoo
 from fcam_zoo.data import normalize
+from fcam_zoo.errors import TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
+from fcam_zoo.train.joint import JointStage
 from fcam_zoo.train.loop import StageRun
-from fcam_zoo.train.stages import DecoderStage, JointStage
+from fcam_zoo.train.stages import DecoderStage
 
 GENERATORS = [torch.Generator(), torch.Generator()]
 
@@ -93,3 +95,16 @@ def test_an_interrupted_run_resumes_bit_for_bit(data, tmp_path, monkeypatch):
     train(config, tmp_path / 'resumed', resume=True, quiet=True)
     whole, resumed = (load_file(tmp_path / name / 'last/model.safetensors') for name in ('whole', 'resumed'))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_classifier_with_another_training_method_is_refused(data, tmp_path):
+    joint = settings(data).replace({'classifier.method': 'acol'})
+    with pytest.raises(TrainingError, match=r'by cross-entropy, and this one was trained by ACoL: set it to 0'):
+        train(joint, tmp_path / 'run', quiet=True)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_the_epoch_cannot_be_selected_by_a_classifier_that_changes(tmp_path, caplog):
+    images = make_wsol(tmp_path / 'shapes', {'train': 8})
+    train(settings(images, epochs=1), tmp_path / 'run', quiet=True)
+    assert 'decoder.classification_weight changes the classifier that selects the epoch' in caplog.text

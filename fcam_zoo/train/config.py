@@ -240,8 +240,8 @@ class DecoderConfig(StageConfig):
     activation_weight is that of `losses.background_activation`.
 
     With classification_weight > 0, the classifier is not frozen: it is trained together with the decoder, at
-    classifier_lr, and the loss includes this weight times that of the classifier stage (the classification term of
-    Eq. 3; see `stages.JointStage`).
+    classifier_lr, and the loss includes this weight times the cross-entropy and distillation of the classifier stage
+    (the classification term of Eq. 3; see `joint.JointStage`).
 
     The defaults of erosion, crf_weight and size_weight were the best in docs/experiments.md, for hundreds of steps on
     two small data sets. The paper's values, which its recipes use, are 11, 1.14e-9 and 0.1. (1.14e-9 is the paper's

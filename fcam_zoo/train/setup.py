@@ -26,8 +26,9 @@ from ..models import FCAM, create_model
 from .collapse import warnings_of
 from .config import TrainConfig, names_of
 from .distillation import Ensemble, open_ensemble
+from .joint import JointStage
 from .loading import step_size
-from .stages import ClassifierStage, DecoderStage, JointStage, Stage
+from .stages import ClassifierStage, DecoderStage, Stage
 from .supervision import AnnotationTeacher
 from .teacher import Teacher, open_teacher
 
@@ -118,6 +119,11 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
         )
     if config.decoder.epochs and not has_ground_truth(val_set):
         logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
+        if config.decoder.classification_weight:
+            setup.warnings.append(
+                'val has no boxes or masks, and decoder.classification_weight changes the classifier that selects the '
+                'epoch: use the last epoch (RUN/last)'
+            )
     setup.model.to(device).to(memory_format=torch.channels_last)
     if ensemble:
         ensemble.to(device)

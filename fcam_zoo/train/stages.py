@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from .. import cams, sampling, wsol
 from .._distributed import all_reduce, world_size
@@ -281,54 +280,6 @@ class DecoderStage(Stage):
 
     def collapse(self, history: list[EpochMetrics]) -> str | None:
         return collapse_of(history, self.config.seed_weight)
-
-
-class JointStage(DecoderStage):
-    """Classifier and decoder together: Eq. 3 of F-CAM with its classification term.
-
-    The classification term is the cross-entropy of the logits, with distillation if there are teachers. The statistics
-    of the classifier's batch norms stay as they are, since the batches of this stage are small.
-    """
-
-    def __init__(
-        self,
-        model: FCAM,
-        config: DecoderConfig,
-        teacher: str,
-        classifier: ClassifierConfig,
-        ensemble: Ensemble | None = None,
-    ) -> None:
-        super().__init__(model, config, teacher)
-        model.unfreeze()
-        if model.method.own_head:
-            _freeze_unused(model)
-        self.classifier, self.ensemble = classifier, ensemble
-
-    def train(self, mode: bool = True) -> JointStage:
-        super().train(mode)
-        for module in self.model.backbone.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        modules = (self.model.backbone, self.model.method)
-        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
-        return [*super().parameter_groups(), {'params': trained, 'lr': self.config.classifier_lr}]
-
-    def forward(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        generators: Sequence[torch.Generator],
-        maps: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        encoding = self.encode(images)
-        logits = self.model.classify(encoding).float()
-        terms = {'ce': F.cross_entropy(logits, labels, label_smoothing=self.classifier.label_smoothing)}
-        terms = distilled(terms, logits, images, self.classifier, self.ensemble)
-        weighted = {name: self.config.classification_weight * term for name, term in terms.items()}
-        return self.alignment(encoding, images, labels, generators, maps) | weighted
 
 
 def distilled(

@@ -1,0 +1,69 @@
+"""Joint training: the stage that trains classifier and decoder together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ..errors import TrainingError
+from ..models import FCAM
+from .config import ClassifierConfig, DecoderConfig
+from .distillation import Ensemble
+from .stages import DecoderStage, distilled
+
+
+class JointStage(DecoderStage):
+    """Classifier and decoder together: Eq. 3 of F-CAM with its classification term.
+
+    The classification term is the cross-entropy of the logits, with distillation if there are teachers. The statistics
+    of the classifier's batch norms stay as they are, since the batches of this stage are small.
+
+    Raises:
+        TrainingError: When the classifier has another training method, whose loss this stage does not have.
+    """
+
+    def __init__(
+        self,
+        model: FCAM,
+        config: DecoderConfig,
+        teacher: str,
+        classifier: ClassifierConfig,
+        ensemble: Ensemble | None = None,
+    ) -> None:
+        if model.config.method:
+            raise TrainingError(
+                f'decoder.classification_weight trains the classifier by cross-entropy, and this one was trained by '
+                f'{model.method.title}: set it to 0'
+            )
+        super().__init__(model, config, teacher)
+        model.unfreeze()
+        self.classifier, self.ensemble = classifier, ensemble
+
+    def train(self, mode: bool = True) -> JointStage:
+        super().train(mode)
+        for module in self.model.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        classifier = {'params': list(self.model.backbone.parameters()), 'lr': self.config.classifier_lr}
+        return [*super().parameter_groups(), classifier]
+
+    def forward(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        generators: Sequence[torch.Generator],
+        maps: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        encoding = self.encode(images)
+        logits = self.model.classify(encoding).float()
+        terms = {'ce': F.cross_entropy(logits, labels, label_smoothing=self.classifier.label_smoothing)}
+        terms = distilled(terms, logits, images, self.classifier, self.ensemble)
+        weighted = {name: self.config.classification_weight * term for name, term in terms.items()}
+        return self.alignment(encoding, images, labels, generators, maps) | weighted
