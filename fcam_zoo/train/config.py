@@ -171,7 +171,7 @@ class TeacherConfig:
         sizes: Average the maps of each image at these sides in pixels; default: image_size.
         maps: Folder of score maps from any other tool, `<image id>.npy`, (H,W) in [0,1]; replaces all of the above.
         supervision: Number of training images per class whose boxes or masks are the maps. The decoder is trained only
-            on these images (see `supervision`); 0 is weak supervision.
+            on these images (see `supervision`); 0: none (weak supervision).
         cache: Folder of the stored maps, which several trainings can share; default: `teacher` in the run folder.
     """
 
