@@ -263,10 +263,20 @@ def test_the_images_of_supervision_depend_on_the_seed_only(data):
         np.testing.assert_array_equal(part.sizes[i], images.sizes[index])
 
 
+def test_supervision_reads_the_boxes_of_a_csv_file(tmp_path):
+    make_folder(tmp_path / 'folder', {'train': 4})
+    files = sorted((tmp_path / 'folder' / 'train').glob('*/*'))
+    lines = [f'{path.relative_to(tmp_path)},{path.parent.name},8,16,39,47' for path in files]
+    (tmp_path / 'data.csv').write_text('\n'.join(['image,label,x0,y0,x1,y1', *lines]))
+    teacher = open_supervision(config_of(tmp_path / 'data.csv', None, teacher=TeacherConfig(supervision=1)))
+    assert len(teacher.images) == 2
+    assert {*teacher.read(0).unique().tolist()} == {0.0, 1.0}
+
+
 def test_supervision_needs_annotations_and_no_other_teacher(tmp_path):
     folder = make_folder(tmp_path / 'folder', {'train': 8})
     config = config_of(folder, None, DecoderConfig(epochs=1, batch_size=4), teacher=TeacherConfig(supervision=1))
-    with pytest.raises(TrainingError, match='needs boxes or masks of train'):
+    with pytest.raises(TrainingError, match=r'needs boxes or masks of train.* or a CSV file with the columns x0,y0,x1,y1'):
         train(config, tmp_path / 'run', quiet=True)
     assert not (tmp_path / 'run').exists()
     with pytest.raises(ValueError, match=r'teacher\.supervision uses boxes or masks as maps: leave out teacher\.model'):
