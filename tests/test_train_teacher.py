@@ -281,6 +281,8 @@ def test_unreadable_images_have_empty_maps(data, other, tmp_path):
             {'method': ['gradcam', 'scorecam'], 'model': ['x', 'y']},
             r"teacher\.method\[1\] is 'scorecam': choose one of",
         ),
+        ({'consensus': 'max'}, r'teacher\.consensus=max fuses the maps of several models: give two or more'),
+        ({'consensus': 'max', 'model': ['x']}, r'teacher\.consensus=max fuses'),
         ({'maps': 'x', 'flip': True}, r'teacher\.maps holds the maps: leave out'),
         ({'fusion': 'median'}, r"teacher\.fusion is 'median': choose one of geometric_mean"),
         ({'sizes': [8]}, r'teacher\.sizes\[0\] is 8'),

@@ -192,6 +192,11 @@ class TeacherConfig:
             raise InvalidValue(
                 f'teacher.method has {len(self.method)} methods for {len(self.models)} models: give one for each model'
             )
+        if self.consensus != 'mean' and len(self.models) < 2:
+            raise InvalidValue(
+                f'teacher.consensus={self.consensus} fuses the maps of several models: give two or more as '
+                'teacher.model, or leave it out'
+            )
         if 'fcam' in self.methods and not (self.models or self.maps):
             raise InvalidValue("teacher.method is 'fcam': give a finished F-CAM as teacher.model")
         if self.layers and set(self.methods) == {'fcam'}:
