@@ -18,6 +18,7 @@ from .._distributed import rank, world_size
 from .._schema import reading
 from ..data.base import ImageDataset
 from ..errors import ImageError, TrainingError
+from ..wsol import WSOLMethod
 from .config import StageConfig
 
 
@@ -70,6 +71,17 @@ def step_size(stage: str, settings: StageConfig, n_images: int, pairs: bool = Fa
     if n_images < parts:
         raise TrainingError(f'{stage}: {n_images} images are fewer than {parts} parts of a step ({what})')
     return min(settings.batch_size, n_images // parts * parts)
+
+
+def check_images_per_pass(settings: StageConfig, size: int, method: WSOLMethod) -> None:
+    """Raise TrainingError if a backward pass of the classifier stage, with steps of `size` images, has too few."""
+    count = size // (settings.accumulate * world_size())
+    if count < method.least_images:
+        raise TrainingError(
+            f'{method.title} needs at least {method.least_images} images in each process and backward pass, and '
+            f'classifier.batch_size={settings.batch_size} gives {count}: raise it (a step has {size} images), or use '
+            'fewer processes or a smaller classifier.accumulate'
+        )
 
 
 class MapFile:

@@ -26,7 +26,7 @@ from ..models import FCAM, create_model
 from .collapse import warnings_of
 from .config import TrainConfig, names_of
 from .distillation import Ensemble, open_ensemble
-from .loading import step_size
+from .loading import check_images_per_pass, step_size
 from .stages import ClassifierStage, DecoderStage, JointStage, Stage
 from .supervision import AnnotationTeacher
 from .teacher import Teacher, open_teacher
@@ -108,8 +108,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup = Setup(config, train_set, val_set, model, teacher, ensemble)
     for stage in setup.stages():
         stage.parameter_groups()
-        step_size(stage.name, stage.config, setup.count_of(stage.name), stage.pairs)
-    setup.warnings.extend(warnings_of(config, setup.count_of))
+        size = step_size(stage.name, stage.config, setup.count_of(stage.name), stage.pairs)
+        if stage.name == 'classifier':
+            check_images_per_pass(stage.config, size, model.method)
+    setup.warnings.extend(warnings_of(config, setup.count_of, model.method.pairs))
     if config.classifier.epochs and val_set is None:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
     if val_set is not None and (reason := labels_for(model, val_set, 'auto').reason):
