@@ -49,7 +49,8 @@ def test_non_local_attention_does_not_overflow_in_half_precision():
     x = torch.rand(1, 8, 4, 4)
     with torch.no_grad(), torch.autocast('cpu', torch.float16):
         query, key = block.query(x), block.key(x)
-        assert query.isfinite().all() and key.isfinite().all()
+        assert query.isfinite().all()
+        assert key.isfinite().all()
         assert not torch.einsum('bchw,bcyx->bhwyx', query, key).isfinite().all()
         found = block(x)
     assert found.isfinite().all()

@@ -171,17 +171,16 @@ class SeededDataset(Dataset):
 def paired_order(labels: np.ndarray, generator: torch.Generator) -> list[int]:
     """Order images so that those at 2j and 2j+1 have the same class, and classes recur as late as possible.
 
-    In a class with an odd number of images, the last is paired with another one, or with itself if it has no other. Each
-    such class takes the place of one image more, so other images are left out: if most classes have one image, about
-    half of the classes are missing from each epoch.
+    In a class with an odd number of images, the last is paired with another one, or with itself if it has no other.
+    Each such class takes the place of one more image, so other images are left out: if most classes have one image,
+    about half of the classes are missing from each epoch.
 
     Args:
         labels: Class of each image (N,).
         generator: Source of the random order.
 
     Returns:
-        N indices. The last is without its partner if N is odd; the pairs left out are those of the classes with the most
-        images.
+        N indices. The last is without its partner if N is odd; the pairs left out are of the classes with the most images.
     """
     shuffled = torch.randperm(len(labels), generator=generator).numpy()
     grouped = shuffled[np.argsort(labels[shuffled], kind='stable')]
