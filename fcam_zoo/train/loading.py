@@ -180,7 +180,7 @@ def paired_order(labels: np.ndarray, generator: torch.Generator) -> list[int]:
         generator: Source of the random order.
 
     Returns:
-        N indices. The last is without its partner if N is odd; the pairs left out are of the classes with the most images.
+        N indices. The last is without its partner if N is odd. Pairs left out are of the classes with the most images.
     """
     shuffled = torch.randperm(len(labels), generator=generator).numpy()
     grouped = shuffled[np.argsort(labels[shuffled], kind='stable')]
