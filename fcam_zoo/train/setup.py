@@ -86,7 +86,10 @@ class Setup:
                 scale = settings.crop_scale
                 transform = TrainTransform(size) if scale is None else ScaleTransform(size, scale)
                 self.images_of(name).transform = transform
-                yield kind(self.model, settings, self.config.teacher.class_map_method)
+                stage = kind(self.model, settings, self.config.teacher.class_map_method)
+                if isinstance(stage, DecoderStage):
+                    stage.annotated = isinstance(self.teacher, AnnotationTeacher)
+                yield stage
 
 
 def has_ground_truth(dataset: ImageDataset | None) -> bool:
