@@ -21,6 +21,7 @@ from fcam_zoo import create_model, losses
 from fcam_zoo.data import EvalTransform, ImageDataset, open_dataset
 from fcam_zoo.train import TrainConfig
 from fcam_zoo.train.stages import DecoderStage, image_size, localization_score
+from fcam_zoo.train.teacher import class_map_method
 from fcam_zoo.train.validation import label_probability, remove_background
 
 CRITERIA = {
@@ -109,7 +110,7 @@ def main() -> None:
         config = TrainConfig.from_file(run / 'config.json')
         dataset = open_dataset(args.data, 'val', EvalTransform(config.image_size))
         model = create_model(f'local-dir:{run / "best"}')
-        stage = DecoderStage(model, config.decoder, config.teacher.class_map_method)
+        stage = DecoderStage(model, config.decoder, class_map_method(config.teacher, model))
         rows = [json.loads(line) for line in (run / 'decoder' / 'metrics.jsonl').open()]
         boxes = [localization_score(row['val']) for row in rows]
         found: dict[str, list[float]] = {'last epoch': [float(row['epoch']) for row in rows]}

@@ -106,6 +106,27 @@ def test_card_has_front_matter_metrics_and_facts(loopback):
         assert said in card.text
 
 
+def test_card_names_supervision_and_the_method(tmp_path):
+    supervised = {'teacher': {'method': 'layercam', 'supervision': 5}}
+    text = {}
+    for name, method, recipe in (('weak', None, {'teacher': 'cam'}), ('few', 'has', supervised)):
+        facts = FACTS | {'recipe': recipe, 'teacher': hub.facts.teacher_of(recipe)}
+        folder = hub.write_repository(tiny(method=method), tmp_path / name, f'org/{name}', **facts)
+        text[name] = (folder / 'README.md').read_text()
+    assert 'Trained with image labels; boxes or masks of the validation split, if any, only' in text['weak']
+    assert 'Method of the classifier' not in text['weak']
+    assert 'Trained with image labels' not in text['few']
+    assert 'The decoder was trained with boxes or masks of 5 images per class, the classifier with' in text['few']
+    assert 'Method of the classifier: HaS (cell 44, rate 0.5). Teacher: boxes or masks of 5 images' in text['few']
+
+
+def test_the_default_teacher_is_that_of_the_method():
+    recipe = {'teacher': {'method': None}}
+    assert hub.facts.teacher_of(recipe) == hub.facts.teacher_of(recipe, {'name': 'adl'}) == 'layercam'
+    assert hub.facts.teacher_of(recipe, {'name': 'acol'}) == 'cam'
+    assert hub.facts.teacher_text('cam', recipe) == 'cam'
+
+
 def test_card_without_facts(loopback):
     hub.push_to_hub(tiny(), 'org/bare')
     text = loopback.files('org/bare')['README.md'].decode()

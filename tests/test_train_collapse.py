@@ -13,8 +13,9 @@ from synthetic import train_config as config
 
 from fcam_zoo.benchmark import evaluate
 from fcam_zoo.data import EvalTransform, WSOLDataset
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, loop, plan, train
-from fcam_zoo.train.collapse import collapse_of
+from fcam_zoo.errors import TrainingError
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, loop, plan, train
+from fcam_zoo.train.collapse import collapse_of, undertrained
 from fcam_zoo.train.records import EpochMetrics
 from fcam_zoo.train.stages import DecoderStage
 from fcam_zoo.train.validation import VAL_THRESHOLDS
@@ -96,16 +97,28 @@ def test_warnings_before_the_training(tmp_path, caplog):
     data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
     text = plan(config(data), tmp_path / 'run')
     assert 'warning: the backbone starts from random weights' in text
-    assert 'warning: the decoder is undertrained, with only 2 steps: set decoder.epochs to 150 or more' in text
+    assert 'warning: 2 steps are too few to train the decoder: set decoder.epochs to 150 or more' in text
     with caplog.at_level(logging.WARNING):
         train(config(data, **STAGES), tmp_path / 'run', quiet=True)
     assert 'the backbone starts from random weights' in caplog.text
     # At the start, and again at the end, where it is seen.
-    advice = 'the decoder is undertrained, with only 6 steps: set decoder.epochs to 75 or more (--decoder-epochs 75)'
+    advice = '6 steps are too few to train the decoder: set decoder.epochs to 75 or more (--decoder-epochs 75)'
     assert caplog.messages.count(advice) == 2
     assert caplog.messages[-1] == advice
     enough = config(data, classifier=ClassifierConfig(epochs=0), decoder=DecoderConfig(epochs=150, batch_size=8))
-    assert 'undertrained' not in plan(enough, tmp_path / 'other')
+    assert 'too few' not in plan(enough, tmp_path / 'other')
+
+
+def test_steps_are_counted_only_in_stages_with_epochs_and_by_pairs():
+    classifier, counts = ClassifierConfig(epochs=10, batch_size=4), {'classifier': 5, 'decoder': 0}
+    settings = TrainConfig(data='x', classifier=classifier, decoder=DecoderConfig(epochs=0))
+    for pairs in (False, True):
+        (line,) = undertrained(settings, counts.__getitem__, pairs)
+        assert line.startswith('10 steps are too few to train the classifier: set classifier.epochs to 150 or more')
+    counts['classifier'] = 1
+    assert undertrained(settings, counts.__getitem__, False)
+    with pytest.raises(TrainingError, match='2 images of a class'):
+        undertrained(settings, counts.__getitem__, True)
 
 
 def test_maps_that_are_not_better_than_the_center_baseline(tmp_path, monkeypatch, caplog):

@@ -127,3 +127,12 @@ def test_teachers_that_do_not_fit(data, tmp_path):
 def test_published_recipes_have_no_place_of_this_machine():
     public = public_recipe({'classifier': {'teacher': ['local-dir:/place/runs/a/best', 'local-dir:/place/b'], 'lr': 1}})
     assert public['classifier'] == {'teacher': ['local-dir:a/best', 'local-dir:b'], 'lr': 1}
+
+
+def test_teachers_are_not_opened_without_a_stage_that_uses_them(data):
+    images = WSOLDataset(data, 'train', TrainTransform(SIDE), ground_truth=False)
+    classifier = ClassifierConfig(epochs=0, teacher='not-a-model')
+    for decoder in (DecoderConfig(epochs=1), DecoderConfig(epochs=0, classification_weight=0.5)):
+        settings = train_config(data, classifier=ClassifierConfig(epochs=1), decoder=decoder)
+        settings.classifier = classifier
+        assert open_ensemble(settings, images) is None

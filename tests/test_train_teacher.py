@@ -22,6 +22,7 @@ from fcam_zoo.hub.facts import public_recipe, teacher_of, teacher_text
 from fcam_zoo.sampling import IGNORE
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, plan, teacher_maps, train
 from fcam_zoo.train.loading import SeededDataset
+from fcam_zoo.train.setup import prepare
 from fcam_zoo.train.stages import DecoderStage
 from fcam_zoo.train.teacher import NetworkTeacher, open_teacher
 from fcam_zoo.train.teacher_maps import LOCK, MAPS, RECORD, stored_maps
@@ -281,6 +282,8 @@ def test_unreadable_images_have_empty_maps(data, other, tmp_path):
             {'method': ['gradcam', 'scorecam'], 'model': ['x', 'y']},
             r"teacher\.method\[1\] is 'scorecam': choose one of",
         ),
+        ({'consensus': 'max'}, r'teacher\.consensus=max fuses the maps of several models: give two or more'),
+        ({'consensus': 'max', 'model': ['x']}, r'teacher\.consensus=max fuses'),
         ({'maps': 'x', 'flip': True}, r'teacher\.maps holds the maps: leave out'),
         ({'fusion': 'median'}, r"teacher\.fusion is 'median': choose one of geometric_mean"),
         ({'sizes': [8]}, r'teacher\.sizes\[0\] is 8'),
@@ -343,6 +346,21 @@ def test_dense_targets_ignore_the_band_and_constant_maps():
     stage = DecoderStage(model, DecoderConfig(dense=[0.2, 0.7]), 'layercam')
     maps = torch.tensor([[[0.0, 0.2, 0.5, 0.7, 1.0]], [[0.1, 0.1, 0.1, 0.1, 0.1]]])
     assert stage.pseudo_labels(maps, []).tolist() == [[[0, 0, IGNORE, 1, 1]], [[IGNORE] * 5]]
+
+
+def test_crops_of_annotations_have_labels_inside_and_outside_of_the_object():
+    stage = DecoderStage(student(), DecoderConfig(dense=[0.4, 0.6]), 'layercam')
+    maps = torch.tensor([[[1.0, 1.0]], [[0.0, 0.0]], [[0.5, 0.5]]])
+    assert stage.pseudo_labels(maps, []).tolist() == [[[IGNORE] * 2]] * 3
+    stage.annotated = True
+    assert stage.pseudo_labels(maps, []).tolist() == [[[1, 1]], [[0, 0]], [[IGNORE] * 2]]
+
+
+@pytest.mark.parametrize('supervision', [0, 2])
+def test_only_supervision_has_annotations(data, supervision):
+    setup = prepare(settings(data, TeacherConfig(supervision=supervision)), torch.device('cpu'))
+    (decoder,) = (stage for stage in setup.stages() if stage.name == 'decoder')
+    assert decoder.annotated == bool(supervision)
 
 
 def test_published_recipes_have_no_place_of_this_machine():

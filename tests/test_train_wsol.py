@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,17 @@ from synthetic import make_folder, make_wsol, train_config
 from test_train_distributed import torchrun
 
 import fcam_zoo
-from fcam_zoo import benchmark, cams, wsol
+from fcam_zoo import benchmark, cams, hub, wsol
 from fcam_zoo._catalog import WSOL_METHODS
 from fcam_zoo.cli import main
-from fcam_zoo.data import WSOLDataset
+from fcam_zoo.data import WSOLDataset, open_dataset
 from fcam_zoo.errors import TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, TrainConfig, train
 from fcam_zoo.train.loop import StageRun
+from fcam_zoo.train.setup import build_model, prepare, start_method
 from fcam_zoo.train.stages import ClassifierStage
 from fcam_zoo.train.supervision import chosen, open_supervision
+from fcam_zoo.train.teacher import open_teacher
 
 SMALL = {name: {'channels': 8} for name in ('acol', 'spg', 'i2c', 'spol')}
 SMALL['cstn'] = {'channels': 8, 'windows': [1, 3]}
@@ -115,7 +118,8 @@ def test_command_takes_a_method_and_its_settings(data, tmp_path, capsys):
     saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
     assert saved['classifier']['method'] == {'name': 'acol', 'threshold': 0.5, 'channels': 8, 'pool': False}
     # The map of the method is the teacher by default.
-    assert saved['teacher']['method'] == 'cam'
+    assert saved['teacher']['method'] is None
+    assert hub.facts_of_run(tmp_path / 'run')['teacher'] == 'cam'
     again = [*arguments[:3], str(tmp_path / 'other'), *arguments[4:]]
     assert main([*again, '--set', 'classifier.method.speed=1']) == 1
     assert 'unknown field classifier.method.speed: choose one of threshold, channels, pool' in capsys.readouterr().err
@@ -194,6 +198,69 @@ def test_training_continues_with_the_method_of_the_first_model(data, tmp_path):
     np.testing.assert_allclose(stored[:4], want.numpy(), atol=1)
 
 
+def test_new_classes_start_with_the_new_method(data, tmp_path):
+    method = {'name': 'danet', **SMALL['danet'], 'parents': [0, 1, 1], 'roots': [0, 0, 0]}
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=3, method=method)
+    fcam_zoo.hub.save_pretrained(model, tmp_path / 'start')
+    images = open_dataset(data, 'train', ground_truth=False)
+    changed = build_model(config_of(data, 'danet', init=str(tmp_path / 'start')), images)
+    assert changed.config.method == wsol.complete_settings({'name': 'danet', **SMALL['danet']})
+    with pytest.raises(ValueError, match='3 entries for 2 classes'):
+        build_model(config_of(data, None, init=str(tmp_path / 'start')), images)
+
+
+def test_a_method_keeps_its_weights_with_other_settings(caplog):
+    caplog.set_level(logging.INFO, 'fcam_zoo.train.setup')
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, method={'name': 'acol', 'channels': 8})
+    old = {key: value.clone() for key, value in model.method.state_dict().items()}
+
+    def kept() -> bool:
+        new = model.method.state_dict()
+        return new.keys() == old.keys() and all(torch.equal(old[key], value) for key, value in new.items())
+
+    start_method(model, None)
+    assert kept()
+    start_method(model, {'name': 'acol', 'channels': 8, 'threshold': 0.5})
+    assert kept()
+    assert model.method.settings.threshold == model.config.method['threshold'] == 0.5
+    # The same number of other classes.
+    start_method(model, None, 2)
+    assert not kept()
+    start_method(model, {'name': 'acol', 'channels': 4})
+    assert not kept()
+    start_method(model, 'has')
+    assert model.method.name == 'has'
+    assert [message.partition(': ')[2] for message in caplog.messages] == [
+        'ACoL, as in init',
+        'ACoL with other settings; it keeps its weights',
+        'ACoL, with new weights',
+        'ACoL, with new weights',
+        'HaS, with new weights',
+    ]
+
+
+def test_the_default_teacher_is_the_own_map_of_the_model(data, tmp_path):
+    for name, teacher in (('acol', 'cam'), ('has', 'layercam')):
+        method = {'name': name, **SMALL.get(name, {})}
+        model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, method=method)
+        fcam_zoo.hub.save_pretrained(model, tmp_path / name)
+        decoder = DecoderConfig(epochs=1, batch_size=8)
+        classifier = ClassifierConfig(epochs=0)
+        settings = {'init': str(tmp_path / name), 'classifier': classifier}
+        (stage,) = prepare(config_of(data, None, decoder, **settings), torch.device('cpu')).stages()
+        assert stage.teacher == teacher
+        given = prepare(
+            config_of(data, None, decoder, **settings, teacher=TeacherConfig('gradcam')), torch.device('cpu')
+        )
+        assert next(given.stages()).teacher == 'gradcam'
+        flipped = open_teacher(
+            config_of(data, None, decoder, teacher=TeacherConfig(flip=True)),
+            open_dataset(data, 'train', ground_truth=False),
+            model,
+        )
+        assert flipped.networks[0].method == teacher
+
+
 def test_benchmark_scores_the_map_of_the_method(data):
     torch.manual_seed(0)
     method = {'name': 'acol', 'channels': 8}
@@ -263,10 +330,22 @@ def test_the_images_of_supervision_depend_on_the_seed_only(data):
         np.testing.assert_array_equal(part.sizes[i], images.sizes[index])
 
 
+def test_supervision_reads_the_boxes_of_a_csv_file(tmp_path):
+    make_folder(tmp_path / 'folder', {'train': 4})
+    files = sorted((tmp_path / 'folder' / 'train').glob('*/*'))
+    lines = [f'{path.relative_to(tmp_path)},{path.parent.name},8,16,39,47' for path in files]
+    (tmp_path / 'data.csv').write_text('\n'.join(['image,label,x0,y0,x1,y1', *lines]))
+    teacher = open_supervision(config_of(tmp_path / 'data.csv', None, teacher=TeacherConfig(supervision=1)))
+    assert len(teacher.images) == 2
+    assert {*teacher.read(0).unique().tolist()} == {0.0, 1.0}
+
+
 def test_supervision_needs_annotations_and_no_other_teacher(tmp_path):
     folder = make_folder(tmp_path / 'folder', {'train': 8})
     config = config_of(folder, None, DecoderConfig(epochs=1, batch_size=4), teacher=TeacherConfig(supervision=1))
-    with pytest.raises(TrainingError, match='needs boxes or masks of train'):
+    with pytest.raises(
+        TrainingError, match=r'needs boxes or masks of train.* or a CSV file with the columns x0,y0,x1,y1'
+    ):
         train(config, tmp_path / 'run', quiet=True)
     assert not (tmp_path / 'run').exists()
     with pytest.raises(ValueError, match=r'teacher\.supervision uses boxes or masks as maps: leave out teacher\.model'):

@@ -39,6 +39,23 @@ def generators(count: int, seed: int = 0) -> wsol.Generators:
     )
 
 
+def test_non_local_attention_does_not_overflow_in_half_precision():
+    torch.manual_seed(0)
+    block = nl_ccam.NonLocalBlock(8, 4).eval()
+    torch.nn.init.ones_(block.norm.weight)
+    # q . k is above the largest float16, 65504, although q and k are not.
+    for layer in (block.query, block.key):
+        layer.weight.data.mul_(1000)
+    x = torch.rand(1, 8, 4, 4)
+    with torch.no_grad(), torch.autocast('cpu', torch.float16):
+        query, key = block.query(x), block.key(x)
+        assert query.isfinite().all()
+        assert key.isfinite().all()
+        assert not torch.einsum('bchw,bcyx->bhwyx', query, key).isfinite().all()
+        found = block(x)
+    assert found.isfinite().all()
+
+
 def test_help_text_lists_the_methods():
     assert tuple(wsol.METHODS) == WSOL_METHODS
     assert all(kind.name == name and kind.title for name, kind in wsol.METHODS.items())

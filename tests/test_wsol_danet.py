@@ -108,6 +108,20 @@ def test_trees_and_backbones_that_do_not_fit():
     assert two.class_map(encoding_of(levels[1], levels), torch.tensor([1])).shape == (1, 8, 8)
 
 
+def test_new_classes_need_a_new_tree():
+    tree = {'name': 'danet', 'parents': [0, 1, 1], 'maps': 2, 'channels': [8, 8, 8]}
+    model = fcam_with(tree)
+    before, hooks = model(IMAGES), len(model.backbone._forward_hooks)
+    with pytest.raises(ValueError, match=r'method\.parents has 3 entries for 4 classes'):
+        model.reset_classifier(4)
+    assert model.num_classes == model.backbone.num_classes == 3
+    assert torch.equal(model(IMAGES).logits, before.logits)
+    model.reset_classifier(4, method=tree | {'parents': [0, 0, 1, 2]})
+    assert model(IMAGES).logits.shape == (2, 4)
+    assert model.config.method['parents'] == model.method.settings.parents == [0, 0, 1, 2]
+    assert len(model.backbone._forward_hooks) == hooks
+
+
 def test_trains_from_the_command_line(tmp_path):
     tree = ['parents=[0, 1]', 'roots=[0, 0]', 'maps=2', 'channels=[8, 8, 8]']
     arguments = [part for setting in tree for part in ('--set', f'classifier.method.{setting}')]

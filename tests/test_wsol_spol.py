@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from synthetic import make_wsol, train_config
 from tensors import close
 from wsol_nets import encoding_of, fcam_with, network_of, renamed, train_and_load
 
 from fcam_zoo import wsol
-from fcam_zoo.errors import UnknownModelError
+from fcam_zoo.data import open_dataset
+from fcam_zoo.errors import TrainingError, UnknownModelError
+from fcam_zoo.hub import save_pretrained
 from fcam_zoo.models.pyramid import Encoding
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
 from fcam_zoo.wsol import spol
 
 IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -122,5 +129,27 @@ def test_backbones_that_do_not_fit():
         spol.SPOL(network_of(nn.Identity(), 3, 8, [4, 8]), spol.SPOLSettings())
 
 
+def test_one_image_per_backward_pass_is_refused_before_training(tmp_path):
+    data = make_wsol(tmp_path / 'data', {'train': 8, 'val': 2})
+    for settings in ({'batch_size': 1}, {'batch_size': 4, 'accumulate': 4}):
+        classifier = ClassifierConfig(epochs=1, method={'name': 'spol', 'channels': 8}, **settings)
+        config = train_config(data, classifier=classifier, decoder=DecoderConfig(epochs=0))
+        message = rf'SPOL needs at least 2 images .* classifier\.batch_size={settings["batch_size"]} gives 1: raise it'
+        with pytest.raises(TrainingError, match=message):
+            train(config, tmp_path / 'run', quiet=True)
+    assert not (tmp_path / 'run').exists()
+
+
 def test_trains_from_the_command_line(tmp_path):
     train_and_load(tmp_path, 'spol', '--set', 'classifier.method.channels=16')
+
+
+def test_the_example_of_the_docs_stores_the_labels_of_all_images(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / 'docs' / 'methods.md').read_text()
+    (example,) = (block for block in re.findall(r'```python\n(.*?)```', text, re.S) if 'pseudo_labels' in block)
+    data = make_wsol(tmp_path / 'birds', {'train': 2})
+    save_pretrained(fcam_with({'name': 'spol', 'channels': 8}, num_classes=2), tmp_path / 'runs' / 'spol' / 'best')
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    ids = open_dataset(data, 'train', ground_truth=False).ids
+    assert all(set(np.unique(np.load(tmp_path / 'labels' / f'{i}.npy'))) <= {0, 0.5, 1} for i in ids)

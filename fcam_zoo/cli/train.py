@@ -100,7 +100,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         dest='teacher.method',
         choices=TEACHER_METHODS,
         help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default: layercam, '
-        'or cam for a --method with its own map)',
+        'or cam if the --method, or that of --init, has its own map)',
     )
     parser.add_argument(
         '--teacher-model',
@@ -184,7 +184,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
-    from ..train import TeacherConfig, TrainConfig
+    from ..train import TrainConfig
     from ..train.sweep import parse_value
 
     config = TrainConfig.from_file(args.recipe) if args.recipe is not None else TrainConfig()
@@ -197,21 +197,10 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
         if not sign or not place:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
-    default = config.teacher == TeacherConfig() and not any(place.startswith('teacher.') for place in changes)
-    if default and uses_own_map(changes.get('classifier.method')):
-        changes['teacher.method'] = 'cam'
     searched = (args.sweep or '').partition('=')[0]
     if args.recipe is None and NETWORK.isdisjoint({*changes, searched}):
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
-
-
-def uses_own_map(method: Any) -> bool:
-    """Return whether a training method, given as its name or settings, has its own class map."""
-    from ..wsol import METHODS
-
-    name = method.get('name') if isinstance(method, dict) else method
-    return isinstance(name, str) and name in METHODS and METHODS[name].own_map
 
 
 def settings_of_both(args: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:

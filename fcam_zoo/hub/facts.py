@@ -13,6 +13,7 @@ from .._schema import convert, read_json, reading
 from ..errors import TrainingError
 from ..models.names import released
 from ..models.zoo import is_folder_name
+from ..wsol import METHODS
 
 FACTS = ('backbone', 'dataset', 'teacher', 'metrics', 'epochs', 'selection', 'recipe', 'license')
 # Settings that depend on the machine of the training.
@@ -95,7 +96,7 @@ def facts_of_run(
         return {
             'backbone': _tagged(backbone) if recipe.get('backbone_pretrained') else backbone,
             'dataset': {'title': data_title or data.name, 'license': data_license, 'note': ''},
-            'teacher': teacher_of(recipe),
+            'teacher': teacher_of(recipe, arguments.get('method')),
             'metrics': {split: {'fcam': metrics} for split, metrics in measured.items() if metrics},
             'epochs': {
                 name: {k: convert(int, r[k]['epoch'], f'summary.json: {name}.{k}.epoch') for k in ('best', 'last')}
@@ -107,11 +108,21 @@ def facts_of_run(
         }
 
 
-def teacher_of(recipe: dict[str, Any]) -> str:
-    """Return the method of the teacher of a recipe; of several, the first CAM method."""
+def teacher_of(recipe: dict[str, Any], trained_by: Any = None) -> str:
+    """Return the method of the teacher of a recipe; of several, the first CAM method.
+
+    Args:
+        recipe: Settings of the training.
+        trained_by: Training method of the model (`FCAMConfig.method`), whose own map may be the default teacher.
+    """
     teacher = recipe['teacher']
     if isinstance(teacher, dict):
-        method = teacher.get('method')
+        if supervised := supervision_text(recipe):
+            return supervised
+        method = teacher.get('method', '')
+        if method is None:
+            name = trained_by.get('name') if isinstance(trained_by, dict) else trained_by
+            return 'cam' if name in METHODS and METHODS[name].own_map else 'layercam'
         if isinstance(method, list):
             method = next((name for name in method if name != 'fcam'), 'fcam')
         return convert(str, method, 'config.json: teacher.method')
@@ -123,6 +134,8 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
     teacher = (recipe or {}).get('teacher')
     if not isinstance(teacher, dict):
         return method
+    if supervised := supervision_text(recipe):
+        return supervised
     if teacher.get('maps'):
         return 'maps of another tool'
     model, layers, sizes = (teacher.get(key) or [] for key in ('model', 'layers', 'sizes'))
@@ -138,6 +151,13 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
     if sizes:
         parts.append(f'sides of {", ".join(map(str, sizes))} pixels')
     return ', '.join([*parts, 'flipped'] if teacher.get('flip') else parts)
+
+
+def supervision_text(recipe: dict[str, Any] | None) -> str:
+    """Describe the annotations that trained the decoder: 'boxes or masks of 5 images per class'; '' without any."""
+    teacher = (recipe or {}).get('teacher')
+    count = teacher.get('supervision') if isinstance(teacher, dict) else None
+    return f'boxes or masks of {count} images per class' if count else ''
 
 
 def network_settings(arguments: dict[str, Any]) -> dict[str, Any]:

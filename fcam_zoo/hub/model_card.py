@@ -9,7 +9,8 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
-from .facts import teacher_text
+from ..wsol import METHODS
+from .facts import supervision_text, teacher_text
 
 LIMITS = """`localize` returns the box of the largest region: the models expect one object per image. The maps are
 class-agnostic and highlight objects similar to those in the training images; the predicted label is always a class of
@@ -36,8 +37,7 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         f'# {repo_id.split("/")[-1]}',
         (
             f'F-CAM (Belharbi et al., WACV 2022) on `{backbone}` with {config["num_classes"]} classes: one forward '
-            'pass classifies an image and segments its object at full resolution. Trained with image labels; boxes or '
-            'masks of the validation split, if any, only selected the epoch and the threshold.'
+            f'pass classifies an image and segments its object at full resolution. {_labels_text(config.get("recipe"))}'
         ),
         '## Use',
         (
@@ -53,7 +53,8 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         (
             f'Backbone `{backbone}`, output stride {arguments["output_stride"] or "of the network"}, decoder '
             f'{arguments.get("decoder_type", "unet")} {arguments["decoder_channels"]}, threshold '
-            f'{arguments["threshold"]}. Teacher: {teacher}. Selection: {config.get("selection") or "not recorded"}'
+            f'{arguments["threshold"]}. {_method_text(arguments.get("method"))}Teacher: {teacher}. '
+            f'Selection: {config.get("selection") or "not recorded"}'
             f'{epochs_text(config.get("epochs") or {})}.'
         ),
         f'```json\n{recipe}\n```' if recipe else 'The recipe was not recorded.',
@@ -68,6 +69,22 @@ def model_card(config: dict[str, Any], repo_id: str) -> str:
         f'`{weights["file"]}`: {weights["size"]:,} bytes, SHA-256 `{weights["sha256"]}`.{decoder_only}',
     ]
     return '\n\n'.join(parts) + '\n'
+
+
+def _labels_text(recipe: dict[str, Any] | None) -> str:
+    """Say which annotations the training used."""
+    val = 'boxes or masks of the validation split, if any, only selected the epoch and the threshold.'
+    if supervised := supervision_text(recipe):
+        return f'The decoder was trained with {supervised}, the classifier with image labels; {val}'
+    return f'Trained with image labels; {val}'
+
+
+def _method_text(method: dict[str, Any] | None) -> str:
+    """Describe the training method, such as 'Method of the classifier: HaS (cell 44, rate 0.5). '; '' without any."""
+    if method is None:
+        return ''
+    settings = ', '.join(f'{key} {value}' for key, value in method.items() if key != 'name')
+    return f'Method of the classifier: {METHODS[method["name"]].title}{f" ({settings})" if settings else ""}. '
 
 
 def _front_matter(config: dict[str, Any], repo_id: str, data: dict[str, Any], backbone: str) -> str:

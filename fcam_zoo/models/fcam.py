@@ -115,8 +115,9 @@ class FCAM(TimmModelMixin, nn.Module):
             return FpnDecoder(levels, channels)
         return UnetDecoder(levels, channels, bool(self.config.center))
 
-    def _new_method(self, config: FCAMConfig) -> wsol.WSOLMethod:
-        return wsol.create_method(config.method, self._network()).to(next(self.backbone.parameters()))
+    def _new_method(self, config: FCAMConfig, num_classes: int | None = None) -> wsol.WSOLMethod:
+        network = replace(self._network(), num_classes=num_classes or self.num_classes)
+        return wsol.create_method(config.method, network).to(next(self.backbone.parameters()))
 
     def _network(self) -> wsol.Network:
         return wsol.Network(
@@ -139,7 +140,9 @@ class FCAM(TimmModelMixin, nn.Module):
             UnknownModelError: When the backbone does not fit the method; the model is unchanged then.
         """
         config = replace(self.config, method=method)
-        new = self._new_method(config)
+        self._use_method(config, self._new_method(config))
+
+    def _use_method(self, config: FCAMConfig, new: wsol.WSOLMethod) -> None:
         self.method.remove_hooks()
         self.config, self.method = config, new
         self.freeze() if self.frozen else self.unfreeze()
@@ -162,14 +165,32 @@ class FCAM(TimmModelMixin, nn.Module):
         weight = self.decoder.head.weight.detach().cpu()
         return torch.equal(weight, self._initial_head.to(weight))
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Give the classifier a fresh head of `num_classes` classes, as timm's models do."""
+    def reset_classifier(
+        self, num_classes: int, global_pool: str | None = None, method: str | dict[str, Any] | None = None
+    ) -> None:
+        """Give the classifier a fresh head of `num_classes` classes, as timm's models do.
+
+        Args:
+            num_classes: Number of classes.
+            global_pool: Another pooling, as in timm.
+            method: Another training method, with fresh weights; None for the current one, which gets fresh weights if
+                it has its own head.
+
+        Raises:
+            ValueError: When the settings of the method do not fit the classes, such as `parents` of DANet, which has
+                one entry for each class: give `method` with others. The model is unchanged then.
+            UnknownModelError: When the backbone does not fit the method; the model is unchanged then.
+        """
         num_classes = as_count(num_classes, 'num_classes', 1, MAX_CLASSES)
+        config = self.config if method is None else replace(self.config, method=method)
+        # Before the head is replaced, since the method may not fit.
+        changes = config.method != self.config.method or self.method.own_head
+        new = self._new_method(config, num_classes) if changes else None
         self.backbone.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
         self.pyramid = Pyramid(self.backbone, self.in_chans)
-        if self.method.own_head:
-            self.set_method(self.config.method)
+        if new is not None:
+            self._use_method(config, new)
         self.method.network = self._network()
         self.drop_stale_label_names()
 

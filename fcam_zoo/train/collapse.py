@@ -44,27 +44,36 @@ def collapse_of(history: list[EpochMetrics], seed_weight: float) -> str | None:
 ADVICE = 'lower decoder.crf_weight, or raise decoder.crf_rampup or decoder.n_seeds (docs/training.md)'
 
 
-def warnings_of(config: TrainConfig, count_of: Callable[[str], int]) -> list[str]:
-    """List what will probably make a training fail, before it starts; count_of gives the images of a stage."""
+def warnings_of(config: TrainConfig, count_of: Callable[[str], int], pairs: bool) -> list[str]:
+    """List what will probably make a training fail, before it starts (arguments: see `undertrained`)."""
     found = []
     if not (config.init or config.backbone_pretrained or config.backbone_checkpoint):
         found.append(
             'the backbone starts from random weights, which needs a large data set: give --backbone-pretrained or '
             '--backbone-checkpoint'
         )
-    return found + undertrained(config, count_of)
+    return found + undertrained(config, count_of, pairs)
 
 
-def undertrained(config: TrainConfig, count_of: Callable[[str], int]) -> list[str]:
-    """Return a line for each stage that has too few optimizer steps, which says how many epochs it needs."""
+def undertrained(config: TrainConfig, count_of: Callable[[str], int], pairs: bool) -> list[str]:
+    """Return a line for each stage that has too few optimizer steps, which says how many epochs it needs.
+
+    Args:
+        config: All settings.
+        count_of: Gives the number of images of a stage.
+        pairs: Whether the classifier is trained with pairs of images of one class.
+    """
     found = []
     for name in STAGES:
         settings = getattr(config, name)
-        per_epoch = count_of(name) // step_size(name, settings, count_of(name))
+        if not settings.epochs:
+            continue
+        count = count_of(name)
+        per_epoch = count // step_size(name, settings, count, pairs and name == 'classifier')
         steps, epochs = settings.epochs * per_epoch, math.ceil(FEW_STEPS / per_epoch)
-        if 0 < steps < FEW_STEPS:
+        if steps < FEW_STEPS:
             found.append(
-                f'the {name} is undertrained, with only {steps} steps: set {name}.epochs to {epochs} or more '
+                f'{steps} steps are too few to train the {name}: set {name}.epochs to {epochs} or more '
                 f'(--{name}-epochs {epochs})'
             )
     return found

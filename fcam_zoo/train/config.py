@@ -116,7 +116,8 @@ class ClassifierConfig(StageConfig):
 
     head_lr is the learning rate of the new head, of head_layers (names of backbone modules) and of the modules of the
     method. method is another training method: a name of `wsol.METHODS`, or its name and settings, such as
-    {'name': 'has', 'rate': 0.3}; None is plain cross-entropy. cutmix is the share of the steps whose images are also
+    {'name': 'has', 'rate': 0.3}; None is that of init, or plain cross-entropy. With the method of init, its weights are
+    kept if they fit. cutmix is the share of the steps whose images are also
     mixed by CutMix (`wsol.cutmix`). select is the metric on val that selects the best epoch.
 
     With a teacher (one or several finished F-CAMs: released names, model folders or `hf-hub:`), the loss is (1 - w) *
@@ -161,7 +162,9 @@ class TeacherConfig:
 
     Attributes:
         method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
-            With several models, one method for all of them or a list with one for each.
+            With several models, one method for all of them or a list with one for each. None is 'cam' if the maps are
+            those of the classifier in training, of its last features, and its training method has its own map; else
+            'layercam'.
         model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, a model folder
             or `hf-hub:`. Its classes must include those of the data.
         consensus: How the maps of several models are fused (see `cams.fuse`).
@@ -171,11 +174,11 @@ class TeacherConfig:
         sizes: Average the maps of each image at these sides in pixels; default: image_size.
         maps: Folder of score maps from any other tool, `<image id>.npy`, (H,W) in [0,1]; replaces all of the above.
         supervision: Number of training images per class whose boxes or masks are the maps. The decoder is trained only
-            on these images (see `supervision`); 0 is weak supervision.
+            on these images (see `supervision`); 0: none (weak supervision).
         cache: Folder of the stored maps, which several trainings can share; default: `teacher` in the run folder.
     """
 
-    method: Method | list[Method] = 'layercam'
+    method: Method | list[Method] | None = None
     model: Line | list[Line] | None = None
     consensus: Fusion = 'mean'
     layers: list[Line] = field(default_factory=list)
@@ -188,9 +191,16 @@ class TeacherConfig:
 
     def __post_init__(self) -> None:
         check(self, 'teacher')
+        if self.method is None and (self.models or self.layers or self.maps or self.supervision):
+            self.method = 'layercam'
         if isinstance(self.method, list) and len(self.method) != len(self.models):
             raise InvalidValue(
                 f'teacher.method has {len(self.method)} methods for {len(self.models)} models: give one for each model'
+            )
+        if self.consensus != 'mean' and len(self.models) < 2:
+            raise InvalidValue(
+                f'teacher.consensus={self.consensus} fuses the maps of several models: give two or more as '
+                'teacher.model, or leave it out'
             )
         if 'fcam' in self.methods and not (self.models or self.maps):
             raise InvalidValue("teacher.method is 'fcam': give a finished F-CAM as teacher.model")
@@ -215,13 +225,8 @@ class TeacherConfig:
 
     @property
     def methods(self) -> list[str]:
-        """Return the method of each model, or of the classifier of the model itself."""
-        return self.method if isinstance(self.method, list) else [self.method] * max(1, len(self.models))
-
-    @property
-    def class_map_method(self) -> str:
-        """Return the CAM method for maps of the classifier in training: layercam if it is not its own teacher."""
-        return 'layercam' if self.is_stored else self.methods[0]
+        """Return the method of each model, or of the classifier of the model itself; '' for the default."""
+        return self.method if isinstance(self.method, list) else [self.method or ''] * max(1, len(self.models))
 
     @property
     def is_stored(self) -> bool:

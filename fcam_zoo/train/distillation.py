@@ -71,7 +71,8 @@ def open_ensemble(config: TrainConfig, train_set: ImageDataset) -> Ensemble | No
         FcamZooError, FileNotFoundError: As `create_model`.
     """
     names = config.classifier.teachers
-    if not names or not (config.classifier.epochs or config.decoder.classification_weight):
+    joint = config.decoder.epochs and config.decoder.classification_weight
+    if not names or not (config.classifier.epochs or joint):
         return None
     if config.num_classes not in (None, train_set.num_classes):
         raise TrainingError(

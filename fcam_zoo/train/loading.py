@@ -18,6 +18,7 @@ from .._distributed import rank, world_size
 from .._schema import reading
 from ..data.base import ImageDataset
 from ..errors import ImageError, TrainingError
+from ..wsol import WSOLMethod
 from .config import StageConfig
 
 
@@ -70,6 +71,17 @@ def step_size(stage: str, settings: StageConfig, n_images: int, pairs: bool = Fa
     if n_images < parts:
         raise TrainingError(f'{stage}: {n_images} images are fewer than {parts} parts of a step ({what})')
     return min(settings.batch_size, n_images // parts * parts)
+
+
+def check_images_per_pass(settings: StageConfig, size: int, method: WSOLMethod) -> None:
+    """Raise TrainingError if a backward pass of the classifier stage, with steps of `size` images, has too few."""
+    count = size // (settings.accumulate * world_size())
+    if count < method.least_images:
+        raise TrainingError(
+            f'{method.title} needs at least {method.least_images} images in each process and backward pass, and '
+            f'classifier.batch_size={settings.batch_size} gives {count}: raise it (a step has {size} images), or use '
+            'fewer processes or a smaller classifier.accumulate'
+        )
 
 
 class MapFile:
@@ -160,13 +172,15 @@ def paired_order(labels: np.ndarray, generator: torch.Generator) -> list[int]:
     """Order images so that those at 2j and 2j+1 have the same class, and classes recur as late as possible.
 
     In a class with an odd number of images, the last is paired with another one, or with itself if it has no other.
+    Each such class takes the place of one more image, so other images are left out: if most classes have one image,
+    about half of the classes are missing from each epoch.
 
     Args:
         labels: Class of each image (N,).
         generator: Source of the random order.
 
     Returns:
-        N indices. The last is without its partner if N is odd; classes with the most images may lack some of them.
+        N indices. The last is without its partner if N is odd. Pairs left out are of the classes with the most images.
     """
     shuffled = torch.randperm(len(labels), generator=generator).numpy()
     grouped = shuffled[np.argsort(labels[shuffled], kind='stable')]

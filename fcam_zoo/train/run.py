@@ -94,7 +94,7 @@ def train_after(
         if rank() == 0:
             save_models(setup.model, run_dir, summary)
             # The warning of the start is far above by now.
-            for warning in undertrained(config, setup.count_of):
+            for warning in undertrained(config, setup.count_of, setup.model.method.pairs):
                 logger.warning(warning)
         barrier()
         return summary

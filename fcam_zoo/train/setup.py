@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -23,14 +24,15 @@ from ..data.images import images_within
 from ..data.splits import check_not_of_test
 from ..errors import DatasetError, TrainingError
 from ..models import FCAM, create_model
+from ..models.backbone import shapes_of
 from .collapse import warnings_of
 from .config import TrainConfig, names_of
 from .distillation import Ensemble, open_ensemble
 from .joint import JointStage
-from .loading import step_size
+from .loading import check_images_per_pass, step_size
 from .stages import ClassifierStage, DecoderStage, Stage
 from .supervision import AnnotationTeacher
-from .teacher import Teacher, open_teacher
+from .teacher import Teacher, class_map_method, open_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,10 @@ class Setup:
                 scale = settings.crop_scale
                 transform = TrainTransform(size) if scale is None else ScaleTransform(size, scale)
                 self.images_of(name).transform = transform
-                yield kind(self.model, settings, self.config.teacher.class_map_method)
+                stage = kind(self.model, settings, class_map_method(self.config.teacher, self.model))
+                if isinstance(stage, DecoderStage):
+                    stage.annotated = isinstance(self.teacher, AnnotationTeacher)
+                yield stage
 
 
 def has_ground_truth(dataset: ImageDataset | None) -> bool:
@@ -109,8 +114,10 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup = Setup(config, train_set, val_set, model, teacher, ensemble)
     for stage in setup.stages():
         stage.parameter_groups()
-        step_size(stage.name, stage.config, setup.count_of(stage.name), stage.pairs)
-    setup.warnings.extend(warnings_of(config, setup.count_of))
+        size = step_size(stage.name, stage.config, setup.count_of(stage.name), stage.pairs)
+        if stage.name == 'classifier':
+            check_images_per_pass(stage.config, size, model.method)
+    setup.warnings.extend(warnings_of(config, setup.count_of, model.method.pairs))
     if config.classifier.epochs and val_set is None:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
     if val_set is not None and (reason := labels_for(model, val_set, 'auto').reason):
@@ -185,7 +192,8 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
 
     Raises:
         DatasetError: When the data set has more classes than num_classes.
-        TrainingError: When the teacher does not fit the model.
+        TrainingError: When the models of init cannot be averaged.
+        ValueError, UnknownModelError: When classifier.method does not fit the classes or the backbone.
     """
     num_classes = config.num_classes or train_set.num_classes
     if num_classes < train_set.num_classes:
@@ -197,11 +205,7 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
         logger.info('starting from %s (--init or --backbone chooses another network)', ', '.join(starts))
         model = averaged(starts)
         new_head = list(model.pretrained_cfg.get('label_names') or ()) != names
-        if new_head:
-            model.reset_classifier(num_classes)
-        # The same method keeps its weights.
-        if config.classifier.method not in (None, model.config.method):
-            model.set_method(config.classifier.method)
+        start_method(model, config.classifier.method, num_classes if new_head else None)
     else:
         model, new_head = _new_model(config, num_classes), True
     if new_head and config.classifier.epochs:
@@ -213,6 +217,37 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
     model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = names
     return model
+
+
+def start_method(model: FCAM, method: str | dict[str, Any] | None, num_classes: int | None = None) -> None:
+    """Give the classifier of a trained model the method and the classes of its next training.
+
+    The weights of the method are kept if it stays the same, also with other settings, as long as their shapes fit. A
+    method with its own head starts with fresh weights for new classes.
+
+    Args:
+        model: The model.
+        method: A training method and its settings; None for that of the model.
+        num_classes: Number of new classes; None for those of the model.
+
+    Raises:
+        ValueError: When the settings do not fit the classes.
+        UnknownModelError: When the backbone does not fit the method.
+    """
+    old = model.method
+    if num_classes is not None:
+        model.reset_classifier(num_classes, method=method)
+    elif method not in (None, model.config.method):
+        model.set_method(method)
+    new = model.method
+    same = new.name == old.name and not (num_classes is not None and new.own_head)
+    if new is not old and same and shapes_of(new) == shapes_of(old):
+        new.load_state_dict(old.state_dict())
+        logger.info('classifier.method: %s with other settings; it keeps its weights', new.title)
+    elif new is not old:
+        logger.info('classifier.method: %s, with new weights', new.title)
+    elif new.name:
+        logger.info('classifier.method: %s, as in init', new.title)
 
 
 def averaged(names: list[str]) -> FCAM:

@@ -187,6 +187,8 @@ class DecoderStage(Stage):
     name = 'decoder'
     val_maps = 'fcam'
     logged = ('area',)
+    # Whether the stored maps are boxes or masks: a crop inside or outside of the object is constant, and has labels.
+    annotated = False
     config: DecoderConfig
 
     def __init__(self, model: FCAM, config: DecoderConfig, teacher: str) -> None:
@@ -255,10 +257,10 @@ class DecoderStage(Stage):
         if config.dense:
             low, high = config.dense
             labels = torch.full_like(maps, sampling.IGNORE, dtype=torch.int64)
-            # A constant map, such as that of an image that could not be read, says nothing.
-            varied = maps.amax((1, 2), keepdim=True) > maps.amin((1, 2), keepdim=True)
-            labels[varied & (maps <= low)] = sampling.BACKGROUND
-            labels[varied & (maps >= high)] = sampling.FOREGROUND
+            # A constant class map, such as that of an image that could not be read, says nothing.
+            valid = self.annotated | (maps.amax((1, 2), keepdim=True) > maps.amin((1, 2), keepdim=True))
+            labels[valid & (maps <= low)] = sampling.BACKGROUND
+            labels[valid & (maps >= high)] = sampling.FOREGROUND
             return labels
         foreground, background = self.regions(maps)
         return sampling.seeds(

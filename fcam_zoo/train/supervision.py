@@ -71,7 +71,7 @@ def open_supervision(config: TrainConfig) -> AnnotationTeacher:
     if images.boxes is None and images.masks is None:
         raise TrainingError(
             f'teacher.supervision needs boxes or masks of train, and {config.data} has none: use the WSOL layout with '
-            'metadata/train/localization.txt'
+            'metadata/train/localization.txt, or a CSV file with the columns x0,y0,x1,y1'
         )
     return AnnotationTeacher(chosen(images, config.teacher.supervision, config.seed), config)
 

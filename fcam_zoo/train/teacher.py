@@ -156,7 +156,7 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
     """
     teacher = config.teacher
     if not teacher.is_stored:
-        check_teacher(teacher, teacher.methods[0], student, 'the model')
+        check_teacher(teacher, own_method(teacher, student), student, 'the model')
         return None
     if teacher.supervision:
         return open_supervision(config)
@@ -178,8 +178,9 @@ def open_networks(teacher: TeacherConfig, train_set: ImageDataset, student: FCAM
     """Open the networks of a teacher, or take the classifier in training, and check them."""
     identity = torch.arange(train_set.num_classes)
     if not teacher.models:
-        check_teacher(teacher, teacher.methods[0], student, 'the model')
-        return [TeacherNetwork(student, teacher.methods[0], identity)]
+        method = own_method(teacher, student)
+        check_teacher(teacher, method, student, 'the model')
+        return [TeacherNetwork(student, method, identity)]
     hint = ", or teacher.method='fcam', which needs no classes"
     networks, models = [], {name: create_model(name, pretrained=True) for name in dict.fromkeys(teacher.models)}
     for name, method in zip(teacher.models, teacher.methods):
@@ -187,6 +188,16 @@ def open_networks(teacher: TeacherConfig, train_set: ImageDataset, student: FCAM
         classes = identity if method == 'fcam' else class_indices(name, models[name], train_set, hint)
         networks.append(TeacherNetwork(models[name], method, classes))
     return networks
+
+
+def own_method(teacher: TeacherConfig, student: FCAM) -> str:
+    """Return the CAM method for maps of the classifier in training as its own teacher."""
+    return teacher.methods[0] or ('cam' if student.method.own_map else 'layercam')
+
+
+def class_map_method(teacher: TeacherConfig, student: FCAM) -> str:
+    """Return the CAM method for maps of the classifier in training: layercam if it is not its own teacher."""
+    return 'layercam' if teacher.is_stored else own_method(teacher, student)
 
 
 def check_teacher(teacher: TeacherConfig, method: str, model: FCAM, name: str) -> None:

@@ -17,7 +17,7 @@ from .base import Channels, Encoding, MethodSettings, Network, Targets, Training
 def kept(maps: torch.Tensor, threshold: float) -> torch.Tensor:
     """Return where the min-max normalized maps (B,h,w) are below the threshold: bool (B,h,w).
 
-    Of a constant map, everything is kept.
+    Of a constant map, everything is kept if the threshold is above 0.
     """
     return cams.normalize(maps.float()) < threshold
 

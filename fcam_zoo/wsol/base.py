@@ -197,6 +197,7 @@ class WSOLMethod(nn.Module):
         own_map: Whether the map named 'cam' is `class_map` instead of the CAM of the network's own head.
         mixes: Whether training may mix the labels of images (CutMix); False if the loss needs one label per image.
         pairs: Whether images 2j and 2j+1 of a batch should have the same class.
+        least_images: Fewest images of a training batch, for batch norms of one value per image.
 
     Raises:
         UnknownModelError: When the backbone does not fit.
@@ -209,6 +210,7 @@ class WSOLMethod(nn.Module):
     own_map: ClassVar[bool] = False
     mixes: ClassVar[bool] = True
     pairs: ClassVar[bool] = False
+    least_images: ClassVar[int] = 1
 
     def __init__(self, network: Network, settings: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""I2C, Inter-Image Communication (Zhang, Wei and Yang, ECCV 2020): objects of one class should have close features."""
+"""I2C, Inter-Image Communication (Zhang, Wei and Yang, ECCV 2020): pulls features of a class together."""
 
 from __future__ import annotations
 
@@ -99,9 +99,10 @@ class I2C(WSOLMethod):
     random start. The bank and the numbers are part of the state dict.
 
     The published training starts from a CAM model, with learning rate 0.001, for 5 epochs of ImageNet; its settings for
-    CUB are not public. Chosen here, since the published code never needs it: seeds are drawn with replacement; of
-    several pairs of a class in a batch, the mean of the centers updates the bank once; pairs of different classes or
-    with a constant map are left out.
+    CUB are not public. Our choices, where the published code has none: seeds are drawn with replacement; of several
+    pairs of a class in a batch, the mean of the centers updates the bank once; pairs of different classes or with a
+    constant map are left out. If most classes have one image, about half of the classes are missing from each epoch
+    (see `train.loading.paired_order`).
     """
 
     name = 'i2c'

@@ -75,6 +75,8 @@ def combine(
 class NonLocalBlock(nn.Module):
     """x + BN(conv(softmax_j(q_i . k_j) v_j)), with 1x1 convolutions for q, k, v; the identity at first, as BN is 0.
 
+    The attention is computed in float32, also with AMP: q . k overflows in float16.
+
     Args:
         channels: Channels C of x (B,C,h,w).
         inner: Channels of q and k.
@@ -89,9 +91,10 @@ class NonLocalBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
-        attention = torch.einsum('bci,bcj->bij', query, key).softmax(2)
-        found = torch.einsum('bij,bcj->bci', attention, value).reshape(x.shape)
-        return x + self.norm(self.project(found))
+        with torch.autocast(x.device.type, enabled=False):
+            attention = torch.einsum('bci,bcj->bij', query.float(), key.float()).softmax(2)
+            found = torch.einsum('bij,bcj->bci', attention, value.float()).to(value.dtype)
+        return x + self.norm(self.project(found.reshape(x.shape)))
 
 
 @dataclass

@@ -142,6 +142,8 @@ class SPOL(WSOLMethod):
     Settings = SPOLSettings
     settings: SPOLSettings
     own_head = own_map = True
+    # Batch norm of the means of whole images.
+    least_images = 2
 
     def __init__(self, network: Network, settings: SPOLSettings) -> None:
         super().__init__(network, settings)
