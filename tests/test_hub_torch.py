@@ -125,3 +125,15 @@ print(sorted({{'matplotlib', 'onnx', 'onnxruntime', 'tensorboard', 'skimage'}} &
     timm_s, own_s = map(float, seconds.split())
     # Measured: 0.06 s, after 2.2 s for timm and torch. The second number shows how busy the machine is.
     assert own_s < max(0.3, 0.15 * timm_s)
+
+
+def test_every_entry_point_describes_its_metrics():
+    for name, load in entry_points().items():
+        text, (model, *_) = str(load.__doc__), hub_names()[name]
+        if model not in RELEASED:
+            assert 'no weights released' in text
+            continue
+        entry = fcam_zoo._index.index()[model]
+        for place in ('test', *entry.elsewhere):
+            assert f'On {place}: fcam: ' in text
+        assert f'cls {entry.metrics["test"]["fcam"]["cls"]:.1f}' in text

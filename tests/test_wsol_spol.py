@@ -20,7 +20,7 @@ from fcam_zoo.errors import TrainingError, UnknownModelError
 from fcam_zoo.hub import save_pretrained
 from fcam_zoo.models.pyramid import Encoding
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
-from fcam_zoo.wsol import spol
+from fcam_zoo.wsol import spol, spol_labels
 
 IMAGES = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -84,7 +84,7 @@ def test_pseudo_labels_equal_the_published_code(golden):
     arrays = golden('wsol')
     maps = torch.tensor(arrays['spol_pseudo_maps'])
     for own, fore, gauss in zip(maps, arrays['spol_pseudo_fore_u8'], arrays['spol_pseudo_gauss_u8']):
-        pictures = spol.pseudo_pictures(own.numpy(), 256)
+        pictures = spol_labels.pseudo_pictures(own.numpy(), 256)
         for found, want in zip(pictures, (fore, gauss)):
             difference = np.abs((found * 255).astype(np.uint8).astype(int) - want)
             assert (difference <= 1).mean() >= 0.999
@@ -94,14 +94,14 @@ def test_pseudo_labels_are_object_background_or_neither():
     rows, columns = np.mgrid[:40, :40]
     distance = (rows - 15.0) ** 2 + (columns - 22.0) ** 2
     score = np.exp(-distance / 60).astype(np.float32)
-    found = spol.pseudo_labels(score, 80)
+    found = spol_labels.pseudo_labels(score, 80)
     assert found.shape == (80, 80)
     assert set(np.unique(found)) == {0.0, 0.5, 1.0}
     assert found[31, 45] == 1
     assert found[0, 0] == 0
     # Without the Gaussians only these would be the object.
-    assert (found == 1).sum() >= (spol.pseudo_pictures(score, 80)[0] > 0.25).sum()
-    constant = spol.pseudo_labels(np.zeros((8, 8), np.float32), 16)
+    assert (found == 1).sum() >= (spol_labels.pseudo_pictures(score, 80)[0] > 0.25).sum()
+    constant = spol_labels.pseudo_labels(np.zeros((8, 8), np.float32), 16)
     assert (constant == 0).all()
 
 

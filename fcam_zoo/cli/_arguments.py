@@ -8,9 +8,9 @@ MODEL = 'a released name, a model folder such as RUN/best, or hf-hub:org/name'
 
 
 def add_model_argument(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    """Add --model; without a `default`, which the help names, it is required."""
+    """Add --model; without a `default` it is required."""
     text = MODEL if default is None else f'{MODEL} (default: {default})'
-    parser.add_argument('-m', '--model', required=default is None, metavar='NAME', help=text)
+    parser.add_argument('-m', '--model', required=default is None, default=default, metavar='NAME', help=text)
 
 
 def add_device_argument(parser: argparse.ArgumentParser, default: str | None = 'auto') -> None:

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     images = photographs(args.images)
     figures.check_number(len(images))
     device = chosen_device(args.device)
-    model = create_model(args.model or GENERAL_MODEL, pretrained=True).to(device)
+    model = create_model(args.model, pretrained=True).to(device)
     picture, found = figures.rows(model, images)
     lines = [['photograph', 'label', 'score', 'box (x0, y0, x1, y1)']]
     lines += [[title, each.label, f'{each.score:.2f}', str(each.box)] for title, each in found.items()]

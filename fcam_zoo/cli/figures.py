@@ -91,7 +91,7 @@ def run_grid(args: argparse.Namespace) -> int:
     images = photographs(args.images)
     figures.check_number(len(images))
     device = chosen_device(args.device)
-    model = create_model(args.model or GENERAL_MODEL, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
     model.to(device)
     options = {'threshold': args.threshold, 'cam_threshold': args.cam_threshold, 'height': args.height}
     picture, found = figures.grid(model, images, args.maps, **options)

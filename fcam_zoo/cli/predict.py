@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .._catalog import ANNOTATION_FORMATS, MIN_AREA, SHEET, SHEET_IMAGES
+from .._catalog import ANNOTATION_FORMATS, GENERAL_MODEL, MIN_AREA, SHEET, SHEET_IMAGES
 from .._io import one_line, printable
 from . import INTERRUPTED
 from ._arguments import add_classifier_argument, add_device_argument, add_model_argument, threshold
@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'status is then 1.',
     )
     parser.add_argument('images', nargs='+', help='image files and folders')
-    add_model_argument(parser)
+    add_model_argument(parser, default=GENERAL_MODEL)
     add_classifier_argument(parser)
     parser.add_argument('-o', '--output', required=True, type=Path, help='output folder, created if needed')
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .._index import ModelName, index
+from .._index import Metrics, ModelName, index
 from ..models import FCAM, create_model
 from ..models.names import hub_names
 
@@ -32,15 +32,20 @@ def _describe(models: list[str]) -> str:
             f'F-CAM, no weights released (teachers: {teachers}).\n\n'
             'Args:\n    pretrained: must be False.\n    **kwargs: arguments of fcam_zoo.create_model.'
         )
-    test = entry.metrics['test']
-    metrics = '; '.join(
-        f'{kind}: ' + ', '.join(f'{k} {v:.1f}' for k, v in test[kind].items() if not k.startswith(('best', 'top5')))
-        for kind in ('fcam', 'cam')
-    )
+    found = {'test': entry.metrics['test'], **{place: splits['test'] for place, splits in entry.elsewhere.items()}}
+    lines = ''.join(f'On {place}: {_metrics_text(metrics)}.\n' for place, metrics in found.items())
     return (
-        f'F-CAM {models[0]}.\n\nData set: {entry.dataset.title}. Teacher: {entry.teacher}. '
-        f'On test: {metrics}.\n'
+        f'F-CAM {models[0]}.\n\nData set: {entry.dataset.title}. Teacher: {entry.teacher}.\n{lines}'
         f'License of the weights: {entry.license}; of the data: {entry.dataset.license}.\n\n'
         'Args:\n    pretrained: load the released weights, checked against their SHA-256.\n'
         '    **kwargs: arguments of fcam_zoo.create_model.'
+    )
+
+
+def _metrics_text(metrics: Metrics) -> str:
+    """List the metrics of F-CAM and CAM; a data set with image labels only has the accuracy alone."""
+    return '; '.join(
+        f'{kind}: ' + ', '.join(f'{k} {v:.1f}' for k, v in metrics[kind].items() if not k.startswith(('best', 'top5')))
+        for kind in ('fcam', 'cam')
+        if kind in metrics
     )

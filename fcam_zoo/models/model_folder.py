@@ -115,7 +115,8 @@ def verify_folder(folder: Path) -> FolderConfig:
         raise FileNotFoundError(f'model folder {short_path(folder)} does not exist: check the path')
     for file in (CONFIG, WEIGHTS):
         if not is_file(folder / file):
-            raise FileNotFoundError(f'{folder} has no {file}: a model folder holds {CONFIG} and {WEIGHTS}')
+            best = ' (did you mean its folder best?)' if (folder / 'best' / WEIGHTS).is_file() else ''
+            raise FileNotFoundError(f'{folder} has no {file}: a model folder holds {CONFIG} and {WEIGHTS}{best}')
     config = read_config(folder / CONFIG)
     if config.weights is not None:
         verify_download(folder / WEIGHTS, config.weights.size, config.weights.sha256)
