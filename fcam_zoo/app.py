@@ -65,7 +65,7 @@ def knowledge(name: str, device: str = 'cpu') -> str:
     model, entry = load(name, device), _index.index().get(full_name(name))
     names = [one_line(str(label), 40) for label in model.pretrained_cfg.get('label_names') or ()]
     data = f'Trained on {entry.dataset.title}. ' if entry else ''
-    more = ', …' if len(names) > SHOWN_CLASSES else ''
+    more = ' and others' if len(names) > SHOWN_CLASSES else ''
     classes = f': {", ".join(names[:SHOWN_CLASSES])}{more}' if names else ''
     return f'{data}{model.num_classes} classes{classes}. It may find other objects, but its label is one of these.'
 
