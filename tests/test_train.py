@@ -173,7 +173,7 @@ def test_training_starts_from_an_fcam(data, run, tmp_path, caplog):
     frozen = config(
         data, init=init, classifier=ClassifierConfig(epochs=0), decoder=DecoderConfig(epochs=1, batch_size=8, lr=1e-12)
     )
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger='fcam_zoo'):
         train(frozen, tmp_path / 'second', quiet=True)
     assert f'starting from {init} (--init or --backbone chooses another network)' in caplog.text
     end = load_file(tmp_path / 'second' / 'best' / 'model.safetensors')
