@@ -5,6 +5,6 @@ from . import wsol_nets as wsol_nets
 from .config import FCAMConfig as FCAMConfig
 from .fcam import FCAM as FCAM
 from .fcam import FCAMOutput as FCAMOutput
-from .fcam import wrap as wrap
 from .names import list_models as list_models
+from .wrapping import wrap as wrap
 from .zoo import create_model as create_model

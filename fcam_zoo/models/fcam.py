@@ -31,6 +31,7 @@ from .backbone import (
 from .config import MAX_CLASSES, FCAMConfig
 from .decoder import UnetDecoder
 from .fpn_decoder import FpnDecoder
+from .pretrained_cfg import prefixed
 from .pyramid import Encoding, Pyramid, TimmClassifier
 from .timm_mixin import TimmModelMixin
 
@@ -40,8 +41,6 @@ LARGE_DECODER = (256, 128, 64, 32, 16)
 LIGHT_DECODER = (128, 64, 32, 16, 8)
 LIGHT_PARAMETERS = 12e6
 FPN_CHANNELS = (96, 64, 48, 32, 24, 16)
-# Arguments of wrap(): they do not change the classifier.
-WRAP_ARGUMENTS = {'decoder_type', 'decoder_channels', 'center', 'frozen', 'threshold', 'in_chans'}
 
 
 class FCAMOutput(NamedTuple):
@@ -392,46 +391,3 @@ class _Tail(nn.Module):
             encoding = self.pyramid.encode(self.backbone, x)
             x = encoding.features
         return self.classify(encoding._replace(features=self.features(x)))
-
-
-# Images are resized to the input size without cropping, as in WSOL evaluation (F-CAM, Sec. 4.1).
-INPUT_CFG: dict[str, Any] = {
-    'input_size': (3, 224, 224),
-    'fixed_input_size': False,
-    'interpolation': 'bilinear',
-    'crop_pct': 1.0,
-    'crop_mode': 'squash',
-}
-
-
-def prefixed(cfg: dict[str, Any]) -> dict[str, Any]:
-    """Return the pretrained_cfg of an F-CAM from that of its backbone: same mean and std, layers under `backbone.`."""
-    keys = ('mean', 'std', 'num_classes', 'pool_size', 'first_conv', 'classifier', 'license')
-    kept = {k: cfg[k] for k in keys if cfg.get(k) is not None}
-    for key in ('first_conv', 'classifier'):
-        if isinstance(kept.get(key), str):
-            kept[key] = f'backbone.{kept[key]}'
-    return {**kept, **INPUT_CFG}
-
-
-def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
-    """Put a fresh decoder on a trained timm classifier, whose weights and head stay unchanged.
-
-    Args:
-        classifier: A timm model with a classification head.
-        **kwargs: Fields of `FCAMConfig`: decoder_type, decoder_channels, center, frozen, threshold, in_chans.
-
-    Raises:
-        UnknownModelError: When it is not a timm classifier.
-        ValueError: For an argument that would change the classifier.
-    """
-    if not isinstance(classifier, nn.Module) or not getattr(classifier, 'num_classes', 0):
-        raise UnknownModelError('wrap() takes a timm classifier with num_classes > 0, e.g. timm.create_model(...)')
-    if unsupported := sorted(kwargs.keys() - WRAP_ARGUMENTS):
-        raise ValueError(f'wrap() keeps the classifier: use create_model for {", ".join(unsupported)}')
-    if not isinstance(getattr(classifier, 'pretrained_cfg', None), dict) or not classifier.pretrained_cfg:
-        raise UnknownModelError(f'{type(classifier).__name__} has no pretrained_cfg: wrap() takes timm models')
-    first = next((m for m in classifier.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None:
-        kwargs.setdefault('in_chans', first.in_channels)
-    return FCAM(classifier, **kwargs)

@@ -25,9 +25,10 @@ from .._schema import reading, show
 from ..errors import UnknownModelError, UntrainedModelWarning, WeightsError
 from .backbone import check_name
 from .config import check_model_args
-from .fcam import FCAM, INPUT_CFG, prefixed
+from .fcam import FCAM
 from .model_folder import check_timm_cfg
 from .names import ARCHITECTURES, PAPER_DATASETS, best_of_hub_name, full_name, hub_names, names, no_weights, released
+from .pretrained_cfg import INPUT_CFG, prefixed
 from .source import WeightsSource, folder_source, release_source
 
 # Fields of timm's pretrained_cfg_overlay that name the caller's own weights; timm loads those.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn as nn
@@ -141,7 +141,7 @@ class NLCCAM(WSOLMethod):
 
     def class_map(self, encoding: Encoding, labels: torch.Tensor) -> torch.Tensor:
         net: Any = self.network.net
-        weight = linear_weight(net.get_classifier())
-        assert weight is not None
+        # The constructor has checked that the head is linear.
+        weight = cast(torch.Tensor, linear_weight(net.get_classifier()))
         gamma = rank_weights(self.network.num_classes, self.settings.combination)
         return combine(encoding.features, weight, self.logits(encoding).float(), labels, gamma)

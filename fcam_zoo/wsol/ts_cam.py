@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -111,8 +111,8 @@ class TSCAM(WSOLMethod):
     def semantic_maps(self, encoding: Encoding) -> torch.Tensor:
         """Compute the class maps S (B,K,h,w) of the patch tokens."""
         net: Any = self.network.net
-        features, prefix = encoding.features, encoding.prefix
-        assert prefix is not None
+        # The constructor has checked that there is a class token.
+        features, prefix = encoding.features, cast(torch.Tensor, encoding.prefix)
         if getattr(net, 'global_pool', '') == 'token':
             # The features of such an encoding are the input of the last block.
             tokens = torch.cat([prefix, features.flatten(2).transpose(1, 2)], 1)
@@ -126,8 +126,8 @@ class TSCAM(WSOLMethod):
     def attention(self, encoding: Encoding) -> torch.Tensor:
         """Compute `token_attention` (B,h,w) in a pass of the network in eval mode."""
         net: Any = self.network.net
-        assert encoding.prefix is not None
+        prefix = cast(torch.Tensor, encoding.prefix)
         with eval_mode(net), recorded_attention(net.blocks) as found:
             net.forward_features(encoding.images)
         size = (encoding.features.shape[2], encoding.features.shape[3])
-        return token_attention(found, encoding.prefix.shape[1], size)
+        return token_attention(found, prefix.shape[1], size)
