@@ -82,7 +82,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help=f'F-CAM to start from: {MODEL}; the weights of several are averaged (default, if no option or recipe '
         f'chooses a network: {GENERAL_MODEL})',
     )
-    parser.add_argument('--backbone', help='timm name of the classifier, instead of --init (default: resnet50)')
+    parser.add_argument(
+        '--backbone', help='timm name of the classifier of a new network, instead of --init (resnet50 if left out)'
+    )
     parser.add_argument('--backbone-checkpoint', help='safetensors file of backbone weights, with timm names')
     parser.add_argument(
         '--backbone-pretrained', action='store_true', default=None, help="start from timm's pretrained backbone"
@@ -94,7 +96,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help='training method of the classifier (docs/methods.md; default: cross-entropy); its settings are those of '
         '--set classifier.method.KEY=VALUE',
     )
-    parser.add_argument('--output-stride', type=int, help='stride of the last feature map of a new network (default: 16)')
+    parser.add_argument(
+        '--output-stride', type=int, help='stride of the last feature map of a new network (default: 16)'
+    )
     parser.add_argument(
         '--teacher',
         dest='teacher.method',
@@ -124,7 +128,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help='train the decoder on boxes or masks of N training images per class, instead of class maps '
         '(docs/methods.md)',
     )
-    parser.add_argument('--decoder-type', choices=('unet', 'fpn'), help='decoder of a new network (default: unet, as in the paper)')
+    parser.add_argument(
+        '--decoder-type', choices=('unet', 'fpn'), help='decoder of a new network (default: unet, as in the paper)'
+    )
     parser.add_argument('--epochs', type=int, metavar='N', help='epochs of each stage that the recipe does not skip')
     for stage in STAGES:
         parser.add_argument(
