@@ -87,10 +87,11 @@ class ClassifierConfig(StageConfig):
     """Stage 1: fine-tune the classifier with image labels (F-CAM, Sec. 4.1).
 
     head_lr is the learning rate of the new head, of head_layers (names of backbone modules) and of the modules of the
-    method. method is another training method: a name of `wsol.METHODS`, or its name and settings, such as
-    {'name': 'has', 'rate': 0.3}; None is that of init, or plain cross-entropy. With the method of init, its weights are
-    kept if they fit. cutmix is the share of the steps whose images are also
-    mixed by CutMix (`wsol.cutmix`). select is the metric on val that selects the best epoch.
+    method. frozen_layers (names likewise) stay as they are, with the statistics of their batch norms. method is another
+    training method: a name of `wsol.METHODS`, or its name and settings, such as {'name': 'has', 'rate': 0.3}; None is
+    that of init, or plain cross-entropy. With the method of init, its weights are kept if they fit. cutmix is the share
+    of the steps whose images are also mixed by CutMix (`wsol.cutmix`). select is the metric on val that selects the
+    best epoch.
 
     With a teacher (one or several finished F-CAMs: released names, model folders or `hf-hub:`), the loss is (1 - w) *
     cross-entropy + w * distillation, w = teacher_weight, from the mean class probabilities of the teachers at the
@@ -100,6 +101,7 @@ class ClassifierConfig(StageConfig):
 
     head_lr: Rate = 0.05
     head_layers: list[Line] = field(default_factory=list)
+    frozen_layers: list[Line] = field(default_factory=list)
     label_smoothing: BelowOne = 0.1
     method: str | dict[str, Any] | None = None
     cutmix: Share = 0.0

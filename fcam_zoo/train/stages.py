@@ -110,7 +110,7 @@ class ClassifierStage(Stage):
     The decoder is not trained.
 
     Raises:
-        TrainingError: When CutMix does not fit the method.
+        TrainingError: When CutMix does not fit the method, or the backbone lacks one of frozen_layers.
     """
 
     name = 'classifier'
@@ -123,8 +123,22 @@ class ClassifierStage(Stage):
         self.pairs = model.method.pairs
         self.cutmix = self._cutmix() if config.cutmix else None
         model.decoder.requires_grad_(False)
+        self.frozen = [layer.requires_grad_(False) for layer in self._layers('frozen_layers')]
         if model.method.own_head:
             _freeze_unused(model)
+
+    def train(self, mode: bool = True) -> ClassifierStage:
+        super().train(mode)
+        for layer in self.frozen:
+            layer.eval()
+        return self
+
+    def _layers(self, setting: str) -> list[nn.Module]:
+        """Return the modules of the backbone that a setting names."""
+        modules, names = dict(self.model.backbone.named_modules()), getattr(self.config, setting)
+        if missing := [name for name in names if name not in modules]:
+            raise TrainingError(f'classifier.{setting}: the backbone has no module {plain(", ".join(missing))}')
+        return [modules[name] for name in names]
 
     def _cutmix(self) -> wsol.cutmix.CutMix:
         own = self.model.method
@@ -141,12 +155,7 @@ class ClassifierStage(Stage):
         Raises:
             TrainingError: When the backbone lacks one of head_layers.
         """
-        modules = dict(self.model.backbone.named_modules())
-        missing = [name for name in self.config.head_layers if name not in modules]
-        if missing:
-            raise TrainingError(f'classifier.head_layers: the backbone has no module {plain(", ".join(missing))}')
-        fast = [self.model.get_classifier(), *(modules[name] for name in self.config.head_layers)]
-        fast.append(self.model.method)
+        fast = [self.model.get_classifier(), *self._layers('head_layers'), self.model.method]
         ids = {id(p): p for module in fast for p in module.parameters() if p.requires_grad}
         body = [p for p in self.model.backbone.parameters() if p.requires_grad and id(p) not in ids]
         return [{'params': body, 'lr': self.config.lr}, {'params': list(ids.values()), 'lr': self.config.head_lr}]
