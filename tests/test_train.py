@@ -277,7 +277,8 @@ def test_frozen_layers_stay_as_they_are():
         optimizer.step()
     changed = {name for name, value in model.backbone.state_dict().items() if not torch.equal(value, before[name])}
     frozen = {name for name in before if name.startswith(('conv1', 'bn1', 'layer1'))}
-    assert frozen and not frozen & changed
+    assert frozen
+    assert not frozen & changed
     assert {'layer2.0.conv1.weight', 'layer2.0.bn1.running_mean', 'fc.weight'} <= changed
     with pytest.raises(TrainingError, match=r'classifier.frozen_layers: the backbone has no module layer9'):
         ClassifierStage(model, ClassifierConfig(frozen_layers=['layer9']), 'cam')
