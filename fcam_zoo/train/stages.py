@@ -123,9 +123,9 @@ class ClassifierStage(Stage):
         self.pairs = model.method.pairs
         self.cutmix = self._cutmix() if config.cutmix else None
         model.decoder.requires_grad_(False)
-        self.frozen = [layer.requires_grad_(False) for layer in self._layers('frozen_layers')]
         if model.method.own_head:
             _freeze_unused(model)
+        self.frozen = [layer.requires_grad_(False) for layer in self._layers('frozen_layers')]
 
     def train(self, mode: bool = True) -> ClassifierStage:
         super().train(mode)

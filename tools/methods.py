@@ -1,0 +1,215 @@
+"""Score the comparison of training methods, and write results/methods.csv and the table of docs/methods.md:
+
+    python -m tools.methods RUN... --data cub50 [--test --masks cub24seg]
+
+Each RUN is a finished training of one stage: a classifier, whose class map is scored, or a decoder, whose F-CAM is
+scored. Without --test only val is read: it chooses the settings of a method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fcam_zoo import wsol
+from fcam_zoo._io import write_text
+from fcam_zoo.benchmark import evaluate_many
+from fcam_zoo.data import EvalTransform, open_dataset
+from fcam_zoo.models import FCAM, create_model
+from fcam_zoo.train import TrainConfig
+
+from . import records
+from .card import table
+
+TITLES = {'plain': 'cross-entropy', **{name: method.title for name, method in wsol.METHODS.items()}}
+# Columns of the table and their titles.
+COLUMNS = {
+    'test_30': 'IoU 30',
+    'test_50': 'IoU 50',
+    'test_70': 'IoU 70',
+    'test_mean': 'mean',
+    'test_at_val': 'at the val threshold',
+    'cls': 'top-1',
+    'pxap': 'PxAP',
+}
+
+
+@dataclass
+class Row:
+    """Metrics of one run, in percent; None: not measured.
+
+    Attributes:
+        method: Name of the training method of the classifier, 'plain' for cross-entropy.
+        settings: The method with all its settings, as JSON.
+        stride: Output stride of the classifier.
+        seed: Seed of the run.
+        maps: 'class map', 'F-CAM', or 'F-CAM, N boxes' for the supervised bound.
+        val_30: MaxBoxAcc on val at IoU 30; val_50 and val_70 likewise.
+        val_mean: Mean of the three.
+        test_30: MaxBoxAcc on test at IoU 30; test_50, test_70 and test_mean likewise.
+        test_at_val: Accuracy on test at IoU 50 with the threshold that is best on val.
+        cls: Top-1 accuracy of the classifier on test.
+        pxap: PxAP on the birds with masks.
+        pixel_f1: F1 of their pixels at the threshold that is best on val.
+    """
+
+    method: str
+    settings: str
+    stride: int
+    seed: int
+    maps: str
+    val_30: float
+    val_50: float
+    val_70: float
+    val_mean: float
+    test_30: float | None = None
+    test_50: float | None = None
+    test_70: float | None = None
+    test_mean: float | None = None
+    test_at_val: float | None = None
+    cls: float | None = None
+    pxap: float | None = None
+    pixel_f1: float | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What identifies the run."""
+        return self.method, self.settings, self.stride, self.seed, self.maps
+
+
+def score(run: Path, data: Path, masks: Path | None, test: bool) -> Row:
+    """Score the best model of a run on val and, with `test`, on the test splits of `data` and `masks`."""
+    config = TrainConfig.from_dict(json.loads((run / 'config.json').read_text(encoding='utf-8')))
+    model = create_model(f'local-dir:{run / "best"}')
+    kind = 'fcam' if config.decoder.epochs else 'cam'
+    settings = model.model_args.get('method')
+    val = _metrics(model, data, 'val', kind, None)
+    row = Row(
+        method=settings['name'] if settings else 'plain',
+        settings=json.dumps(settings, sort_keys=True) if settings else '',
+        stride=model.model_args['output_stride'],
+        seed=config.seed,
+        maps=_title(kind, config.teacher.supervision),
+        val_30=val['max_box_acc_30'],
+        val_50=val['max_box_acc_50'],
+        val_70=val['max_box_acc_70'],
+        val_mean=val['mean'],
+    )
+    if test:
+        threshold = val['best_threshold_50']
+        found = _metrics(model, data, 'test', kind, threshold)
+        row.test_30, row.test_50, row.test_70 = (found[f'max_box_acc_{iou}'] for iou in (30, 50, 70))
+        row.test_mean, row.test_at_val, row.cls = found['mean'], found['box_acc_50'], found['cls']
+        if masks:
+            found = _metrics(model, masks, 'test', kind, threshold)
+            row.pxap, row.pixel_f1 = found['pxap'], found['f1']
+    return row
+
+
+def _title(kind: str, supervision: int) -> str:
+    if kind == 'cam':
+        return 'class map'
+    return f'F-CAM, {supervision} boxes' if supervision else 'F-CAM'
+
+
+def _metrics(model: FCAM, data: Path, split: str, kind: str, threshold: float | None) -> dict[str, float]:
+    """Return the metrics of a kind of map on a split, in percent with one digit; thresholds as they are."""
+    size = model.pretrained_cfg['input_size'][-1]
+    dataset = open_dataset(data, split, EvalTransform(size))
+    thresholds = None if threshold is None else {kind: threshold}
+    metrics = evaluate_many(model, dataset, (kind,), threshold=thresholds, rows=False)[kind].metrics
+    return {key: value if 'threshold' in key else round(value, 1) for key, value in metrics.items()}
+
+
+def rows() -> list[Row]:
+    """Return the rows of results/methods.csv."""
+    path = records.results_dir() / 'methods.csv'
+    if not path.is_file():
+        return []
+    with path.open(encoding='utf-8', newline='') as f:
+        return [Row(**{name: _value(name, text) for name, text in line.items()}) for line in csv.DictReader(f)]
+
+
+def _value(name: str, text: str) -> Any:
+    if name in ('method', 'settings', 'maps'):
+        return text
+    if name in ('stride', 'seed'):
+        return int(text)
+    return float(text) if text else None
+
+
+def add(new: Sequence[Row]) -> None:
+    """Add rows to results/methods.csv, in place of former ones of the same runs."""
+    found = {row.key: row for row in [*rows(), *new]}
+    order = list(TITLES)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator='\n')
+    writer.writeheader()
+    for row in sorted(found.values(), key=lambda row: (-row.stride, order.index(row.method), *row.key)):
+        writer.writerow(asdict(row))
+    write_text(records.results_dir() / 'methods.csv', text.getvalue())
+
+
+def render(text: str, begin: str = '<!-- results: begin -->', end: str = '<!-- results: end -->') -> str:
+    """Return docs/methods.md with the current tables between its markers.
+
+    Raises:
+        ValueError: If the markers are missing.
+    """
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f'docs/methods.md must have the lines {begin!r} and {end!r}')
+    return f'{before}{begin}\n{"".join(_tables())}{end}{after}'
+
+
+def _tables() -> Iterator[str]:
+    """Generate the table of each stride: the runs that were scored on test."""
+    scored = [row for row in rows() if row.test_mean is not None]
+    head = ['classifier', 'map', 'seeds', *COLUMNS.values()]
+    for stride in sorted({row.stride for row in scored}, reverse=True):
+        groups: dict[tuple[str, str, str], list[Row]] = {}
+        for row in scored:
+            if row.stride == stride:
+                groups.setdefault((row.method, row.settings, row.maps), []).append(row)
+        lines = [
+            [
+                TITLES[method],
+                maps,
+                str(len(found)),
+                *(_spread([getattr(row, name) for row in found]) for name in COLUMNS),
+            ]
+            for (method, _, maps), found in groups.items()
+        ]
+        yield f'\nStride {stride}:\n\n{table(head, lines)}\n'
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    """Return a value, or the mean ± standard deviation of several."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return f'{known[0]:.1f}' if known else '-'
+    return f'{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('runs', nargs='+', type=Path, metavar='RUN')
+    parser.add_argument('--data', type=Path, required=True, help='data set of the runs')
+    parser.add_argument('--masks', type=Path, help='data set with masks, for PxAP')
+    parser.add_argument('--test', action='store_true', help='score the test splits, too')
+    args = parser.parse_args()
+    add([score(run, args.data, args.masks, args.test) for run in args.runs])
+    page = records.ROOT / 'docs' / 'methods.md'
+    write_text(page, render(page.read_text(encoding='utf-8')))
+
+
+if __name__ == '__main__':
+    main()
