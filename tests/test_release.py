@@ -170,10 +170,10 @@ def test_a_general_model_is_measured_on_data_it_never_saw(labels_only, checkout,
             assert metrics[chosen] <= metrics[best]
     readme = (checkout / 'README.md').read_text()
     fcam = entry.elsewhere['boxes']['test']['fcam']['max_box_acc_50']
-    assert f'`{NAME}`: 2 classes of shapes, accuracy ' in readme
-    assert '| boxes | MaxBoxAcc | ' in readme
+    assert f'| `{NAME}` | shapes | {100 * sum(found) / len(found):.1f} | ' in readme
+    assert f'| boxes | `{NAME}` | MaxBoxAcc | ' in readme
     assert f'| **{fcam:.1f}** | ' in readme
-    assert '| masks | PxAP | ' in readme
+    assert f'| masks | `{NAME}` | PxAP | ' in readme
     page = (checkout / 'MODEL_CARD.md').read_text()
     assert '| split | maps | cls | kept |' in page
     assert 'at the threshold of the model' in page.partition('Metrics on boxes')[2]
@@ -188,17 +188,15 @@ def test_the_last_epoch_of_other_trainings(run, checkout):
     assert 'F-CAM' in results_page.page([entry])
 
 
-def test_the_table_of_a_general_model_names_the_specialised_result(labels_only, entry, checkout, tmp_path):
+def test_the_readme_has_the_best_model_of_a_data_set_first(labels_only, entry, checkout, tmp_path):
     boxes = make_wsol(tmp_path / 'boxes', {'test': 5})
     general = release.release(labels_only[1], NAME, BASE, also=[boxes], quiet=True)
     special = dataclasses.replace(entry, name=NAME.replace('shapes', 'boxes'), file='x.safetensors', size=1, sha256='0')
-    special.metrics['test']['fcam']['max_box_acc_50'] = 87.6
-    records.write_index({general.name: general, special.name: special})
-    (row,) = (line for line in card.readme_table().splitlines() if line.startswith('| boxes |'))
-    assert row.endswith('| 87.6 |')
-    records.write_index({general.name: general})
-    (row,) = (line for line in card.readme_table().splitlines() if line.startswith('| boxes |'))
-    assert row.endswith('| - |')
+    for accuracy, names in ((-1.0, [general.name, special.name]), (101.0, [special.name, general.name])):
+        special.metrics['test']['fcam']['max_box_acc_50'] = accuracy
+        records.write_index({general.name: general, special.name: special})
+        rows = [line.split(' | ') for line in card.readme_table().splitlines() if line.startswith('| boxes |')]
+        assert [row[1] for row in rows] == [f'`{name}`' for name in names]
 
 
 def test_remeasure_reproduces_a_release_without_its_training(run, data, checkout, tmp_path, monkeypatch):

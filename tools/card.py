@@ -34,8 +34,6 @@ measured.
 {LIMITS}
 
 The models were trained on small data sets from small backbones: use them as examples and baselines, not as products."""
-# Metrics of the F-CAM in the README, beside the primary one; the model card has all.
-OVERVIEW = ('max_box_acc_v2', 'box_acc_50', 'top1_50', 'f1', 'cls')
 # Metrics of a data set without boxes and masks.
 LABEL_METRICS = {'cls': 'cls', 'kept': 'kept'}
 BEGIN, END = '<!-- models: begin (python -m tools.tables) -->', '<!-- models: end -->'
@@ -59,64 +57,38 @@ def description_of(metrics: Mapping[str, Metrics]) -> MetricDescription:
 
 
 def readme_table() -> str:
-    """Return the released models with their metrics on test: general models, then one table per metric."""
-    groups: dict[str, list[ReleaseEntry]] = {}
-    parts = []
-    for name in list_models(pretrained=True):
-        entry = _index.index()[name]
-        if entry.labels_only:
-            parts.append(_general_overview(entry))
-        else:
-            groups.setdefault(description_of(entry.metrics).name, []).append(entry)
-    return '\n\n'.join([*parts, *(_overview(entries) for entries in groups.values())])
+    """Return the released models, and how well each localizes on test splits."""
+    entries = [_index.index()[name] for name in list_models(pretrained=True)]
+    models = [
+        [
+            f'`{entry.name}`',
+            entry.dataset.title,
+            f'{entry.metrics["test"]["fcam"]["cls"]:.1f}',
+            f'{entry.size / 2**20:.1f}',
+        ]
+        for entry in entries
+    ]
+    return f'{table(["model", "trained on", "accuracy", "MB"], models)}\n\n{_localization(entries)}'
 
 
-def _general_overview(entry: ReleaseEntry) -> str:
-    """Return what a general model was trained on, and the table of its metrics on data sets that it never saw."""
-    head = ['data set', 'metric', 'center', 'CAM', 'class map', 'F-CAM', 'at its threshold', 'F-CAM trained on it']
-    rows = []
-    for place, metrics in entry.elsewhere.items():
-        description, test = description_of(metrics), metrics['test']
-        primary, chosen = description.primary, 'f1' if description.kind == 'masks' else 'box_acc_50'
-        center, cam, teacher, fcam = (f'{test[kind][primary]:.1f}' for kind in ('center', 'cam', entry.teacher, 'fcam'))
-        at = f'{test["fcam"][chosen]:.1f}{" (F1)" if chosen == "f1" else ""}'
-        class_map = f'{teacher} ({entry.teacher})'
-        rows.append([place, description.name, center, cam, class_map, f'**{fcam}**', at, _specialised(place, primary)])
-    return (
-        f'`{entry.name}`: {entry.num_classes} classes of {entry.dataset.title.split(",")[0]}, accuracy '
-        f'{entry.metrics["test"]["fcam"]["cls"]:.1f}, {entry.size / 2**20:.1f} MB; on data sets that it never saw:\n\n'
-        f'{table(head, rows)}'
-    )
-
-
-def _specialised(place: str, metric: str) -> str:
-    """Return the best metric on a data set of the released models that were trained on it, or '-'."""
-    own = (e for e in _index.index().values() if ModelName.parse(e.name).dataset == place)
-    values = [e.metrics['test']['fcam'][metric] for e in own if metric in e.metrics['test']['fcam']]
-    return f'{max(values):.1f}' if values else '-'
-
-
-def _overview(entries: list[ReleaseEntry]) -> str:
-    """Return the table of the models that are measured by one metric."""
-    description = description_of(entries[0].metrics)
-    primary = description.primary
-    more = {key: title for key, title in description.summary.items() if key in OVERVIEW}
-    head = ['model', 'data set', f'{description.name}: CAM', 'class map', 'F-CAM', *more.values(), 'MB']
-    rows = []
+def _localization(entries: list[ReleaseEntry]) -> str:
+    """Return a row per data set and model that was measured on its test split, the best model first."""
+    found: dict[str, list[tuple[ReleaseEntry, Metrics]]] = {}
     for entry in entries:
-        test = entry.metrics['test']
-        cam, teacher, fcam = (test[kind][primary] for kind in ('cam', entry.teacher, 'fcam'))
-        rows.append(
-            [
-                f'`{entry.name}`',
-                entry.dataset.title,
-                f'{cam:.1f}',
-                f'{teacher:.1f} ({entry.teacher})',
-                f'**{fcam:.1f}**',
-                *cells(test['fcam'], more),
-                f'{entry.size / 2**20:.1f}',
-            ]
-        )
+        own = {} if entry.labels_only else {ModelName.parse(entry.name).dataset: entry.metrics}
+        for place, metrics in {**own, **entry.elsewhere}.items():
+            found.setdefault(place, []).append((entry, metrics['test']))
+    head = ['test images', 'model', 'metric', 'center box', 'CAM', 'F-CAM', "at the model's threshold"]
+    rows = []
+    for place, measured in sorted(found.items()):
+        description = describe(measured[0][1]['fcam'])
+        primary, chosen = description.primary, 'f1' if description.kind == 'masks' else 'box_acc_50'
+        for entry, test in sorted(measured, key=lambda pair: -pair[1]['fcam'][primary]):
+            center, cam, fcam = (test[kind][primary] for kind in ('center', 'cam', 'fcam'))
+            at = f'{test["fcam"][chosen]:.1f}{" (F1)" if chosen == "f1" else ""}'
+            rows.append(
+                [place, f'`{entry.name}`', description.name, f'{center:.1f}', f'{cam:.1f}', f'**{fcam:.1f}**', at]
+            )
     return table(head, rows)
 
 
