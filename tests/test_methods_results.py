@@ -50,7 +50,7 @@ def test_scores_of_a_run(tmp_path):
         decoder=DecoderConfig(epochs=0),
     )
     train(config, tmp_path / 'run', quiet=True)
-    found = methods.score(tmp_path / 'run', data, None, test=True)
+    (found,) = methods.score(tmp_path / 'run', data, None, test=True)
     assert (found.method, found.stride, found.seed, found.maps) == ('has', 8, 0, 'class map')
     assert json.loads(found.settings)['name'] == 'has'
     assert found.val_mean == pytest.approx((found.val_30 + found.val_50 + found.val_70) / 3, abs=0.1)

@@ -2,8 +2,8 @@
 
     python -m tools.methods RUN... --data cub50 [--test --masks cub24seg]
 
-Each RUN is a finished training of one stage: a classifier, whose class map is scored, or a decoder, whose F-CAM is
-scored. Without --test only val is read: it chooses the settings of a method.
+Each RUN is a finished training: of a classifier, whose class map is scored, or of a decoder on one, whose F-CAM is
+scored, too. Without --test only val is read: it chooses the settings of a method.
 """
 
 from __future__ import annotations
@@ -84,48 +84,62 @@ class Row:
         return self.method, self.settings, self.stride, self.seed, self.maps
 
 
-def score(run: Path, data: Path, masks: Path | None, test: bool) -> Row:
-    """Score the best model of a run on val and, with `test`, on the test splits of `data` and `masks`."""
+def score(run: Path, data: Path, masks: Path | None, test: bool) -> list[Row]:
+    """Score the best model of a run on val and, with `test`, on the test splits of `data` and `masks`.
+
+    Returns:
+        A row for each kind of map.
+    """
     config = TrainConfig.from_dict(json.loads((run / 'config.json').read_text(encoding='utf-8')))
     model = create_model(f'local-dir:{run / "best"}')
-    kind = 'fcam' if config.decoder.epochs else 'cam'
+    titles = _titles(config)
     settings = model.model_args.get('method')
-    val = _metrics(model, data, 'val', kind, None)
-    row = Row(
-        method=settings['name'] if settings else 'plain',
-        settings=json.dumps(settings, sort_keys=True) if settings else '',
-        stride=model.model_args['output_stride'],
-        seed=config.seed,
-        maps=_title(kind, config.teacher.supervision),
-        val_30=val['max_box_acc_30'],
-        val_50=val['max_box_acc_50'],
-        val_70=val['max_box_acc_70'],
-        val_mean=val['mean'],
-    )
+    val = _metrics(model, data, 'val', list(titles))
+    found = {
+        kind: Row(
+            method=settings['name'] if settings else 'plain',
+            settings=json.dumps(settings, sort_keys=True) if settings else '',
+            stride=model.model_args['output_stride'],
+            seed=config.seed,
+            maps=title,
+            val_30=val[kind]['max_box_acc_30'],
+            val_50=val[kind]['max_box_acc_50'],
+            val_70=val[kind]['max_box_acc_70'],
+            val_mean=val[kind]['mean'],
+        )
+        for kind, title in titles.items()
+    }
     if test:
-        threshold = val['best_threshold_50']
-        found = _metrics(model, data, 'test', kind, threshold)
-        row.test_30, row.test_50, row.test_70 = (found[f'max_box_acc_{iou}'] for iou in (30, 50, 70))
-        row.test_mean, row.test_at_val, row.cls = found['mean'], found['box_acc_50'], found['cls']
+        thresholds = {kind: metrics['best_threshold_50'] for kind, metrics in val.items()}
+        for kind, metrics in _metrics(model, data, 'test', list(titles), thresholds).items():
+            row = found[kind]
+            row.test_30, row.test_50, row.test_70 = (metrics[f'max_box_acc_{iou}'] for iou in (30, 50, 70))
+            row.test_mean, row.test_at_val, row.cls = metrics['mean'], metrics['box_acc_50'], metrics['cls']
         if masks:
-            found = _metrics(model, masks, 'test', kind, threshold)
-            row.pxap, row.pixel_f1 = found['pxap'], found['f1']
-    return row
+            for kind, metrics in _metrics(model, masks, 'test', list(titles), thresholds).items():
+                found[kind].pxap, found[kind].pixel_f1 = metrics['pxap'], metrics['f1']
+    return list(found.values())
 
 
-def _title(kind: str, supervision: int) -> str:
-    if kind == 'cam':
-        return 'class map'
-    return f'F-CAM, {supervision} boxes' if supervision else 'F-CAM'
+def _titles(config: TrainConfig) -> dict[str, str]:
+    """Return the maps that a run made, by kind."""
+    if not config.decoder.epochs:
+        return {'cam': 'class map'}
+    if config.teacher.supervision:
+        return {'fcam': f'F-CAM, {config.teacher.supervision} boxes'}
+    return {'cam': 'class map', 'fcam': 'F-CAM'}
 
 
-def _metrics(model: FCAM, data: Path, split: str, kind: str, threshold: float | None) -> dict[str, float]:
-    """Return the metrics of a kind of map on a split, in percent with one digit; thresholds as they are."""
-    size = model.pretrained_cfg['input_size'][-1]
-    dataset = open_dataset(data, split, EvalTransform(size))
-    thresholds = None if threshold is None else {kind: threshold}
-    metrics = evaluate_many(model, dataset, (kind,), threshold=thresholds, rows=False)[kind].metrics
-    return {key: value if 'threshold' in key else round(value, 1) for key, value in metrics.items()}
+def _metrics(
+    model: FCAM, data: Path, split: str, kinds: list[str], thresholds: dict[str, float] | None = None
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of each kind of map on a split, in percent with one digit; thresholds as they are."""
+    dataset = open_dataset(data, split, EvalTransform(model.pretrained_cfg['input_size'][-1]))
+    reports = evaluate_many(model, dataset, kinds, threshold=thresholds, rows=False)
+    return {
+        kind: {key: value if 'threshold' in key else round(value, 1) for key, value in report.metrics.items()}
+        for kind, report in reports.items()
+    }
 
 
 def rows() -> list[Row]:
@@ -206,7 +220,7 @@ def main() -> None:
     parser.add_argument('--masks', type=Path, help='data set with masks, for PxAP')
     parser.add_argument('--test', action='store_true', help='score the test splits, too')
     args = parser.parse_args()
-    add([score(run, args.data, args.masks, args.test) for run in args.runs])
+    add([row for run in args.runs for row in score(run, args.data, args.masks, args.test)])
     page = records.ROOT / 'docs' / 'methods.md'
     write_text(page, render(page.read_text(encoding='utf-8')))
 
