@@ -103,11 +103,18 @@ def _read(path: Path, stage: str) -> History:
             f'{short_path(path)} has no {stage}/metrics.jsonl: give the folder of a training with this stage'
         )
     with reading(file, ReportError, _FIX):
-        lines = read_bytes(file).decode().splitlines()
-        rows = [EpochMetrics.from_row(parse_json(line), f'line {i}') for i, line in enumerate(lines, 1)]
+        rows = [_epoch(line, i) for i, line in enumerate(read_bytes(file).decode().splitlines(), 1)]
         if not rows:
             raise InvalidValue(f'it has no epochs: {_FIX}')
         return rows
+
+
+def _epoch(line: str, number: int) -> EpochMetrics:
+    """Read a line of metrics.jsonl; raise InvalidValue with its number if it is not the metrics of an epoch."""
+    try:
+        return EpochMetrics.from_row(parse_json(line))
+    except InvalidValue as e:
+        raise InvalidValue(f'line {number}: {e}') from e
 
 
 def _columns(histories: Mapping[str, list[History]]) -> tuple[list[str], dict[str, dict[str, float]]]:
