@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,18 @@ def test_each_row_names_a_method_and_a_network():
         values = [float(row[metric]) for metric in list(row)[2:] if row[metric]]
         assert values
         assert all(0 < value < 100 for value in values)
+
+
+def test_the_size_of_class_maps_on_a_small_data_set(boxes_root, masks_root, tmp_path, monkeypatch):
+    path = tmp_path / 'cam_size.md'
+    script = ROOT / 'benchmarks' / 'cam_size.py'
+    monkeypatch.setattr(sys, 'argv', [str(script), str(boxes_root), str(masks_root), '-o', str(path)])
+    monkeypatch.syspath_prepend(script.parent)
+    runpy.run_path(str(script), run_name='__main__')
+    rows = [line.split(' | ') for line in path.read_text().splitlines() if re.match(r'\| \d+x', line)]
+    assert [row[0] for row in rows] == [f'| {n}x{n}' for n in (7, 14, 28, 56, 112, 224)] * 2
+    # The ground truth itself is found; coarser binary maps are worse.
+    assert rows[5][2] == rows[5][5] == '100.0 / 100.0 / 100.0'
+    assert [cell.strip(' |') for cell in rows[11][2:]] == ['100.0'] * 4
+    assert float(rows[0][6]) < float(rows[5][6])
+    assert float(rows[6][4]) < 100
