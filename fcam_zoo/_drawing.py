@@ -61,10 +61,12 @@ def blend(image: Image.Image, score_map: np.ndarray, opacity: float = 0.5) -> Im
     return drawn
 
 
-def draw_box(image: Image.Image, box: Sequence[int], text: str = '') -> Image.Image:
+def draw_box(
+    image: Image.Image, box: Sequence[int], text: str = '', color: tuple[int, int, int] = BOX_COLOR
+) -> Image.Image:
     """Copy the image, and draw a box (x0, y0, x1, y1; ends exclusive) with a caption in its corner."""
     image = image.copy()
-    _draw_box(image, box)
+    _draw_box(image, box, color)
     _draw_caption(image, box, text)
     return image
 
@@ -91,11 +93,11 @@ def overlay(image: Image.Image, found: Localization, opacity: float = 0.5, *, ca
     return drawn
 
 
-def _draw_box(image: Image.Image, box: Sequence[int]) -> None:
+def _draw_box(image: Image.Image, box: Sequence[int], color: tuple[int, int, int] = BOX_COLOR) -> None:
     """Draw a box into the image; an empty one has no effect."""
     x0, y0, x1, y1 = box
     if x1 > x0 and y1 > y0:
-        ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), outline=BOX_COLOR, width=_line_width(image))
+        ImageDraw.Draw(image).rectangle((x0, y0, x1 - 1, y1 - 1), outline=color, width=_line_width(image))
 
 
 def _line_width(image: Image.Image) -> int:

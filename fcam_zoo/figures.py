@@ -1,22 +1,28 @@
-"""Figures of the F-CAM paper (WACV 2022) for any localizer: pictures with maps, threshold curves, activations."""
+"""Figures of the F-CAM paper (WACV 2022) for any localizer: pictures with maps, curves, activations, convergence."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from . import _drawing, viz
+from ._convergence import STAGES as STAGES
+from ._convergence import convergence as convergence
 from ._drawing import SUFFIXES, WIDTH, save_picture
 from ._io import atomic_path
 from ._schema import as_whole, show
 from .benchmark.descriptions import MAP_TITLES
+from .benchmark.evaluate import ground_truth_kind
 from .benchmark.plots import activations as activations
 from .benchmark.plots import curves as curves
 from .benchmark.plots import overlap as overlap
+from .benchmark.sources import maps_of
+from .benchmark.truth_pictures import photograph, show_found, show_truth
 from .cams import METHODS
 from .inference import class_maps
 from .inputs import ImageLike, as_image
@@ -87,8 +93,7 @@ def grid(
     check_maps(maps)
     check_number(len(images))
     cam_threshold = as_threshold(cam_threshold, 'cam_threshold')
-    if as_whole(height, 32, MAX_SIDE) is None:
-        raise ValueError(f'height is {show(height)}: give at least 32 pixels, at most {MAX_SIDE}')
+    check_height(height)
     pictures = {title: as_image(image) for title, image in images.items()}
     found = dict(zip(pictures, localize(model, list(pictures.values()), threshold)))
     columns = []
@@ -140,6 +145,65 @@ def rows(
             ]
         )
     return viz.grid(drawn, height=None, gap=_GAP, narrowest=side), found
+
+
+def localization(
+    model: FCAM,
+    dataset: Any,
+    maps: Sequence[str] = ('cam', 'gradcam', 'gradcampp', 'fcam'),
+    *,
+    thresholds: Mapping[str, Threshold] | None = None,
+    height: int = 130,
+) -> tuple[Image.Image, dict[str, list[float]]]:
+    """Draw maps of a data set and what they find beside the ground truth (Figs. 3 and 4 of the paper).
+
+    Two columns per image: the photograph and its ground truth, then a row per kind of map: the map, and what it finds
+    at the threshold. With boxes: pixels above the threshold and their box in red, the true box in green. With masks:
+    true positives red, false negatives green, false positives blue. Class maps are those of the true class if the model
+    knows it, as in `benchmark.evaluate_many`.
+
+    Args:
+        model: An F-CAM; runs on its device, in eval mode (its mode is restored).
+        dataset: With boxes or masks, such as `data.open_dataset` returns; `benchmark.subset.limit_images` chooses some images.
+        maps: 'fcam' and CAM methods, one row each.
+        thresholds: By kind of map: in [0,1), or 'otsu'. With boxes they are relative to the maximum of the map, with
+            masks absolute. Default: the model's own for 'fcam', Otsu's method for the others.
+        height: Height of a row in pixels.
+
+    Returns:
+        The picture, and by kind of map the IoU of each image in percent: of the box as in MaxBoxAcc, or of the pixels.
+
+    Raises:
+        ValueError: Without images or with more than 100, without boxes or masks, for unknown maps, thresholds outside
+            [0,1), or a height outside 32 to 2048.
+        ImageError: As `localize`.
+    """
+    check_maps(maps)
+    check_number(len(dataset))
+    check_height(height)
+    ground_truth_kind(dataset)
+    given = {'fcam': model.threshold, **(thresholds or {})}
+    chosen = {name: as_threshold(given.get(name, 'otsu'), f'the threshold of {name}') for name in maps}
+    found: dict[str, list[float]] = {name: [] for name in maps}
+    columns = []
+    getters = maps_of(model, dataset, maps)
+    for index in range(len(dataset)):
+        image = photograph(dataset, index, height)
+        left, right = [(image, Path(dataset.ids[index]).stem)], [(show_truth(image, dataset, index), 'ground truth')]
+        for name in maps:
+            score_map = getters[name](index)
+            picture, iou = show_found(image, score_map, chosen[name], dataset, index)
+            found[name].append(iou)
+            left.append((viz.blend(image, score_map), MAP_TITLES[name]))
+            right.append((picture, f'IoU {iou:.0f} %'))
+        columns += [left, right]
+    return viz.grid(list(zip(*columns)), height=height), found
+
+
+def check_height(height: int) -> None:
+    """Raise ValueError for the height of a row outside 32 to 2048 pixels."""
+    if as_whole(height, 32, MAX_SIDE) is None:
+        raise ValueError(f'height is {show(height)}: give at least 32 pixels, at most {MAX_SIDE}')
 
 
 def check_number(count: int) -> None:

@@ -234,7 +234,7 @@ def test_tables_compare_teachers_and_seeds(entry):
         entries.append(other)
     # Metrics that an older record lacks.
     del entries[1].metrics['test']['fcam']['max_box_acc_v2']
-    lines = results_page.page(entries).splitlines()
+    lines = results_page.page(entries).partition('## Published')[0].splitlines()
     assert any(line.startswith('| LayerCAM | 60.0 |') for line in lines)
     assert [line.split(' | ')[0] for line in lines if line.startswith('| CAM |')] == ['| CAM']
     assert any(line.startswith('| LayerCAM + F-CAM | 70.0 |') for line in lines)
@@ -242,6 +242,20 @@ def test_tables_compare_teachers_and_seeds(entry):
     # 73.0 and the sample standard deviation of 70, 72, 77.
     accuracy, _, v2 = spread.split(' | ')[2:5]
     assert (accuracy, v2) == ('73.0 ± 3.6', '-')
+
+
+def test_class_maps_on_val_are_at_their_best_threshold():
+    boxes = {'max_box_acc_50': 60.0, 'mean': 50.0, 'best_threshold_50': 0.3}
+    masks = {'pxap': 70.0, 'best_f1': 65.0, 'best_threshold': 0.4}
+    assert card.with_val_threshold('val', 'cam', boxes) == {**boxes, 'box_acc_50': 60.0, 'threshold': 0.3}
+    assert card.with_val_threshold('val', 'center', masks) == {**masks, 'f1': 65.0, 'threshold': 0.4}
+    for split, kind, values in (
+        ('test', 'cam', boxes),
+        ('val', 'fcam', boxes),
+        ('val', 'cam', {**masks, 'f1': 64.0, 'threshold': 0.5}),
+        ('val', 'cam', {'cls': 90.0}),
+    ):
+        assert card.with_val_threshold(split, kind, values) == values
 
 
 def test_strides_have_their_own_tables(entry):

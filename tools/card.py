@@ -51,6 +51,20 @@ def cells(metrics: Mapping[str, float | None], columns: Mapping[str, str]) -> li
     return ['-' if value is None else f'{value:.1f}' for value in values]
 
 
+def with_val_threshold(split: str, kind: str, values: dict[str, float]) -> dict[str, float]:
+    """Add the metric of class maps on val at the threshold that val selects, which is the best one there.
+
+    Not for F-CAM: its threshold is that of the training, which may differ from the best one of the stored weights.
+    """
+    if split != 'val' or kind == 'fcam' or main_metric(values) is None:
+        return values
+    description = describe(values)
+    chosen, best = ('f1', 'best_f1') if description.kind == 'masks' else ('box_acc_50', description.primary)
+    if values.get(chosen) is not None or best not in values:
+        return values
+    return {**values, chosen: values[best], 'threshold': values[description.best_threshold]}
+
+
 def description_of(metrics: Mapping[str, Metrics]) -> MetricDescription:
     """Return the description of the metric of these splits."""
     return describe(metrics['test']['fcam'])
@@ -171,7 +185,8 @@ def _metrics_table(metrics: Mapping[str, Metrics], chosen: str = '') -> str:
     rows = []
     for split in ('val', 'test'):
         last = metrics.get(f'{split}_last_epoch', {})
-        kinds = {**metrics.get(split, {}), **{f'{kind}, last epoch': found for kind, found in last.items()}}
+        measured = {kind: with_val_threshold(split, kind, found) for kind, found in metrics.get(split, {}).items()}
+        kinds = {**measured, **{f'{kind}, last epoch': found for kind, found in last.items()}}
         rows += [[split, kind, *cells(found, columns)] for kind, found in kinds.items()]
     return table(['split', 'maps', *columns.values()], rows)
 

@@ -28,6 +28,12 @@ are resized bilinearly. *-*: not measured."""
 GENERAL = """Their data sets have image labels only: *cls* is the accuracy, *kept* the mean probability of the label
 after the background was removed. Their maps are measured on the other data sets below."""
 
+ELSEWHERE = """This data set was not used for training. The chosen threshold is that of the training data: selected on
+its val split, or 0.5 for models that were trained without boxes and masks."""
+PUBLISHED_NOTE = """*mean*: of the three networks, as printed. docs/paper.md lists numbers that do not agree with
+others."""
+BACKBONES = ('VGG16', 'Inception v3', 'ResNet50')
+
 
 def page(entries: Sequence[ReleaseEntry]) -> str:
     """Return the text of the page."""
@@ -45,12 +51,13 @@ def page(entries: Sequence[ReleaseEntry]) -> str:
     if general:
         parts += ['## General models', GENERAL, _general(general)]
     for place in sorted({place for entry in entries for place in entry.elsewhere}):
-        parts += [f'## {place}', 'This data set was not used for training.', _elsewhere(entries, place)]
+        parts += [f'## {place}', ELSEWHERE, _elsewhere(entries, place)]
     paper = records.results_dir() / 'paper.csv'
     if paper.is_file():
         with paper.open(encoding='utf-8', newline='') as f:
-            source, head, *rows = csv.reader(f)
-        parts += ['## Published results', f'Not measured by us. {", ".join(source)}.', table(head, rows)]
+            (source,), head, *rows = csv.reader(f)
+        parts += ['## Published results', f'Not measured by us.\n{source}.\n{PUBLISHED_NOTE}']
+        parts += [_published(head, rows, metrics) for metrics in (('MaxBoxAcc', 'PxAP'), ('top-1 loc.', 'top-5 loc.'))]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -119,8 +126,37 @@ def _general(entries: Sequence[ReleaseEntry]) -> str:
 def _elsewhere(entries: Sequence[ReleaseEntry], place: str) -> str:
     found = [(entry, entry.elsewhere[place]) for entry in entries if place in entry.elsewhere]
     description = description_of(found[0][1])
+    chosen, title = ('f1', 'F1') if description.kind == 'masks' else ('box_acc_50', 'accuracy')
     rows = []
     for entry, metrics in found:
         kinds = [metrics['test'][kind] for kind in ('cam', entry.teacher, 'fcam', 'center')]
-        rows.append([f'`{entry.name}`', *(f'{kind[description.primary]:.1f}' for kind in kinds)])
-    return table(['model', f'{description.name}: CAM', 'class map', 'F-CAM', 'center'], rows)
+        best = (f'{kind[description.primary]:.1f}' for kind in kinds)
+        rows.append([f'`{entry.name}`', *best, *(cell for kind in kinds[:3] for cell in cells(kind, {chosen: title}))])
+    head = [f'{description.name}: CAM', 'class map', 'F-CAM', 'center', f'{title} at the chosen threshold: CAM']
+    return table(['model', *head, 'class map', 'F-CAM'], rows)
+
+
+def _published(head: Sequence[str], rows: Sequence[Sequence[str]], metrics: Sequence[str]) -> str:
+    """Return a table of two metrics in the form of the paper: a row per method, a column per network.
+
+    Args:
+        head: Names of the columns: method, backbone, and metrics.
+        rows: A row per method and backbone.
+        metrics: The metrics to show.
+    """
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for row in rows:
+        values = dict(zip(head, row))
+        for metric in metrics:
+            if value := values[metric]:
+                backbone = values['backbone']
+                known = backbone in (*BACKBONES, 'mean')
+                key, text = (backbone, value) if known else ('other', f'{value} ({backbone})')
+                found.setdefault(values['method'], {})[metric, key] = text
+    columns = [(metric, key) for metric in metrics for key in (*BACKBONES, 'other', 'mean')]
+    columns = [column for column in columns if any(column in cells for cells in found.values())]
+    titles = [f'{metric}: {key}' if key == BACKBONES[0] else key for metric, key in columns]
+    return table(
+        ['method', *titles],
+        [[method, *(values.get(column, '-') for column in columns)] for method, values in found.items()],
+    )

@@ -16,7 +16,7 @@ from fcam_zoo._index import Metrics, ModelName, ReleaseEntry, main_metric
 from fcam_zoo._io import write_text
 
 from . import records
-from .card import LABEL_METRICS, description_of, model_card, render_readme
+from .card import LABEL_METRICS, description_of, model_card, render_readme, with_val_threshold
 from .results_page import page
 
 COSTS = ('parameters', 'gmacs', 'images_per_second', 'threads')
@@ -74,7 +74,7 @@ def _rows(entry: ReleaseEntry, metrics: Mapping[str, Metrics]) -> Iterator[dict[
         is_stored = bool(entry.file) and not is_last  # Weights of the last epoch are not stored.
         for kind, values in kinds.items():
             yield {
-                **values,
+                **(values if is_last else with_val_threshold(split, kind, values)),
                 **{cost: entry.cost.get(cost, '') for cost in COSTS},
                 'model': entry.name,
                 'teacher': entry.teacher,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._io import printable
+from .._plotting import COLUMNS, LINES, figure_with_panels, legend_label, plain
 from .._schema import show
-from ..errors import install_hint
 from .descriptions import Curve, map_title
 from .inputs import as_numbers
 from .report import Report, check_comparable
@@ -19,20 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colors of Okabe and Ito, distinguishable by color-blind readers; lines also differ in their dashes. The kinds of map
-# that the paper compares have the same color in every plot.
-_LINES = (
-    ('#d55e00', '--'),
-    ('#0072b2', '-.'),
-    ('#009e73', '-'),
-    ('#cc79a7', '--'),
-    ('#e69f00', '-.'),
-    ('#56b4e9', '-'),
-    ('#000000', '--'),
-)
+# The kinds of map that the paper compares have the same color in every plot.
 _FIRST = {'cam': 0, 'layercam': 1, 'fcam': 2}
 _GRAY, _INSIDE, _OUTSIDE = '#777777', '#0072b2', '#d55e00'
-_COLUMNS = 4
 _BINS = [2**k for k in range(1, 8)]
 
 
@@ -60,7 +47,7 @@ def curves(reports: Mapping[str, Report], iou: Sequence[float] | None = None) ->
     names = first.description.main_curves if iou is None else _curves_at(iou, first.description.level_curve)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f'curve {", ".join(unknown)} is not in the reports: choose from {", ".join(known)}')
-    figure, panels = _panels(len(names), (4.6, 3.5 + 0.18 * len(reports)))
+    figure, panels = figure_with_panels(len(names), (4.6, 3.5 + 0.18 * len(reports)))
     for axes, name in zip(panels, names):
         _draw_curve(axes, reports, known[name])
     figure.suptitle(_data(first), fontsize=11)
@@ -92,7 +79,7 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
     bare = [name for name, report in reports.items() if not report.activations]
     if bare:
         raise ValueError(f'report {bare[0]} has no activations: evaluate again')
-    figure, panels = _panels(len(reports), (3.3, 3.1), share=True)
+    figure, panels = figure_with_panels(len(reports), (3.3, 3.1), share=True)
     for i, (axes, (name, report)) in enumerate(zip(panels, reports.items())):
         for key, color in (('outside', _OUTSIDE), ('inside', _INSIDE)):
             shares = np.reshape(report.activations[key], (bins, -1)).sum(1)
@@ -102,7 +89,7 @@ def activations(reports: Mapping[str, Report], bins: int = 32) -> Figure:
         axes.set_title(f'{_title(name)}\noverlap {overlap(report):.0f} %', fontsize=10)
         axes.set(xlabel='map value', yscale='log', xlim=(0, 1), ylim=(0.05, 100))
         axes.yaxis.set_major_formatter('{x:g}')
-        if i % _COLUMNS == 0:
+        if i % COLUMNS == 0:
             axes.set_ylabel(f'pixels (% per bin of 1/{bins}), log scale', fontsize=9)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, fontsize=9, loc='outside lower center', ncols=min(len(panels), 2))
@@ -123,60 +110,33 @@ def overlap(report: Report) -> float:
     return float(np.minimum(report.activations['inside'], report.activations['outside']).sum())
 
 
-def _panels(count: int, size: tuple[float, float], share: bool = False) -> tuple[Figure, list[Axes]]:
-    """Create a figure with panels of a size in inches, four per row."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f'plots need matplotlib: {install_hint("viz")}') from error
-    columns = min(count, _COLUMNS)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout='constrained')
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).ravel()
-    for axes in panels[count:]:
-        axes.remove()
-    for axes in panels[:count]:
-        axes.spines[['top', 'right']].set_visible(False)
-        axes.grid(color='#dddddd', linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=9)
-    return figure, list(panels[:count])
-
-
 def _data(report: Report) -> str:
-    return _plain(f'{report.data_name}, {report.meta.n} images', 100)
+    return plain(f'{report.data_name}, {report.meta.n} images', 100)
 
 
 def _title(name: str) -> str:
     """Return a title of at most 32 characters, the last ones, so that a long path leaves room for the plot."""
-    return _plain(map_title(name), 32)
-
-
-def _plain(text: str, longest: int) -> str:
-    """Return the last characters of a text, with escaped dollar signs: matplotlib reads formulas between them."""
-    text = text if len(text) <= longest else f'…{text[1 - longest :]}'
-    return printable(text).replace('$', r'\$')
+    return plain(map_title(name), 32)
 
 
 def _styles(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
     """Choose color and dashes of each line; the center baseline is thin and gray."""
-    styles, free = [], list(range(len(_LINES)))
+    styles, free = [], list(range(len(LINES)))
     for report in reports.values():
         if report.maps == 'center':
             styles.append({'color': _GRAY, 'linestyle': ':', 'linewidth': 1.2})
             continue
-        others = [i for i in free if i not in _FIRST.values()] or free or list(range(len(_LINES)))
+        others = [i for i in free if i not in _FIRST.values()] or free or list(range(len(LINES)))
         number = _FIRST.get(report.maps)
         number = number if number in free else others[0]
         free = [i for i in free if i != number]
-        styles.append(dict(zip(('color', 'linestyle'), _LINES[number]), linewidth=1.8))
+        styles.append(dict(zip(('color', 'linestyle'), LINES[number]), linewidth=1.8))
     return styles
 
 
 def _label(name: str, report: Report, curve: Curve) -> str:
-    """Return an entry of the legend, from which matplotlib excludes labels that begin with an underscore."""
-    title = _title(name)
-    return f'{" " * title.startswith("_")}{title}: {curve.legend(report.metrics)}'
+    """Return an entry of the legend."""
+    return legend_label(f'{_title(name)}: {curve.legend(report.metrics)}')
 
 
 def _draw_curve(axes: Axes, reports: Mapping[str, Report], curve: Curve) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..objects import Threshold
 
 MODEL = 'a released name, a model folder such as RUN/best, or hf-hub:org/name'
 
@@ -28,10 +32,10 @@ def add_classifier_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def threshold(text: str) -> float | str:
+def threshold(text: str) -> Threshold:
     """Parse a threshold: a number in [0,1) or 'otsu'."""
     if text == 'otsu':
-        return text
+        return 'otsu'
     try:
         return float(text)
     except ValueError:

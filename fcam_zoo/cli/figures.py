@@ -15,20 +15,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..benchmark import Report
+    from ..objects import Threshold
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'figures',
         description='Figures of the F-CAM paper for any model and data set. Curves and activations are drawn from the '
-        'reports of fcam-zoo benchmark -o and need matplotlib (extra viz).',
+        'reports of fcam-zoo benchmark -o, convergence from the folders of fcam-zoo train; these need matplotlib '
+        '(extra viz).',
         epilog='Example: fcam-zoo benchmark CUB/ --models runs/birds/best --maps cam layercam fcam -o report '
         '&& fcam-zoo figures curves report -o curves.png',
     )
     actions = parser.add_subparsers(required=True, metavar='FIGURE')
     grid = actions.add_parser(
         'grid',
-        help='photographs, class maps and F-CAM with boxes (Figs. 3, 4)',
+        help='photographs, class maps and F-CAM with boxes',
         description='One column per image: the photograph, class maps of the predicted class and the F-CAM, each '
         'with the box of its largest region. Default images: CC0 and public domain photographs of scikit-image.',
     )
@@ -50,6 +52,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_device_argument(grid)
     grid.set_defaults(run=run_grid)
     _output(grid, 'grid.jpg')
+    _add_localization(actions)
     curves = actions.add_parser(
         'curves',
         help='accuracy, or precision and F1, over the threshold (Fig. 5)',
@@ -69,6 +72,65 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     activations.add_argument('--bins', type=int, default=32, help='a power of two up to 128 (default: 32)')
     activations.set_defaults(run=run_activations)
     _output(activations, 'activations.png')
+    _add_convergence(actions)
+
+
+def _add_localization(actions: argparse._SubParsersAction) -> None:
+    parser = actions.add_parser(
+        'localization',
+        help='maps and what they find beside the true boxes or masks (Figs. 3, 4)',
+        description='Two columns per image of a data set: photograph and ground truth, then each map and what it finds '
+        'at a threshold. With boxes: pixels above the threshold and their box in red, true box in green. With masks: '
+        'true positives red, false negatives green, false positives blue.',
+    )
+    parser.add_argument('data', help='data set with boxes or masks, as for fcam-zoo benchmark')
+    parser.add_argument(
+        '--annotations', metavar='PATH', help='file or folder of annotations; {split} stands for the split'
+    )
+    parser.add_argument('--split', default='test', help='split to draw (default: test)')
+    add_model_argument(parser)
+    parser.add_argument(
+        '--maps',
+        nargs='+',
+        default=['cam', 'gradcam', 'gradcampp', 'fcam'],
+        metavar='MAP',
+        help=f'fcam, {", ".join(CAM_METHODS)} (default: cam gradcam gradcampp fcam)',
+    )
+    parser.add_argument('--images', type=int, default=4, help='number of images, spread over the classes (default: 4)')
+    parser.add_argument(
+        '--threshold',
+        nargs='+',
+        type=map_threshold,
+        default=[],
+        metavar='TAU',
+        help="TAU for all maps or MAP=TAU, in [0,1) or otsu (default: the model's own for fcam, otsu for other maps)",
+    )
+    parser.add_argument('--height', type=int, default=130, help='height of a row in pixels (default: 130)')
+    add_classifier_argument(parser)
+    add_device_argument(parser)
+    parser.set_defaults(run=run_localization)
+    _output(parser, 'localization.jpg')
+
+
+def _add_convergence(actions: argparse._SubParsersAction) -> None:
+    parser = actions.add_parser(
+        'convergence',
+        help='loss terms and metrics on val over the epochs of trainings',
+        description='Terms of the training loss and metrics on val over the epochs. Runs with the same NAME, such as '
+        'those of several seeds, are drawn as their mean with a band of one standard deviation.',
+    )
+    parser.add_argument(
+        'runs', nargs='+', metavar='RUN', help='folder of fcam-zoo train, or its metrics.jsonl; or NAME=RUN'
+    )
+    parser.add_argument('--stage', choices=('decoder', 'classifier'), help='default: the decoder if there is one')
+    parser.add_argument(
+        '--metrics',
+        nargs='+',
+        metavar='NAME',
+        help='metrics on val, by their names in metrics.jsonl (default: the mean of MaxBoxAcc, PxAP or kept; cls)',
+    )
+    parser.set_defaults(run=run_convergence)
+    _output(parser, 'convergence.png')
 
 
 def _output(parser: argparse.ArgumentParser, name: str) -> None:
@@ -99,6 +161,60 @@ def run_grid(args: argparse.Namespace) -> int:
     lines += [[title, each.label, f'{each.score:.2f}', str(each.box)] for title, each in found.items()]
     print(text_table(lines, numbers=(2,)))
     return _save(picture, args.output)
+
+
+def run_localization(args: argparse.Namespace) -> int:
+    from .. import figures
+    from .._device import chosen_device
+    from ..benchmark.subset import limit_images
+    from ..data import EvalTransform, open_dataset
+    from ..models import create_model
+
+    figures.check_suffix(args.output, picture=True)
+    figures.check_maps(args.maps)
+    figures.check_number(args.images)
+    device = chosen_device(args.device)
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint).to(device)
+    side = model.pretrained_cfg['input_size'][-1]
+    dataset = open_dataset(args.data, args.split, EvalTransform(side), annotations=args.annotations)
+    dataset = limit_images(dataset, args.images)
+    picture, found = figures.localization(
+        model, dataset, args.maps, thresholds=thresholds(args.threshold, args.maps), height=args.height
+    )
+    lines = [['image', *(f'{name}, IoU %' for name in args.maps)]]
+    lines += [[title, *(f'{value:.1f}' for value in row)] for title, row in zip(dataset.ids, zip(*found.values()))]
+    print(text_table(lines, numbers=range(1, len(lines[0]))))
+    return _save(picture, args.output)
+
+
+def map_threshold(text: str) -> tuple[str, Threshold]:
+    """Parse TAU or MAP=TAU, where TAU is a number or 'otsu'; the name is empty for all maps."""
+    name, _, value = text.rpartition('=')
+    return name, threshold(value)
+
+
+def thresholds(given: list[tuple[str, Threshold]], maps: list[str]) -> dict[str, Threshold]:
+    """Return thresholds by kind of map; MAP=TAU takes precedence over TAU.
+
+    Raises:
+        ValueError: For a map that is not drawn.
+    """
+    found = dict(given)
+    if unknown := [name for name in found if name not in ('', *maps)]:
+        raise ValueError(f'--threshold names {", ".join(unknown)}: choose from --maps {" ".join(maps)}')
+    chosen = {name: found.get(name, found.get('')) for name in maps}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def run_convergence(args: argparse.Namespace) -> int:
+    from .. import figures
+
+    figures.check_suffix(args.output, picture=False)
+    runs: dict[str, list[str]] = {}
+    for text in args.runs:
+        name, equals, path = text.partition('=')
+        runs.setdefault(name, []).append(path if equals else text)
+    return _save(figures.convergence(runs, args.stage, args.metrics), args.output)
 
 
 def run_curves(args: argparse.Namespace) -> int:
