@@ -164,7 +164,8 @@ def localization(
 
     Args:
         model: An F-CAM; runs on its device, in eval mode (its mode is restored).
-        dataset: With boxes or masks, such as `data.open_dataset` returns; `benchmark.subset.limit_images` chooses some images.
+        dataset: With boxes or masks, such as `data.open_dataset` returns; `benchmark.subset.limit_images` chooses some
+            images.
         maps: 'fcam' and CAM methods, one row each.
         thresholds: By kind of map: in [0,1), or 'otsu'. With boxes they are relative to the maximum of the map, with
             masks absolute. Default: the model's own for 'fcam', Otsu's method for the others.
