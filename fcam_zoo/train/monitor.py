@@ -28,7 +28,7 @@ def write_epoch(stage: Stage, setup: Setup, run_dir: Path, history: list[EpochMe
     terms = ', '.join(f'{name} {value:.3f}' for name, value in metrics.terms.items())
     val = ', '.join(f'{name} {value:.1f}' for name, value in metrics.val.items() if name in MAIN_METRICS)
     speed = f'{metrics.seconds:.0f} s, {metrics.images_per_second:.1f} images/s'
-    parts = [terms, f'val: {val}', speed] if val else [terms, speed]
+    parts = [part for part in (terms, val and f'val: {val}', terms and speed) if part]
     logger.info('%s %d/%d: %s', stage.name, metrics.epoch, stage.config.epochs, '; '.join(parts))
     write_text(folder / 'metrics.jsonl', ''.join(json.dumps(m.to_row()) + '\n' for m in history))
     if find_spec('tensorboard') is not None:
