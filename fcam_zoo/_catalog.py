@@ -13,6 +13,7 @@ TEACHER_METHODS = (*CAM_METHODS, 'fcam')
 VARIANTS = ('published', 'original', 'reference')
 ANNOTATION_FORMATS = ('overlays', 'coco', 'voc', 'yolo', 'csv', 'masks')
 RECIPES = Path(__file__).parent / 'recipes'
+RELEASED_RECIPES = RECIPES / 'released'
 
 GENERAL_MODEL = 'fcam_mobilenetv1_075.layercam_caltech101'
 """Released model for photographs of any object: the default of the demo and the viewer, and the start of a training."""

@@ -152,7 +152,7 @@ def test_output_files(data, run):
 
 def test_samples_show_the_shifted_map_that_training_uses(data, monkeypatch):
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
-    model.variant = 'reference'
+    model.cam_variant = 'reference'
     stage = DecoderStage(model, DecoderConfig(shift=[8.0, -4.0]), 'gradcampp')
     samples = WSOLDataset(data, 'val', fcam_zoo.data.EvalTransform(64))
     drawn, used = [], []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from typing import Any
 
 from fcam_zoo import _index, list_models
-from fcam_zoo._index import Metrics, ModelName, ReleaseEntry, main_metric
+from fcam_zoo._index import Metrics, ModelName, ReleaseEntry, main_metric, recipe_of
 from fcam_zoo.benchmark.descriptions import MetricDescription, describe
 from fcam_zoo.hub.facts import teacher_text
 from fcam_zoo.hub.model_card import LIMITS, epochs_text
@@ -141,7 +141,7 @@ def model_card() -> str:
 
 def section(entry: ReleaseEntry) -> str:
     """Return the section of one model."""
-    data, arguments = entry.dataset, entry.model_args
+    data, arguments, recipe = entry.dataset, entry.model_args, recipe_of(entry)
     measured = entry.elsewhere if entry.labels_only else {ModelName.parse(entry.name).dataset: entry.metrics}
     not_better = [place for place, found in measured.items() if not _beats_cam(found)]
     chosen = 'at the threshold of the model' if entry.labels_only else ''
@@ -156,7 +156,7 @@ def section(entry: ReleaseEntry) -> str:
                 f'- Data: {data.title}; {data.license}{f"; {data.note}" if data.note else ""}.\n'
                 f'- Backbone: `{entry.backbone}`, output stride {arguments["output_stride"] or "of the network"}; '
                 f'decoder {arguments["decoder_type"]}, channels {arguments["decoder_channels"]}.\n'
-                f'- Teacher: {teacher_text(entry.teacher, entry.recipe)}. Selection: {entry.selection}'
+                f'- Teacher: {teacher_text(entry.teacher, recipe)}. Selection: {entry.selection}'
                 f'{epochs_text(entry.epochs)}.'
                 f'{f" {entry.remark}" if entry.remark else ""}\n'
                 f'- File: `{entry.file}`{_place(entry)}, {entry.size:,} bytes, SHA-256 `{entry.sha256}`; '
@@ -165,13 +165,18 @@ def section(entry: ReleaseEntry) -> str:
             *(f'**On the test split of {place}, its maps are not better than those of CAM.**' for place in not_better),
             _metrics_table(entry.metrics),
             *elsewhere,
-            (
-                f'Recipe: `fcam-zoo train DATA -o RUN --recipe recipe.json --backbone-checkpoint '
-                f'{entry.backbone}.safetensors` (weights of the backbone in timm names, which are not included), with '
-                'this recipe.json:'
-            ),
-            f'```json\n{json.dumps(entry.recipe, indent=1)}\n```',
+            _training_text(entry.name, entry.backbone, recipe),
         ]
+    )
+
+
+def _training_text(name: str, backbone: str, recipe: dict[str, Any]) -> str:
+    """Return the command that repeats the last training of a model."""
+    checkpoint = '' if recipe.get('init') else f' --backbone-checkpoint {backbone}.safetensors'
+    note = '' if recipe.get('init') else ' (weights of the backbone in timm names, which are not included)'
+    return (
+        f'Training: `fcam-zoo train DATA -o RUN --recipe {name}{checkpoint}`{note}. The settings are in '
+        f'`fcam_zoo/recipes/released/{name}.yaml`, which also says which models must be trained before.'
     )
 
 

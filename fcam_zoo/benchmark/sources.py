@@ -223,7 +223,7 @@ def describe_maps(name: str, source: Source, convention: Convention, labels: Mod
     if not isinstance(source, nn.Module):
         return {'score_maps': 'as given', 'labels': labels.kind if callable(source) else None}
     label = 'true label' if labels.kind == 'true' else 'predicted class'
-    variant = getattr(source, 'variant', 'published')
+    variant = getattr(source, 'cam_variant', 'published')
     formulas = f', {variant} formulas' if name.endswith('gradcampp') and variant != 'published' else ''
     return {
         'score_maps': _CONVENTIONS[convention, name != 'fcam'].format(label=label) + formulas,

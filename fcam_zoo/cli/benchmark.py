@@ -218,7 +218,7 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
     classifier = args.backbone_checkpoint
     models = {n: create_model(n, pretrained=True, backbone_checkpoint=classifier) for n in dict.fromkeys(args.models)}
     for model in models.values():
-        model.variant = args.variant or model.variant
+        model.cam_variant = args.variant or model.cam_variant
     sides = {model.pretrained_cfg['input_size'][-1] for model in models.values()} or {224}
     if len(sides) > 1:
         raise ValueError(f'the models take images of {sorted(sides)} pixels: benchmark those of one size together')

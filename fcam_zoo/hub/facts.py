@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 
+from .._index import recipe_of
 from .._schema import convert, read_json, reading
 from ..errors import TrainingError
 from ..models.names import released
@@ -62,8 +63,9 @@ def facts_of_release(name: str) -> dict[str, Any]:
     Raises:
         UnknownModelError: If the model is not released.
     """
-    entry = released(name).to_dict()
-    return {key: entry[key] for key in FACTS if key in entry}
+    entry = released(name)
+    values = entry.to_dict() | {'recipe': public_recipe(recipe_of(entry))}
+    return {key: values[key] for key in FACTS if key in values}
 
 
 def facts_of_run(

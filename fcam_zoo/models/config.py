@@ -42,7 +42,7 @@ class FCAMConfig:
             the fpn decoder.
         center: Add two convolutions before the first block of the unet decoder; default: only for VGG, as in the paper.
         threshold: Threshold tau of `localize`, relative to the maximum of the F-CAM; training selects it on val.
-        variant: Variant of Grad-CAM++ and Smooth Grad-CAM++ of its class maps (see `cams.methods`).
+        cam_variant: Variant of Grad-CAM++ and Smooth Grad-CAM++ of its class maps (see `cams.methods`).
         backbone_kwargs: Further arguments of the timm network. Only `BACKBONE_ARGUMENTS` can be saved and loaded.
         method: Training method of the classifier, whose modules and class map the model has: a name of `wsol.METHODS`,
             or its name and settings (see `wsol.complete_settings`); None for the plain classifier.
@@ -64,7 +64,7 @@ class FCAMConfig:
     decoder_channels: Channels | None = None
     center: bool | None = None
     threshold: BelowOne = 0.5
-    variant: Variant = 'published'
+    cam_variant: Variant = 'published'
     backbone_kwargs: dict[str, Any] | None = None
     method: str | dict[str, Any] | None = None
     frozen: bool = True
@@ -84,7 +84,7 @@ class FCAMConfig:
         """Return the arguments that build the same network again, for model_args of config.json."""
         recorded = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in LOADING | {'num_classes'}}
         # Left out if they have no effect, so that earlier versions read the record, too.
-        defaults = {'backbone_kwargs': {}, 'method': None, 'variant': 'published'}
+        defaults: dict[str, Any] = {'backbone_kwargs': {}, 'method': None, 'cam_variant': 'published'}
         return {k: v for k, v in recorded.items() if k not in defaults or (v and v != defaults[k])}
 
 

@@ -85,7 +85,7 @@ class FCAM(TimmModelMixin, nn.Module):
         self.method = self._new_method(self.config)
         self._initial_head = self.decoder.head.weight.detach().clone()
         self.pretrained_cfg = self.default_cfg = prefixed(getattr(self.backbone, 'pretrained_cfg', None) or {})
-        self.threshold, self.variant = config.threshold, config.variant
+        self.threshold, self.cam_variant = config.threshold, config.cam_variant
         if config.frozen:
             self.freeze()
 
@@ -154,7 +154,7 @@ class FCAM(TimmModelMixin, nn.Module):
     @property
     def model_args(self) -> dict[str, Any]:
         """Return the arguments that build the same network again, with the current threshold and variant."""
-        return replace(self.config, threshold=self.threshold, variant=self.variant).to_dict()
+        return replace(self.config, threshold=self.threshold, cam_variant=self.cam_variant).to_dict()
 
     @property
     def is_untrained(self) -> bool:
@@ -288,7 +288,7 @@ class FCAM(TimmModelMixin, nn.Module):
             TypeError: If x or labels are not tensors of the right type.
             ValueError: As `forward`; for an unknown method, or labels that are not one class per image.
         """
-        cams.check_method(method, self.variant if variant is None else variant)
+        cams.check_method(method, self.cam_variant if variant is None else variant)
         check_generator(generator)
         with torch.no_grad():
             encoding = self.encode(x)
@@ -313,7 +313,7 @@ class FCAM(TimmModelMixin, nn.Module):
         """
         if method == 'cam' and self.method.own_map:
             return cams.normalize(self.method.class_map(encoding, labels).detach())
-        features, variant = encoding.features.detach(), self.variant if variant is None else variant
+        features, variant = encoding.features.detach(), self.cam_variant if variant is None else variant
         if self.linear_head and has_closed_form(method, variant):
             weight = cast(torch.Tensor, linear_weight(self.backbone.get_classifier()))
             return cams.normalize(cams.class_activation_map(features, weight, labels, method, variant=variant))

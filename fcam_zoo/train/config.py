@@ -110,16 +110,15 @@ class TrainConfig:
 
     @classmethod
     def from_file(cls, recipe: str | os.PathLike) -> TrainConfig:
-        """Read a recipe: a YAML or JSON file, a packaged recipe (`recipe_names`), or the settings of a released model.
+        """Read a recipe: a YAML or JSON file, a packaged recipe (`recipe_names`), or that of a released model.
 
         Raises:
             FileNotFoundError: When the recipe does not exist.
             SettingsError: When the file is neither YAML nor JSON, or a setting is wrong.
         """
-        if entry := _index.index().get(full_name(str(recipe))):
-            # The classifier started from timm's weights, which the index does not record as a setting.
-            return cls.from_dict({**entry.recipe, 'backbone': entry.backbone, 'backbone_pretrained': True})
         path = RECIPES / f'{recipe}.yaml' if str(recipe) in recipe_names() else Path(recipe)
+        if (name := full_name(str(recipe))) in _index.index():
+            path = _index.recipe_path(name)
         with reading(path, SettingsError, 'write lines like `backbone: resnet50`'):
             if not path.exists():
                 names, similar = ', '.join(recipe_names()), similar_names(str(recipe))

@@ -27,7 +27,7 @@ from .checkpoint import AGAIN, BEST, STATE, Progress, load_state, save_state, sa
 from .collapse import ADVICE
 from .loading import Batch, MapFile, SeededDataset, batches, derived_seed, step_sizes
 from .monitor import write_epoch
-from .records import EpochMetrics, StageSummary
+from .records import EpochMetrics, StageSummary, main_metrics
 from .selection import best_epochs
 from .setup import Setup
 from .stages import Stage, lr_factor
@@ -92,6 +92,9 @@ class StageRun:
         progress = self.progress
         bad = [self.dataset.dataset.ids[i] for i in progress.bad]
         found = best_epochs(progress.history, self.settings.select) if self.stage.trains_classifier else {}
+        if found and rank() == 0:
+            parts = [f'best {name} in epoch {best.epoch} ({main_metrics(best.val)})' for name, best in found.items()]
+            logger.info('%s: %s', self.stage.name, ', '.join(parts))
         return StageSummary(progress.best_epoch, progress.best(), progress.history[-1], bad, found)
 
     def step(self, epoch: int, parts: list[Batch]) -> tuple[dict[str, float], bool]:

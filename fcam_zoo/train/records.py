@@ -91,6 +91,11 @@ class StageSummary:
         return build(cls, {**values, **epochs, 'selections': selections}, place)
 
 
+def main_metrics(val: dict[str, float]) -> str:
+    """Format metrics on val for a line of the log."""
+    return ', '.join(f'{name} {value:.1f}' for name, value in val.items() if name in MAIN_METRICS)
+
+
 def summary_table(summary: dict[str, StageSummary]) -> str:
     """Format the best and the last epoch of each stage as a text table."""
     rows = [['stage', 'epoch', *MAIN_METRICS]]

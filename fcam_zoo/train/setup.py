@@ -215,7 +215,7 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
             (nn.init.xavier_uniform_ if xavier else nn.init.zeros_)(parameter)
     elif new_head and config.init:
         logger.warning('init has other classes, so the head is random: set classifier.epochs above 0')
-    model.variant = config.teacher.variant
+    model.cam_variant = config.teacher.variant
     # Users of the trained model get its training size by default.
     model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = names

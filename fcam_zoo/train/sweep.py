@@ -144,8 +144,8 @@ def plan_runs(config: TrainConfig, settings: Mapping[str, Sequence[Any]]) -> lis
         named.append([(place, value, f'{place}={name}') for value, name in zip(values, names)])
     runs = []
     for combination in itertools.product(*named):
-        values = {place: value for place, value, _ in combination}
-        runs.append(PlannedRun(values, ','.join(name for *_, name in combination), config.replace(values)))
+        chosen = {place: value for place, value, _ in combination}
+        runs.append(PlannedRun(chosen, ','.join(name for *_, name in combination), config.replace(chosen)))
     if len(metrics := {(run.metric, bool(run.config.decoder.epochs)) for run in runs}) > 1:
         raise ValueError(
             f'a sweep compares runs by one metric of one stage, and its runs would have {len(metrics)}: do not sweep '
