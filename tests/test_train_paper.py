@@ -1,4 +1,4 @@
-"""The procedure of the F-CAM paper: selection, epoch 0, last batch, new head, variants of class maps, joint training."""
+"""The procedure of the F-CAM paper: selection, epoch 0, last batch, head, variants of class maps, joint training."""
 
 from __future__ import annotations
 
