@@ -329,7 +329,7 @@ def test_recipes_of_released_models_are_in_the_card(name):
     text = _index.recipe_path(name).read_text()
     (command,) = re.findall(rf'^#   fcam-zoo train (\S+/ -o \S+ --recipe {re.escape(name)}\b.*)$', text, re.MULTILINE)
     assert build_parser('train').parse_args(['train', *shlex.split(command)])
-    assert f'--recipe {name}' in card.section(entry)
+    assert f'Training: `fcam-zoo train DATA -o RUN --recipe {name}' in card.section(entry)
     assert f'`fcam_zoo/recipes/released/{name}.yaml`' in card.section(entry)
     # Recipes that the commands name are in the repository.
     for path in re.findall(r'--recipe (\S+\.yaml)', text):
