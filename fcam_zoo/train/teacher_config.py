@@ -23,8 +23,6 @@ class TeacherConfig:
             With several models, one method for all of them or a list with one for each. None is 'cam' if the maps are
             those of the classifier in training, of its last features, and its training method has its own map; else
             'layercam'.
-        variant: Variant of Grad-CAM++ and Smooth Grad-CAM++ (see `cams.methods`), also of the class maps of the
-            finished model. The paper's numbers are those of 'reference'.
         model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, a model folder
             or `hf-hub:`. Its classes must include those of the data.
         consensus: How the maps of several models are fused (see `cams.fuse`).
@@ -36,10 +34,11 @@ class TeacherConfig:
         supervision: Number of training images per class whose boxes or masks are the maps. The decoder is trained only
             on these images (see `supervision`); 0: none (weak supervision).
         cache: Folder of the stored maps, which several trainings can share; default: `teacher` in the run folder.
+        variant: Variant of Grad-CAM++ and Smooth Grad-CAM++ (see `cams.methods`), also of the class maps of the
+            finished model. The paper's numbers are those of 'reference'.
     """
 
     method: Method | list[Method] | None = None
-    variant: Variant = 'published'
     model: Line | list[Line] | None = None
     consensus: Fusion = 'mean'
     layers: list[Line] = field(default_factory=list)
@@ -49,6 +48,7 @@ class TeacherConfig:
     maps: Line | None = None
     supervision: Annotated[int, between(0, 2**20)] = 0
     cache: Line | None = None
+    variant: Variant = 'published'
 
     def __post_init__(self) -> None:
         check(self, 'teacher')
