@@ -20,7 +20,8 @@ from tqdm import tqdm
 from fcam_zoo import create_model, losses
 from fcam_zoo.data import EvalTransform, ImageDataset, open_dataset
 from fcam_zoo.train import TrainConfig
-from fcam_zoo.train.stages import DecoderStage, image_size, localization_score
+from fcam_zoo.train.selection import localization_score
+from fcam_zoo.train.stages import DecoderStage, image_size
 from fcam_zoo.train.teacher import class_map_method
 from fcam_zoo.train.validation import label_probability, remove_background
 

@@ -9,8 +9,11 @@ CAM_METHODS = ('cam', 'gradcam', 'gradcampp', 'smoothgradcampp', 'xgradcam', 'la
 WSOL_METHODS = ('has', 'cutmix', 'adl', 'acol', 'spg', 'nl_ccam', 'ts_cam', 'meil', 'i2c', 'danet', 'spol', 'cstn')
 # The maps of a teacher: a CAM method, or the maps of a finished F-CAM.
 TEACHER_METHODS = (*CAM_METHODS, 'fcam')
+# Variants of Grad-CAM++ and Smooth Grad-CAM++ (see `cams.methods`).
+VARIANTS = ('published', 'original', 'reference')
 ANNOTATION_FORMATS = ('overlays', 'coco', 'voc', 'yolo', 'csv', 'masks')
 RECIPES = Path(__file__).parent / 'recipes'
+RELEASED_RECIPES = RECIPES / 'released'
 
 GENERAL_MODEL = 'fcam_mobilenetv1_075.layercam_caltech101'
 """Released model for photographs of any object: the default of the demo and the viewer, and the start of a training."""

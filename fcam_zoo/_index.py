@@ -11,8 +11,9 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from ._catalog import RELEASED_RECIPES
 from ._download import fetch, split_id, verify_download
-from ._schema import InvalidValue, build, read_json, reading, show
+from ._schema import InvalidValue, build, convert, read_bytes, read_json, reading, show
 from ._weights import verify_file
 from .errors import UnknownModelError, WeightsError
 
@@ -93,10 +94,10 @@ class ReleaseEntry:
         metrics: By split, at the best epoch; those of the last epoch are under `<split>_last_epoch`.
         epochs: Best and last epoch of each training stage.
         selection: How the best epoch was chosen.
-        recipe: Settings of `fcam-zoo train`.
         license: License of the weights.
         cost: Parameters, 10^9 multiplications, images per second, and threads.
         commit: Commit of the code that measured the model.
+        recipe: Settings of `fcam-zoo train` of a model that is not released (see `recipe_of`).
         elsewhere: Metrics on other data sets, by data set and split.
         remark: Training details that the recipe does not record.
         file: File name of the weights; '' when they are not released.
@@ -114,7 +115,6 @@ class ReleaseEntry:
     metrics: dict[str, Metrics]
     epochs: dict[str, dict[str, int]]
     selection: str
-    recipe: dict[str, Any]
     license: str
     num_classes: int
     class_names: list[str]
@@ -122,6 +122,7 @@ class ReleaseEntry:
     elsewhere: dict[str, dict[str, Metrics]] = field(default_factory=dict)
     cost: dict[str, int | float] = field(default_factory=dict)
     commit: str = ''
+    recipe: dict[str, Any] = field(default_factory=dict)
     holds: str = ''
     classifier_sha256: str = ''
     file: str = ''
@@ -170,6 +171,26 @@ def weights_dir() -> Path:
     package = Path(__file__).resolve().parent
     installed = package / 'weights'
     return installed if installed.is_dir() else package.parent / 'weights'
+
+
+def recipe_path(name: str) -> Path:
+    """Return the file with the settings of the last training of a released model."""
+    return RELEASED_RECIPES / f'{name}.yaml'
+
+
+def recipe_of(entry: ReleaseEntry) -> dict[str, Any]:
+    """Return the settings of the training of a measured model; those of a released one are in its file.
+
+    Raises:
+        WeightsError: When the file is missing or damaged.
+    """
+    if entry.recipe:
+        return entry.recipe
+    from ._yaml import parse_yaml  # Loading a model does not need PyYAML.
+
+    path = recipe_path(entry.name)
+    with reading(path, WeightsError, 'install fcam-zoo again'):
+        return convert(dict[str, Any], parse_yaml(read_bytes(path).decode()), 'the content')
 
 
 @functools.cache

@@ -134,7 +134,7 @@ def test_arguments_of_class_maps(model):
     for labels in (*wrong, torch.tensor([0.0, 1.0]), torch.tensor([0]), torch.tensor([0, 2])):
         refused(model.cam, x, labels)
         refused(cams.extract, model.backbone, x, labels)
-    for options in ({'method': 'x' * 10**4}, {'method': []}, {'variant': None}, {'generator': 5}):
+    for options in ({'method': 'x' * 10**4}, {'method': []}, {'variant': 5}, {'generator': 5}):
         refused(model.cam, x, **options)
         refused(cams.extract, model.backbone, x, **options)
     for options in ({'size': (10**6, 10**6)}, {'size': (8.5, 8)}, {'normalize': 'yes'}, {'n_samples': None}):

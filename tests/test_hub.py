@@ -62,7 +62,7 @@ def test_released_file_is_float16_safetensors_without_pickle(name):
         assert set(f.keys()) == {key for key in model.state_dict() if key.startswith(part)}
         for key in f.keys() & dict(model.named_parameters()).keys():
             assert f.get_tensor(key).dtype == torch.float16
-    for field in ('dataset', 'teacher', 'metrics', 'recipe', 'license', 'sha256', 'size'):
+    for field in ('dataset', 'teacher', 'metrics', 'license', 'sha256', 'size'):
         assert getattr(entry, field)
     assert {'val', 'test', 'val_last_epoch', 'test_last_epoch'} <= entry.metrics.keys()
 

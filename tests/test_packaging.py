@@ -40,6 +40,7 @@ def test_wheel_contains_modules_and_weights(tmp_path):
     assert modules <= names
     assert {'fcam_zoo/py.typed', 'fcam_zoo/benchmark/report.html.jinja'} <= names
     assert {f'fcam_zoo/weights/{entry["file"]}' for entry in index} <= names
+    assert {f'fcam_zoo/recipes/released/{entry["name"]}.yaml' for entry in index} <= names
     assert 'License: Apache-2.0' in metadata or 'License-Expression: Apache-2.0' in metadata
 
 

@@ -6,6 +6,8 @@ import copy
 import csv
 import dataclasses
 import json
+import re
+import shlex
 
 import pytest
 import torch
@@ -16,9 +18,10 @@ import fcam_zoo
 from fcam_zoo import _index
 from fcam_zoo._weights import digest
 from fcam_zoo.benchmark import evaluate_many
+from fcam_zoo.cli import build_parser
 from fcam_zoo.data import EvalTransform, WSOLDataset
 from fcam_zoo.errors import TrainingError, UnknownModelError
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, train
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, train
 from tools import card, measure, records, release, results_page, tables
 
 NAME = 'fcam_mobilenetv1_025.layercam_shapes'
@@ -58,6 +61,7 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / 'README.md').write_text(f'Models\n{card.BEGIN}\n{card.END}\n')
     monkeypatch.setattr(records, 'ROOT', tmp_path)
     monkeypatch.setattr(_index, 'weights_dir', lambda: weights)
+    monkeypatch.setattr(_index, 'RELEASED_RECIPES', tmp_path / 'recipes')
     _index.index.cache_clear()
     yield tmp_path
     _index.index.cache_clear()
@@ -87,7 +91,13 @@ def test_a_release_stores_what_it_measures(run, data, checkout):
     }
     assert entry['metrics'].keys() == {'val', 'test', 'val_last_epoch', 'test_last_epoch'}
     assert entry['metrics']['test'].keys() == {'cam', 'layercam', 'fcam', 'center'}
-    assert not {'data', 'backbone_checkpoint', 'device'} & entry['recipe'].keys()
+    # The settings are in a recipe, which the model card names, and only there.
+    assert 'recipe' not in entry
+    recipe = _index.recipe_of(_index.index()[NAME])
+    assert not {'data', 'backbone_checkpoint', 'device'} & recipe.keys()
+    assert TrainConfig.from_file(NAME).decoder == TrainConfig.from_file(run / 'config.json').decoder
+    card_text = (checkout / 'MODEL_CARD.md').read_text()
+    assert f'`fcam-zoo train DATA -o RUN --recipe {NAME} --backbone-checkpoint {BASE}.safetensors`' in card_text
     assert entry['cost']['parameters'] == sum(p.numel() for p in model.parameters())
     rows = rows_of(checkout / 'results' / 'shapes.csv')
     assert len(rows) == 10
@@ -318,6 +328,24 @@ def test_generated_files_of_the_repository_are_current():
         assert path.read_text(encoding='utf-8') == text, f'{path.name} is out of date: run python -m tools.tables'
     with pytest.raises(ValueError, match='must have the lines'):
         card.render_readme('nothing')
+
+
+@pytest.mark.parametrize('name', fcam_zoo.list_models(pretrained=True))
+def test_recipes_of_released_models_are_in_the_card(name):
+    entry = _index.index()[name]
+    recipe = _index.recipe_of(entry)
+    assert {'image_size', 'seed', 'teacher', 'decoder'} <= recipe.keys()
+    # Stages without epochs are not in the record.
+    stages = {stage for stage in ('classifier', 'decoder') if (recipe[stage] or {}).get('epochs')}
+    assert {stage: recipe[stage]['epochs'] for stage in stages} == {k: v['last'] for k, v in entry.epochs.items()}
+    text = _index.recipe_path(name).read_text()
+    (command,) = re.findall(rf'^#   fcam-zoo train (\S+/ -o \S+ --recipe {re.escape(name)}\b.*)$', text, re.MULTILINE)
+    assert build_parser('train').parse_args(['train', *shlex.split(command)])
+    assert f'Training: `fcam-zoo train DATA -o RUN --recipe {name}' in card.section(entry)
+    assert f'`fcam_zoo/recipes/released/{name}.yaml`' in card.section(entry)
+    # Recipes that the commands name are in the repository.
+    for path in re.findall(r'--recipe (\S+\.yaml)', text):
+        assert TrainConfig.from_file(records.ROOT / path)
 
 
 def test_equal_networks_are_timed_once(entry, checkout, monkeypatch):

@@ -152,7 +152,8 @@ def test_output_files(data, run):
 
 def test_samples_show_the_shifted_map_that_training_uses(data, monkeypatch):
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
-    stage = DecoderStage(model, DecoderConfig(shift=[8.0, -4.0], variant='reference'), 'gradcampp')
+    model.cam_variant = 'reference'
+    stage = DecoderStage(model, DecoderConfig(shift=[8.0, -4.0]), 'gradcampp')
     samples = WSOLDataset(data, 'val', fcam_zoo.data.EvalTransform(64))
     drawn, used = [], []
     blend = viz.blend
@@ -237,7 +238,7 @@ def test_accumulated_step_is_the_step_of_the_whole_batch(data, tmp_path):
         dataset = WSOLDataset(data, 'train', fcam_zoo.data.EvalTransform(64))
         setup = Setup(config(data, classifier=settings), dataset, None, model)
         stage_run = StageRun(ClassifierStage(model, settings, 'layercam'), setup, tmp_path)
-        parts = list(batches(stage_run.dataset, 8, accumulate, epoch=1))[:accumulate]
+        parts = list(batches(stage_run.dataset, [8], accumulate, epoch=1))[:accumulate]
         terms, _ = stage_run.step(1, parts)
         weights.append((terms['ce'], model.get_classifier().weight.detach().clone()))
     assert weights[0][0] == pytest.approx(weights[1][0], rel=1e-5)

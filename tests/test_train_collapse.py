@@ -18,7 +18,7 @@ from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, loop, p
 from fcam_zoo.train.collapse import collapse_of, undertrained
 from fcam_zoo.train.records import EpochMetrics
 from fcam_zoo.train.stages import DecoderStage
-from fcam_zoo.train.validation import VAL_THRESHOLDS
+from fcam_zoo.train.validation import BOX_THRESHOLDS
 
 STAGES = {'classifier': ClassifierConfig(epochs=0), 'decoder': DecoderConfig(epochs=3, batch_size=4)}
 
@@ -123,7 +123,7 @@ def test_steps_are_counted_only_in_stages_with_epochs_and_by_pairs():
 
 def test_maps_that_are_not_better_than_the_center_baseline(tmp_path, monkeypatch, caplog):
     data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
-    center = evaluate(None, WSOLDataset(data, 'val', EvalTransform(64)), 'center', thresholds=VAL_THRESHOLDS)
+    center = evaluate(None, WSOLDataset(data, 'val', EvalTransform(64)), 'center', thresholds=BOX_THRESHOLDS)
     for score, warned in ((center.metrics['mean'] - 0.01, True), (center.metrics['mean'] + 1, False)):
         metrics = {'mean': score, 'max_box_acc_50': score, 'best_threshold_50': 0.5}
         monkeypatch.setattr(loop, 'validate', lambda *args, metrics=metrics: metrics)

@@ -25,7 +25,14 @@ from fcam_zoo.train.config import RECIPES
         ({'decoder': {'crf': 1e-9}}, r'earlier version: rename it to decoder\.crf_weight'),
         ({'decoder': {'background_fraction': 2}}, 'from 0 to 1'),
         ({'decoder': {'seed_weight': 0, 'crf_weight': 0, 'size_weight': 0}}, 'are all 0: set one above 0'),
-        ({'decoder': {'variant': 'x'}}, r'decoder\.variant'),
+        ({'decoder': {'variant': 'x'}}, r"teacher\.variant is 'x': choose one of published, original, reference"),
+        ({'teacher': {'variant': 'x'}}, r"teacher\.variant is 'x': choose one of published, original, reference"),
+        (
+            {'decoder': {'select': 'iou'}},
+            r"decoder\.select is 'iou': give 'localization' or 'localization_50' or 'accuracy'",
+        ),
+        ({'decoder': {'select': 'accuracy'}}, 'the decoder does not change the classifier'),
+        ({'classifier': {'head_init': 'he'}}, r"classifier\.head_init is 'he': give 'zero' or 'xavier'"),
         ({'decoder': {'crop_scale': [2.0]}}, r'decoder\.crop_scale is \[2\.0\]: give the smallest and the largest'),
         ({'decoder': [1]}, r'decoder is \[1\]: give fields by name'),
         ({'classifier': {'label_smoothing': 1.5}}, r'in \[0,1\)'),
@@ -115,7 +122,15 @@ def test_recipes_have_the_values_of_the_paper(name):
     assert all((s.momentum, s.weight_decay) == (0.9, 1e-4) for s in stages)
     assert (config.decoder.erosion, config.decoder.n_seeds, config.decoder.dilation) == (11, 1, 3)
     assert config.decoder.crf_weight == pytest.approx(0.57 * 2e-9)
-    assert (config.classifier.schedule, config.classifier.select) == ('step', 'localization')
+    assert config.classifier.schedule == 'step'
+    # MaxBoxAcc at IoU 50, or PxAP of masks; all as in the published code.
+    select = 'localization_50' if name.endswith('_cub') else 'localization'
+    assert all((s.select, s.select_start, s.drop_last) == (select, True, False) for s in stages)
+    assert (config.teacher.variant, config.classifier.head_init) == ('reference', 'xavier')
+    # The values of alpha, and joint training.
+    for alpha in (1, 0.1):
+        joint = config.replace({'decoder.seed_weight': alpha, 'decoder.classification_weight': 1})
+        assert (joint.decoder.seed_weight, joint.decoder.classification_weight) == (alpha, 1)
     assert config.classifier.head_lr == pytest.approx(10 * config.classifier.lr)
     assert config.classifier.head_layers
     # Every value has its source in a comment.

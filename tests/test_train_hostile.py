@@ -18,7 +18,7 @@ from fcam_zoo.cli import main
 from fcam_zoo.errors import DatasetError, SettingsError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, sweep, train
 from fcam_zoo.train.checkpoint import Progress
-from fcam_zoo.train.sweep import parse_sweep, sweep_configs
+from fcam_zoo.train.sweep import parse_sweeps, plan_runs
 
 SHORT = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
 AGAIN = 'delete the folder of this stage and use --resume to train the stage again'
@@ -344,7 +344,7 @@ def test_hostile_arguments(tmp_path, capsys, arguments, message):
 def test_hostile_sweeps(run, tmp_path, text, message):
     """Refused before training, also by --dry-run."""
     with pytest.raises(ValueError, match=message):
-        sweep(train_config(run.parent / 'photos', **SHORT), tmp_path / 'run', *parse_sweep(text), quiet=True)
+        sweep(train_config(run.parent / 'photos', **SHORT), tmp_path / 'run', parse_sweeps([text]), quiet=True)
     assert not (tmp_path / 'run').exists()
 
 
@@ -352,13 +352,11 @@ def test_folders_of_a_sweep_stay_in_its_folder():
     """A value can be a path, or longer than the name of a folder can be."""
     config = TrainConfig()
     values = ['local-dir:/a/../../b', '../' * 200, 'ä' * 300]
-    names = list(sweep_configs(config, 'init', values))
+    names = [run.folder for run in plan_runs(config, {'init': values})]
     assert len(names) == 3
     assert all('/' not in name and name.startswith('init=') and len(name.encode()) < 200 for name in names)
-    assert list(sweep_configs(config, 'decoder.shift', [[0, 1], [1, 0]])) == [
-        'decoder.shift=[0, 1]',
-        'decoder.shift=[1, 0]',
-    ]
+    runs = plan_runs(config, {'decoder.shift': [[0, 1], [1, 0]], 'seed': [3]})
+    assert [run.folder for run in runs] == ['decoder.shift=[0, 1],seed=3', 'decoder.shift=[1, 0],seed=3']
 
 
 def test_labels_beyond_the_images_are_refused_before_a_model_is_built(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import json
+import logging
 import shutil
 
 import pytest
@@ -10,9 +13,12 @@ from safetensors.torch import load_file
 from synthetic import make_folder, make_wsol, train_config
 from test_train_distributed import torchrun
 
-from fcam_zoo.errors import TrainingError
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, sweep
+from fcam_zoo.errors import FcamZooError, TrainingError
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, loop, sweep
+from fcam_zoo.train.sweep import best_run, parse_sweeps, plan_runs
 
+# `fcam_zoo.train.sweep` is the function.
+MODULE = importlib.import_module('fcam_zoo.train.sweep')
 SHORT = {'classifier': ClassifierConfig(epochs=1, batch_size=4), 'decoder': DecoderConfig(epochs=1, batch_size=4)}
 
 
@@ -24,13 +30,13 @@ def data(tmp_path_factory):
 def test_sweep_without_boxes_is_refused_before_training(tmp_path):
     data = make_folder(tmp_path / 'photos', {'train': 8})
     with pytest.raises(TrainingError, match='no boxes or masks'):
-        sweep(train_config(data, **SHORT), tmp_path / 'run', 'decoder.lr', [0.01, 0.1], quiet=True)
+        sweep(train_config(data, **SHORT), tmp_path / 'run', {'decoder.lr': [0.01, 0.1]}, quiet=True)
     assert not (tmp_path / 'run').exists()
 
 
 def test_sweep_killed_while_copying_is_resumed(data, tmp_path, monkeypatch):
     config, place, values = train_config(data, **SHORT), 'decoder.erosion', [3, 11]
-    want = sweep(config, tmp_path / 'whole', place, values, quiet=True)
+    want = sweep(config, tmp_path / 'whole', {place: values}, quiet=True)
 
     def dying(source, target):
         target.mkdir(parents=True)
@@ -40,8 +46,8 @@ def test_sweep_killed_while_copying_is_resumed(data, tmp_path, monkeypatch):
     with monkeypatch.context() as killed:
         killed.setattr(shutil, 'copytree', dying)
         with pytest.raises(KeyboardInterrupt):
-            sweep(config, tmp_path / 'run', place, values, quiet=True)
-    assert sweep(config, tmp_path / 'run', place, values, resume=True, quiet=True) == want
+            sweep(config, tmp_path / 'run', {place: values}, quiet=True)
+    assert sweep(config, tmp_path / 'run', {place: values}, resume=True, quiet=True) == want
     first, second = (tmp_path / 'run' / f'{place}={value}' / 'classifier' for value in values)
     assert sorted(path.name for path in second.parent.iterdir()) == sorted(path.name for path in first.parent.iterdir())
     a, b = (load_file(folder / 'best.safetensors') for folder in (first, second))
@@ -55,6 +61,98 @@ def test_sweep_in_two_processes(data, tmp_path):
     done = torchrun(2, [*arguments, '--sweep', 'decoder.erosion=3,11'])
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / 'run' / 'sweep.json').read_text())
-    assert [row['value'] for row in found['rows']] == [3, 11]
+    assert [row['values'] for row in found['rows']] == [{'decoder.erosion': 3}, {'decoder.erosion': 11}]
     # Only the first process prints.
     assert done.stdout.count('best on val') == 1
+
+
+def test_all_combinations_are_trained_and_finished_ones_are_skipped(data, tmp_path, monkeypatch, caplog):
+    config, run = train_config(data, **SHORT), tmp_path / 'run'
+    settings = {'decoder.erosion': [3, 11], 'classifier.lr': [0.01, 0.02]}
+    want = sweep(config, tmp_path / 'whole', settings, quiet=True)
+    names = [f'decoder.erosion={e},classifier.lr={lr}' for e in (3, 11) for lr in (0.01, 0.02)]
+    assert [row.folder for row in want] == names
+    trained, train_after = [], MODULE.train_after
+
+    def third_fails(*arguments):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(arguments[2].name)
+        return train_after(*arguments)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(MODULE, 'train_after', third_fails)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(config, run, settings, quiet=True)
+    partial = json.loads((run / 'sweep.json').read_text())
+    assert (partial['runs'], [row['folder'] for row in partial['rows']]) == (4, names[:2])
+    trained.clear()
+    monkeypatch.setattr(MODULE, 'train_after', lambda *args: trained.append(args[2].name) or train_after(*args))
+    with caplog.at_level(logging.INFO, logger='fcam_zoo'):
+        assert sweep(config, run, settings, resume=True, quiet=True) == want
+    assert trained == names[2:]
+    assert f'{names[0]}: already finished' in caplog.text
+    assert '4 of 4 runs are finished:\ndecoder.erosion  classifier.lr  epoch  val' in caplog.text
+    whole, found = (json.loads((folder / 'sweep.json').read_text()) for folder in (tmp_path / 'whole', run))
+    assert whole == found
+    assert found['select'] == 'localization'
+    assert found['best'] == best_run(want).values
+    with (run / 'sweep.csv').open() as f:
+        rows = list(csv.DictReader(f))
+    assert [(row['decoder.erosion'], row['classifier.lr'], float(row['score'])) for row in rows] == [
+        (str(row.values['decoder.erosion']), str(row.values['classifier.lr']), row.score) for row in want
+    ]
+    # Runs with the same classifier share it.
+    states = [(run / name / 'classifier' / 'state.safetensors').read_bytes() for name in names]
+    assert states[0] == states[2] != states[1] == states[3]
+    with pytest.raises(TrainingError, match='already holds a training'):
+        sweep(config, run, settings, quiet=True)
+
+
+def test_the_metric_of_the_last_stage_selects_the_run(data, tmp_path, monkeypatch):
+    config = train_config(data, **SHORT)
+    metrics = {'best_threshold_50': 0.5}
+    scores = iter([{'max_box_acc_50': 60, 'mean': 40, 'cls': 10}, {'max_box_acc_50': 50, 'mean': 45, 'cls': 20}] * 3)
+    monkeypatch.setattr(loop, 'validate', lambda *args: {**metrics, **next(scores)})
+    for select, best in (('localization_50', 0), ('localization', 1)):
+        one = config.replace({'classifier.epochs': 0, 'decoder.select': select})
+        assert best_run(sweep(one, tmp_path / select, {'seed': [0, 1]}, quiet=True)).values == {'seed': best}
+    one = config.replace({'decoder.epochs': 0})
+    rows = sweep(one, tmp_path / 'accuracy', {'seed': [0, 1]}, quiet=True)
+    assert [row.score for row in rows] == [10, 20]
+
+
+def test_mistakes_are_found_before_the_first_training(data, tmp_path):
+    config = train_config(data, **SHORT)
+    for settings, message in (
+        ({'decoder.rate': [1, 2]}, r'unknown field decoder\.rate: choose one of epochs, batch_size'),
+        ({'erosion': [3, 11]}, r'^unknown setting erosion: choose decoder\.erosion$'),
+        ({'decoder.lr': [0.1], 'decoder.select': ['mean']}, r"decoder\.select is 'mean': give 'localization' or"),
+        ({'teacher.variant': ['reference', 'x']}, r"teacher\.variant is 'x': choose one of published"),
+        ({'decoder.select': ['localization', 'localization_50']}, 'do not sweep over classifier.select'),
+        ({'decoder.epochs': [0, 1]}, 'compares runs by one metric of one stage'),
+        ({'seed': [1], 'decoder.lr': []}, r'the 0 values of decoder\.lr repeat'),
+        # Wrong only for these data and this network.
+        ({'classifier.head_layers': [[], ['layer9']]}, r'head_layers: the backbone has no module layer9'),
+        ({'num_classes': [2, 1]}, 'num_classes=1'),
+    ):
+        with pytest.raises((ValueError, FcamZooError), match=message):
+            sweep(config, tmp_path / 'run', settings, quiet=True)
+    assert not (tmp_path / 'run').exists()
+    with pytest.raises(ValueError, match=r"--sweep 'seed' is given twice"):
+        parse_sweeps(['seed=1,2', 'decoder.lr=0.1,0.2', 'seed=3'])
+
+
+def test_a_teacher_that_selects_the_classifier_does_not_share_it(data):
+    methods = {'teacher.method': ['cam', 'layercam']}
+    for select, count in (('accuracy', 1), ('localization_50', 2)):
+        config = train_config(data, **SHORT).replace({'classifier.select': select})
+        assert len({run.classifier for run in plan_runs(config, methods)}) == count
+
+
+def test_a_damaged_summary_is_refused(data, tmp_path):
+    config = train_config(data, **SHORT).replace({'classifier.epochs': 0})
+    (row,) = sweep(config, tmp_path, {'seed': [3]}, quiet=True)
+    (tmp_path / row.folder / 'summary.json').write_text('{"decoder": {"best": []}}')
+    with pytest.raises(TrainingError, match=r'summary\.json.*decoder\.best'):
+        sweep(config, tmp_path, {'seed': [3]}, resume=True, quiet=True)

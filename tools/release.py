@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from fcam_zoo import _index, hub
 from fcam_zoo._index import DatasetFacts, Metrics, ModelName, ReleaseEntry
-from fcam_zoo._io import atomic_path
+from fcam_zoo._io import atomic_path, write_text
 from fcam_zoo._weights import digest, fingerprint
 from fcam_zoo.data import EvalTransform, open_dataset
 from fcam_zoo.errors import UnknownModelError, WeightsError
@@ -130,7 +131,7 @@ def measure(
 def release(
     run_dir: str | os.PathLike, name: str, base: str, decoder_only: bool = False, **options: Any
 ) -> ReleaseEntry:
-    """Measure a training, and write its model to the weights folder and its entry to the index.
+    """Measure a training, and write its model, its entry in the index, and its recipe.
 
     Args:
         run_dir: Folder of a finished training.
@@ -149,7 +150,9 @@ def release(
     if decoder_only:
         entry.holds = 'decoder'
         entry.classifier_sha256 = digest(model.backbone.state_dict())
-    entry = dataclasses.replace(entry, **_write_weights(name, _released_state(model, decoder_only)))
+    stored = _write_weights(name, _released_state(model, decoder_only))
+    _write_recipe(name, entry.recipe)
+    entry = dataclasses.replace(entry, recipe={}, **stored)
     recorded = records.recorded()
     if recorded.pop(name, None):
         records.write_recorded(recorded)
@@ -191,7 +194,7 @@ def remeasure(data_root: str | os.PathLike, names: Sequence[str] = (), quiet: bo
     changes = []
     for name in names or list(_index.index()):
         entry = dataclasses.replace(released(name))
-        model, size = create_model(name, pretrained=True), entry.recipe['image_size']
+        model, size = create_model(name, pretrained=True), _index.recipe_of(entry)['image_size']
         root = Path(data_root) / ModelName.parse(name).dataset
         found = _val_and_test(model, root, size, _kinds_of_map(entry.teacher), quiet)
         changes += _changes(name, entry.metrics, found)
@@ -212,12 +215,19 @@ def write_speeds() -> None:
     for write, found in ((records.write_index, _index.index()), (records.write_recorded, records.recorded())):
         for entry in found.values():
             arguments = {k: v for k, v in entry.model_args.items() if k != 'threshold'}
-            network, size = {'num_classes': entry.num_classes, **arguments}, entry.recipe['image_size']
+            network, size = {'num_classes': entry.num_classes, **arguments}, _index.recipe_of(entry)['image_size']
             key = f'{entry.backbone} {network} {size}'
             if key not in costs:
                 costs[key] = cost_of(create_model('fcam', backbone=entry.backbone.split('.')[0], **network), size)
             entry.cost = costs[key]
         write(found)
+
+
+def _write_recipe(name: str, recipe: dict[str, Any]) -> None:
+    """Write the recipe of a released model; its maintainer adds `init` and the commands of the trainings before."""
+    command = f'fcam-zoo train DATA -o RUN --recipe {name}'
+    text = yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=120)
+    write_text(_index.recipe_path(name), f'# The last training of {name}.\n#   {command}\n{text}')
 
 
 def _kinds_of_map(teacher: str) -> tuple[str, ...]:

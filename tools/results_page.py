@@ -6,7 +6,7 @@ import csv
 import statistics
 from collections.abc import Sequence
 
-from fcam_zoo._index import ModelName, ReleaseEntry
+from fcam_zoo._index import ModelName, ReleaseEntry, recipe_of
 from fcam_zoo.benchmark.descriptions import MAP_TITLES
 from fcam_zoo.cams import METHODS
 
@@ -102,7 +102,7 @@ def _spread(entries: Sequence[ReleaseEntry]) -> list[str]:
         seeds = [e for e in entries if e.teacher == teacher and (not _variant(e) or _variant(e).startswith('seed'))]
         if len(seeds) < 2:
             continue
-        numbers = ', '.join(str(e.recipe['seed']) for e in seeds)
+        numbers = ', '.join(str(recipe_of(e)['seed']) for e in seeds)
         for split, epoch in (('test', 'best on val'), ('test_last_epoch', 'last')):
             values = [[e.metrics.get(split, e.metrics['test'])['fcam'].get(key) for e in seeds] for key in columns]
             rows.append([f'{title} + F-CAM, seeds {numbers}', epoch, *map(_mean_and_deviation, values)])

@@ -16,7 +16,7 @@ from fcam_zoo._index import Metrics, ModelName, ReleaseEntry, main_metric
 from fcam_zoo._io import write_text
 
 from . import records
-from .card import LABEL_METRICS, description_of, model_card, render_readme, with_val_threshold
+from .card import LABEL_METRICS, description_of, model_card, render_readme, training_command, with_val_threshold
 from .results_page import page
 
 COSTS = ('parameters', 'gmacs', 'images_per_second', 'threads')
@@ -64,7 +64,6 @@ def _csv(found: list[tuple[ReleaseEntry, Mapping[str, Metrics]]]) -> str:
 
 def _rows(entry: ReleaseEntry, metrics: Mapping[str, Metrics]) -> Iterator[dict[str, Any]]:
     checkpoint = f' --backbone-checkpoint {entry.backbone}.safetensors'
-    training = f'fcam-zoo train DATA -o RUN --recipe recipe.json{checkpoint}'
     maps = ' '.join(dict.fromkeys(('cam', entry.teacher, 'fcam')))
     benchmark = f'fcam-zoo benchmark DATA --models {entry.name} --maps {maps}'
     if not entry.holds_backbone:
@@ -83,7 +82,7 @@ def _rows(entry: ReleaseEntry, metrics: Mapping[str, Metrics]) -> Iterator[dict[
                 'selection': entry.selection,
                 'commit': entry.commit,
                 'sha256': entry.sha256 if is_stored else '',
-                'command': f'{benchmark} --split {split}' if is_stored else training,
+                'command': f'{benchmark} --split {split}' if is_stored else training_command(entry),
             }
 
 

@@ -223,8 +223,10 @@ def describe_maps(name: str, source: Source, convention: Convention, labels: Mod
     if not isinstance(source, nn.Module):
         return {'score_maps': 'as given', 'labels': labels.kind if callable(source) else None}
     label = 'true label' if labels.kind == 'true' else 'predicted class'
+    variant = getattr(source, 'cam_variant', 'published')
+    formulas = f', {variant} formulas' if name.endswith('gradcampp') and variant != 'published' else ''
     return {
-        'score_maps': _CONVENTIONS[convention, name != 'fcam'].format(label=label),
+        'score_maps': _CONVENTIONS[convention, name != 'fcam'].format(label=label) + formulas,
         'labels': labels.kind,
         'class_agnostic': labels.reason,
     }
@@ -254,7 +256,9 @@ def _run_model(
         if name == 'fcam':
             found = _fcam(model.decoder(encoding.levels, size))
         else:
-            found = model.class_map(encoding, classes, name)
+            # The same noise in each run.
+            noise = {'generator': torch.Generator().manual_seed(0)} if name == 'smoothgradcampp' else {}
+            found = model.class_map(encoding, classes, name, **noise)
         if convention == 'bicubic':
             maps[name] = _bicubic(found, size)
         else:

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 from .._catalog import CAM_METHODS
+from .._catalog import VARIANTS as VARIANTS
 from .._checks import check_tensor
 from .._schema import as_whole, show
 from ..errors import FcamZooError
 
 METHODS = CAM_METHODS
-# Variants of Grad-CAM++ and Smooth Grad-CAM++. Their coefficients are alpha = g^2 / (2 g^2 + d), with
+# VARIANTS are those of Grad-CAM++ and Smooth Grad-CAM++. Their coefficients are alpha = g^2 / (2 g^2 + d), with
 # - 'published': d = sum(g^3 A), as in WSOL code;
 # - 'original': d = g^3 sum(A), Eq. 19 of the Grad-CAM++ paper; equal to 'published' where g is constant in space;
 # - 'reference': the code behind the numbers of the F-CAM paper. Grad-CAM++ skips the division (alpha = g^2). Smooth
 #   Grad-CAM++ has the 'published' d, but g and A of the last noisy pass.
-VARIANTS = ('published', 'original', 'reference')
 
 
 class UnknownMethodError(FcamZooError, ValueError):

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._catalog import MIN_AREA
+from .._catalog import MIN_AREA, VARIANTS
 from .._io import one_line
 from ._arguments import MODEL, add_classifier_argument, add_device_argument
 
@@ -51,6 +51,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         '--maps', nargs='+', default=['cam', 'fcam'], help='maps of the models: fcam or CAM methods (default: cam fcam)'
+    )
+    parser.add_argument(
+        '--variant',
+        choices=VARIANTS,
+        help='formulas of Grad-CAM++ and Smooth Grad-CAM++ (docs/cams.md; default: those with which the model was '
+        'trained)',
     )
     parser.add_argument(
         '--labels',
@@ -211,6 +217,8 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
         check_writable(args.output)
     classifier = args.backbone_checkpoint
     models = {n: create_model(n, pretrained=True, backbone_checkpoint=classifier) for n in dict.fromkeys(args.models)}
+    for model in models.values():
+        model.cam_variant = args.variant or model.cam_variant
     sides = {model.pretrained_cfg['input_size'][-1] for model in models.values()} or {224}
     if len(sides) > 1:
         raise ValueError(f'the models take images of {sorted(sides)} pixels: benchmark those of one size together')

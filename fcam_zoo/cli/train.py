@@ -56,9 +56,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         '--sweep',
+        action='append',
+        default=[],
         metavar='KEY=V1,V2',
-        help='train once per value and select the best on val; background_fraction without values uses those of the '
-        'paper',
+        help='train once per value and select the best on val, by the metric of the setting select; repeat the option '
+        'for all combinations of several settings; background_fraction without values uses those of the paper',
     )
     parser.add_argument(
         '--dry-run',
@@ -159,20 +161,20 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..train import plan, summary_table, sweep, train
-    from ..train.sweep import best_run, parse_sweep, sweep_configs
+    from ..train.sweep import best_run, parse_sweeps, plan_runs, sweep_table
 
     config = settings_of(args)
-    searched = parse_sweep(args.sweep) if args.sweep is not None else None
+    searched = parse_sweeps(args.sweep)
     if args.dry_run:
-        lines = [plan(config, args.output)]
+        runs = plan_runs(config, searched)
+        lines = [plan(runs[0].config, args.output)]
         if searched:
-            sweep_configs(config, *searched)
-            lines.append(f'once for each of {len(searched[1])} values of {searched[0]}')
+            counts = (f'{len(values)} values of {place}' for place, values in searched.items())
+            lines.append(f'{len(runs)} runs: once for each of {" x ".join(counts)}')
     elif searched:
-        runs = sweep(config, args.output, *searched, resume=args.resume, quiet=args.quiet)
-        best = best_run(runs)
-        lines = [f'{searched[0]}={run.value}: {run.score:.2f}' for run in runs]
-        lines.append(f'best on val: {best.value}; models: {args.output / best.folder / "best"}')
+        rows = sweep(config, args.output, searched, resume=args.resume, quiet=args.quiet)
+        folder = args.output / best_run(rows).folder
+        lines = [sweep_table(rows), f'best on val: {best_run(rows).folder}; models: {folder / "best"}']
     else:
         summary = train(config, args.output, resume=args.resume, quiet=args.quiet)
         lines = [summary_table(summary), f'models: {args.output / "best"}, {args.output / "last"}']
@@ -203,8 +205,8 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
         if not sign or not place:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
-    searched = (args.sweep or '').partition('=')[0]
-    if args.recipe is None and NETWORK.isdisjoint({*changes, searched}):
+    searched = {text.partition('=')[0] for text in args.sweep}
+    if args.recipe is None and NETWORK.isdisjoint({*changes, *searched}):
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
 

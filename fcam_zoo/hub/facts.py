@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 
+from .._index import recipe_of
 from .._schema import convert, read_json, reading
 from ..errors import TrainingError
 from ..models.names import released
@@ -62,8 +63,9 @@ def facts_of_release(name: str) -> dict[str, Any]:
     Raises:
         UnknownModelError: If the model is not released.
     """
-    entry = released(name).to_dict()
-    return {key: entry[key] for key in FACTS if key in entry}
+    entry = released(name)
+    values = entry.to_dict() | {'recipe': public_recipe(recipe_of(entry))}
+    return {key: values[key] for key in FACTS if key in values}
 
 
 def facts_of_run(
@@ -102,7 +104,7 @@ def facts_of_run(
                 name: {k: convert(int, r[k]['epoch'], f'summary.json: {name}.{k}.epoch') for k in ('best', 'last')}
                 for name, r in summary.items()
             },
-            'selection': _selection(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
+            'selection': _selection(measured['val'], recipe.get(stage, {}).get('select')),
             'recipe': public_recipe(recipe | network_settings(arguments) if recipe.get('init') else recipe),
             'license': license,
         }
@@ -205,7 +207,7 @@ def _tagged(backbone: str) -> str:
     return f'{cfg.architecture}.{cfg.tag}' if cfg and cfg.tag else backbone
 
 
-def _selection(val: dict[str, float], by_accuracy: bool) -> str:
+def _selection(val: dict[str, float], select: Any) -> str:
     """Describe how the epoch was selected, and with which annotations of val."""
     if not val:
         return 'the last epoch, since val has no boxes or masks'
@@ -216,9 +218,10 @@ def _selection(val: dict[str, float], by_accuracy: bool) -> str:
     from ..benchmark.descriptions import describe  # Imports OpenCV, which loading a model does not need.
 
     kind = describe(val).kind
-    if by_accuracy:
+    if select == 'accuracy':
         return f'best epoch on val, by its labels; metrics by its {kind}'
-    return f'best epoch and threshold on val, by its {kind}'
+    at = ' at IoU 50' if select == 'localization_50' and kind == 'boxes' else ''
+    return f'best epoch and threshold on val, by its {kind}{at}'
 
 
 def _metrics(summary: dict[str, Any], stage: str, which: str) -> dict[str, float]:

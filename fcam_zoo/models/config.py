@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from .. import wsol
 from .._schema import BelowOne, InvalidValue, Rule, between, build, check, length, show
+from ..cams.methods import VARIANTS
 from .backbone_arguments import check_backbone_arguments, check_backbone_name
 
 # Arguments of the timm network that the F-CAM sets itself.
@@ -23,6 +24,7 @@ Channels = Annotated[Sequence[Annotated[int, between(1, 1024)]], length(1, 16)]
 ImageChannels = Annotated[int, between(1, 64)]
 DecoderType = Literal['unet', 'fpn']
 Name = Annotated[str, Rule(bool, 'give a timm name')]
+Variant = Annotated[str, Rule(VARIANTS.__contains__, f'choose one of {", ".join(VARIANTS)}')]
 
 
 @dataclass
@@ -40,6 +42,7 @@ class FCAMConfig:
             the fpn decoder.
         center: Add two convolutions before the first block of the unet decoder; default: only for VGG, as in the paper.
         threshold: Threshold tau of `localize`, relative to the maximum of the F-CAM; training selects it on val.
+        cam_variant: Variant of Grad-CAM++ and Smooth Grad-CAM++ of its class maps (see `cams.methods`).
         backbone_kwargs: Further arguments of the timm network. Only `BACKBONE_ARGUMENTS` can be saved and loaded.
         method: Training method of the classifier, whose modules and class map the model has: a name of `wsol.METHODS`,
             or its name and settings (see `wsol.complete_settings`); None for the plain classifier.
@@ -61,6 +64,7 @@ class FCAMConfig:
     decoder_channels: Channels | None = None
     center: bool | None = None
     threshold: BelowOne = 0.5
+    cam_variant: Variant = 'published'
     backbone_kwargs: dict[str, Any] | None = None
     method: str | dict[str, Any] | None = None
     frozen: bool = True
@@ -79,7 +83,9 @@ class FCAMConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments that build the same network again, for model_args of config.json."""
         recorded = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in LOADING | {'num_classes'}}
-        return {k: v for k, v in recorded.items() if v or k not in ('backbone_kwargs', 'method')}
+        # Left out if they have no effect, so that earlier versions read the record, too.
+        defaults: dict[str, Any] = {'backbone_kwargs': {}, 'method': None, 'cam_variant': 'published'}
+        return {k: v for k, v in recorded.items() if k not in defaults or (v and v != defaults[k])}
 
 
 # The fields of model_args.

@@ -85,7 +85,7 @@ class FCAM(TimmModelMixin, nn.Module):
         self.method = self._new_method(self.config)
         self._initial_head = self.decoder.head.weight.detach().clone()
         self.pretrained_cfg = self.default_cfg = prefixed(getattr(self.backbone, 'pretrained_cfg', None) or {})
-        self.threshold = config.threshold
+        self.threshold, self.cam_variant = config.threshold, config.cam_variant
         if config.frozen:
             self.freeze()
 
@@ -153,8 +153,8 @@ class FCAM(TimmModelMixin, nn.Module):
 
     @property
     def model_args(self) -> dict[str, Any]:
-        """Return the arguments that build the same network again, with the current threshold, for config.json."""
-        return replace(self.config, threshold=self.threshold).to_dict()
+        """Return the arguments that build the same network again, with the current threshold and variant."""
+        return replace(self.config, threshold=self.threshold, cam_variant=self.cam_variant).to_dict()
 
     @property
     def is_untrained(self) -> bool:
@@ -269,7 +269,7 @@ class FCAM(TimmModelMixin, nn.Module):
         x: torch.Tensor,
         labels: torch.Tensor | Sequence[int] | int | None = None,
         method: str = 'cam',
-        variant: str = 'published',
+        variant: str | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Compute the class map of the classifier, resized to the images, as WSOL benchmarks score it.
@@ -278,7 +278,7 @@ class FCAM(TimmModelMixin, nn.Module):
             x: (B,C,H,W), normalized.
             labels: Class to explain: integers (B,), or one for all images; default: the predicted one.
             method: One of `cams.METHODS`; 'cam' is the own map of a training method that has one (see `wsol`).
-            variant: Variant of the Grad-CAM++ formulas (see `cams.methods`).
+            variant: Variant of the Grad-CAM++ formulas (see `cams.methods`); default: that of the model.
             generator: Source of the noise of 'smoothgradcampp' if the head has no closed form.
 
         Returns:
@@ -288,7 +288,7 @@ class FCAM(TimmModelMixin, nn.Module):
             TypeError: If x or labels are not tensors of the right type.
             ValueError: As `forward`; for an unknown method, or labels that are not one class per image.
         """
-        cams.check_method(method, variant)
+        cams.check_method(method, self.cam_variant if variant is None else variant)
         check_generator(generator)
         with torch.no_grad():
             encoding = self.encode(x)
@@ -302,7 +302,7 @@ class FCAM(TimmModelMixin, nn.Module):
         encoding: Encoding,
         labels: torch.Tensor,
         method: str = 'cam',
-        variant: str = 'published',
+        variant: str | None = None,
         generator: torch.Generator | None = None,
     ) -> torch.Tensor:
         """Compute the class map (B,h,w) of an encoding, min-max normalized.
@@ -313,7 +313,7 @@ class FCAM(TimmModelMixin, nn.Module):
         """
         if method == 'cam' and self.method.own_map:
             return cams.normalize(self.method.class_map(encoding, labels).detach())
-        features = encoding.features.detach()
+        features, variant = encoding.features.detach(), self.cam_variant if variant is None else variant
         if self.linear_head and has_closed_form(method, variant):
             weight = cast(torch.Tensor, linear_weight(self.backbone.get_classifier()))
             return cams.normalize(cams.class_activation_map(features, weight, labels, method, variant=variant))

@@ -10,7 +10,7 @@ from ..errors import UnknownModelError
 from .fcam import FCAM
 
 # They do not change the classifier.
-WRAP_ARGUMENTS = {'decoder_type', 'decoder_channels', 'center', 'frozen', 'threshold', 'in_chans'}
+WRAP_ARGUMENTS = {'decoder_type', 'decoder_channels', 'center', 'frozen', 'threshold', 'cam_variant', 'in_chans'}
 
 
 def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
@@ -18,7 +18,8 @@ def wrap(classifier: nn.Module, **kwargs: Any) -> FCAM:
 
     Args:
         classifier: A timm model with a classification head.
-        **kwargs: Fields of `FCAMConfig`: decoder_type, decoder_channels, center, frozen, threshold, in_chans.
+        **kwargs: Fields of `FCAMConfig`: decoder_type, decoder_channels, center, frozen, threshold, cam_variant,
+            in_chans.
 
     Raises:
         UnknownModelError: When it is not a timm classifier.

@@ -38,9 +38,9 @@ class Progress:
         step: Finished steps of the next epoch.
         sums: Sum of each term of the loss over these steps.
         seconds: Time of these steps.
-        best_epoch: Best epoch so far, 0 before the first.
+        best_epoch: Best epoch so far, 0 also before the first.
         best_score: Its score on val.
-        history: Metrics of the finished epochs.
+        history: Metrics of the finished epochs, the first of which can be epoch 0.
         bad: Indices of unreadable images.
         scaler: State of the gradient scaler.
     """
@@ -77,18 +77,28 @@ class Progress:
         except InvalidValue as e:
             raise DamagedText(str(e)) from e
 
-    def check(self, epochs: int, steps: int, n_images: int) -> None:
+    def best(self) -> EpochMetrics:
+        """Return the metrics of the best epoch."""
+        return self.history[self.best_epoch - self.history[0].epoch]
+
+    def check(self, epochs: int, steps: int, n_images: int, first: int) -> None:
         """Check that the numbers fit together and a stage of so many epochs, steps per epoch, and images.
+
+        Args:
+            epochs: Number of the last epoch.
+            steps: Steps per epoch.
+            n_images: Number of training images.
+            first: Number of the first epoch that is validated, 0 or 1.
 
         Raises:
             DamagedText: When they do not.
         """
         fits = (
-            self.epoch == len(self.history) <= epochs
-            and all(metrics.epoch == number for number, metrics in enumerate(self.history, 1))
+            self.epoch <= epochs
+            and [metrics.epoch for metrics in self.history] == list(range(first, self.epoch + 1))
             and self.step <= (steps if self.epoch < epochs else 0)
-            and (1 <= self.best_epoch <= self.epoch if self.epoch else self.best_epoch == 0)
-            and (self.best_score is None) == (self.epoch == 0)
+            and (first <= self.best_epoch <= self.epoch if self.history else self.best_epoch == 0)
+            and (self.best_score is None) == (not self.history)
             and all(index < n_images for index in self.bad)
         )
         if not fits:

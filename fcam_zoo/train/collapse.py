@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from .config import STAGES, TrainConfig
-from .loading import step_size
+from .loading import step_sizes
 from .records import EpochMetrics
 
 # Mean foreground probability outside of which the maps have only one label. In the runs of docs/experiments.md,
@@ -30,7 +30,8 @@ def collapse_of(history: list[EpochMetrics], seed_weight: float) -> str | None:
         history: Means over each epoch so far, at least one; `area` is the mean foreground probability.
         seed_weight: Weight of the partial cross-entropy.
     """
-    *earlier, metrics = history
+    # Epoch 0, before the first step, has no loss.
+    *earlier, metrics = [epoch for epoch in history if epoch.terms] or history
     area = metrics.terms.get('area', 0.5)
     if not SMALLEST_AREA <= area <= LARGEST_AREA:
         label = 'foreground' if area > 0.5 else 'background'
@@ -68,8 +69,8 @@ def undertrained(config: TrainConfig, count_of: Callable[[str], int], pairs: boo
         settings = getattr(config, name)
         if not settings.epochs:
             continue
-        count = count_of(name)
-        per_epoch = count // step_size(name, settings, count, pairs and name == 'classifier')
+        paired = pairs and name == 'classifier'
+        per_epoch = len(step_sizes(name, settings, count_of(name), paired))
         steps, epochs = settings.epochs * per_epoch, math.ceil(FEW_STEPS / per_epoch)
         if steps < FEW_STEPS:
             found.append(

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from ..errors import TrainingError
 from ..models import FCAM
-from .config import ClassifierConfig, DecoderConfig
 from .distillation import Ensemble
+from .stage_config import ClassifierConfig, DecoderConfig
 from .stages import DecoderStage, distilled
 
 
@@ -25,6 +25,8 @@ class JointStage(DecoderStage):
     Raises:
         TrainingError: When the classifier has another training method, whose loss this stage does not have.
     """
+
+    trains_classifier = True
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from .._schema import reading
 from ..data.base import ImageDataset
 from ..errors import ImageError, TrainingError
 from ..wsol import WSOLMethod
-from .config import StageConfig
+from .stage_config import StageConfig
 
 
 def derived_seed(*parts: int | str) -> int:
@@ -73,6 +73,17 @@ def step_size(stage: str, settings: StageConfig, n_images: int, pairs: bool = Fa
     return min(settings.batch_size, n_images // parts * parts)
 
 
+def step_sizes(stage: str, settings: StageConfig, n_images: int, pairs: bool = False) -> list[int]:
+    """Return the number of images of each optimizer step of an epoch (see `step_size` for arguments and errors).
+
+    With drop_last = False, the last step has the remaining images, as many as can be divided into equal parts.
+    """
+    size, parts = step_size(stage, settings, n_images, pairs), settings.accumulate * world_size() * (2 if pairs else 1)
+    steps, rest = divmod(n_images, size)
+    rest = 0 if settings.drop_last else rest // parts * parts
+    return [size] * steps + [rest] * bool(rest)
+
+
 def check_images_per_pass(settings: StageConfig, size: int, method: WSOLMethod) -> None:
     """Raise TrainingError if a backward pass of the classifier stage, with steps of `size` images, has too few."""
     count = size // (settings.accumulate * world_size())
@@ -80,7 +91,7 @@ def check_images_per_pass(settings: StageConfig, size: int, method: WSOLMethod) 
         raise TrainingError(
             f'{method.title} needs at least {method.least_images} images in each process and backward pass, and '
             f'classifier.batch_size={settings.batch_size} gives {count}: raise it (a step has {size} images), or use '
-            'fewer processes or a smaller classifier.accumulate'
+            'fewer processes or a smaller classifier.accumulate, or classifier.drop_last'
         )
 
 
@@ -215,13 +226,13 @@ def items_of(dataset: ImageDataset, count: int, skip_bad: bool) -> Iterator[tupl
 
 
 def batches(
-    dataset: SeededDataset, batch_size: int, accumulate: int, epoch: int, first_step: int = 0, workers: int = 0
+    dataset: SeededDataset, sizes: Sequence[int], accumulate: int, epoch: int, first_step: int = 0, workers: int = 0
 ) -> Iterator[Batch]:
     """Iterate over this process's batches of an epoch, `accumulate` per step.
 
     Args:
         dataset: The training images.
-        batch_size: Images of a step, over all processes and backward passes (see `step_size`).
+        sizes: Images of each step, over all processes and backward passes (see `step_sizes`).
         accumulate: Backward passes per step.
         epoch: Number of the epoch; with the seed it determines order and augmentation.
         first_step: Where an interrupted epoch continues.
@@ -231,13 +242,9 @@ def batches(
         ImageError, OSError: For an unreadable image, unless the data set skips them.
         TrainingError: When no image can be read.
     """
-    order = dataset.order(epoch)
-    size = batch_size // (accumulate * world_size())
-    # The processes take turns.
-    starts = range(first_step * batch_size + rank() * size, len(order) // batch_size * batch_size, size * world_size())
     loader = DataLoader(
         dataset,
-        batch_sampler=([(epoch, i) for i in order[start : start + size]] for start in starts),
+        batch_sampler=_own_parts(dataset.order(epoch), sizes, accumulate, epoch, first_step),
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=init_worker,
@@ -247,6 +254,18 @@ def batches(
         if isinstance(batch, Exception):
             raise type(batch)(f'{batch}; fix or remove the file, or skip unreadable images with --skip-bad')
         yield batch
+
+
+def _own_parts(
+    order: list[int], sizes: Sequence[int], accumulate: int, epoch: int, first_step: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the items of each backward pass of this process; the processes take turns."""
+    first = sum(sizes[:first_step])
+    for size in sizes[first_step:]:
+        own = size // (accumulate * world_size())
+        for start in range(first + rank() * own, first + size, own * world_size()):
+            yield [(epoch, i) for i in order[start : start + own]]
+        first += size
 
 
 def init_worker(number: int) -> None:

@@ -25,9 +25,10 @@ from .averaging import WeightAverage
 from .batch_norm import GlobalBatchNorm
 from .checkpoint import AGAIN, BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of, writing
 from .collapse import ADVICE
-from .loading import Batch, MapFile, SeededDataset, batches, derived_seed, step_size
+from .loading import Batch, MapFile, SeededDataset, batches, derived_seed, step_sizes
 from .monitor import write_epoch
-from .records import EpochMetrics, StageSummary
+from .records import EpochMetrics, StageSummary, main_metrics
+from .selection import best_epochs
 from .setup import Setup
 from .stages import Stage, lr_factor
 from .validation import validate
@@ -56,8 +57,8 @@ class StageRun:
         self.seed = derived_seed(self.config.seed, stage.name)
         images = setup.images_of(stage.name)
         self.dataset = SeededDataset(images, self.seed, self.config.skip_bad, maps, stage.pairs)
-        self.batch_size = step_size(stage.name, self.settings, len(images), stage.pairs)
-        self.steps = len(images) // self.batch_size
+        self.sizes = step_sizes(stage.name, self.settings, len(images), stage.pairs)
+        self.steps = len(self.sizes)
         self.optimizer = new_optimizer(stage)
         self.base_lrs = [group['lr'] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.amp == 'float16')
@@ -81,14 +82,20 @@ class StageRun:
             self._resume(path)
             logger.info('%s: resumed after epoch %d, step %d', self.stage.name, self.progress.epoch, self.progress.step)
         with _stop_on_signal(self.interrupted):
+            if self.settings.select_start and not self.progress.history:
+                self._finish_validation(0)
             while self.progress.epoch < self.settings.epochs:
                 self._run_steps()
                 self._finish_epoch()
             if self.interrupted.is_set():
                 raise KeyboardInterrupt
-        history, best_epoch = self.progress.history, self.progress.best_epoch
-        bad = [self.dataset.dataset.ids[i] for i in self.progress.bad]
-        return StageSummary(best_epoch, history[best_epoch - 1], history[-1], bad)
+        progress = self.progress
+        bad = [self.dataset.dataset.ids[i] for i in progress.bad]
+        found = best_epochs(progress.history, self.settings.select) if self.stage.trains_classifier else {}
+        if found and rank() == 0:
+            parts = [f'best {name} in epoch {best.epoch} ({main_metrics(best.val)})' for name, best in found.items()]
+            logger.info('%s: %s', self.stage.name, ', '.join(parts))
+        return StageSummary(progress.best_epoch, progress.best(), progress.history[-1], bad, found)
 
     def step(self, epoch: int, parts: list[Batch]) -> tuple[dict[str, float], bool]:
         """Take one optimizer step.
@@ -142,7 +149,8 @@ class StageRun:
         """Restore the state of an interrupted run."""
         self.progress = progress = load_state(path, self.stage.model, self.optimizer, self._averaged())
         with reading(path, TrainingError, AGAIN):
-            progress.check(self.settings.epochs, self.steps, len(self.dataset))
+            first = 0 if self.settings.select_start else 1
+            progress.check(self.settings.epochs, self.steps, len(self.dataset), first)
             if self.scaler.is_enabled() and progress.scaler:
                 changing = {name: progress.scaler[name] for name in ('scale', '_growth_tracker')}
                 if progress.scaler != self.scaler.state_dict() | changing or changing['scale'] <= 0:
@@ -156,12 +164,12 @@ class StageRun:
         progress, epoch = self.progress, self.progress.epoch + 1
         self.stage.train()
         accumulate, workers = self.settings.accumulate, self.config.workers
-        loader = batches(self.dataset, self.batch_size, accumulate, epoch, progress.step, workers)
+        loader = batches(self.dataset, self.sizes, accumulate, epoch, progress.step, workers)
         saved = time.monotonic()
         with tqdm(
             desc=f'{self.stage.name} {epoch}/{self.settings.epochs}',
-            initial=progress.step * self.batch_size,
-            total=self.steps * self.batch_size,
+            initial=sum(self.sizes[: progress.step]),
+            total=sum(self.sizes),
             unit='image',
             disable=self.quiet or rank() > 0,
             leave=False,
@@ -175,10 +183,10 @@ class StageRun:
                 terms, stop = self.step(epoch, parts)
                 for name, value in terms.items():
                     progress.sums[name] = progress.sums.get(name, 0.0) + value
+                bar.update(self.sizes[progress.step])
                 progress.step += 1
                 progress.seconds += time.perf_counter() - started
                 bar.set_postfix({k: value / progress.step for k, value in progress.sums.items()}, refresh=False)
-                bar.update(self.batch_size)
                 if stop:
                     self._save()
                     raise KeyboardInterrupt
@@ -191,6 +199,11 @@ class StageRun:
         progress, epoch = self.progress, self.progress.epoch + 1
         progress.bad = sorted(set().union(*gather(lambda: progress.bad)))
         self.stage.end_epoch()
+        self._finish_validation(epoch)
+
+    def _finish_validation(self, epoch: int) -> None:
+        """Validate the model after an epoch (0: before the first step), and save the state."""
+        progress = self.progress
         with self.average.applied() if self.average else contextlib.nullcontext():
             self._validate(epoch)
         progress.epoch, progress.step, progress.sums, progress.seconds = epoch, 0, {}, 0.0
@@ -210,7 +223,7 @@ class StageRun:
             epoch,
             {name: round(value / self.steps, 5) for name, value in progress.sums.items()},
             round(progress.seconds, 1),
-            round(self.steps * self.batch_size / max(progress.seconds, 1e-9), 2),
+            round(sum(self.sizes) / progress.seconds, 2) if progress.seconds else 0.0,
             {name: round(value, 3) for name, value in val.items()},
         )
         progress.history.append(metrics)
@@ -226,14 +239,18 @@ class StageRun:
                 write_epoch(self.stage, self.setup, self.run_dir, progress.history)
 
     def _is_best(self, score: float) -> bool:
-        """Return whether the last epoch is the best so far; a collapsed one only if all earlier ones collapsed, too."""
+        """Return whether the last epoch is the best so far.
+
+        Without boxes and masks, a collapsed one is the best only if all earlier ones collapsed, too.
+        """
         progress, collapsed = self.progress, self.stage.collapse(self.progress.history)
         if collapsed and rank() == 0:
-            logger.warning('%s %d: %s: %s', self.stage.name, len(progress.history), collapsed, ADVICE)
+            logger.warning('%s %d: %s: %s', self.stage.name, progress.history[-1].epoch, collapsed, ADVICE)
         if progress.best_score is None:
             return True
-        best_collapsed = self.stage.collapse(progress.history[: progress.best_epoch]) is not None
-        if best_collapsed != (collapsed is not None):
+        until_best = progress.history[: progress.best_epoch - progress.history[0].epoch + 1]
+        best_collapsed = self.stage.collapse(until_best) is not None
+        if 'kept' in progress.history[-1].val and best_collapsed != (collapsed is not None):
             return best_collapsed
         return score > progress.best_score
 

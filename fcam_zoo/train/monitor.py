@@ -14,7 +14,7 @@ from .. import viz
 from .._io import atomic_path, write_text
 from .._modes import eval_mode
 from .loading import items_of
-from .records import MAIN_METRICS, EpochMetrics
+from .records import EpochMetrics, main_metrics
 from .setup import Setup
 from .stages import Stage, image_size
 
@@ -26,9 +26,9 @@ def write_epoch(stage: Stage, setup: Setup, run_dir: Path, history: list[EpochMe
     """Log the last epoch of the history; write metrics.jsonl, TensorBoard curves and sample maps."""
     metrics, folder = history[-1], run_dir / stage.name
     terms = ', '.join(f'{name} {value:.3f}' for name, value in metrics.terms.items())
-    val = ', '.join(f'{name} {value:.1f}' for name, value in metrics.val.items() if name in MAIN_METRICS)
+    val = main_metrics(metrics.val)
     speed = f'{metrics.seconds:.0f} s, {metrics.images_per_second:.1f} images/s'
-    parts = [terms, f'val: {val}', speed] if val else [terms, speed]
+    parts = [part for part in (terms, val and f'val: {val}', terms and speed) if part]
     logger.info('%s %d/%d: %s', stage.name, metrics.epoch, stage.config.epochs, '; '.join(parts))
     write_text(folder / 'metrics.jsonl', ''.join(json.dumps(m.to_row()) + '\n' for m in history))
     if find_spec('tensorboard') is not None:

@@ -46,7 +46,7 @@ def plan(config: TrainConfig, run_dir: Path) -> str:
             run, epochs = StageRun(stage, setup, run_dir), stage.config.epochs
             seconds = _time_step(run)
             lines.append(
-                f'{stage.name}: {epochs} epochs of {run.steps} steps of {run.batch_size} images, '
+                f'{stage.name}: {epochs} epochs of {run.steps} steps of {run.sizes[0]} images, '
                 f'{seconds:.3f} s per step: {seconds * run.steps * epochs / 3600:.2f} h plus validation'
             )
         if config.teacher.supervision:
@@ -61,7 +61,7 @@ def plan(config: TrainConfig, run_dir: Path) -> str:
 def _time_step(run: StageRun) -> float:
     """Return the mean time of a step in seconds. The first step warms up and is left out if there are others."""
     run.stage.train()
-    loader = batches(run.dataset, run.batch_size, run.settings.accumulate, epoch=1)
+    loader = batches(run.dataset, run.sizes, run.settings.accumulate, epoch=1)
     times = []
     for _ in range(min(STEPS, run.steps)):
         started = time.perf_counter()

@@ -25,8 +25,8 @@ from .collapse import ADVICE, undertrained
 from .config import STAGES, TrainConfig
 from .loop import StageRun
 from .records import StageSummary
+from .selection import localization_score
 from .setup import Setup, prepare, training_device
-from .stages import localization_score
 from .teacher_maps import stored_maps
 from .validation import center_score
 
@@ -102,8 +102,8 @@ def train_after(
 
 def _compare_to_center(setup: Setup, summary: StageSummary) -> None:
     """Warn when the best maps are no better than the center baseline."""
-    center = center_score(setup)
-    if center is not None and rank() == 0 and (best := localization_score(summary.best.val)) <= center:
+    center, select = center_score(setup), setup.config.decoder.select
+    if center is not None and rank() == 0 and (best := localization_score(summary.best.val, select)) <= center:
         logger.warning(
             'decoder: on val the maps (%.1f) are not better than a blob in the middle of the image (%.1f): try another '
             'teacher, or %s',

@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 from .._catalog import TEACHER_METHODS
 from .._schema import NotNegative, Positive, Rule, Share, between
 from ..cams import FUSIONS
-from ..cams.methods import VARIANTS
 from ..data.values import is_printable
 from ..models.backbone_arguments import MAX_SIDE
 
 Schedule = Literal['constant', 'cosine', 'step']
+# Metrics on val that select the best epoch (see `StageConfig`).
+Select = Literal['localization', 'localization_50', 'accuracy']
 
 Epochs = Annotated[int, between(0, 100_000)]
 Images = Annotated[int, between(1, 2**16)]
@@ -48,4 +49,8 @@ Band = Annotated[
         'give two values in [0,1]: background up to the first, foreground from the second, such as [0.2, 0.8]',
     ),
 ]
-Variant = Annotated[str, Rule(VARIANTS.__contains__, f'choose one of {", ".join(VARIANTS)}')]
+
+
+def names_of(value: str | list[str] | None) -> list[str]:
+    """Return the names of a setting that takes one, several or none."""
+    return [value] if isinstance(value, str) else list(value or ())

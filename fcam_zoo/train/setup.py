@@ -26,10 +26,11 @@ from ..errors import DatasetError, TrainingError
 from ..models import FCAM, create_model
 from ..models.backbone import shapes_of
 from .collapse import warnings_of
-from .config import TrainConfig, names_of
+from .config import TrainConfig
 from .distillation import Ensemble, open_ensemble
 from .joint import JointStage
-from .loading import check_images_per_pass, step_size
+from .loading import check_images_per_pass, step_sizes
+from .setting_types import names_of
 from .stages import ClassifierStage, DecoderStage, Stage
 from .supervision import AnnotationTeacher
 from .teacher import Teacher, class_map_method, open_teacher
@@ -114,9 +115,9 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     setup = Setup(config, train_set, val_set, model, teacher, ensemble)
     for stage in setup.stages():
         stage.parameter_groups()
-        size = step_size(stage.name, stage.config, setup.count_of(stage.name), stage.pairs)
+        sizes = step_sizes(stage.name, stage.config, setup.count_of(stage.name), stage.pairs)
         if stage.name == 'classifier':
-            check_images_per_pass(stage.config, size, model.method)
+            check_images_per_pass(stage.config, sizes[-1], model.method)
     setup.warnings.extend(warnings_of(config, setup.count_of, model.method.pairs))
     if config.classifier.epochs and val_set is None:
         setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
@@ -188,7 +189,7 @@ def _check_annotated(val_set: ImageDataset, annotations: str) -> None:
 def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
     """Build the model before training, on the CPU.
 
-    A head that is trained from the start is zero, so that it does not disturb a pretrained backbone at first.
+    By default, a head that is trained from the start is zero, so that it does not disturb a pretrained backbone.
 
     Raises:
         DatasetError: When the data set has more classes than num_classes.
@@ -210,9 +211,11 @@ def build_model(config: TrainConfig, train_set: ImageDataset) -> FCAM:
         model, new_head = _new_model(config, num_classes), True
     if new_head and config.classifier.epochs:
         for parameter in model.get_classifier().parameters():
-            nn.init.zeros_(parameter)
+            xavier = config.classifier.head_init == 'xavier' and parameter.ndim > 1
+            (nn.init.xavier_uniform_ if xavier else nn.init.zeros_)(parameter)
     elif new_head and config.init:
         logger.warning('init has other classes, so the head is random: set classifier.epochs above 0')
+    model.cam_variant = config.teacher.variant
     # Users of the trained model get its training size by default.
     model.pretrained_cfg['input_size'] = (3, config.image_size, config.image_size)
     model.pretrained_cfg['label_names'] = names

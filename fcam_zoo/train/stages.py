@@ -13,7 +13,6 @@ import torch.nn as nn
 from .. import cams, sampling, wsol
 from .._distributed import all_reduce, world_size
 from .._modes import eval_mode
-from ..benchmark.descriptions import describe
 from ..cams.closed_form import linear_weight
 from ..data import denormalize, normalize
 from ..data.values import plain
@@ -22,9 +21,10 @@ from ..losses import PixelAlignmentLoss, background_activation
 from ..models import FCAM
 from ..models.pyramid import Encoding
 from .collapse import collapse_of
-from .config import ClassifierConfig, DecoderConfig, StageConfig
 from .distillation import Ensemble, distillation
 from .records import EpochMetrics
+from .selection import selection_score
+from .stage_config import ClassifierConfig, DecoderConfig, StageConfig
 
 SMALLEST_LR = 1e-7
 
@@ -42,12 +42,14 @@ class Stage(nn.Module, ABC):
         logged: Values beside the terms of the loss that `forward` returns for the log.
         val_maps: Kind of maps that validation scores (see `benchmark.evaluate`).
         pairs: Whether batches have pairs of images of one class.
+        trains_classifier: Whether the accuracy changes.
     """
 
     name: str
     val_maps: str
     logged: tuple[str, ...] = ()
     pairs = False
+    trains_classifier = True
     config: StageConfig
 
     def __init__(self, model: FCAM, config: StageConfig, teacher: str) -> None:
@@ -77,7 +79,7 @@ class Stage(nn.Module, ABC):
 
     def score(self, metrics: dict[str, float]) -> float:
         """Return the metric that selects the best epoch."""
-        return localization_score(metrics)
+        return selection_score(metrics, self.config.select)
 
     def encode(self, images: torch.Tensor) -> Encoding:
         """Normalize images uint8 (B,3,H,W) and run the backbone."""
@@ -181,11 +183,6 @@ class ClassifierStage(Stage):
             images = denormalize(changed, cfg['mean'], cfg['std'])
         return distilled(terms, logits, images, self.config, self.ensemble)
 
-    def score(self, metrics: dict[str, float]) -> float:
-        # Without accuracy, the classes of val are not those of the model.
-        by_accuracy = metrics.keys() == {'cls'} or (self.config.select == 'accuracy' and 'cls' in metrics)
-        return metrics['cls'] if by_accuracy else super().score(metrics)
-
 
 class DecoderStage(Stage):
     """Pixel-alignment loss on seeds from the teacher's maps.
@@ -195,6 +192,7 @@ class DecoderStage(Stage):
 
     name = 'decoder'
     val_maps = 'fcam'
+    trains_classifier = False
     logged = ('area',)
     # Whether the stored maps are boxes or masks: a crop inside or outside of the object is constant, and has labels.
     annotated = False
@@ -254,9 +252,7 @@ class DecoderStage(Stage):
         """Compute the teacher's map (B,H,W) in [0,1] of the labels (B,), resized to `size` and moved by `shift`."""
         # In float32: regions depend on small differences between gray levels.
         with torch.autocast(encoding.features.device.type, enabled=False):
-            low = self.model.class_map(
-                _as_float(encoding, self.model.method.own_map), labels, self.teacher, self.config.variant
-            )
+            low = self.model.class_map(_as_float(encoding, self.model.method.own_map), labels, self.teacher)
         down, right = self.config.shift
         return cams.resize(low, size, (down, right)).clamp(0, 1)
 
@@ -322,11 +318,6 @@ def distilled(
 def image_size(images: torch.Tensor) -> tuple[int, int]:
     """Return height and width of a batch (B,C,H,W)."""
     return images.shape[-2], images.shape[-1]
-
-
-def localization_score(metrics: dict[str, float]) -> float:
-    """Return MaxBoxAcc averaged over the IoU levels, or PxAP, or without ground truth `validation.kept_probability`."""
-    return metrics['kept'] if 'kept' in metrics else metrics[describe(metrics).overall]
 
 
 def lr_factor(config: StageConfig, epoch: int, step: int, steps: int) -> float:

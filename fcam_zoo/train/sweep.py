@@ -1,39 +1,95 @@
-"""Train with several values of one setting and select the best on val."""
+"""Train with several values of one or more settings, and select the best run on val."""
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
+import json
 import logging
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .._distributed import rank
-from .._io import write_json
-from .._schema import DamagedText, parse_json, show
+from .._io import write_json, write_text
+from .._schema import DamagedText, convert, parse_json, read_json, reading, show
+from .._table import text_table
 from ..errors import TrainingError
 from .checkpoint import writing
-from .config import TrainConfig
-from .run import train_after
-from .setup import has_ground_truth, open_data, training_device
-from .stages import localization_score
+from .config import MOVED, TrainConfig
+from .records import StageSummary
+from .run import check_folder, train_after
+from .selection import selection_score
+from .setup import has_ground_truth, open_data, prepare, training_device
 
 logger = logging.getLogger(__name__)
 # The paper searches n- in these values (F-CAM, Sec. 4.1).
 PAPER_PLACE = 'decoder.background_fraction'
 PAPER_VALUES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+# Characters of a value in the name of a run folder, shared by all settings.
+NAME_LENGTH = 100
 _NOT_IN_NAMES = re.compile(r'[^][\w.,+ -]', re.ASCII)
 
 
 @dataclass(frozen=True)
 class SweepRun:
-    """One value: its run folder (relative to the sweep), its score, and its metrics on val."""
+    """A finished run.
 
-    value: Any
+    Attributes:
+        values: Value of each swept setting, by its dotted place.
+        folder: Run folder, relative to that of the sweep.
+        score: Metric that selects the best run.
+        epoch: Best epoch.
+        val: Its metrics on val.
+    """
+
+    values: dict[str, Any]
     folder: str
     score: float
+    epoch: int
     val: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a sweep: the values of the swept settings, its folder, and all settings."""
+
+    values: dict[str, Any]
+    folder: str
+    config: TrainConfig
+
+    @property
+    def metric(self) -> str:
+        """Return the setting `select` of its last stage."""
+        stage = self.config.decoder if self.config.decoder.epochs else self.config.classifier
+        return stage.select
+
+    @property
+    def classifier(self) -> str:
+        """Return the values on which the classifier stage depends; runs with the same ones share it."""
+        others = ('decoder.', 'teacher.') if self.config.classifier.select == 'accuracy' else ('decoder.',)
+        return json.dumps({place: value for place, value in self.values.items() if not place.startswith(others)})
+
+
+def parse_sweeps(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """Parse several `KEY=V1,V2,...` to the values of each setting.
+
+    Raises:
+        ValueError: When values are missing, or a setting is given twice.
+    """
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        place, values = parse_sweep(text)
+        if place in found:
+            raise ValueError(f'--sweep {show(place)} is given twice: give all its values at once, as KEY=V1,V2')
+        found[place] = values
+    return found
 
 
 def parse_sweep(text: str) -> tuple[str, list[Any]]:
@@ -43,7 +99,7 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
         ValueError: When values are missing.
     """
     place, sign, values = text.partition('=')
-    place = PAPER_PLACE if place == 'background_fraction' else place
+    place = PAPER_PLACE if place == 'background_fraction' else MOVED.get(place, place)
     if place == PAPER_PLACE and not sign:
         return place, PAPER_VALUES
     try:
@@ -65,74 +121,152 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def sweep_configs(config: TrainConfig, place: str, values: list[Any]) -> dict[str, TrainConfig]:
-    """Create the config of each value, by the name of its run folder.
+def plan_runs(config: TrainConfig, settings: Mapping[str, Sequence[Any]]) -> list[PlannedRun]:
+    """Create the settings of each run: all combinations of the values.
+
+    Args:
+        config: All other settings.
+        settings: Values of each swept setting, by its dotted place.
 
     Raises:
-        ValueError: For an unknown setting, a wrong value, or values that repeat.
+        ValueError: For an unknown setting, a wrong value, values that repeat, or runs that cannot be compared.
     """
-    configs: dict[str, TrainConfig] = {}
-    for value in values:
-        one = config.replace({place: value})
+    named: list[list[tuple[str, Any, str]]] = []
+    for place, values in settings.items():
         # A value can be a path or a long text, so a name has only some of its characters.
-        configs[f'{place}={_NOT_IN_NAMES.sub("_", str(value))[:100]}'] = one
-    if len(configs) < len(values) or not values:
-        raise ValueError(f'the {len(values)} values of {place} repeat, or are too similar for names: give each once')
-    return configs
+        names = [_NOT_IN_NAMES.sub('_', str(value))[: NAME_LENGTH // len(settings)] for value in values]
+        for value in values:
+            config.replace({place: value})
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(
+                f'the {len(values)} values of {place} repeat, or are too similar for names: give each once'
+            )
+        named.append([(place, value, f'{place}={name}') for value, name in zip(values, names)])
+    runs = []
+    for combination in itertools.product(*named):
+        chosen = {place: value for place, value, _ in combination}
+        runs.append(PlannedRun(chosen, ','.join(name for *_, name in combination), config.replace(chosen)))
+    if len(metrics := {(run.metric, bool(run.config.decoder.epochs)) for run in runs}) > 1:
+        raise ValueError(
+            f'a sweep compares runs by one metric of one stage, and its runs would have {len(metrics)}: do not sweep '
+            'over classifier.select, decoder.select, or epochs of 0 and more'
+        )
+    return runs
 
 
 def sweep(
     config: TrainConfig,
     run_dir: str | os.PathLike,
-    place: str,
-    values: list[Any],
+    settings: Mapping[str, Sequence[Any]],
     resume: bool = False,
     quiet: bool = False,
 ) -> list[SweepRun]:
-    """Train once per value in `run_dir/<setting>=<value>`, and write sweep.json, which names the best run.
+    """Train once for each combination of values in `run_dir/<setting>=<value>,...`.
 
-    Values of a setting of the decoder or of the teacher share one classifier.
+    After each run, sweep.json and sweep.csv list the finished ones, and sweep.json names the best. Runs that differ
+    only in settings of the decoder, or of the teacher if it does not select the classifier, share one classifier.
 
     Args:
         config: All other settings.
         run_dir: Output folder.
-        place: Dotted place of the setting.
-        values: Its values.
-        resume: Continue an interrupted sweep.
+        settings: Values of each swept setting, by its dotted place.
+        resume: Continue an interrupted sweep; finished runs are skipped.
         quiet: No progress bars.
 
     Returns:
-        The runs in the order of the values; `best_run` selects one.
+        The runs, those of the last setting first; `best_run` selects one.
 
     Raises:
-        ValueError: For an unknown setting, a wrong value, or values that repeat.
-        TrainingError: When val has no boxes or masks; otherwise as `train`.
+        ValueError: As `plan_runs`.
+        TrainingError: When val lacks what the metric needs; otherwise as `train`.
     """
-    run_dir = Path(run_dir)
-    configs = sweep_configs(config, place, values)
-    with training_device(config.device):
-        _, val_set = open_data(config)
-        if not has_ground_truth(val_set):
-            raise TrainingError(
-                f'a sweep selects by localization, but val of {config.data} has no boxes or masks: give annotations'
-            )
+    run_dir, runs = Path(run_dir), plan_runs(config, settings)
+    with training_device(config.device) as device:
+        _check_val(runs[0])
+        summaries = {run.folder: _finished(run_dir / run.folder, run.config, resume) for run in runs}
+        _check_runs([run.config for run in runs if summaries[run.folder] is None], device)
         rows: list[SweepRun] = []
-        shared: Path | None = None
-        for value, (name, one) in zip(values, configs.items()):
-            folder = run_dir / name
-            logger.info('%s = %s', place, value)
-            final = list(train_after(shared, one, folder, resume, quiet).values())[-1]
-            rows.append(SweepRun(value, name, localization_score(final.best.val), final.best.val))
-            if one.classifier.epochs and place.startswith(('decoder.', 'teacher.')):
-                shared = folder / 'classifier'
-        best = best_run(rows)
-        if rank() == 0:
-            result = {'setting': place, 'best': best.value, 'folder': best.folder}
-            with writing(run_dir):
-                write_json(run_dir / 'sweep.json', {**result, 'rows': [asdict(row) for row in rows]})
+        classifiers: dict[str, Path] = {}
+        for run in runs:
+            folder, summary = run_dir / run.folder, summaries[run.folder]
+            logger.info('%s: %s', run.folder, 'training' if summary is None else 'already finished')
+            if summary is None:
+                summary = train_after(classifiers.get(run.classifier), run.config, folder, resume, quiet)
+            final = list(summary.values())[-1]
+            score = selection_score(final.best.val, run.metric)
+            rows.append(SweepRun(run.values, run.folder, score, final.best_epoch, final.best.val))
+            if run.config.classifier.epochs:
+                classifiers.setdefault(run.classifier, folder / 'classifier')
+            logger.info('%d of %d runs are finished:\n%s', len(rows), len(runs), sweep_table(rows))
+            if rank() == 0:
+                _write(run_dir, run.metric, len(runs), rows)
         return rows
 
 
-def best_run(rows: list[SweepRun]) -> SweepRun:
-    """Return the run with the best localization on val, the first on ties."""
+def best_run(rows: Sequence[SweepRun]) -> SweepRun:
+    """Return the run with the best score on val, the first on ties."""
     return max(rows, key=lambda row: row.score)
+
+
+def sweep_table(rows: Sequence[SweepRun]) -> str:
+    """Format values, best epoch and score of the runs as a text table that marks the best."""
+    best = best_run(rows)
+    lines = [[*rows[0].values, 'epoch', 'val', '']]
+    for row in rows:
+        lines.append([*map(str, row.values.values()), str(row.epoch), f'{row.score:.2f}', 'best' * (row is best)])
+    return text_table(lines)
+
+
+def _check_val(run: PlannedRun) -> None:
+    """Check that val measures the metric of a sweep.
+
+    Raises:
+        TrainingError: When it does not.
+    """
+    config, metric = run.config, run.metric
+    _, val_set = open_data(config)
+    if metric == 'accuracy' and val_set is None:
+        raise TrainingError(f'a sweep selects by accuracy on val, but {config.data} has no val split: add one')
+    if metric != 'accuracy' and not has_ground_truth(val_set):
+        raise TrainingError(
+            f'a sweep selects by localization, but val of {config.data} has no boxes or masks: give annotations'
+        )
+
+
+def _check_runs(configs: Sequence[TrainConfig], device: torch.device) -> None:
+    """Check all settings against data and networks, so that a mistake in the last is not found after the others.
+
+    The first is checked by its own training.
+    """
+    for config in configs[1:]:
+        prepare(config, device)
+
+
+def _finished(folder: Path, config: TrainConfig, resume: bool) -> dict[str, StageSummary] | None:
+    """Read the summary of a finished run; None for another run.
+
+    Raises:
+        TrainingError: As `check_folder`, or when the summary is damaged.
+    """
+    check_folder(folder, config, resume)
+    path = folder / 'summary.json'
+    if not path.is_file():
+        return None
+    with reading(path, TrainingError, 'delete it, and use --resume to write it again'):
+        values = convert(dict[str, Any], read_json(path), 'the content')
+        return {stage: StageSummary.from_dict(summary, stage) for stage, summary in values.items()} or None
+
+
+def _write(run_dir: Path, metric: str, total: int, rows: Sequence[SweepRun]) -> None:
+    """Write sweep.json and sweep.csv."""
+    best = best_run(rows)
+    result = {'select': metric, 'runs': total, 'best': best.values, 'folder': best.folder}
+    names = list(dict.fromkeys(name for row in rows for name in row.val))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow([*best.values, 'folder', 'epoch', 'score', *names])
+    for row in rows:
+        writer.writerow([*row.values.values(), row.folder, row.epoch, row.score, *(row.val.get(n) for n in names)])
+    with writing(run_dir):
+        write_json(run_dir / 'sweep.json', {**result, 'rows': [asdict(row) for row in rows]})
+        write_text(run_dir / 'sweep.csv', text.getvalue())

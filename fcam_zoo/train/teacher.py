@@ -19,8 +19,9 @@ from ..data.base import ImageDataset
 from ..data.values import plain
 from ..errors import TrainingError
 from ..models import FCAM, create_model
-from .config import TeacherConfig, TrainConfig
+from .config import TrainConfig
 from .supervision import AnnotationTeacher, open_supervision
+from .teacher_config import TeacherConfig
 
 
 @dataclass
@@ -83,16 +84,16 @@ class NetworkTeacher:
 
     def _map(self, network: TeacherNetwork, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Compute the map (B,S,S) of one view; the shift is that of the network, so it comes before any flip."""
-        teacher, decoder, side = self.config.teacher, self.config.decoder, self.config.image_size
+        teacher, side = self.config.teacher, self.config.image_size
         model, method = network.model, network.method
         if method == 'fcam':
             low = model.fcam(x)
         elif teacher.layers:
-            options: dict[str, Any] = {'variant': decoder.variant, 'fusion': teacher.fusion}
+            options: dict[str, Any] = {'variant': teacher.variant, 'fusion': teacher.fusion}
             low = cams.extract(model.backbone, x, labels, method, teacher.layers, None, **options)
         else:
-            low = model.class_map(model.encode(x), labels, method, decoder.variant)
-        down, right = decoder.shift
+            low = model.class_map(model.encode(x), labels, method, teacher.variant)
+        down, right = self.config.decoder.shift
         return cams.resize(low.float(), (side, side), (down, right))
 
     def to(self, device: torch.device) -> None:
@@ -102,7 +103,7 @@ class NetworkTeacher:
 
     def source(self) -> dict[str, Any]:
         """Describe what the maps depend on: networks, weights and settings."""
-        teacher, decoder = self.config.teacher, self.config.decoder
+        teacher = self.config.teacher
         return {
             'networks': [network.source() for network in self.networks],
             'consensus': teacher.consensus,
@@ -110,7 +111,7 @@ class NetworkTeacher:
             'fusion': teacher.fusion,
             'flip': teacher.flip,
             'sizes': teacher.sizes,
-            'variant': decoder.variant,
+            'variant': teacher.variant,
         }
 
 

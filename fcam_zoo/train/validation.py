@@ -11,12 +11,13 @@ from .._modes import eval_mode
 from ..benchmark import evaluate_many
 from ..data.base import ImageDataset
 from .loading import items_of
+from .selection import localization_score, metric_name
 from .setup import Setup, has_ground_truth
-from .stages import Stage, image_size, localization_score
+from .stages import Stage, image_size
 
 BATCH_SIZE = 16
-# As in the published code; final metrics use steps of 0.001.
-VAL_THRESHOLDS = [i * 0.004 for i in range(250)]
+# For boxes, as in the published code; masks and final metrics have steps of 0.001.
+BOX_THRESHOLDS = [i * 0.004 for i in range(250)]
 # Images of `kept_probability`, spread over the data set.
 KEPT_IMAGES = 200
 
@@ -26,7 +27,13 @@ def selection_of(setup: Setup) -> str:
     val_set = setup.val_set
     if val_set is None or not has_ground_truth(val_set):
         return f'label-free, on images of {"train" if val_set is None else "val"}'
-    return f'by {"boxes" if val_set.boxes is not None else "masks"} of val'
+    kind = 'boxes' if val_set.boxes is not None else 'masks'
+    return f'by {kind} of val ({metric_name(setup.config.decoder.select, kind)})'
+
+
+def _thresholds(val_set: ImageDataset) -> list[float] | None:
+    """Return the thresholds of metrics on val; None for those of the final metrics."""
+    return BOX_THRESHOLDS if val_set.boxes is not None else None
 
 
 @torch.no_grad()
@@ -52,7 +59,7 @@ def validate(stage: Stage, setup: Setup, quiet: bool = True) -> dict[str, float]
             batch_size=BATCH_SIZE,
             # Workers take seconds to start in each epoch.
             workers=config.workers if len(val_set) >= 1000 else 0,
-            thresholds=VAL_THRESHOLDS,
+            thresholds=_thresholds(val_set),
             threshold={},  # The model has no selected threshold yet.
             rows=False,
             quiet=quiet,
@@ -68,8 +75,8 @@ def center_score(setup: Setup) -> float | None:
     val_set = setup.val_set
     if val_set is None or not has_ground_truth(val_set):
         return None
-    report = evaluate_many(None, val_set, ('center',), thresholds=VAL_THRESHOLDS, rows=False, quiet=True)['center']
-    return localization_score(report.metrics)
+    found = evaluate_many(None, val_set, ('center',), thresholds=_thresholds(val_set), rows=False, quiet=True)
+    return localization_score(found['center'].metrics, setup.config.decoder.select)
 
 
 def accuracy(stage: Stage, dataset: ImageDataset, skip_bad: bool) -> float:

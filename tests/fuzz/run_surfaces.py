@@ -24,7 +24,7 @@ from fcam_zoo.train import TrainConfig, recipe_names
 from fcam_zoo.train.checkpoint import Progress, load_state, save_state
 from fcam_zoo.train.config import RECIPES
 from fcam_zoo.train.records import EpochMetrics
-from fcam_zoo.train.sweep import parse_sweep
+from fcam_zoo.train.sweep import parse_sweeps, plan_runs
 
 from .data_surfaces import IDS, SIDE, _Boxes, write_images
 from .model_surfaces import with_header
@@ -87,10 +87,7 @@ class Settings(Surface):
         option, text = value
         args = self.parser.parse_args(['train', 'data', '-o', 'run', f'{option}={text}'])
         config = settings_of(args)
-        if args.sweep:
-            place, values = parse_sweep(args.sweep)
-            for one in values:
-                config.replace({place: one})
+        plan_runs(config, parse_sweeps(args.sweep))
 
 
 def _dumps(tree: Any) -> str:
