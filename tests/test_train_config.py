@@ -6,9 +6,9 @@ import pytest
 import yaml
 from synthetic import make_wsol, train_config
 
+from fcam_zoo._catalog import RECIPES
 from fcam_zoo.errors import DatasetError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, TrainConfig, recipe_names, train
-from fcam_zoo.train.config import RECIPES
 
 
 @pytest.mark.parametrize(

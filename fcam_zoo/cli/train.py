@@ -131,7 +131,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--decoder-type', choices=('unet', 'fpn'), help='decoder of a new network (default: unet, as in the paper)'
     )
-    parser.add_argument('--epochs', type=int, metavar='N', help='epochs of each stage that the recipe does not skip')
+    parser.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help='epochs of each stage that the recipe does not skip (default: 7 and 15, or more for at least 150 steps)',
+    )
     for stage in STAGES:
         parser.add_argument(
             f'--{stage}-epochs', dest=f'{stage}.epochs', type=int, metavar='N', help='0 skips the stage'
@@ -161,20 +166,20 @@ def run(args: argparse.Namespace) -> int:
     from ..train import plan, summary_table, sweep, train
     from ..train.sweep import best_run, parse_sweep, sweep_configs
 
-    config = settings_of(args)
+    config, auto_epochs = settings_of(args), stages_without_epochs(args)
     searched = parse_sweep(args.sweep) if args.sweep is not None else None
     if args.dry_run:
-        lines = [plan(config, args.output)]
+        lines = [plan(config, args.output, auto_epochs)]
         if searched:
             sweep_configs(config, *searched)
             lines.append(f'once for each of {len(searched[1])} values of {searched[0]}')
     elif searched:
-        runs = sweep(config, args.output, *searched, resume=args.resume, quiet=args.quiet)
+        runs = sweep(config, args.output, *searched, args.resume, args.quiet, auto_epochs)
         best = best_run(runs)
         lines = [f'{searched[0]}={run.value}: {run.score:.2f}' for run in runs]
         lines.append(f'best on val: {best.value}; models: {args.output / best.folder / "best"}')
     else:
-        summary = train(config, args.output, resume=args.resume, quiet=args.quiet)
+        summary = train(config, args.output, args.resume, args.quiet, auto_epochs)
         lines = [summary_table(summary), f'models: {args.output / "best"}, {args.output / "last"}']
     # Under torchrun, only the first process prints.
     if os.environ.get('RANK', '0') == '0':
@@ -207,6 +212,20 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     if args.recipe is None and NETWORK.isdisjoint({*changes, searched}):
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
+
+
+def stages_without_epochs(args: argparse.Namespace) -> list[str]:
+    """Return the stages whose epochs neither an option nor the recipe sets."""
+    from ..train.recipe import read_recipe
+
+    recipe = read_recipe(args.recipe) if args.recipe is not None else {}
+    given = {item.partition('=')[0] for item in (*args.set, args.sweep or '')}
+    given |= {place for place, value in vars(args).items() if value is not None}
+    return [
+        stage
+        for stage in STAGES
+        if given.isdisjoint({'epochs', f'{stage}.epochs'}) and 'epochs' not in (recipe.get(stage) or {})
+    ]
 
 
 def settings_of_both(args: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:

@@ -27,6 +27,8 @@ PRIVATE_SETTINGS = (
     'checkpoint_minutes',
     'keep_epochs',
 )
+# Settings of the network, which a training with init takes from it.
+NETWORK_SETTINGS = ('backbone', 'output_stride', 'dilated', 'decoder_type', 'decoder_channels', 'backbone_kwargs')
 
 # Split in the card -> epoch of the training.
 _MEASURED = (('val', 'best'), ('val_last_epoch', 'last'))
@@ -162,8 +164,7 @@ def supervision_text(recipe: dict[str, Any] | None) -> str:
 
 def network_settings(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the network of a training that started from a model."""
-    names = ('backbone', 'output_stride', 'dilated', 'decoder_type', 'decoder_channels', 'backbone_kwargs')
-    return {name: arguments[name] for name in names if name in arguments}
+    return {name: arguments[name] for name in NETWORK_SETTINGS if name in arguments}
 
 
 def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def _tagged(backbone: str) -> str:
 def _selection(val: dict[str, float], by_accuracy: bool) -> str:
     """Describe how the epoch was selected, and with which annotations of val."""
     if not val:
-        return 'the last epoch, since val has no boxes or masks'
+        return 'the last epoch, since there is no val split'
     if 'kept' in val:
         return 'best epoch by image labels only: the probability of the label with the background removed'
     if val.keys() == {'cls'}:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from .. import _index, wsol
-from .._catalog import RECIPES, recipe_names
+from .. import wsol
 from .._checks import MAX_WORKERS
 from .._schema import (
     BelowOne,
@@ -18,16 +16,13 @@ from .._schema import (
     between,
     build,
     check,
-    parse_json,
-    read_bytes,
     reading,
     show,
 )
-from .._yaml import parse_yaml
 from ..errors import SettingsError
 from ..models.backbone_arguments import check_backbone_arguments
 from ..models.config import Channels, Classes, DecoderType, Stride
-from ..models.names import full_name, similar_names
+from .recipe import FIX, read_recipe, recipe_path
 from .setting_types import (
     Band,
     CropScale,
@@ -332,19 +327,9 @@ class TrainConfig:
             FileNotFoundError: When the recipe does not exist.
             SettingsError: When the file is neither YAML nor JSON, or a setting is wrong.
         """
-        if entry := _index.index().get(full_name(str(recipe))):
-            # The classifier started from timm's weights, which the index does not record as a setting.
-            return cls.from_dict({**entry.recipe, 'backbone': entry.backbone, 'backbone_pretrained': True})
-        path = RECIPES / f'{recipe}.yaml' if str(recipe) in recipe_names() else Path(recipe)
-        with reading(path, SettingsError, 'write lines like `backbone: resnet50`'):
-            if not path.exists():
-                names, similar = ', '.join(recipe_names()), similar_names(str(recipe))
-                hint = f' Did you mean {" or ".join(similar)}?' if similar else ''
-                raise FileNotFoundError(
-                    f'recipe {recipe} does not exist: give a file, a released model, or one of {names}.{hint}'
-                )
-            text = read_bytes(path).decode('utf-8-sig')
-            return cls.from_dict(parse_json(text) if text.lstrip().startswith('{') else parse_yaml(text))
+        values = read_recipe(recipe)
+        with reading(recipe_path(recipe), SettingsError, FIX):
+            return cls.from_dict(values)
 
     def replace(self, changes: dict[str, Any]) -> TrainConfig:
         """Return a config with other values of some settings, which are named by dotted place (`decoder.lr`).

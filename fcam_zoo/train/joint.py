@@ -13,7 +13,7 @@ from ..errors import TrainingError
 from ..models import FCAM
 from .config import ClassifierConfig, DecoderConfig
 from .distillation import Ensemble
-from .stages import DecoderStage, distilled
+from .stages import TRAIN_ACCURACY, DecoderStage, distilled, top1_accuracy
 
 
 class JointStage(DecoderStage):
@@ -25,6 +25,8 @@ class JointStage(DecoderStage):
     Raises:
         TrainingError: When the classifier has another training method, whose loss this stage does not have.
     """
+
+    logged = (*DecoderStage.logged, TRAIN_ACCURACY)
 
     def __init__(
         self,
@@ -66,4 +68,5 @@ class JointStage(DecoderStage):
         terms = {'ce': F.cross_entropy(logits, labels, label_smoothing=self.classifier.label_smoothing)}
         terms = distilled(terms, logits, images, self.classifier, self.ensemble)
         weighted = {name: self.config.classification_weight * term for name, term in terms.items()}
-        return self.alignment(encoding, images, labels, generators, maps) | weighted
+        terms = self.alignment(encoding, images, labels, generators, maps) | weighted
+        return terms | {TRAIN_ACCURACY: top1_accuracy(logits, labels)}

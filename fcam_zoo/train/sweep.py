@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def sweep(
     values: list[Any],
     resume: bool = False,
     quiet: bool = False,
+    auto_epochs: Collection[str] = (),
 ) -> list[SweepRun]:
     """Train once per value in `run_dir/<setting>=<value>`, and write sweep.json, which names the best run.
 
@@ -100,6 +102,7 @@ def sweep(
         values: Its values.
         resume: Continue an interrupted sweep.
         quiet: No progress bars.
+        auto_epochs: As for `train`.
 
     Returns:
         The runs in the order of the values; `best_run` selects one.
@@ -121,7 +124,7 @@ def sweep(
         for value, (name, one) in zip(values, configs.items()):
             folder = run_dir / name
             logger.info('%s = %s', place, value)
-            final = list(train_after(shared, one, folder, resume, quiet).values())[-1]
+            final = list(train_after(shared, one, folder, resume, quiet, auto_epochs).values())[-1]
             rows.append(SweepRun(value, name, localization_score(final.best.val), final.best.val))
             if one.classifier.epochs and place.startswith(('decoder.', 'teacher.')):
                 shared = folder / 'classifier'

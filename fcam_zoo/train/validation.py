@@ -9,6 +9,7 @@ import torch
 
 from .._modes import eval_mode
 from ..benchmark import evaluate_many
+from ..benchmark.classes import labels_for
 from ..data.base import ImageDataset
 from .loading import items_of
 from .setup import Setup, has_ground_truth
@@ -22,11 +23,23 @@ KEPT_IMAGES = 200
 
 
 def selection_of(setup: Setup) -> str:
-    """Describe how the best epoch of the decoder is selected."""
+    """Describe how the best epoch of each stage is selected."""
     val_set = setup.val_set
-    if val_set is None or not has_ground_truth(val_set):
-        return f'label-free, on images of {"train" if val_set is None else "val"}'
-    return f'by {"boxes" if val_set.boxes is not None else "masks"} of val'
+    if val_set is None:
+        reason = 'there is no val split'
+        how = {'classifier': 'the last one', 'decoder': 'the best by image labels, on images of train'}
+    elif not has_ground_truth(val_set):
+        reason = 'val has no boxes or masks'
+        how = {'classifier': 'the best by accuracy on val', 'decoder': 'the best by image labels, on images of val'}
+    else:
+        truth = 'boxes' if val_set.boxes is not None else 'masks'
+        reason, own = f'val has {truth}', f'the best by {truth} of val'
+        by_accuracy = (
+            setup.config.classifier.select == 'accuracy' and not labels_for(setup.model, val_set, 'auto').reason
+        )
+        how = {'classifier': 'the best by accuracy on val' if by_accuracy else own, 'decoder': own}
+    parts = [f'of the {stage} {text}' for stage, text in how.items() if getattr(setup.config, stage).epochs]
+    return f'{reason}; selected epoch: {", ".join(parts)}'
 
 
 @torch.no_grad()
