@@ -127,18 +127,24 @@ def test_config_has_the_network_of_init(tmp_path):
     [
         (
             lambda root: make_folder(root, {'train': 8}),
-            'there is no val split; selected epoch: of the classifier the last one, '
-            'of the decoder the best by image labels, on images of train',
+            (
+                'there is no val split; selected epoch: of the classifier the last one, '
+                'of the decoder the best by image labels, on images of train'
+            ),
         ),
         (
             lambda root: make_folder(root, {'train': 8, 'val': 4}),
-            'val has no boxes or masks; selected epoch: of the classifier the best by accuracy on val, '
-            'of the decoder the best by image labels, on images of val',
+            (
+                'val has no boxes or masks; selected epoch: of the classifier the best by accuracy on val, '
+                'of the decoder the best by image labels, on images of val'
+            ),
         ),
         (
             lambda root: make_wsol(root, {'train': 8, 'val': 4}),
-            'val has boxes; selected epoch: of the classifier the best by accuracy on val, '
-            'of the decoder the best by boxes of val',
+            (
+                'val has boxes; selected epoch: of the classifier the best by accuracy on val, '
+                'of the decoder the best by boxes of val'
+            ),
         ),
     ],
 )

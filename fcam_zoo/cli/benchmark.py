@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._catalog import MIN_AREA
 from .._io import one_line
-from ._arguments import MODEL, add_classifier_argument, add_device_argument
+from ._arguments import MODEL, add_classifier_argument, add_device_argument, add_quiet_argument
 
 if TYPE_CHECKING:
     from ..benchmark import Report
@@ -97,7 +97,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=Path,
         help='folder for report.html (plots need the extra viz), comparison.json, and JSON and CSV of each report',
     )
-    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    add_quiet_argument(parser)
     parser.set_defaults(run=run)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._catalog import GENERAL_MODEL, TEACHER_METHODS, WSOL_METHODS, recipe_names
 from .._schema import show
-from ._arguments import MODEL, add_device_argument
+from ._arguments import MODEL, add_device_argument, add_quiet_argument
 
 if TYPE_CHECKING:
     from ..train import TrainConfig
@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'train',
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
-        'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. Boxes or masks of val, if there are '
+        'train/<class>/*.jpg, or only <class>/*.jpg (then there is no val), or images/ and metadata/ in the WSOL layout. Boxes or masks of val, if there are '
         'any, select the best epoch; those of train are used only with --supervision. Continue an interrupted run with '
         '--resume. Under torchrun, all processes train one model.',
         epilog='Example: fcam-zoo train birds/ -o runs/birds, which starts from the general model. '
@@ -66,7 +66,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='only check data and settings, time a few steps, and print the expected time and memory',
     )
     parser.add_argument('--resume', action='store_true', help='continue an interrupted run')
-    parser.add_argument('--quiet', action='store_true', help='no progress bars and no log')
+    add_quiet_argument(parser)
     parser.set_defaults(run=run)
 
 

@@ -289,6 +289,11 @@ class TrainConfig:
             raise ValueError(
                 'classifier.method changes the classifier stage: set classifier.epochs above 0 or leave it out'
             )
+        if not self.decoder.classification_weight and self.decoder.classifier_lr != DecoderConfig.classifier_lr:
+            raise ValueError(
+                'decoder.classifier_lr is the learning rate of joint training: set decoder.classification_weight above '
+                '0, or leave it out'
+            )
         if self.teacher.supervision and self.decoder.dense is None:
             # Every pixel has a label, except those that masks mark as not scored.
             self.decoder.dense = [0.4, 0.6]

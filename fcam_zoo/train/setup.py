@@ -20,7 +20,7 @@ from .._distributed import process_group
 from ..benchmark.classes import labels_for
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
-from ..data.formats import has_split
+from ..data.formats import has_split, train_split
 from ..data.images import images_within
 from ..data.splits import check_not_of_test
 from ..errors import DatasetError, TrainingError
@@ -178,7 +178,13 @@ def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
         DatasetError: When train is missing or invalid, val is invalid, its boxes may be those of test, or val has
             labels that train lacks.
     """
-    train_set = open_dataset(config.data, 'train', TrainTransform(config.image_size), ground_truth=False)
+    split = train_split(config.data)
+    if config.annotations and not split:
+        raise DatasetError(
+            f'annotations are those of val, and {config.data} has only class folders: sort the images into '
+            'train/<class>/ and val/<class>/'
+        )
+    train_set = open_dataset(config.data, split, TrainTransform(config.image_size), ground_truth=False)
     if not config.annotations and not has_split(config.data, 'val'):
         return train_set, None
     val_set = open_dataset(config.data, 'val', EvalTransform(config.image_size), annotations=config.annotations)
