@@ -45,12 +45,17 @@ def test_only_epochs_that_nobody_gave_are_chosen(options, recipe, stages, tmp_pa
 
 @pytest.mark.parametrize(
     ('images', 'epochs'),
-    [(40, {'classifier.epochs': 150, 'decoder.epochs': 30}), (1000, {}), (100, {'classifier.epochs': 50}), (1, None)],
+    [
+        (1, {'classifier.epochs': 150, 'decoder.epochs': 150}),
+        (40, {'classifier.epochs': 150, 'decoder.epochs': 30}),
+        (100, {'classifier.epochs': 50}),
+        (1000, {}),
+    ],
 )
 def test_a_stage_gets_at_least_150_steps(images, epochs):
     count = {'classifier': images, 'decoder': images}.__getitem__
     found = enough_epochs(TrainConfig(), ('classifier', 'decoder'), count, False)
-    assert found == (epochs or {'classifier.epochs': 150, 'decoder.epochs': 150})
+    assert found == epochs
     enough = TrainConfig().replace(found)
     assert enough_epochs(enough, ('classifier', 'decoder'), count, False) == {}
     skipped = TrainConfig(classifier=ClassifierConfig(epochs=0))

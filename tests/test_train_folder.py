@@ -66,5 +66,5 @@ def test_folders_without_class_folders_get_the_usual_errors(tmp_path, photos):
 
 
 def test_annotations_need_a_val_split(photos, tmp_path):
-    with pytest.raises(DatasetError, match='annotations are those of val, and .* has only class folders'):
+    with pytest.raises(DatasetError, match=r'annotations are those of val, and .* has only class folders'):
         open_data(train_config(photos, annotations=str(tmp_path / 'boxes.csv')))

@@ -33,9 +33,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'train',
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
-        'train/<class>/*.jpg, or only <class>/*.jpg (then there is no val), or images/ and metadata/ in the WSOL layout. Boxes or masks of val, if there are '
-        'any, select the best epoch; those of train are used only with --supervision. Continue an interrupted run with '
-        '--resume. Under torchrun, all processes train one model.',
+        'train/<class>/*.jpg, only <class>/*.jpg (then there is no val), or images/ and metadata/ in the WSOL layout. '
+        'Boxes or masks of val, if there are any, select the best epoch; those of train are used only with '
+        '--supervision. Continue an interrupted run with --resume. Under torchrun, all processes train one model.',
         epilog='Example: fcam-zoo train birds/ -o runs/birds, which starts from the general model. '
         'Then: fcam-zoo predict photos/ --model runs/birds/best -o out',
     )
