@@ -104,7 +104,7 @@ def facts_of_run(
                 name: {k: convert(int, r[k]['epoch'], f'summary.json: {name}.{k}.epoch') for k in ('best', 'last')}
                 for name, r in summary.items()
             },
-            'selection': _selection(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
+            'selection': selection_text(measured['val'], recipe.get(stage, {}).get('select') == 'accuracy'),
             'recipe': public_recipe(recipe | network_settings(arguments) if recipe.get('init') else recipe),
             'license': license,
         }
@@ -206,7 +206,7 @@ def _tagged(backbone: str) -> str:
     return f'{cfg.architecture}.{cfg.tag}' if cfg and cfg.tag else backbone
 
 
-def _selection(val: dict[str, float], by_accuracy: bool) -> str:
+def selection_text(val: dict[str, float], by_accuracy: bool) -> str:
     """Describe how the epoch was selected, and with which annotations of val."""
     if not val:
         return 'the last epoch, since there is no val split'

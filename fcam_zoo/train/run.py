@@ -26,6 +26,7 @@ from .checkpoint import AGAIN, BEST, STATE, load_weights, writing
 from .collapse import ADVICE, undertrained
 from .config import STAGES, TrainConfig
 from .loop import StageRun
+from .provenance import facts_of_model
 from .records import StageSummary
 from .setup import Setup, prepare, training_device
 from .stages import localization_score
@@ -107,7 +108,7 @@ def train_after(
             barrier()
             load_weights(setup.model, run_dir / stage.name / BEST)
         if rank() == 0:
-            save_models(setup.model, run_dir, summary)
+            save_models(setup, run_dir, summary)
             # The warning of the start is far above by now.
             for warning in undertrained(config, setup.count_of, setup.model.method.pairs):
                 logger.warning(warning)
@@ -204,8 +205,9 @@ def _copy_stage(source: Path, target: Path) -> None:
             part.replace(target)
 
 
-def save_models(model: FCAM, run_dir: Path, summary: dict[str, StageSummary]) -> None:
+def save_models(setup: Setup, run_dir: Path, summary: dict[str, StageSummary]) -> None:
     """Write the best and the last model of the last stage, and summary.json."""
+    model = setup.model
     name, final = list(summary.items())[-1]
     for which, file, metrics in (('last', STATE, final.last.val), ('best', BEST, final.best.val)):
         load_weights(model, run_dir / name / file)
@@ -214,6 +216,6 @@ def save_models(model: FCAM, run_dir: Path, summary: dict[str, StageSummary]) ->
             with reading(run_dir / name / STATE, TrainingError, AGAIN):
                 model.threshold = convert(BelowOne, metrics[describe(metrics).best_threshold], 'threshold')
         with writing(run_dir / which):
-            save_pretrained(model, run_dir / which)
+            save_pretrained(model, run_dir / which, **facts_of_model(setup, summary, which, run_dir))
     with writing(run_dir):
         write_json(run_dir / 'summary.json', {stage: result.to_dict() for stage, result in summary.items()})
