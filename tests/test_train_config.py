@@ -28,6 +28,7 @@ from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, Train
         ({'decoder': {'variant': 'x'}}, r'decoder\.variant'),
         ({'decoder': {'crop_scale': [2.0]}}, r'decoder\.crop_scale is \[2\.0\]: give the smallest and the largest'),
         ({'decoder': [1]}, r'decoder is \[1\]: give fields by name'),
+        ({'decoder': {'classifier_lr': 1e-4}}, r'decoder\.classifier_lr is the learning rate of joint training: set'),
         ({'classifier': {'label_smoothing': 1.5}}, r'in \[0,1\)'),
         ({'classifier': {'epochs': -1}}, 'give a number from 0 to 100000'),
         ({'classifier': {'epochs': 2.5}}, 'give a whole number'),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import date
 
 import pytest
 from synthetic import make_folder, make_wsol
@@ -174,3 +175,36 @@ def test_the_accuracy_on_training_images_is_logged(tmp_path, caplog):
     assert all(0 <= value <= 100 for value in found)
     assert found[-1] >= 75
     assert f'; accuracy on augmented training images: {found[-1]:.1f}; ' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('make', 'metric', 'selection'),
+    [
+        (
+            lambda root: make_folder(root, {'train': 8}),
+            ('train', 'probability of the label without background: '),
+            'best epoch by image labels only',
+        ),
+        (
+            lambda root: make_wsol(root, {'train': 8, 'val': 4}),
+            ('val', 'MaxBoxAcc: F-CAM '),
+            'best epoch and threshold on val, by its boxes',
+        ),
+    ],
+)
+def test_info_of_a_trained_model(make, metric, selection, tmp_path, capsys):
+    stages = {'classifier': ClassifierConfig(epochs=1), 'decoder': DecoderConfig(epochs=2, batch_size=8)}
+    summary = train(config(make(tmp_path / 'photos'), **stages), tmp_path / 'run', quiet=True)
+    assert main(['info', str(tmp_path / 'run' / 'best')]) == 0
+    card = {line[:12].strip(): line[12:] for line in capsys.readouterr().out.splitlines()}
+    best, version = summary['decoder'].best_epoch, fcam_zoo.__version__
+    assert card['training'].startswith(
+        f'classifier epoch 1 of 1, decoder epoch {best} of 2, fcam_zoo {version}, {date.today().year}-'
+    )
+    assert (card['data'], card['teacher'], card['classes'][:2]) == ('photos, 8 training images', 'layercam', '2:')
+    assert card[metric[0]].startswith(metric[1])
+    assert selection in card['threshold']
+    facts = json.loads((tmp_path / 'run' / 'last' / 'config.json').read_text())
+    assert facts['selection'] == 'the last epoch'
+    (values,) = facts['metrics'].values()
+    assert values == {'fcam': summary['decoder'].last.val}
