@@ -14,6 +14,7 @@ import fcam_zoo
 from fcam_zoo.cli import build_parser, main
 from fcam_zoo.cli.train import stages_without_epochs
 from fcam_zoo.errors import TrainingError
+from fcam_zoo.hub import save_pretrained
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, plan, sweep, train
 from fcam_zoo.train.collapse import enough_epochs
 
@@ -105,7 +106,7 @@ def test_config_has_the_network_of_init(tmp_path):
     model = fcam_zoo.create_model(
         'fcam', backbone='test_resnet', num_classes=2, decoder_type='fpn', backbone_kwargs={'drop_rate': 0.1}
     )
-    fcam_zoo.save_pretrained(model, init)
+    save_pretrained(model, init)
     stages = {'classifier': ClassifierConfig(epochs=0), 'decoder': DecoderConfig(epochs=1, batch_size=8)}
     started = TrainConfig(data=data, init=init, image_size=64, workers=0, **stages)
     train(started, run, quiet=True)
