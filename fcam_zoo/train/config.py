@@ -22,7 +22,7 @@ from .._schema import (
 from ..errors import SettingsError
 from ..models.backbone_arguments import check_backbone_arguments
 from ..models.config import Channels, Classes, DecoderType, Stride
-from .recipe import FIX, read_recipe, recipe_path
+from .recipe import FIX, FORMER, read_recipe, recipe_path
 from .setting_types import (
     Band,
     CropScale,
@@ -374,12 +374,3 @@ def _full_names(name: Any) -> list[str]:
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
 PARTS = ('teacher', *STAGES)
-# Settings of earlier versions, and what to do with them.
-FORMER = {
-    'decoder.alpha': 'rename it to decoder.seed_weight',
-    'decoder.crf': 'rename it to decoder.crf_weight',
-    'decoder.size': 'rename it to decoder.size_weight',
-    'decoder.seeds': 'rename it to decoder.n_seeds',
-    'decoder.cell_shift': 'rename it to decoder.shift',
-    'decoder.align': 'delete it (see docs/experiments.md) and use decoder.shift',
-}

@@ -14,6 +14,15 @@ from ..errors import SettingsError
 from ..models.names import full_name, similar_names
 
 FIX = 'write lines like `backbone: resnet50`'
+# Settings of earlier versions, and what to do with them.
+FORMER = {
+    'decoder.alpha': 'rename it to decoder.seed_weight',
+    'decoder.crf': 'rename it to decoder.crf_weight',
+    'decoder.size': 'rename it to decoder.size_weight',
+    'decoder.seeds': 'rename it to decoder.n_seeds',
+    'decoder.cell_shift': 'rename it to decoder.shift',
+    'decoder.align': 'delete it (see docs/experiments.md) and use decoder.shift',
+}
 
 
 def recipe_path(recipe: str | os.PathLike) -> Path:
