@@ -137,6 +137,13 @@ def one_line(text: str, limit: int = 900) -> str:
     return text if len(text) <= limit else f'{text[: limit // 3]}…{text[limit // 3 + 1 - limit :]}'
 
 
+def duration(seconds: float) -> str:
+    """Return a time for people: '0.4 s', '45 s', '12 min' or '3.5 h'."""
+    if seconds < 60:
+        return f'{seconds:.1f} s' if seconds < 9.95 else f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 3570 else f'{seconds / 3600:.1f} h'
+
+
 def short_path(path: str | bytes | os.PathLike) -> str:
     """Return a path for a message, as `one_line` does."""
     return one_line(os.fsdecode(path), 300)

@@ -19,7 +19,7 @@ from fcam_zoo import localize, wrap
 from fcam_zoo.benchmark import ObjectMetric, Report, compare, describe, evaluate, evaluate_many, maps_of, read_reports
 from fcam_zoo.benchmark.matching import ImageBoxes, match
 from fcam_zoo.benchmark.plots import curves
-from fcam_zoo.benchmark.report import metrics_table
+from fcam_zoo.benchmark.report import columns_legend, metrics_table
 from fcam_zoo.benchmark.report_folder import write_reports
 from fcam_zoo.cli import main
 from fcam_zoo.data import EvalTransform
@@ -251,7 +251,20 @@ def test_reports_have_all_metrics(reports: dict[str, Report]) -> None:
     assert (fcam.rows[0]['n_boxes'], fcam.rows[0]['correct_50']) == (2, 2)
     assert [row['ap_50'] for row in fcam.tables['classes']] == [pytest.approx(100)] * K
     assert describe(cam.metrics).kind == cam.description.kind == 'objects'
-    assert metrics_table(reports).splitlines()[0].split()[:5] == ['maps', 'P_30', 'R_30', 'F1_30', 'AP_30']
+    columns = metrics_table(reports).splitlines()[0].split()
+    assert columns[:5] == ['maps', 'P_30', 'R_30', 'F1_30', 'AP_30']
+    legend = columns_legend(reports)
+    assert legend.startswith(
+        'columns: P_30, R_30, F1_30, AP_30: precision, recall, F1, AP of objects at IoU 30; P_50, '
+    )
+    assert '; tau: chosen threshold; tau_30, tau_50: best threshold; ' in legend
+    assert all(column in legend for column in columns[1:])
+
+
+def test_others_are_compared_with_the_f_cam(reports: dict[str, Report]) -> None:
+    assert list(reports) == ['cam', 'fcam', 'center']
+    assert compare(reports).meta.baseline == 'fcam'
+    assert compare({name: reports[name] for name in ('center', 'cam')}).meta.baseline == 'center'
 
 
 def test_files_of_reports(reports: dict[str, Report], tmp_path: Path) -> None:

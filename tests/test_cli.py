@@ -45,17 +45,24 @@ def test_every_command_has_help(command, capsys):
     assert f'usage: fcam-zoo {command}' in capsys.readouterr().out
 
 
-def test_list_has_released_models_first(capsys):
-    assert main(['list', '-q']) == 0
+def test_list_has_released_models_and_on_request_all_names(capsys):
     released = fcam_zoo.list_models(pretrained=True)
     others = [name for name in fcam_zoo.list_models() if name not in released]
-    assert capsys.readouterr().out.split() == [*released, *others]
+    for options, names in (([], released), (['--pretrained'], released), (['--all'], [*released, *others])):
+        assert main(['list', '-q', *options]) == 0
+        assert capsys.readouterr().out.split() == names
+    # Without a released model, the filter shows what it matches.
     assert main(['list', '-q', '*resnet50*cub']) == 0
     assert capsys.readouterr().out.split() == sorted(f'fcam_resnet50.{t}_cub' for t in fcam_zoo.cams.METHODS)
+    assert main(['list', '*resnet50*cub', '--pretrained']) == 1
+    assert 'without --pretrained, 6 names match' in capsys.readouterr().err
     assert main(['list']) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1 : 1 + len(released)]] == released
-    assert lines[-len(others) :] == others
+    assert [line.split()[0] for line in lines[1:-2]] == released
+    assert [line.split()[0] for line in lines if '(default)' in line] == [index()[GENERAL_MODEL].name]
+    assert lines[-2:] == ['', f'{len(others)} names without weights: fcam-zoo list --all']
+    assert main(['list', '--all']) == 0
+    assert capsys.readouterr().out.splitlines()[-len(others) :] == others
 
 
 def test_list_of_released_models(capsys):
@@ -213,7 +220,7 @@ def test_train_plans_and_sweeps(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert not run.exists()
     assert 'train: 8 images of 2 classes' in printed
-    assert 'best epoch: by boxes of val' in printed
+    assert 'of the decoder the best by boxes of val' in printed
     assert 'decoder: 1 epochs of 2 steps of 4 images' in printed
     assert main([*arguments, '--sweep', 'background_fraction=0.3,0.6']) == 0
     found = json.loads((run / 'sweep.json').read_text())

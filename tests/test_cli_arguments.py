@@ -8,9 +8,10 @@ import sys
 
 import pytest
 import torch
-from synthetic import make_wsol
+from synthetic import make_folder, make_wsol
 
 from fcam_zoo import _catalog, export, labelling
+from fcam_zoo._io import duration
 from fcam_zoo.benchmark import sources
 from fcam_zoo.cli import COMMANDS, benchmark, build_parser, main
 from fcam_zoo.cli.train import STAGES, settings_of
@@ -186,3 +187,22 @@ def test_columns_of_tables_do_not_touch(tmp_path, model_dir, photos, capsys):
     header, row = capsys.readouterr().out.splitlines()[:2]
     assert row.startswith(f'{long.name}  ')
     assert header.index('class') == row.index('  ') + 2
+
+
+def test_quiet_prints_errors_only(tmp_path, capfd):
+    data = make_folder(tmp_path / 'photos', {'train': 4})
+    (data / 'train' / 'disc' / 'notes.txt').touch()
+    tiny = ['--backbone', 'test_resnet', '--output-stride', '8', '--set', 'image_size=64', '--workers', '0']
+    arguments = ['train', str(data), '-o', str(tmp_path / 'run'), *tiny, '--epochs', '1', '--quiet']
+    assert main(arguments) == 0
+    assert capfd.readouterr().err == ''
+    assert main(arguments) == 1
+    assert capfd.readouterr().err.startswith('fcam-zoo: error: ')
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [(0.04, '0.0 s'), (9.94, '9.9 s'), (36, '36 s'), (90, '2 min'), (3569, '59 min'), (3600, '1.0 h')],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -75,6 +75,27 @@ def test_reports_do_not_share_files(data, tmp_path):
     assert len({path.name.lower() for path in report.iterdir()}) == 4 * len(maps) + 2
 
 
+def test_earlier_reports_are_replaced_whole_or_not_at_all(data, tmp_path, capsys, monkeypatch):
+    report = tmp_path / 'report'
+    assert score(data, '--scoremaps', save_maps(data, tmp_path / 'first'), '-o', report) == 0
+    assert '\ncolumns: IoU30, IoU50, IoU70, mean: MaxBoxAcc; ' in capsys.readouterr().out
+    earlier = {path.name for path in report.iterdir()}
+    (report / 'notes.txt').touch()
+    second = save_maps(data, tmp_path / 'second')
+    with monkeypatch.context() as patch:
+        patch.setattr('fcam_zoo.benchmark.evaluate_many', None)
+        assert score(data, '--scoremaps', second, '-o', report) == 1
+    assert f'{report} already holds reports: replace them with --overwrite' in capsys.readouterr().err
+    assert {path.name for path in report.iterdir()} == {*earlier, 'notes.txt'}
+    assert score(data, '--scoremaps', second, '-o', report, '--overwrite') == 0
+    names = {path.name for path in report.iterdir()}
+    assert names == {name.replace('first', 'second') for name in earlier} | {'notes.txt'}
+    # Also of a comparison that is damaged.
+    (report / 'comparison.json').write_text('{')
+    assert score(data, '--scoremaps', second, '-o', report, '--overwrite') == 0
+    assert {path.name for path in report.iterdir()} == names
+
+
 @pytest.mark.parametrize('name', ['center', 'comparison'])
 def test_folders_with_reserved_names_are_scored(name, data, tmp_path, capsys):
     report = tmp_path / 'report'

@@ -12,7 +12,13 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / 'docs' / 'notebooks').glob('*.ip
 
 def test_list_of_notebooks():
     names = {path.stem for path in NOTEBOOKS}
-    assert names == {'localize_in_five_lines', 'fine_tune_on_a_folder', 'benchmark_your_cam', 'add_a_backbone'}
+    assert names == {
+        'localize_in_five_lines',
+        'fine_tune_on_a_folder',
+        'benchmark_your_cam',
+        'add_a_backbone',
+        'steel_defects',
+    }
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)

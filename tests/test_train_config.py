@@ -6,9 +6,9 @@ import pytest
 import yaml
 from synthetic import make_wsol, train_config
 
+from fcam_zoo._catalog import RECIPES
 from fcam_zoo.errors import DatasetError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, TrainConfig, recipe_names, train
-from fcam_zoo.train.config import RECIPES
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ from fcam_zoo.train.config import RECIPES
         ({'classifier': {'head_init': 'he'}}, r"classifier\.head_init is 'he': give 'zero' or 'xavier'"),
         ({'decoder': {'crop_scale': [2.0]}}, r'decoder\.crop_scale is \[2\.0\]: give the smallest and the largest'),
         ({'decoder': [1]}, r'decoder is \[1\]: give fields by name'),
+        ({'decoder': {'classifier_lr': 1e-4}}, r'decoder\.classifier_lr is the learning rate of joint training: set'),
         ({'classifier': {'label_smoothing': 1.5}}, r'in \[0,1\)'),
         ({'classifier': {'epochs': -1}}, 'give a number from 0 to 100000'),
         ({'classifier': {'epochs': 2.5}}, 'give a whole number'),

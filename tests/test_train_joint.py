@@ -70,7 +70,9 @@ def test_the_classifier_has_its_own_rate_and_the_teachers_of_distillation(data, 
         }
     )
     summary = train(joint, tmp_path / 'joint', quiet=True)
-    assert summary['decoder'].last.terms.keys() == {'partial_ce', 'crf', 'area', 'ce', 'distillation'}
+    assert summary['decoder'].last.terms.keys() == {
+        *('partial_ce', 'crf', 'area', 'ce', 'distillation', 'train_accuracy')
+    }
     model = fcam_zoo.create_model(tmp_path / 'joint' / 'best')
     decoder, classifier = JointStage(model, joint.decoder, 'layercam', joint.classifier).parameter_groups()
     assert (decoder['lr'], classifier['lr']) == (joint.decoder.lr, 1e-4)

@@ -132,7 +132,7 @@ def compare(
 
     Args:
         reports: Name -> report, evaluated with `rows=True`.
-        baseline: Name of the report that others are compared with; default: the first.
+        baseline: Name of the report that others are compared with; default: the first F-CAM, or else the first.
         samples: Resamples, at least 40.
         seed: Seed of the random generator.
 
@@ -171,7 +171,8 @@ def _check(reports: Mapping[str, Report], baseline: str | None, samples: int, se
     if type(seed) is not int or seed < 0:
         raise ValueError(f'seed is {show(seed)}: give a whole number from 0')
     names = list(reports)
-    baseline = names[0] if baseline is None else baseline
+    if baseline is None:
+        baseline = next((name for name, report in reports.items() if report.maps == 'fcam'), names[0])
     if baseline not in reports:
         raise ValueError(f'baseline {baseline!r} is not a report: choose one of {", ".join(names)}')
     first = reports[names[0]]

@@ -190,7 +190,7 @@ def _describe_boxes(name: str, iou: Sequence[float]) -> MetricDescription:
             *columns('max_box_acc', name, 'IoU'),
             Column('mean', 'mean', name, 'mean'),
             Column('max_box_acc_v2', 'V2', name, 'V2'),
-            *columns('box_acc', 'at the chosen threshold', 'acc'),
+            *columns('box_acc', 'accuracy at the chosen threshold', 'acc'),
             *columns('top1', 'top-1 localization', 'top1_'),
             *columns('top5', 'top-5 localization', 'top5_'),
             Column('cls', 'top-1', 'classification', 'cls'),

@@ -201,12 +201,35 @@ def columns_of(reports: Mapping[str, Report]) -> list[Column]:
 
 def metrics_table(reports: Mapping[str, Report]) -> str:
     """Format the metrics as text, one row per report, without top-5 localization."""
-    columns = [column for column in columns_of(reports) if not column.key.startswith('top5')]
+    columns = text_columns(reports)
     rows = [['maps', *(column.short for column in columns)]]
     for name, report in reports.items():
         cells = (format_number(report.metrics.get(column.key), column.digits, '-') for column in columns)
         rows.append([name, *cells])
     return text_table(rows, numbers=range(1, len(columns) + 1))
+
+
+def columns_legend(reports: Mapping[str, Report]) -> str:
+    """Explain the columns of `metrics_table` in one line."""
+    groups: dict[str, list[Column]] = {}
+    for column in text_columns(reports):
+        groups.setdefault(column.group or column.key, []).append(column)
+    parts = []
+    for own in groups.values():
+        titles, shorts = [column.title for column in own], ', '.join(column.short for column in own)
+        text = own[0].group
+        if len(own) == 1:
+            text = f'{text} {titles[0]}'.lstrip()
+        elif not all(title.startswith('IoU') or title in ('mean', 'V2') for title in titles):
+            text = f'{", ".join(titles)} of {text}'
+        if text != shorts:
+            parts.append(f'{shorts}: {text}')
+    return f'columns: {"; ".join(parts)}'
+
+
+def text_columns(reports: Mapping[str, Report]) -> list[Column]:
+    """Return the columns of `metrics_table`."""
+    return [column for column in columns_of(reports) if not column.key.startswith('top5')]
 
 
 def format_number(value: float | None, digits: int, missing: str = '–') -> str:

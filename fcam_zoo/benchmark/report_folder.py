@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import ReportError
 from .compare import Comparison
 from .html import write_html
 from .report import Report
 from .sources import MapOf
 
-_COMPARISON = 'comparison.json'
+_COMPARISON, _PAGE = 'comparison.json', 'report.html'
 # Bytes of a file name without suffix; file systems allow 255 with suffix and temporary parts.
 _MAX_STEM = 150
 
@@ -28,6 +29,8 @@ def write_reports(
     command: str | None = None,
 ) -> Path:
     """Write report.html, comparison.json, and JSON and CSV files of each report. All files appear, or none.
+
+    They replace the files of an earlier benchmark in the folder.
 
     Args:
         folder: An existing folder.
@@ -48,10 +51,30 @@ def write_reports(
             for kind in report.tables:
                 report.to_csv(unfinished / f'{stem}_{kind}.csv', kind)
         comparison.to_json(unfinished / _COMPARISON)
-        write_html(reports, unfinished / 'report.html', dataset, maps, comparison=comparison, command=command)
+        write_html(reports, unfinished / _PAGE, dataset, maps, comparison=comparison, command=command)
+        earlier = _files_of(folder)
         for path in sorted(unfinished.iterdir()):
             path.replace(folder / path.name)
-    return folder / 'report.html'
+            earlier.discard(folder / path.name)
+        for path in earlier:
+            path.unlink(missing_ok=True)
+    return folder / _PAGE
+
+
+def holds_reports(folder: Path) -> bool:
+    """Return whether a folder holds the reports of a benchmark."""
+    return any((folder / name).exists() for name in (_COMPARISON, _PAGE))
+
+
+def _files_of(folder: Path) -> set[Path]:
+    """Return the files that a benchmark wrote to a folder; only those of its comparison if that is damaged."""
+    files = {folder / _COMPARISON, folder / _PAGE}
+    try:
+        names = dict.fromkeys(row.maps for row in Comparison.from_json(folder / _COMPARISON).rows)
+    except (FileNotFoundError, ReportError):
+        return files
+    ends = ('.json', '.csv', '_classes.csv', '_sizes.csv')
+    return files | {folder / f'{stem}{end}' for stem in _file_stems(names) for end in ends}
 
 
 def _file_stems(names: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -76,11 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if '\0' in argument:
             return _fail(f'argument {show(argument)} contains a NUL character: remove it')
     args = build_parser(argv[0] if argv else None).parse_args(argv)
-    level = logging.WARNING if getattr(args, 'quiet', False) else logging.INFO
+    quiet = getattr(args, 'quiet', False)
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
-    logging.getLogger('fcam_zoo').setLevel(level)
+    logging.getLogger('fcam_zoo').setLevel(logging.ERROR if quiet else logging.INFO)
     try:
-        return args.run(args)
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.simplefilter('ignore')
+            return args.run(args)
     except BrokenPipeError:
         # The reader of the pipe, such as head, stopped: discard the remaining output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._catalog import MIN_AREA, VARIANTS
 from .._io import one_line
-from ._arguments import MODEL, add_classifier_argument, add_device_argument
+from ._arguments import MODEL, add_classifier_argument, add_device_argument, add_quiet_argument
 
 if TYPE_CHECKING:
     from ..benchmark import Report
@@ -91,7 +91,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=float,
         help=f'with --objects, smallest area of a further object as a share of the image (default: {MIN_AREA})',
     )
-    parser.add_argument('--baseline', help='report that others are compared with (default: the first)')
+    parser.add_argument(
+        '--baseline', help='report that others are compared with (default: the first F-CAM, or else the first)'
+    )
     parser.add_argument('--batch-size', type=int, default=32, help='images per forward pass (default: 32)')
     parser.add_argument('--workers', type=int, default=0, help='processes that load and score images (default: 0)')
     add_device_argument(parser)
@@ -103,7 +105,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         type=Path,
         help='folder for report.html (plots need the extra viz), comparison.json, and JSON and CSV of each report',
     )
-    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    parser.add_argument('--overwrite', action='store_true', help='replace earlier reports in the folder')
+    add_quiet_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -214,7 +217,7 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
         raise ValueError('--min-area is the smallest area of one of several objects: add --objects')
     writes = args.output and not rank()
     if writes:
-        check_writable(args.output)
+        check_output(args.output, args.overwrite)
     classifier = args.backbone_checkpoint
     models = {n: create_model(n, pretrained=True, backbone_checkpoint=classifier) for n in dict.fromkeys(args.models)}
     for model in models.values():
@@ -259,18 +262,23 @@ def name_reports(args: argparse.Namespace, models: dict[str, Any]) -> Sources:
     return [source for source in sources if source[1]]
 
 
-def check_writable(folder: Path) -> None:
+def check_output(folder: Path, overwrite: bool) -> None:
     """Create a folder, and check that files can be written there.
 
     Raises:
         ValueError: If not.
+        FileExistsError: When it holds reports, without `overwrite`.
     """
+    from ..benchmark.report_folder import holds_reports
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ValueError(f'--output {folder}: cannot be written to ({error.strerror}); name another folder') from error
+    if holds_reports(folder) and not overwrite:
+        raise FileExistsError(f'{folder} already holds reports: replace them with --overwrite, or name another folder')
 
 
 def check_images(dataset: Any) -> None:
@@ -291,7 +299,7 @@ def check_images(dataset: Any) -> None:
 def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], maps: dict[str, MapOf]) -> None:
     """Print the metrics and their comparison; write the reports."""
     from ..benchmark import compare
-    from ..benchmark.report import metrics_table
+    from ..benchmark.report import columns_legend, metrics_table
     from ..benchmark.report_folder import write_reports
     from ..benchmark.subset import Subset
 
@@ -299,6 +307,7 @@ def publish(args: argparse.Namespace, dataset: Any, reports: dict[str, Report], 
     chosen = f' of {len(dataset.dataset)}, spread over the classes' if isinstance(dataset, Subset) else ''
     print(f'{", ".join(args.models) or "score maps"} on {dataset.name}/{dataset.split}, {first.meta.n} images{chosen}')
     print(metrics_table(reports))
+    print(columns_legend(reports))
     if note := first.description.note:
         print(note)
     for reason in dict.fromkeys(

@@ -80,13 +80,14 @@ def facts_of_model(name: str) -> dict[str, Any]:
 def card(name: str, facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the lines of the card by title. The config.json of a folder may lack facts, or have other types."""
     data, args = mapping(facts, 'dataset'), mapping(facts, 'model_args')
-    title, license, note = (data.get(key) for key in ('title', 'license', 'note'))
+    title, license, note, images = (data.get(key) for key in ('title', 'license', 'note', 'images'))
     lines = {
         'model': name,
         'network': network(facts),
         'classes': classes(facts),
-        'data': joined(title, license and f'license: {license}', note),
+        'data': joined(title, images and f'{images} training images', license and f'license: {license}', note),
         'teacher': facts.get('teacher'),
+        'training': training(facts),
         **measured(mapping(facts, 'metrics')),
         **measured_elsewhere(facts),
         'threshold': joined(args.get('threshold'), facts.get('selection')),
@@ -117,6 +118,19 @@ def classes(facts: Mapping[str, Any]) -> str:
     return f'{facts["num_classes"]}{": " * bool(names)}{", ".join(names[:SHOWN_CLASSES])}{more}'
 
 
+def training(facts: Mapping[str, Any]) -> str:
+    """Describe when, how long and with which version a model was trained; '' for a released model."""
+    trained, epochs = mapping(facts, 'trained'), mapping(facts, 'epochs')
+    if not trained:
+        return ''
+    stages = (
+        f'{stage} epoch {mapping(epochs, stage).get("best")} of {mapping(epochs, stage).get("last")}'
+        for stage in epochs
+    )
+    version = trained.get('fcam_zoo')
+    return joined(*stages, version and f'fcam_zoo {version}', trained.get('date'))
+
+
 def measured_elsewhere(facts: Mapping[str, Any]) -> dict[str, str]:
     """Return the main metric of each kind of map on the test splits of other data sets, if there is none on its own."""
     from .._index import main_metric
@@ -128,10 +142,10 @@ def measured_elsewhere(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def measured(metrics: Mapping[str, Any]) -> dict[str, str]:
-    """Return the main metric of each kind of map, on the test split or else on val; without one, the accuracy."""
+    """Return the main metric of each kind of map, on test, val or train; without one, the accuracy or `kept`."""
     from .._index import main_metric
 
-    for split in ('test', 'val'):
+    for split in ('test', 'val', 'train'):
         kinds = {kind: values for kind, values in mapping(metrics, split).items() if isinstance(values, dict)}
         found = {kind: metric for kind in sorted(kinds, key=order) if (metric := main_metric(kinds[kind]))}
         if found:
@@ -139,8 +153,11 @@ def measured(metrics: Mapping[str, Any]) -> dict[str, str]:
             maps = ', '.join(f'{TITLES.get(kind, kind)} {value:.1f}' for kind, (_, value) in found.items())
             accuracy = kinds[next(iter(found))].get('cls')
             return {split: f'{name}: {maps}' + (f'; accuracy: {accuracy}' if accuracy is not None else '')}
-        if isinstance(accuracy := mapping(kinds, 'fcam').get('cls'), (int, float)):
+        own = kinds.get('fcam') or next(iter(kinds.values()), {})
+        if isinstance(accuracy := own.get('cls'), (int, float)):
             return {split: f'accuracy: {accuracy}'}
+        if isinstance(kept := own.get('kept'), (int, float)):
+            return {split: f'probability of the label without background: {kept}'}
     return {}
 
 

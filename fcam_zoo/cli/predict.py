@@ -15,7 +15,7 @@ from pathlib import Path
 from .._catalog import ANNOTATION_FORMATS, GENERAL_MODEL, MIN_AREA, SHEET, SHEET_IMAGES
 from .._io import one_line, printable
 from . import INTERRUPTED
-from ._arguments import add_classifier_argument, add_device_argument, add_model_argument, threshold
+from ._arguments import add_classifier_argument, add_device_argument, add_model_argument, add_quiet_argument, threshold
 
 GRACE_SECONDS = 3.0
 """Time that a run has to stop after a signal."""
@@ -80,7 +80,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='replace earlier results of these formats, and discard an unfinished run',
     )
     existing.add_argument('--resume', action='store_true', help='continue an unfinished run')
-    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    add_quiet_argument(parser)
     parser.set_defaults(run=run)
 
 

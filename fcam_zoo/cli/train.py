@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._catalog import GENERAL_MODEL, TEACHER_METHODS, WSOL_METHODS, recipe_names
 from .._schema import show
-from ._arguments import MODEL, add_device_argument
+from ._arguments import MODEL, add_device_argument, add_quiet_argument
 
 if TYPE_CHECKING:
     from ..train import TrainConfig
@@ -33,9 +33,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'train',
         description='Train a classifier with image labels, then its F-CAM decoder on the frozen classifier. DATA holds '
-        'train/<class>/*.jpg, or images/ and metadata/ in the WSOL layout. Boxes or masks of val, if there are '
-        'any, select the best epoch; those of train are used only with --supervision. Continue an interrupted run with '
-        '--resume. Under torchrun, all processes train one model.',
+        'train/<class>/*.jpg, only <class>/*.jpg (then there is no val), or images/ and metadata/ in the WSOL layout. '
+        'Boxes or masks of val, if there are any, select the best epoch; those of train are used only with '
+        '--supervision. Continue an interrupted run with --resume. Under torchrun, all processes train one model.',
         epilog='Example: fcam-zoo train birds/ -o runs/birds, which starts from the general model. '
         'Then: fcam-zoo predict photos/ --model runs/birds/best -o out',
     )
@@ -68,7 +68,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='only check data and settings, time a few steps, and print the expected time and memory',
     )
     parser.add_argument('--resume', action='store_true', help='continue an interrupted run')
-    parser.add_argument('--quiet', action='store_true', help='no progress bars and no log')
+    add_quiet_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -133,7 +133,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--decoder-type', choices=('unet', 'fpn'), help='decoder of a new network (default: unet, as in the paper)'
     )
-    parser.add_argument('--epochs', type=int, metavar='N', help='epochs of each stage that the recipe does not skip')
+    parser.add_argument(
+        '--epochs',
+        type=int,
+        metavar='N',
+        help='epochs of each stage that the recipe does not skip (default: 7 and 15, or more for at least 150 steps)',
+    )
     for stage in STAGES:
         parser.add_argument(
             f'--{stage}-epochs', dest=f'{stage}.epochs', type=int, metavar='N', help='0 skips the stage'
@@ -163,20 +168,20 @@ def run(args: argparse.Namespace) -> int:
     from ..train import plan, summary_table, sweep, train
     from ..train.sweep import best_run, parse_sweeps, plan_runs, sweep_table
 
-    config = settings_of(args)
+    config, auto_epochs = settings_of(args), stages_without_epochs(args)
     searched = parse_sweeps(args.sweep)
     if args.dry_run:
         runs = plan_runs(config, searched)
-        lines = [plan(runs[0].config, args.output)]
+        lines = [plan(runs[0].config, args.output, auto_epochs)]
         if searched:
             counts = (f'{len(values)} values of {place}' for place, values in searched.items())
             lines.append(f'{len(runs)} runs: once for each of {" x ".join(counts)}')
     elif searched:
-        rows = sweep(config, args.output, searched, resume=args.resume, quiet=args.quiet)
+        rows = sweep(config, args.output, searched, args.resume, args.quiet, auto_epochs)
         folder = args.output / best_run(rows).folder
         lines = [sweep_table(rows), f'best on val: {best_run(rows).folder}; models: {folder / "best"}']
     else:
-        summary = train(config, args.output, resume=args.resume, quiet=args.quiet)
+        summary = train(config, args.output, args.resume, args.quiet, auto_epochs)
         lines = [summary_table(summary), f'models: {args.output / "best"}, {args.output / "last"}']
     # Under torchrun, only the first process prints.
     if os.environ.get('RANK', '0') == '0':
@@ -209,6 +214,20 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     if args.recipe is None and NETWORK.isdisjoint({*changes, *searched}):
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
+
+
+def stages_without_epochs(args: argparse.Namespace) -> list[str]:
+    """Return the stages whose epochs neither an option nor the recipe sets."""
+    from ..train.recipe import read_recipe
+
+    recipe = read_recipe(args.recipe) if args.recipe is not None else {}
+    given = {item.partition('=')[0] for item in (*args.set, *args.sweep)}
+    given |= {place for place, value in vars(args).items() if value is not None}
+    return [
+        stage
+        for stage in STAGES
+        if given.isdisjoint({'epochs', f'{stage}.epochs'}) and 'epochs' not in (recipe.get(stage) or {})
+    ]
 
 
 def settings_of_both(args: argparse.Namespace, config: TrainConfig) -> dict[str, Any]:

@@ -13,11 +13,15 @@ from .box_csv import HEADER, CsvDataset
 from .coco import CocoDataset
 from .folder import FolderDataset
 from .hub_dataset import PREFIX, HubDataset, find_split
+from .images import has_images
 from .mask_folder import MaskDataset
-from .paths import files_within, splits_of
+from .paths import files_within, splits_of, subfolders
 from .table import TableDataset, table_splits
 from .voc import VocDataset
 from .wsol import WSOLDataset
+
+# Folders of images or annotations that are not classes.
+OTHER_FOLDERS = {'images', 'masks', 'labels', 'annotations', 'jpegimages', 'training', 'valid', 'validation', 'testing'}
 
 
 def open_dataset(
@@ -32,8 +36,8 @@ def open_dataset(
     Args:
         root: Folder of the data set; or a CSV file of paths and labels (see `TableDataset`), or `hf-dataset:org/name`
             (see `HubDataset`).
-        split: 'train', 'val', 'test', or another name of the folder of the split; with `annotations`, '' for a data set
-            without splits.
+        split: 'train', 'val', 'test', or another name of the folder of the split; '' for a data set without splits: one
+            with `annotations`, or a folder of class folders.
         transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
         ground_truth: Whether to read boxes or masks. None reads them in every split but 'train': weak supervision must
             not use the boxes of its training images.
@@ -58,7 +62,7 @@ def open_dataset(
         return detect_format(annotation_path(annotations, split))(root, split, annotations, transform, ground_truth)
     if split and is_folder(root / 'metadata' / split):
         return WSOLDataset(root, split, transform, ground_truth)
-    if split and is_folder(root / split):
+    if is_folder(root / split) and (split or not splits_of(root)):
         return FolderDataset(root, transform, split=split)
     found = f' (found: {", ".join(splits_of(root))})' if splits_of(root) else ''
     if not is_folder(root):
@@ -68,6 +72,29 @@ def open_dataset(
         '<split>/<class>/*.jpg in it (one folder per class), or images/ and metadata/<split>/image_ids.txt '
         '(WSOL layout), or give annotations (COCO, Pascal VOC, CSV or masks)'
     )
+
+
+def train_split(root: str | os.PathLike) -> str:
+    """Return the split of the training images: '' for a folder that has only class folders, otherwise 'train'.
+
+    Raises:
+        DatasetError: If some of the folders look like classes and others do not.
+    """
+    name, root = root, Path(root)
+    if is_hub_name(name) or not is_folder(root) or splits_of(root):
+        return 'train'
+    classes = [name for name in subfolders(root) if name.lower() not in OTHER_FOLDERS and has_images(root / name)]
+    if not classes:
+        return 'train'
+    others = [f'the folder {show(name)}' for name in subfolders(root) if name not in classes]
+    if has_images(root):
+        others.append('images outside of folders')
+    if others:
+        raise DatasetError(
+            f'{short_path(root)}: has no train folder, and besides class folders such as {show(classes[0])} it has '
+            f'{others[0]}: use the layout train/<class>/*.jpg, or only <class>/*.jpg'
+        )
+    return ''
 
 
 def is_hub_name(root: str | os.PathLike) -> bool:

@@ -249,6 +249,15 @@ def images_within(
     return files_within(folder, *SUFFIXES, unreadable=unreadable, skipped=skipped)
 
 
+def has_images(folder: Path) -> bool:
+    """Return whether there is an image file, by suffix, directly in a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(not e.name.startswith('.') and Path(e.name).suffix.lower() in SUFFIXES for e in entries)
+    except OSError:  # Reading the data set reports it.
+        return False
+
+
 def describe_skipped(paths: Sequence[str]) -> str:
     """Count files by their suffix in one line, such as '3 files skipped, not read as images: 2 .heic, 1 .txt'."""
     counts = Counter(Path(path).suffix.lower() or 'without suffix' for path in paths)

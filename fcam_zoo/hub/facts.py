@@ -28,6 +28,8 @@ PRIVATE_SETTINGS = (
     'checkpoint_minutes',
     'keep_epochs',
 )
+# Settings of the network, which a training with init takes from it.
+NETWORK_SETTINGS = ('backbone', 'output_stride', 'dilated', 'decoder_type', 'decoder_channels', 'backbone_kwargs')
 
 # Split in the card -> epoch of the training.
 _MEASURED = (('val', 'best'), ('val_last_epoch', 'last'))
@@ -104,7 +106,7 @@ def facts_of_run(
                 name: {k: convert(int, r[k]['epoch'], f'summary.json: {name}.{k}.epoch') for k in ('best', 'last')}
                 for name, r in summary.items()
             },
-            'selection': _selection(measured['val'], recipe.get(stage, {}).get('select')),
+            'selection': selection_text(measured['val'], recipe.get(stage, {}).get('select')),
             'recipe': public_recipe(recipe | network_settings(arguments) if recipe.get('init') else recipe),
             'license': license,
         }
@@ -164,8 +166,7 @@ def supervision_text(recipe: dict[str, Any] | None) -> str:
 
 def network_settings(arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the network of a training that started from a model."""
-    names = ('backbone', 'output_stride', 'dilated', 'decoder_type', 'decoder_channels', 'backbone_kwargs')
-    return {name: arguments[name] for name in names if name in arguments}
+    return {name: arguments[name] for name in NETWORK_SETTINGS if name in arguments}
 
 
 def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -207,10 +208,10 @@ def _tagged(backbone: str) -> str:
     return f'{cfg.architecture}.{cfg.tag}' if cfg and cfg.tag else backbone
 
 
-def _selection(val: dict[str, float], select: Any) -> str:
+def selection_text(val: dict[str, float], select: Any) -> str:
     """Describe how the epoch was selected, and with which annotations of val."""
     if not val:
-        return 'the last epoch, since val has no boxes or masks'
+        return 'the last epoch, since there is no val split'
     if 'kept' in val:
         return 'best epoch by image labels only: the probability of the label with the background removed'
     if val.keys() == {'cls'}:

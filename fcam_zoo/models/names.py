@@ -114,7 +114,7 @@ def no_weights(name: str) -> UnknownModelError:
             f'Did you mean {" or ".join(similar)}?' if similar else f'Architectures: fcam, {", ".join(ARCHITECTURES)}.'
         )
         return UnknownModelError(
-            f'unknown model {show(name)}. {hint} {available} `fcam-zoo list` and fcam_zoo.list_models() list all'
+            f'unknown model {show(name)}. {hint} {available} `fcam-zoo list --all` and fcam_zoo.list_models() list all'
         )
     # The other names without weights are the paper's grid, which has recipes.
     parts = ModelName.parse(name)

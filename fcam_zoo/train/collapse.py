@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from .config import STAGES, TrainConfig
 from .loading import step_sizes
@@ -66,15 +66,38 @@ def undertrained(config: TrainConfig, count_of: Callable[[str], int], pairs: boo
     """
     found = []
     for name in STAGES:
-        settings = getattr(config, name)
-        if not settings.epochs:
-            continue
-        paired = pairs and name == 'classifier'
-        per_epoch = len(step_sizes(name, settings, count_of(name), paired))
-        steps, epochs = settings.epochs * per_epoch, math.ceil(FEW_STEPS / per_epoch)
-        if steps < FEW_STEPS:
+        given = getattr(config, name).epochs
+        if given and given < (epochs := least_epochs(config, name, count_of, pairs)):
+            steps = given * steps_per_epoch(config, name, count_of, pairs)
             found.append(
                 f'{steps} steps are too few to train the {name}: set {name}.epochs to {epochs} or more '
                 f'(--{name}-epochs {epochs})'
             )
     return found
+
+
+def enough_epochs(
+    config: TrainConfig, stages: Collection[str], count_of: Callable[[str], int], pairs: bool
+) -> dict[str, int]:
+    """Return the epochs of those stages that would have too few optimizer steps, by dotted place.
+
+    A stage needs at most `FEW_STEPS` epochs, since each has at least one step. Stages that are skipped stay skipped.
+
+    Args:
+        config: All settings.
+        stages: Stages whose epochs may be raised.
+        count_of: As in `undertrained`.
+        pairs: As in `undertrained`.
+    """
+    least = {name: least_epochs(config, name, count_of, pairs) for name in stages if getattr(config, name).epochs}
+    return {f'{name}.epochs': epochs for name, epochs in least.items() if epochs > getattr(config, name).epochs}
+
+
+def least_epochs(config: TrainConfig, name: str, count_of: Callable[[str], int], pairs: bool) -> int:
+    """Return the epochs that a stage needs for `FEW_STEPS` optimizer steps (arguments: see `undertrained`)."""
+    return math.ceil(FEW_STEPS / steps_per_epoch(config, name, count_of, pairs))
+
+
+def steps_per_epoch(config: TrainConfig, name: str, count_of: Callable[[str], int], pairs: bool) -> int:
+    """Return the optimizer steps of an epoch of a stage (arguments: see `undertrained`)."""
+    return len(step_sizes(name, getattr(config, name), count_of(name), pairs and name == 'classifier'))

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from .. import _index
-from .._catalog import RECIPES, recipe_names
 from .._checks import MAX_WORKERS
-from .._schema import InvalidValue, Positive, between, build, check, parse_json, read_bytes, reading, show
-from .._yaml import parse_yaml
+from .._schema import InvalidValue, Positive, between, build, check, reading, show
 from ..errors import SettingsError
 from ..models.backbone_arguments import check_backbone_arguments
 from ..models.config import Channels, Classes, DecoderType, Stride
-from ..models.names import full_name, similar_names
+from .recipe import FIX, FORMER, MOVED, read_recipe, recipe_path
 from .setting_types import ImageSide, Line
 from .stage_config import ClassifierConfig, DecoderConfig
 from .teacher_config import TeacherConfig
@@ -71,6 +67,11 @@ class TrainConfig:
             raise ValueError(
                 'classifier.method changes the classifier stage: set classifier.epochs above 0 or leave it out'
             )
+        if not self.decoder.classification_weight and self.decoder.classifier_lr != DecoderConfig.classifier_lr:
+            raise ValueError(
+                'decoder.classifier_lr is the learning rate of joint training: set decoder.classification_weight above '
+                '0, or leave it out'
+            )
         if self.decoder.select == 'accuracy' and not self.decoder.classification_weight:
             raise ValueError(
                 "decoder.select is 'accuracy', and the decoder does not change the classifier: give 'localization' or "
@@ -116,18 +117,9 @@ class TrainConfig:
             FileNotFoundError: When the recipe does not exist.
             SettingsError: When the file is neither YAML nor JSON, or a setting is wrong.
         """
-        path = RECIPES / f'{recipe}.yaml' if str(recipe) in recipe_names() else Path(recipe)
-        if (name := full_name(str(recipe))) in _index.index():
-            path = _index.recipe_path(name)
-        with reading(path, SettingsError, 'write lines like `backbone: resnet50`'):
-            if not path.exists():
-                names, similar = ', '.join(recipe_names()), similar_names(str(recipe))
-                hint = f' Did you mean {" or ".join(similar)}?' if similar else ''
-                raise FileNotFoundError(
-                    f'recipe {recipe} does not exist: give a file, a released model, or one of {names}.{hint}'
-                )
-            text = read_bytes(path).decode('utf-8-sig')
-            return cls.from_dict(parse_json(text) if text.lstrip().startswith('{') else parse_yaml(text))
+        values = read_recipe(recipe)
+        with reading(recipe_path(recipe), SettingsError, FIX):
+            return cls.from_dict(values)
 
     def replace(self, changes: dict[str, Any]) -> TrainConfig:
         """Return a config with other values of some settings, which are named by dotted place (`decoder.lr`).
@@ -179,14 +171,3 @@ def _moved(values: dict[str, Any]) -> dict[str, Any]:
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
 PARTS = ('teacher', *STAGES)
-# Settings of earlier versions, and what to do with them.
-FORMER = {
-    'decoder.alpha': 'rename it to decoder.seed_weight',
-    'decoder.crf': 'rename it to decoder.crf_weight',
-    'decoder.size': 'rename it to decoder.size_weight',
-    'decoder.seeds': 'rename it to decoder.n_seeds',
-    'decoder.cell_shift': 'rename it to decoder.shift',
-    'decoder.align': 'delete it (see docs/experiments.md) and use decoder.shift',
-}
-# Settings that earlier versions had in another part.
-MOVED = {'decoder.variant': 'teacher.variant'}

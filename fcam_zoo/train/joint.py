@@ -13,7 +13,7 @@ from ..errors import TrainingError
 from ..models import FCAM
 from .distillation import Ensemble
 from .stage_config import ClassifierConfig, DecoderConfig
-from .stages import DecoderStage, distilled
+from .stages import TRAIN_ACCURACY, DecoderStage, distilled, top1_accuracy
 
 
 class JointStage(DecoderStage):
@@ -27,6 +27,7 @@ class JointStage(DecoderStage):
     """
 
     trains_classifier = True
+    logged = (*DecoderStage.logged, TRAIN_ACCURACY)
 
     def __init__(
         self,
@@ -68,4 +69,5 @@ class JointStage(DecoderStage):
         terms = {'ce': F.cross_entropy(logits, labels, label_smoothing=self.classifier.label_smoothing)}
         terms = distilled(terms, logits, images, self.classifier, self.ensemble)
         weighted = {name: self.config.classification_weight * term for name, term in terms.items()}
-        return self.alignment(encoding, images, labels, generators, maps) | weighted
+        terms = self.alignment(encoding, images, labels, generators, maps) | weighted
+        return terms | {TRAIN_ACCURACY: top1_accuracy(logits, labels)}

@@ -16,7 +16,7 @@ from .._modes import eval_mode
 from .loading import items_of
 from .records import EpochMetrics, main_metrics
 from .setup import Setup
-from .stages import Stage, image_size
+from .stages import TRAIN_ACCURACY, Stage, image_size
 
 logger = logging.getLogger(__name__)
 SAMPLES = 4
@@ -25,11 +25,12 @@ SAMPLES = 4
 def write_epoch(stage: Stage, setup: Setup, run_dir: Path, history: list[EpochMetrics]) -> None:
     """Log the last epoch of the history; write metrics.jsonl, TensorBoard curves and sample maps."""
     metrics, folder = history[-1], run_dir / stage.name
-    terms = ', '.join(f'{name} {value:.3f}' for name, value in metrics.terms.items())
+    terms = ', '.join(f'{name} {value:.3f}' for name, value in metrics.terms.items() if name != TRAIN_ACCURACY)
     val = main_metrics(metrics.val)
     speed = f'{metrics.seconds:.0f} s, {metrics.images_per_second:.1f} images/s'
-    parts = [part for part in (terms, val and f'val: {val}', terms and speed) if part]
-    logger.info('%s %d/%d: %s', stage.name, metrics.epoch, stage.config.epochs, '; '.join(parts))
+    accuracy = f'accuracy on augmented training images: {metrics.terms.get(TRAIN_ACCURACY, 0):.1f}'
+    parts = [terms, accuracy * (TRAIN_ACCURACY in metrics.terms), val and f'val: {val}', terms and speed]
+    logger.info('%s %d/%d: %s', stage.name, metrics.epoch, stage.config.epochs, '; '.join(filter(None, parts)))
     write_text(folder / 'metrics.jsonl', ''.join(json.dumps(m.to_row()) + '\n' for m in history))
     if find_spec('tensorboard') is not None:
         _write_curves(metrics, run_dir / 'tensorboard' / stage.name)

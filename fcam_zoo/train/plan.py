@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
 
 import torch
 
+from .._io import duration
 from .config import TrainConfig
 from .loading import batches
 from .loop import StageRun
@@ -20,8 +22,13 @@ from .validation import selection_of
 STEPS = 4
 
 
-def plan(config: TrainConfig, run_dir: Path) -> str:
+def plan(config: TrainConfig, run_dir: Path, auto_epochs: Collection[str] = ()) -> str:
     """Check data and settings as `train` does, and time the first steps of each stage on a temporary model.
+
+    Args:
+        config: All settings.
+        run_dir: Output folder, which must be free.
+        auto_epochs: As for `train`.
 
     Returns:
         Lines of text: images per class, how the best epoch is selected, size of the model, time of each stage without
@@ -32,14 +39,14 @@ def plan(config: TrainConfig, run_dir: Path) -> str:
     """
     check_folder(run_dir, config, resume=False)
     with training_device(config.device) as device:
-        setup = prepare(config, device)
+        setup = prepare(config, device, auto_epochs)
         labels = setup.train_set.labels.tolist()
         counts = {name: labels.count(label) for label, name in setup.train_set.class_names.items()}
         rarest = min(counts, key=counts.__getitem__)
         lines = [
             f'train: {len(labels)} images of {len(counts)} classes',
             f'images per class: {counts[rarest]} ({rarest}) to {max(counts.values())}',
-            f'val: {len(setup.val_set or ())} images; best epoch: {selection_of(setup)}',
+            f'val: {len(setup.val_set or ())} images; {selection_of(setup)}',
             f'model: {sum(p.numel() for p in setup.model.parameters()):,} parameters, on {device}',
         ]
         for stage in setup.stages():
@@ -47,13 +54,13 @@ def plan(config: TrainConfig, run_dir: Path) -> str:
             seconds = _time_step(run)
             lines.append(
                 f'{stage.name}: {epochs} epochs of {run.steps} steps of {run.sizes[0]} images, '
-                f'{seconds:.3f} s per step: {seconds * run.steps * epochs / 3600:.2f} h plus validation'
+                f'{seconds:.3f} s per step: {duration(seconds * run.steps * epochs)} plus validation'
             )
         if config.teacher.supervision:
             lines.append(f'supervision: {len(setup.images_of("decoder"))} images of train have boxes or masks')
         if isinstance(setup.teacher, NetworkTeacher):
             seconds = _time_maps(setup.teacher, setup, device)
-            lines.append(f'teacher: maps of {len(labels)} images, computed once: {seconds * len(labels) / 3600:.2f} h')
+            lines.append(f'teacher: maps of {len(labels)} images, computed once: {duration(seconds * len(labels))}')
         lines += [f'warning: {warning}' for warning in setup.warnings]
         return '\n'.join([*lines, f'memory: {_peak_memory(device) / 2**30:.2f} GiB'])
 

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,18 @@ from .._version import __version__
 from ..benchmark.descriptions import describe
 from ..errors import TrainingError
 from ..hub import save_pretrained
+from ..hub.facts import NETWORK_SETTINGS
 from ..models import FCAM
 from .checkpoint import AGAIN, BEST, STATE, load_weights, writing
 from .collapse import ADVICE, undertrained
 from .config import STAGES, TrainConfig
 from .loop import StageRun
+from .provenance import facts_of_model
 from .records import StageSummary
 from .selection import localization_score
 from .setup import Setup, prepare, training_device
 from .teacher_maps import stored_maps
-from .validation import center_score
+from .validation import center_score, selection_of
 
 logger = logging.getLogger(__name__)
 # Settings that may change on resume, since they do not affect the result. (Without skip_bad, a run stops before the
@@ -37,7 +40,11 @@ CHANGEABLE_ON_RESUME = ('workers', 'device', 'checkpoint_minutes', 'keep_epochs'
 
 
 def train(
-    config: TrainConfig, run_dir: str | os.PathLike, resume: bool = False, quiet: bool = False
+    config: TrainConfig,
+    run_dir: str | os.PathLike,
+    resume: bool = False,
+    quiet: bool = False,
+    auto_epochs: Collection[str] = (),
 ) -> dict[str, StageSummary]:
     """Train a classifier and its decoder (F-CAM, Sec. 4.1).
 
@@ -50,6 +57,8 @@ def train(
         run_dir: Output folder; must be empty unless resuming. With several machines, on a shared file system.
         resume: Continue an interrupted run of the same config. The result is the same, on a CPU bit for bit.
         quiet: No progress bars.
+        auto_epochs: Stages ('classifier', 'decoder') whose epochs are raised if they give fewer than 150 optimizer
+            steps. config.json has the epochs that were used.
 
     Returns:
         For each stage, its best and its last epoch.
@@ -60,19 +69,26 @@ def train(
         DistributedError: When another process ended early.
         KeyboardInterrupt: When interrupted, after the state was saved.
     """
-    return train_after(None, config, Path(run_dir), resume, quiet)
+    return train_after(None, config, Path(run_dir), resume, quiet, auto_epochs)
 
 
 def train_after(
-    classifier: Path | None, config: TrainConfig, run_dir: Path, resume: bool, quiet: bool
+    classifier: Path | None,
+    config: TrainConfig,
+    run_dir: Path,
+    resume: bool,
+    quiet: bool,
+    auto_epochs: Collection[str] = (),
 ) -> dict[str, StageSummary]:
     """Train like `train`, but copy the finished classifier stage from the folder `classifier`, if it is given."""
     with training_device(config.device) as device:
-        check_folder(run_dir, config, resume)
+        started = check_folder(run_dir, config, resume, auto_epochs)
         # The first process claims the folder only after all have checked it.
         barrier()
-        setup = prepare(config, device)
+        setup = prepare(started or config, device, () if started else auto_epochs)
+        config = setup.config
         if rank() == 0:
+            logger.info('%s (docs/training.md)', selection_of(setup))
             for warning in setup.warnings:
                 logger.warning(warning)
             claim_folder(run_dir, config, setup.model)
@@ -92,7 +108,7 @@ def train_after(
             barrier()
             load_weights(setup.model, run_dir / stage.name / BEST)
         if rank() == 0:
-            save_models(setup.model, run_dir, summary)
+            save_models(setup, run_dir, summary)
             # The warning of the start is far above by now.
             for warning in undertrained(config, setup.count_of, setup.model.method.pairs):
                 logger.warning(warning)
@@ -113,8 +129,13 @@ def _compare_to_center(setup: Setup, summary: StageSummary) -> None:
         )
 
 
-def check_folder(run_dir: Path, config: TrainConfig, resume: bool) -> None:
+def check_folder(
+    run_dir: Path, config: TrainConfig, resume: bool, auto_epochs: Collection[str] = ()
+) -> TrainConfig | None:
     """Check that the folder is free or, with `resume`, holds a run with the same settings.
+
+    Returns:
+        The settings of the run that is resumed, with those of `CHANGEABLE_ON_RESUME` from `config`; None for a new run.
 
     Raises:
         TrainingError: When it holds another run, or a config.json that is damaged or of another version.
@@ -126,7 +147,7 @@ def check_folder(run_dir: Path, config: TrainConfig, resume: bool) -> None:
     if without_config:
         raise TrainingError(f'{run_dir} holds a training without its config.json: choose another output folder')
     if not started:
-        return
+        return None
     if not resume:
         raise TrainingError(f'{run_dir} already holds a training: resume it (--resume) or choose another folder')
     try:
@@ -136,10 +157,13 @@ def check_folder(run_dir: Path, config: TrainConfig, resume: bool) -> None:
             f'{path} is damaged or of another version of fcam_zoo ({e}): choose another output folder'
         ) from e
     before, now = old.flat(), config.flat()
-    changed = [k for k in now if before[k] != now[k] and k not in CHANGEABLE_ON_RESUME]
+    # The first start chose these itself.
+    chosen = {f'{stage}.epochs' for stage in auto_epochs} | set(NETWORK_SETTINGS if config.init else ())
+    changed = [k for k in now if before[k] != now[k] and k not in chosen.union(CHANGEABLE_ON_RESUME)]
     if changed:
         values = ', '.join(f'{k} (was {before[k]!r}, now {now[k]!r})' for k in changed)
         raise TrainingError(f'{path} differs in {values}: resume with the settings of the first start')
+    return old.replace({k: now[k] for k in CHANGEABLE_ON_RESUME})
 
 
 def claim_folder(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
@@ -181,8 +205,9 @@ def _copy_stage(source: Path, target: Path) -> None:
             part.replace(target)
 
 
-def save_models(model: FCAM, run_dir: Path, summary: dict[str, StageSummary]) -> None:
+def save_models(setup: Setup, run_dir: Path, summary: dict[str, StageSummary]) -> None:
     """Write the best and the last model of the last stage, and summary.json."""
+    model = setup.model
     name, final = list(summary.items())[-1]
     for which, file, metrics in (('last', STATE, final.last.val), ('best', BEST, final.best.val)):
         load_weights(model, run_dir / name / file)
@@ -191,6 +216,6 @@ def save_models(model: FCAM, run_dir: Path, summary: dict[str, StageSummary]) ->
             with reading(run_dir / name / STATE, TrainingError, AGAIN):
                 model.threshold = convert(BelowOne, metrics[describe(metrics).best_threshold], 'threshold')
         with writing(run_dir / which):
-            save_pretrained(model, run_dir / which)
+            save_pretrained(model, run_dir / which, **facts_of_model(setup, summary, which, run_dir))
     with writing(run_dir):
         write_json(run_dir / 'summary.json', {stage: result.to_dict() for stage, result in summary.items()})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,13 +20,14 @@ from .._distributed import process_group
 from ..benchmark.classes import labels_for
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
-from ..data.formats import has_split
+from ..data.formats import has_split, train_split
 from ..data.images import images_within
 from ..data.splits import check_not_of_test
 from ..errors import DatasetError, TrainingError
+from ..hub.facts import network_settings
 from ..models import FCAM, create_model
 from ..models.backbone import shapes_of
-from .collapse import warnings_of
+from .collapse import FEW_STEPS, enough_epochs, warnings_of
 from .config import TrainConfig
 from .distillation import Ensemble, open_ensemble
 from .joint import JointStage
@@ -42,6 +44,7 @@ logger = logging.getLogger(__name__)
 class Setup:
     """Data, model and teachers of a training.
 
+    config has the settings that are really used: with init, those of its network; and the epochs that were chosen.
     val_set is None when the data set has no val split, teacher when it is the classifier of the model itself. ensemble
     teaches the classifier, if it has teachers. warnings say what will probably make the training fail.
     """
@@ -101,8 +104,13 @@ def has_ground_truth(dataset: ImageDataset | None) -> bool:
     return dataset is not None and (dataset.boxes is not None or dataset.masks is not None)
 
 
-def prepare(config: TrainConfig, device: torch.device) -> Setup:
+def prepare(config: TrainConfig, device: torch.device, auto_epochs: Collection[str] = ()) -> Setup:
     """Open the data, build the model on the device, and check the settings of the stages against both.
+
+    Args:
+        config: All settings.
+        device: The device.
+        auto_epochs: As for `train`.
 
     Raises:
         DatasetError: When the data set is missing or invalid, or does not fit the settings.
@@ -113,29 +121,39 @@ def prepare(config: TrainConfig, device: torch.device) -> Setup:
     teacher = open_teacher(config, train_set, model) if config.decoder.epochs else None
     ensemble = open_ensemble(config, train_set)
     setup = Setup(config, train_set, val_set, model, teacher, ensemble)
+    config = used_settings(setup, auto_epochs)
+    setup = dataclasses.replace(setup, config=config)
     for stage in setup.stages():
         stage.parameter_groups()
         sizes = step_sizes(stage.name, stage.config, setup.count_of(stage.name), stage.pairs)
         if stage.name == 'classifier':
             check_images_per_pass(stage.config, sizes[-1], model.method)
     setup.warnings.extend(warnings_of(config, setup.count_of, model.method.pairs))
-    if config.classifier.epochs and val_set is None:
-        setup.warnings.append(f'{config.data} has no val split: the last epoch of the classifier is used as the best')
     if val_set is not None and (reason := labels_for(model, val_set, 'auto').reason):
         setup.warnings.append(
             f'{reason}: the best epoch is selected without classes; name them alike (docs/datasets.md)'
         )
-    if config.decoder.epochs and not has_ground_truth(val_set):
-        logger.info('val has no boxes or masks: the best epoch is selected label-free (docs/training.md)')
-        if config.decoder.classification_weight:
-            setup.warnings.append(
-                'val has no boxes or masks, and decoder.classification_weight changes the classifier that selects the '
-                'epoch: use the last epoch (RUN/last)'
-            )
+    if config.decoder.epochs and config.decoder.classification_weight and not has_ground_truth(val_set):
+        setup.warnings.append(
+            'decoder.classification_weight changes the classifier that selects the epoch without boxes or masks on '
+            'val: use the last epoch (RUN/last)'
+        )
     setup.model.to(device).to(memory_format=torch.channels_last)
     if ensemble:
         ensemble.to(device)
     return setup
+
+
+def used_settings(setup: Setup, auto_epochs: Collection[str]) -> TrainConfig:
+    """Return the settings with the network of init instead of unused defaults, and with enough epochs."""
+    config, changes = setup.config, dict[str, Any]()
+    if config.init:
+        changes = {'backbone_kwargs': {}} | network_settings(setup.model.model_args)
+    epochs = enough_epochs(config, auto_epochs, setup.count_of, setup.model.method.pairs)
+    for place, count in epochs.items():
+        option = place.replace('.', '-')
+        logger.info('%s=%d, for at least %d steps (--%s sets another number)', place, count, FEW_STEPS, option)
+    return config.replace(changes | epochs)
 
 
 @contextmanager
@@ -161,7 +179,13 @@ def open_data(config: TrainConfig) -> tuple[ImageDataset, ImageDataset | None]:
         DatasetError: When train is missing or invalid, val is invalid, its boxes may be those of test, or val has
             labels that train lacks.
     """
-    train_set = open_dataset(config.data, 'train', TrainTransform(config.image_size), ground_truth=False)
+    split = train_split(config.data)
+    if config.annotations and not split:
+        raise DatasetError(
+            f'annotations are those of val, and {config.data} has only class folders: sort the images into '
+            'train/<class>/ and val/<class>/'
+        )
+    train_set = open_dataset(config.data, split, TrainTransform(config.image_size), ground_truth=False)
     if not config.annotations and not has_split(config.data, 'val'):
         return train_set, None
     val_set = open_dataset(config.data, 'val', EvalTransform(config.image_size), annotations=config.annotations)

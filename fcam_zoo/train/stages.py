@@ -27,6 +27,8 @@ from .selection import selection_score
 from .stage_config import ClassifierConfig, DecoderConfig, StageConfig
 
 SMALLEST_LR = 1e-7
+# Name of the accuracy on the augmented training images, in percent.
+TRAIN_ACCURACY = 'train_accuracy'
 
 
 class Stage(nn.Module, ABC):
@@ -116,6 +118,7 @@ class ClassifierStage(Stage):
     """
 
     name = 'classifier'
+    logged = (TRAIN_ACCURACY,)
     config: ClassifierConfig
 
     def __init__(self, model: FCAM, config: ClassifierConfig, teacher: str, ensemble: Ensemble | None = None) -> None:
@@ -181,7 +184,10 @@ class ClassifierStage(Stage):
         if self.ensemble and changed is not x:
             cfg = self.model.pretrained_cfg
             images = denormalize(changed, cfg['mean'], cfg['std'])
-        return distilled(terms, logits, images, self.config, self.ensemble)
+        found = distilled(terms, logits, images, self.config, self.ensemble)
+        # Of mixed images, the label with the larger share.
+        main = labels if targets.other is None or targets.share >= 0.5 else targets.other
+        return {**found, TRAIN_ACCURACY: top1_accuracy(logits, main)}
 
 
 class DecoderStage(Stage):
@@ -193,7 +199,7 @@ class DecoderStage(Stage):
     name = 'decoder'
     val_maps = 'fcam'
     trains_classifier = False
-    logged = ('area',)
+    logged: tuple[str, ...] = ('area',)
     # Whether the stored maps are boxes or masks: a crop inside or outside of the object is constant, and has labels.
     annotated = False
     config: DecoderConfig
@@ -313,6 +319,11 @@ def distilled(
         **{name: (1 - weight) * term for name, term in terms.items()},
         'distillation': weight * distillation(logits, probabilities, temperature),
     }
+
+
+def top1_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Compute the top-1 accuracy in percent of logits (B,K) for labels (B,)."""
+    return 100 * (logits.detach().argmax(1) == labels).float().mean()
 
 
 def image_size(images: torch.Tensor) -> tuple[int, int]:

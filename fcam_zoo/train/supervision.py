@@ -15,6 +15,7 @@ import torch
 
 from ..data import open_dataset
 from ..data.base import ImageDataset
+from ..data.formats import train_split
 from ..errors import TrainingError
 from .config import TrainConfig
 
@@ -67,7 +68,7 @@ def open_supervision(config: TrainConfig) -> AnnotationTeacher:
         DatasetError: When the annotations are missing or invalid.
         TrainingError: When the layout of the data set has none for train.
     """
-    images = open_dataset(config.data, 'train', ground_truth=True)
+    images = open_dataset(config.data, train_split(config.data), ground_truth=True)
     if images.boxes is None and images.masks is None:
         raise TrainingError(
             f'teacher.supervision needs boxes or masks of train, and {config.data} has none: use the WSOL layout with '

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from .._schema import DamagedText, convert, parse_json, read_json, reading, show
 from .._table import text_table
 from ..errors import TrainingError
 from .checkpoint import writing
-from .config import MOVED, TrainConfig
+from .config import TrainConfig
+from .recipe import MOVED
 from .records import StageSummary
 from .run import check_folder, train_after
 from .selection import selection_score
@@ -160,6 +161,7 @@ def sweep(
     settings: Mapping[str, Sequence[Any]],
     resume: bool = False,
     quiet: bool = False,
+    auto_epochs: Collection[str] = (),
 ) -> list[SweepRun]:
     """Train once for each combination of values in `run_dir/<setting>=<value>,...`.
 
@@ -172,6 +174,7 @@ def sweep(
         settings: Values of each swept setting, by its dotted place.
         resume: Continue an interrupted sweep; finished runs are skipped.
         quiet: No progress bars.
+        auto_epochs: As for `train`.
 
     Returns:
         The runs, those of the last setting first; `best_run` selects one.
@@ -183,7 +186,7 @@ def sweep(
     run_dir, runs = Path(run_dir), plan_runs(config, settings)
     with training_device(config.device) as device:
         _check_val(runs[0])
-        summaries = {run.folder: _finished(run_dir / run.folder, run.config, resume) for run in runs}
+        summaries = {run.folder: _finished(run_dir / run.folder, run.config, resume, auto_epochs) for run in runs}
         _check_runs([run.config for run in runs if summaries[run.folder] is None], device)
         rows: list[SweepRun] = []
         classifiers: dict[str, Path] = {}
@@ -191,7 +194,7 @@ def sweep(
             folder, summary = run_dir / run.folder, summaries[run.folder]
             logger.info('%s: %s', run.folder, 'training' if summary is None else 'already finished')
             if summary is None:
-                summary = train_after(classifiers.get(run.classifier), run.config, folder, resume, quiet)
+                summary = train_after(classifiers.get(run.classifier), run.config, folder, resume, quiet, auto_epochs)
             final = list(summary.values())[-1]
             score = selection_score(final.best.val, run.metric)
             rows.append(SweepRun(run.values, run.folder, score, final.best_epoch, final.best.val))
@@ -242,13 +245,15 @@ def _check_runs(configs: Sequence[TrainConfig], device: torch.device) -> None:
         prepare(config, device)
 
 
-def _finished(folder: Path, config: TrainConfig, resume: bool) -> dict[str, StageSummary] | None:
+def _finished(
+    folder: Path, config: TrainConfig, resume: bool, auto_epochs: Collection[str]
+) -> dict[str, StageSummary] | None:
     """Read the summary of a finished run; None for another run.
 
     Raises:
         TrainingError: As `check_folder`, or when the summary is damaged.
     """
-    check_folder(folder, config, resume)
+    check_folder(folder, config, resume, auto_epochs)
     path = folder / 'summary.json'
     if not path.is_file():
         return None

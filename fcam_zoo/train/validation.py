@@ -9,7 +9,9 @@ import torch
 
 from .._modes import eval_mode
 from ..benchmark import evaluate_many
+from ..benchmark.classes import labels_for
 from ..data.base import ImageDataset
+from .config import STAGES
 from .loading import items_of
 from .selection import localization_score, metric_name
 from .setup import Setup, has_ground_truth
@@ -23,12 +25,23 @@ KEPT_IMAGES = 200
 
 
 def selection_of(setup: Setup) -> str:
-    """Describe how the best epoch of the decoder is selected."""
+    """Describe how the best epoch of each stage is selected."""
     val_set = setup.val_set
-    if val_set is None or not has_ground_truth(val_set):
-        return f'label-free, on images of {"train" if val_set is None else "val"}'
-    kind = 'boxes' if val_set.boxes is not None else 'masks'
-    return f'by {kind} of val ({metric_name(setup.config.decoder.select, kind)})'
+    if val_set is None:
+        reason = 'there is no val split'
+        how = {'classifier': 'the last one', 'decoder': 'the best by image labels, on images of train'}
+    elif not has_ground_truth(val_set):
+        reason = 'val has no boxes or masks'
+        how = {'classifier': 'the best by accuracy on val', 'decoder': 'the best by image labels, on images of val'}
+    else:
+        truth = 'boxes' if val_set.boxes is not None else 'masks'
+        reason, known = f'val has {truth}', not labels_for(setup.model, val_set, 'auto').reason
+        selects = {stage: getattr(setup.config, stage).select for stage in STAGES}
+        # Without an accuracy, localization selects (see `selection.selection_score`).
+        used = {stage: name if known or name != 'accuracy' else 'localization' for stage, name in selects.items()}
+        how = {stage: f'the best by {metric_name(name, truth)} of val' for stage, name in used.items()}
+    parts = [f'of the {stage} {text}' for stage, text in how.items() if getattr(setup.config, stage).epochs]
+    return f'{reason}; selected epoch: {", ".join(parts)}'
 
 
 def _thresholds(val_set: ImageDataset) -> list[float] | None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from fcam_zoo._catalog import RECIPES
 from fcam_zoo.benchmark import Report, compare, evaluate, read_reports, write_html
 from fcam_zoo.benchmark.plots import activations, curves
 from fcam_zoo.benchmark.report import metrics_table
@@ -22,7 +23,6 @@ from fcam_zoo.labelling import run as label_run
 from fcam_zoo.labelling.journal import seal, unseal
 from fcam_zoo.train import TrainConfig, recipe_names
 from fcam_zoo.train.checkpoint import Progress, load_state, save_state
-from fcam_zoo.train.config import RECIPES
 from fcam_zoo.train.records import EpochMetrics
 from fcam_zoo.train.sweep import parse_sweeps, plan_runs
 
