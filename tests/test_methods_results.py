@@ -42,6 +42,15 @@ def test_table_has_mean_and_spread_of_the_seeds_scored_on_test(checkout):
         methods.render('no markers')
 
 
+def test_chart_has_a_panel_per_stride_and_a_point_per_run(checkout):
+    pytest.importorskip('matplotlib')
+    methods.add([row(test_mean=50.0), row(maps='F-CAM', test_mean=60.0), row(method='adl', stride=16, test_mean=55.0)])
+    figure = methods.chart()
+    points = {axes.get_title(): [list(line.get_xdata()) for line in axes.lines] for axes in figure.axes}
+    assert points == {'stride 32': [[50.0], [60.0]], 'stride 16': [[55.0], []]}
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ['ADL', 'HaS']
+
+
 def test_scores_of_a_run(tmp_path):
     data = make_wsol(tmp_path / 'data', {'train': 16, 'val': 8, 'test': 8})
     config = train_config(

@@ -1,4 +1,4 @@
-"""Score the comparison of training methods, and write results/methods.csv and the table of docs/methods.md:
+"""Score the comparison of training methods, for results/methods.csv, docs/methods.png and the table of docs/methods.md:
 
     python -m tools.methods RUN... --data cub50 [--test --masks cub24seg]
 
@@ -16,10 +16,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fcam_zoo import wsol
 from fcam_zoo._io import write_text
+from fcam_zoo._plotting import LINES, figure_with_panels
 from fcam_zoo.benchmark import evaluate_many
 from fcam_zoo.data import EvalTransform, open_dataset
 from fcam_zoo.models import FCAM, create_model
@@ -28,7 +29,12 @@ from fcam_zoo.train import TrainConfig
 from . import records
 from .card import table
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TITLES = {'plain': 'cross-entropy', **{name: method.title for name, method in wsol.METHODS.items()}}
+# Maps of the chart, with their color and marker.
+MARKERS = {'class map': (LINES[0][0], 'o'), 'F-CAM': (LINES[1][0], 'D')}
 # Columns of the table and their titles.
 COLUMNS = {
     'test_30': 'IoU 30',
@@ -205,6 +211,24 @@ def _tables() -> Iterator[str]:
         yield f'\nStride {stride}:\n\n{table(head, lines)}\n'
 
 
+def chart() -> Figure:
+    """Plot the mean of MaxBoxAcc on test, of the class map of each method and of the F-CAM on it, a panel per stride."""
+    scored = [row for row in rows() if row.test_mean is not None and row.maps in MARKERS]
+    strides = sorted({row.stride for row in scored}, reverse=True)
+    names = [name for name in reversed(TITLES) if name in {row.method for row in scored}]
+    figure, panels = figure_with_panels(len(strides), (4.2, 0.7 + 0.32 * len(names)))
+    for axes, stride in zip(panels, strides):
+        for maps, (color, marker) in MARKERS.items():
+            found = [row for row in scored if row.stride == stride and row.maps == maps]
+            means = [row.test_mean or 0.0 for row in found]
+            axes.plot(means, [names.index(row.method) for row in found], marker, color=color, label=maps)
+        axes.set_yticks(range(len(names)), [TITLES[name] for name in names])
+        axes.set_title(f'stride {stride}', fontsize=10)
+        axes.set_xlabel('MaxBoxAcc on test, mean of IoU 30, 50, 70 (%)', fontsize=9)
+    panels[0].legend(fontsize=9)
+    return figure
+
+
 def _spread(values: Sequence[float | None]) -> str:
     """Return a value, or the mean ± standard deviation of several."""
     known = [value for value in values if value is not None]
@@ -221,8 +245,9 @@ def main() -> None:
     parser.add_argument('--test', action='store_true', help='score the test splits, too')
     args = parser.parse_args()
     add([row for run in args.runs for row in score(run, args.data, args.masks, args.test)])
-    page = records.ROOT / 'docs' / 'methods.md'
-    write_text(page, render(page.read_text(encoding='utf-8')))
+    docs = records.ROOT / 'docs'
+    write_text(docs / 'methods.md', render((docs / 'methods.md').read_text(encoding='utf-8')))
+    chart().savefig(docs / 'methods.png', dpi=120)
 
 
 if __name__ == '__main__':
