@@ -212,7 +212,7 @@ def _tables() -> Iterator[str]:
 
 
 def chart() -> Figure:
-    """Plot the mean of MaxBoxAcc on test, of the class map of each method and of the F-CAM on it, a panel per stride."""
+    """Plot the mean of MaxBoxAcc on test of the class map of each method and of the F-CAM on it, a panel per stride."""
     scored = [row for row in rows() if row.test_mean is not None and row.maps in MARKERS]
     strides = sorted({row.stride for row in scored}, reverse=True)
     names = [name for name in reversed(TITLES) if name in {row.method for row in scored}]
