@@ -19,7 +19,7 @@ from fcam_zoo import wsol
 from fcam_zoo._catalog import WSOL_METHODS
 from fcam_zoo.cli import main
 from fcam_zoo.data import open_dataset
-from fcam_zoo.train import DecoderConfig, TeacherConfig, TrainConfig, train
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, TrainConfig, train
 from fcam_zoo.train.loop import StageRun
 from fcam_zoo.train.setup import build_model
 
@@ -45,12 +45,21 @@ with process_group('cpu'):
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
-    return make_wsol(tmp_path_factory.mktemp('wsol') / 'shapes', {'train': 16, 'val': 4})
+    return make_wsol(tmp_path_factory.mktemp('wsol') / 'shapes', {'train': 8, 'val': 2})
 
 
-def config_with_decoder(data: Path, name: str, **kwargs) -> TrainConfig:
-    decoder, own = DecoderConfig(epochs=1, batch_size=8), TeacherConfig(method='cam')
-    return config_of(data, name, decoder, teacher=own, **kwargs)
+def small_config(data: Path, name: str, decoder_epochs: int = 1, **kwargs) -> TrainConfig:
+    """Return a config of two steps per stage on images so small that float16, which is slow on CPUs, takes seconds."""
+    method = config_of(data, name).classifier.method
+    return config_of(
+        data,
+        name,
+        DecoderConfig(epochs=decoder_epochs, batch_size=4),
+        classifier=ClassifierConfig(epochs=1, batch_size=4, method=method),
+        teacher=TeacherConfig(method='cam'),
+        image_size=32,
+        **kwargs,
+    )
 
 
 @pytest.fixture(scope='module', params=WSOL_METHODS)
@@ -62,7 +71,7 @@ def name(request) -> str:
 def run(data, name, tmp_path_factory) -> Path:
     """A finished training of both stages with the method, in float32."""
     folder = tmp_path_factory.mktemp(name) / 'run'
-    train(config_with_decoder(data, name), folder, quiet=True)
+    train(small_config(data, name), folder, quiet=True)
     return folder
 
 
@@ -73,7 +82,7 @@ def first_epoch(run: Path) -> dict[str, float]:
 
 
 def test_interrupted_and_resumed_is_bit_identical(data, name, run, tmp_path, monkeypatch):
-    config = config_with_decoder(data, name, checkpoint_minutes=1e-9)
+    config = small_config(data, name, checkpoint_minutes=1e-9)
     step, count = StageRun.step, 0
 
     def stopping(self, *args):
@@ -95,13 +104,13 @@ def test_interrupted_and_resumed_is_bit_identical(data, name, run, tmp_path, mon
 
 
 def test_the_loaded_model_is_the_trained_one(data, name, run):
-    config = config_with_decoder(data, name)
+    config = small_config(data, name)
     trained = build_model(config, open_dataset(data, 'train', ground_truth=False)).eval()
     trained.load_state_dict(load_file(run / 'decoder' / 'best.safetensors'))
     loaded = fcam_zoo.create_model(f'local-dir:{run / "best"}').eval()
     saved = json.loads((run / 'config.json').read_text())
     assert saved['classifier']['method'] == loaded.config.method == wsol.complete_settings(config.classifier.method)
-    x, labels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 0])
+    x, labels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([1, 0])
     assert torch.equal(loaded.cam(x, labels), trained.cam(x, labels))
     assert torch.equal(loaded(x).logits, trained(x).logits)
     assert torch.equal(loaded.fcam(x), trained.fcam(x))
@@ -109,7 +118,7 @@ def test_the_loaded_model_is_the_trained_one(data, name, run):
 
 @pytest.mark.parametrize('amp', ['bfloat16', 'float16'])
 def test_mixed_precision_is_close_to_float32(data, name, run, tmp_path, amp):
-    config = config_with_decoder(data, name, amp=amp)
+    config = small_config(data, name, amp=amp)
     train(config, tmp_path / 'run', quiet=True)
     assert first_epoch(tmp_path / 'run') == pytest.approx(first_epoch(run), rel=0.05, abs=0.01)
     # Float16 skips steps whose gradients overflow, but not all.
@@ -121,10 +130,10 @@ def test_mixed_precision_is_close_to_float32(data, name, run, tmp_path, amp):
 
 def test_dry_run_times_the_steps_and_writes_nothing(data, name, tmp_path, capsys):
     recipe = tmp_path / 'recipe.json'
-    recipe.write_text(json.dumps(config_with_decoder(data, name).to_dict()))
+    recipe.write_text(json.dumps(small_config(data, name).to_dict()))
     assert main(['train', str(data), '-o', str(tmp_path / 'run'), '--recipe', str(recipe), '--dry-run']) == 0
     found = capsys.readouterr().out
-    assert all(f'{stage}: 1 epochs of 2 steps of 8 images' in found for stage in ('classifier', 'decoder'))
+    assert all(f'{stage}: 1 epochs of 2 steps of 4 images' in found for stage in ('classifier', 'decoder'))
     assert list(tmp_path.iterdir()) == [recipe]
 
 
@@ -134,11 +143,11 @@ def test_two_processes_train_as_one(data, tmp_path, monkeypatch):
     recipes, script = [tmp_path / f'{name}.json' for name in names], tmp_path / 'two.py'
     script.write_text(TWO_PROCESSES)
     for name, recipe in zip(names, recipes):
-        recipe.write_text(json.dumps(config_of(data, name).to_dict()))
+        recipe.write_text(json.dumps(small_config(data, name, decoder_epochs=0).to_dict()))
     done = torchrun(2, [str(script), *map(str, recipes)])
     assert done.returncode == 0, done.stderr[-3000:]
     for name in names:
-        train(config_of(data, name), tmp_path / f'{name}_one', quiet=True)
+        train(small_config(data, name, decoder_epochs=0), tmp_path / f'{name}_one', quiet=True)
         one, two = tmp_path / f'{name}_one', tmp_path / name
         assert first_epoch(one) == pytest.approx(first_epoch(two), rel=1e-3, abs=1e-4), name
         one, two = (load_file(folder / 'classifier' / 'best.safetensors') for folder in (one, two))
