@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,11 +118,12 @@ def test_the_loaded_model_is_the_trained_one(data, name, run):
 
 
 @pytest.mark.parametrize('amp', ['bfloat16', 'float16'])
-def test_mixed_precision_is_close_to_float32(data, name, run, tmp_path, amp):
+def test_mixed_precision_is_close_to_float32(data, name, run, tmp_path, monkeypatch, amp):
+    # At the default scale of 2^16, the first gradients of CSTN overflow in float16, which skips a step.
+    monkeypatch.setattr(torch.amp, 'GradScaler', partial(torch.amp.GradScaler, init_scale=2.0**10))
     config = small_config(data, name, amp=amp)
     train(config, tmp_path / 'run', quiet=True)
-    assert first_epoch(tmp_path / 'run') == pytest.approx(first_epoch(run), rel=0.05, abs=0.01)
-    # Float16 skips steps whose gradients overflow, but not all.
+    assert first_epoch(tmp_path / 'run') == pytest.approx(first_epoch(run), rel=0.02, abs=0.01)
     start = build_model(config, open_dataset(data, 'train', ground_truth=False))
     trained = load_file(tmp_path / 'run' / 'best' / 'model.safetensors')
     assert all(value.dtype != getattr(torch, amp) for value in trained.values())
