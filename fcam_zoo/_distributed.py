@@ -89,6 +89,15 @@ def all_reduce(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def mean_count(count: torch.Tensor) -> torch.Tensor:
+    """Average a count of pixels or images over all processes, with a total of at least 1.
+
+    If each process divides its sum by this, the mean over the processes is the mean of one process. Dividing by the own
+    count would give pixels of processes with few of them more weight.
+    """
+    return all_reduce(count).clamp(min=1) / world_size()
+
+
 def gather(make: Callable[[], T]) -> list[T]:
     """Call a function in every process and return all results, by rank, in every process.
 

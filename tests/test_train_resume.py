@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from synthetic import make_wsol, train_config
 
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, train
 from fcam_zoo.train.checkpoint import Progress
+from fcam_zoo.train.loop import StageRun
 
 # Runs the command and, after a number of calls, sends itself a signal during a step or while writing a file.
 KILLED = """
@@ -122,6 +124,32 @@ def test_resuming_a_finished_run_changes_nothing(recipe, whole):
     summary = train(TrainConfig.from_file(recipe), whole, resume=True, quiet=True)
     assert summary['decoder'].last.epoch == 2
     assert (whole / 'decoder' / 'state.safetensors').stat().st_mtime_ns == before
+
+
+def test_float16_can_be_resumed_before_its_first_update(tmp_path, monkeypatch):
+    # The gradients overflow in all steps, which the scaler skips, so the optimizer has no state.
+    monkeypatch.setattr(torch.amp, 'GradScaler', partial(torch.amp.GradScaler, init_scale=2.0**60))
+    data = make_wsol(tmp_path / 'shapes', {'train': 4, 'val': 2})
+    # Float16 is slow on CPUs.
+    small = {'image_size': 32, 'amp': 'float16', 'checkpoint_minutes': 1e-9}
+    stages = {'classifier': ClassifierConfig(epochs=1, batch_size=2), 'decoder': DecoderConfig(epochs=0)}
+    config = train_config(data, **small, **stages)
+    train(config, tmp_path / 'whole', quiet=True)
+    step, count = StageRun.step, 0
+
+    def stopping(self, *args):
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(StageRun, 'step', stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / 'parts', quiet=True)
+    train(config, tmp_path / 'parts', resume=True, quiet=True)
+    whole, parts = (load_file(tmp_path / run / 'last' / 'model.safetensors') for run in ('whole', 'parts'))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
 def test_states_of_earlier_versions_can_be_resumed():

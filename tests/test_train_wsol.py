@@ -10,90 +10,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from synthetic import make_folder, make_wsol, train_config
-from test_train_distributed import torchrun
+from synthetic import make_folder, make_wsol
+from wsol_nets import SMALL, config_of
 
 import fcam_zoo
 from fcam_zoo import benchmark, cams, hub, wsol
-from fcam_zoo._catalog import WSOL_METHODS
 from fcam_zoo.cli import main
 from fcam_zoo.data import WSOLDataset, open_dataset
 from fcam_zoo.errors import TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TeacherConfig, TrainConfig, train
-from fcam_zoo.train.loop import StageRun
 from fcam_zoo.train.setup import build_model, prepare, start_method
 from fcam_zoo.train.stages import ClassifierStage
 from fcam_zoo.train.supervision import chosen, open_supervision
 from fcam_zoo.train.teacher import open_teacher
 
-SMALL = {name: {'channels': 8} for name in ('acol', 'spg', 'i2c', 'spol')}
-SMALL['cstn'] = {'channels': 8, 'windows': [1, 3]}
-SMALL['danet'] = {'channels': [8, 8, 8], 'maps': 2, 'parents': [0, 1], 'roots': [0, 0]}
-NONE = DecoderConfig(epochs=0)
-
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory) -> Path:
     return make_wsol(tmp_path_factory.mktemp('wsol') / 'shapes', {'train': 16, 'val': 4})
-
-
-def config_of(data: Path, name: str | None, decoder: DecoderConfig = NONE, **kwargs) -> TrainConfig:
-    method = {'name': name, **SMALL.get(name, {})} if name else None
-    classifier = ClassifierConfig(epochs=1, batch_size=8, method=method)
-    if name == 'ts_cam':
-        kwargs |= {'backbone': 'test_vit', 'output_stride': 16}
-    return train_config(data, **{'classifier': classifier, 'decoder': decoder, **kwargs})
-
-
-@pytest.mark.parametrize('name', WSOL_METHODS)
-def test_interrupted_and_resumed_is_bit_identical(data, tmp_path, monkeypatch, name):
-    own = TeacherConfig(method='cam')
-    config = config_of(data, name, DecoderConfig(epochs=1, batch_size=8), teacher=own, checkpoint_minutes=1e-9)
-    train(config, tmp_path / 'whole', quiet=True)
-    step, count = StageRun.step, 0
-
-    def stopping(self, *args):
-        nonlocal count
-        count += 1
-        # In the middle of each stage.
-        if count in (2, 4):
-            raise KeyboardInterrupt
-        return step(self, *args)
-
-    monkeypatch.setattr(StageRun, 'step', stopping)
-    for resume in (False, True):
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / 'parts', resume=resume, quiet=True)
-    train(config, tmp_path / 'parts', resume=True, quiet=True)
-    whole, parts = (load_file(tmp_path / run / 'best' / 'model.safetensors') for run in ('whole', 'parts'))
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    saved = json.loads((tmp_path / 'parts' / 'config.json').read_text())
-    model = fcam_zoo.create_model(f'local-dir:{tmp_path / "parts" / "best"}').eval()
-    assert saved['classifier']['method'] == model.config.method == wsol.complete_settings(config.classifier.method)
-    assert model(torch.rand(1, 3, 64, 64)).maps.shape == (1, 2, 64, 64)
-
-
-@pytest.mark.parametrize('amp', ['bfloat16', 'float16'])
-@pytest.mark.parametrize('name', ['adl', 'acol', 'spg', 'nl_ccam', 'ts_cam', 'meil', 'i2c', 'danet', 'spol', 'cstn'])
-def test_methods_train_in_mixed_precision(data, tmp_path, name, amp):
-    decoder = DecoderConfig(epochs=1, batch_size=8)
-    train(config_of(data, name, decoder, teacher=TeacherConfig(method='cam'), amp=amp), tmp_path / 'run', quiet=True)
-    assert (tmp_path / 'run' / 'best' / 'model.safetensors').exists()
-
-
-@pytest.mark.parametrize('name', ['acol', 'meil'])
-def test_two_processes_train_a_method(data, tmp_path, name):
-    (tmp_path / 'recipe.json').write_text(json.dumps(config_of(data, name).to_dict()))
-    arguments = ['-m', 'fcam_zoo', 'train', str(data), '--recipe', str(tmp_path / 'recipe.json'), '--quiet', '-o']
-    done = torchrun(2, [*arguments, str(tmp_path / 'two')])
-    assert done.returncode == 0, done.stderr[-3000:]
-    train(config_of(data, name), tmp_path / 'one', quiet=True)
-    one, two = (json.loads((tmp_path / n / 'classifier' / 'metrics.jsonl').read_text()) for n in ('one', 'two'))
-    terms = [key for key in one if key.startswith('ce')]
-    assert len(terms) >= 2
-    assert [one[key] for key in terms] == pytest.approx([two[key] for key in terms], rel=1e-3)
 
 
 def test_command_takes_a_method_and_its_settings(data, tmp_path, capsys):

@@ -8,14 +8,20 @@ import numpy as np
 import torch
 import torch.nn as nn
 from safetensors.torch import load_file
-from synthetic import make_wsol
+from synthetic import make_wsol, train_config
 
 import fcam_zoo
 from fcam_zoo import wsol
 from fcam_zoo.cli import main
 from fcam_zoo.models.pyramid import Encoding
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig
 
 BACKBONE = 'test_resnet'
+# Settings of small methods for two classes.
+SMALL = {name: {'channels': 8} for name in ('acol', 'spg', 'i2c', 'spol')}
+SMALL['cstn'] = {'channels': 8, 'windows': [1, 3]}
+SMALL['danet'] = {'channels': [8, 8, 8], 'maps': 2, 'parents': [0, 1], 'roots': [0, 0]}
+NO_DECODER = DecoderConfig(epochs=0)
 
 
 def network_of(net: nn.Module, num_classes: int, num_features: int, channels: list[int] | None = None) -> wsol.Network:
@@ -39,6 +45,15 @@ def renamed(arrays: dict[str, np.ndarray], prefix: str, names: dict[str, str]) -
 def fcam_with(method: str | dict, backbone: str = BACKBONE, num_classes: int = 3) -> fcam_zoo.FCAM:
     torch.manual_seed(0)
     return fcam_zoo.create_model('fcam', backbone=backbone, num_classes=num_classes, method=method).eval()
+
+
+def config_of(data: Path, name: str | None, decoder: DecoderConfig = NO_DECODER, **kwargs) -> TrainConfig:
+    """Return the config of a training with a small method: an epoch of the classifier, without a decoder."""
+    method = {'name': name, **SMALL.get(name, {})} if name else None
+    kwargs = {'classifier': ClassifierConfig(epochs=1, batch_size=8, method=method), 'decoder': decoder} | kwargs
+    if name == 'ts_cam':
+        kwargs = {'backbone': 'test_vit', 'output_stride': 16} | kwargs
+    return train_config(data, **kwargs)
 
 
 def train_and_load(folder: Path, method: str, *arguments: str, backbone: str = BACKBONE) -> fcam_zoo.FCAM:

@@ -147,7 +147,8 @@ def load_state(
         found = _read_tensors(f, expected, _OPTIMIZER)
         if other := [name for name in f.keys() if not name.startswith((_MODEL, _AVERAGE, _OPTIMIZER))]:  # noqa: SIM118
             raise DamagedText(f'the tensor {show(other[0])} is not part of a state')
-        if kept and not found and (progress.epoch or progress.step):
+        # The gradient scaler of float16 skips steps whose gradients overflow, maybe all so far.
+        if kept and not found and not progress.scaler and (progress.epoch or progress.step):
             raise DamagedText('the state of its optimizer is missing')
         model.load_state_dict(_read_tensors(f, model.state_dict(), _MODEL))
         averaged = _read_tensors(f, average, _AVERAGE)

@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 
 from .. import cams, sampling, wsol
-from .._distributed import all_reduce, world_size
+from .._distributed import mean_count
 from .._modes import eval_mode
 from ..cams.closed_form import linear_weight
 from ..data import denormalize, normalize
@@ -248,8 +248,7 @@ class DecoderStage(Stage):
         if 'partial_ce' in terms:
             # Average over the labelled pixels of all processes, as one process would.
             count = (seeds >= 0).sum()
-            share = count * world_size() / all_reduce(count).clamp(min=1)
-            terms['partial_ce'] = terms['partial_ce'] * share
+            terms['partial_ce'] = terms['partial_ce'] * (count / mean_count(count))
         terms['area'] = logits.detach().float().softmax(1)[:, 1].mean()
         return terms
 

@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .. import cams
-from .._distributed import all_reduce
+from .._distributed import all_reduce, mean_count
 from .._schema import NotNegative, Share, between
 from .base import (
     Channels,
@@ -44,7 +44,7 @@ def choose_cells(mask: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
 
 
 class PairTerms(NamedTuple):
-    """Distances of the pairs, averaged (scalars), and the center of each pair (P,C)."""
+    """Distances, averaged over the pairs of all processes (scalars), and the center of each pair (P,C)."""
 
     local: torch.Tensor
     whole: torch.Tensor
@@ -62,7 +62,7 @@ def pair_terms(seeds: torch.Tensor, rows: torch.Tensor, valid: torch.Tensor) -> 
         rows: Row of the bank of the class of each pair (P,C).
         valid: bool (P); other pairs do not count. Without any, both distances are 0.
     """
-    centers, count = seeds.mean((1, 2)), valid.sum().clamp(min=1)
+    centers, count = seeds.mean((1, 2)), mean_count(valid.sum())
     local = F.pairwise_distance(seeds[:, 0], seeds[:, 1]).mean(1)
     whole = F.pairwise_distance(rows, centers)
     return PairTerms((local * valid).sum() / count, (whole * valid).sum() / count, centers)

@@ -13,6 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .. import cams
+from .._distributed import mean_count
 from .._schema import Rule, Share
 from .base import Channels, Encoding, Layers, MethodSettings, Network, Targets, TrainingOutput, WSOLMethod, of_labels
 
@@ -66,7 +67,7 @@ def guidance_losses(
         thresholds: High and low threshold for b2, b1 and c (see `guidance_mask`).
 
     Returns:
-        Scalars by name: 'b2', 'b1', 'c'; 0 without known pixels.
+        Scalars by name: 'b2', 'b1', 'c', averaged over the known pixels of all processes; 0 without any.
     """
     with torch.no_grad():
         taught = cams.normalize(_enlarged(attention[:, None], size))
@@ -87,7 +88,7 @@ def _known_cross_entropy(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tens
     known = mask != UNKNOWN
     target = torch.where(known, mask, 0).to(logits.dtype)
     each = F.binary_cross_entropy_with_logits(logits, target, reduction='none')
-    return (each * known).sum() / known.sum().clamp(min=1)
+    return (each * known).sum() / mean_count(known.sum())
 
 
 @dataclass
