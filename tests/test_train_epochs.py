@@ -97,7 +97,7 @@ def test_python_has_the_epochs_that_it_gives(tmp_path, monkeypatch):
     assert train(config(data, **stages), tmp_path / 'one', quiet=True)['decoder'].last.epoch == 1
     summary = train(config(data, **stages), tmp_path / 'three', quiet=True, auto_epochs=['decoder'])
     assert summary['decoder'].last.epoch == 3
-    sweep(config(data, **stages), tmp_path / 'swept', 'decoder.erosion', [5, 7], quiet=True, auto_epochs=['decoder'])
+    sweep(config(data, **stages), tmp_path / 'swept', {'decoder.erosion': [5, 7]}, quiet=True, auto_epochs=['decoder'])
     assert TrainConfig.from_file(tmp_path / 'swept' / 'decoder.erosion=5' / 'config.json').decoder.epochs == 3
 
 
@@ -150,7 +150,7 @@ def test_config_has_the_network_of_init(tmp_path):
             lambda root: make_wsol(root, {'train': 8, 'val': 4}),
             (
                 'val has boxes; selected epoch: of the classifier the best by accuracy on val, '
-                'of the decoder the best by boxes of val'
+                'of the decoder the best by mean of MaxBoxAcc at IoU 30, 50 and 70 on val'
             ),
         ),
     ],

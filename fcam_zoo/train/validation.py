@@ -39,7 +39,7 @@ def selection_of(setup: Setup) -> str:
         selects = {stage: getattr(setup.config, stage).select for stage in STAGES}
         # Without an accuracy, localization selects (see `selection.selection_score`).
         used = {stage: name if known or name != 'accuracy' else 'localization' for stage, name in selects.items()}
-        how = {stage: f'the best by {metric_name(name, truth)} of val' for stage, name in used.items()}
+        how = {stage: f'the best by {metric_name(name, truth)} on val' for stage, name in used.items()}
     parts = [f'of the {stage} {text}' for stage, text in how.items() if getattr(setup.config, stage).epochs]
     return f'{reason}; selected epoch: {", ".join(parts)}'
 
