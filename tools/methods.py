@@ -214,7 +214,7 @@ def _tables() -> Iterator[str]:
 def chart() -> Figure:
     """Plot the mean of MaxBoxAcc on test of the class map of each method and of the F-CAM on it, a panel per stride."""
     scored = [row for row in rows() if row.test_mean is not None and row.maps in MARKERS]
-    strides = sorted({row.stride for row in scored}, reverse=True)
+    strides = sorted({row.stride for row in scored}, reverse=True) or [32]
     names = [name for name in reversed(TITLES) if name in {row.method for row in scored}]
     figure, panels = figure_with_panels(len(strides), (4.2, 0.7 + 0.32 * len(names)))
     for axes, stride in zip(panels, strides):
