@@ -31,6 +31,19 @@ def test_rows_are_added_once(checkout):
     assert found[1] == row(test_mean=50.0, test_50=41.0)
 
 
+def test_rows_are_in_the_order_of_a_reader(checkout):
+    names = ('F-CAM, 5 boxes', 'F-CAM', 'class map')
+    methods.add([row(maps=name, method=method) for method in ('adl', 'has') for name in names])
+    assert [(r.method, r.maps) for r in methods.rows()] == [
+        ('has', 'class map'),
+        ('has', 'F-CAM'),
+        ('adl', 'class map'),
+        ('adl', 'F-CAM'),
+        ('has', 'F-CAM, 5 boxes'),
+        ('adl', 'F-CAM, 5 boxes'),
+    ]
+
+
 def test_table_has_mean_and_spread_of_the_seeds_scored_on_test(checkout):
     methods.add([row(test_mean=50.0, cls=70.0), row(seed=1, test_mean=52.0, cls=71.0), row(seed=2), row(stride=16)])
     text = methods.render('a\n<!-- results: begin -->\nold\n<!-- results: end -->\nb')

@@ -89,6 +89,13 @@ class Row:
         """What identifies the run."""
         return self.method, self.settings, self.stride, self.seed, self.maps
 
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Place in the file: the class map of a method before the F-CAM on it, the supervised bounds at the end."""
+        place = [*MARKERS, self.maps].index(self.maps)
+        is_bound = place == len(MARKERS)
+        return -self.stride, is_bound, list(TITLES).index(self.method), self.settings, place, self.maps, self.seed
+
 
 def score(run: Path, data: Path, masks: Path | None, test: bool) -> list[Row]:
     """Score the best model of a run on val and, with `test`, on the test splits of `data` and `masks`.
@@ -168,11 +175,10 @@ def _value(name: str, text: str) -> Any:
 def add(new: Sequence[Row]) -> None:
     """Add rows to results/methods.csv, in place of former ones of the same runs."""
     found = {row.key: row for row in [*rows(), *new]}
-    order = list(TITLES)
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator='\n')
     writer.writeheader()
-    for row in sorted(found.values(), key=lambda row: (-row.stride, order.index(row.method), *row.key)):
+    for row in sorted(found.values(), key=lambda row: row.order):
         writer.writerow(asdict(row))
     write_text(records.results_dir() / 'methods.csv', text.getvalue())
 
