@@ -16,6 +16,7 @@ from safetensors import safe_open
 import fcam_zoo
 from fcam_zoo import _index
 from fcam_zoo.errors import UnknownModelError, WeightsError
+from fcam_zoo.hub.facts import facts_of_release, selection_text
 from fcam_zoo.models.names import hub_names
 
 ROOT = Path(__file__).parents[1]
@@ -168,3 +169,27 @@ def test_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='No space'):
         fcam_zoo.hub.save_pretrained(model, tmp_path / 'm')
     assert list((tmp_path / 'm').iterdir()) == []
+
+
+def test_facts_of_a_release_that_started_from_a_model_name_its_network():
+    (name,) = fcam_zoo.list_models('*075*cub50', pretrained=True)
+    recipe = facts_of_release(name)['recipe']
+    assert 'init' not in recipe
+    assert (recipe['backbone'], recipe['decoder_type'], recipe['output_stride']) == (
+        'mobilenetv1_075.tf_in1k',
+        'fpn',
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ('val', 'select', 'text'),
+    [
+        ({'max_box_acc_50': 1.0, 'mean': 1.0, 'cls': 1.0}, 'accuracy', 'by its labels; metrics by its boxes'),
+        ({'max_box_acc_50': 1.0, 'mean': 1.0}, 'accuracy', 'best epoch and threshold on val, by its boxes'),
+        ({'max_box_acc_50': 1.0, 'mean': 1.0}, 'localization_50', 'by its boxes at IoU 50'),
+        ({}, 'accuracy', 'there is no val split'),
+    ],
+)
+def test_selection_text(val, select, text):
+    assert selection_text(val, select).endswith(text)

@@ -46,6 +46,15 @@ def test_the_loss_is_that_of_the_decoder_and_the_weighted_cross_entropy():
     assert found['ce'].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_frozen_layers_stay_frozen():
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
+    classifier = ClassifierConfig(frozen_layers=['conv1', 'layer1'])
+    stage = JointStage(model, DecoderConfig(classification_weight=0.3), 'layercam', classifier).train()
+    trained = {id(p) for group in stage.parameter_groups() for p in group['params']}
+    names = {name for name, p in model.backbone.named_parameters() if id(p) not in trained}
+    assert names == {n for n, _ in model.backbone.named_parameters() if n.startswith(('conv1', 'layer1'))}
+
+
 def test_classifier_and_decoder_are_trained_but_not_the_statistics_of_batch_norm(data, tmp_path):
     summary = train(settings(data), tmp_path, quiet=True)
     assert summary['decoder'].last.terms['ce'] > 0

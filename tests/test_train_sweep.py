@@ -150,6 +150,14 @@ def test_a_teacher_that_selects_the_classifier_does_not_share_it(data):
         assert len({run.classifier for run in plan_runs(config, methods)}) == count
 
 
+def test_values_that_need_each_other_are_checked_together(data):
+    settings = {'decoder.classification_weight': [0.1, 1], 'decoder.classifier_lr': [1e-2, 1e-4]}
+    runs = plan_runs(train_config(data), settings)
+    assert [run.config.decoder.classifier_lr for run in runs] == [1e-2, 1e-4] * 2
+    with pytest.raises(ValueError, match='learning rate of joint training'):
+        plan_runs(train_config(data), {'decoder.classifier_lr': [1e-4]})
+
+
 def test_a_damaged_summary_is_refused(data, tmp_path):
     config = train_config(data, **SHORT).replace({'classifier.epochs': 0})
     (row,) = sweep(config, tmp_path, {'seed': [3]}, quiet=True)

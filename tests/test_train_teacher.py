@@ -140,6 +140,7 @@ def test_each_network_of_a_consensus_has_its_method(data, other, tmp_path):
     # The stored maps were rounded before the square root, which enlarges the error of small values.
     assert np.abs(maps_of(data, teacher, tmp_path / 'both') / 255 - product).max() < 0.04
     assert teacher_of({'teacher': asdict(teacher)}) == 'layercam'
+    assert teacher_of({'teacher': asdict(TeacherConfig(maps='maps'))}) == 'maps of another tool'
     text = teacher_text('layercam', {'teacher': asdict(teacher)})
     assert text == f'fcam of {other} and layercam of {other}, consensus by their geometric mean'
 

@@ -31,6 +31,7 @@ PRIVATE_SETTINGS = (
 # Settings of the network, which a training with init takes from it.
 NETWORK_SETTINGS = ('backbone', 'output_stride', 'dilated', 'decoder_type', 'decoder_channels', 'backbone_kwargs')
 
+OTHER_MAPS = 'maps of another tool'
 # Split in the card -> epoch of the training.
 _MEASURED = (('val', 'best'), ('val_last_epoch', 'last'))
 _FINISHED = 'give the folder of a finished fcam-zoo train'
@@ -66,7 +67,10 @@ def facts_of_release(name: str) -> dict[str, Any]:
         UnknownModelError: If the model is not released.
     """
     entry = released(name)
-    values = entry.to_dict() | {'recipe': public_recipe(recipe_of(entry))}
+    recipe = recipe_of(entry)
+    if recipe.get('init'):
+        recipe = recipe | network_settings({**entry.model_args, 'backbone': entry.backbone})
+    values = entry.to_dict() | {'recipe': public_recipe(recipe)}
     return {key: values[key] for key in FACTS if key in values}
 
 
@@ -123,6 +127,8 @@ def teacher_of(recipe: dict[str, Any], trained_by: Any = None) -> str:
     if isinstance(teacher, dict):
         if supervised := supervision_text(recipe):
             return supervised
+        if teacher.get('maps'):
+            return OTHER_MAPS
         method = teacher.get('method', '')
         if method is None:
             name = trained_by.get('name') if isinstance(trained_by, dict) else trained_by
@@ -141,7 +147,7 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
     if supervised := supervision_text(recipe):
         return supervised
     if teacher.get('maps'):
-        return 'maps of another tool'
+        return OTHER_MAPS
     model, layers, sizes = (teacher.get(key) or [] for key in ('model', 'layers', 'sizes'))
     methods, models = teacher.get('method') or method, [model] if isinstance(model, str) else model
     if isinstance(methods, list):
@@ -219,7 +225,7 @@ def selection_text(val: dict[str, float], select: Any) -> str:
     from ..benchmark.descriptions import describe  # Imports OpenCV, which loading a model does not need.
 
     kind = describe(val).kind
-    if select == 'accuracy':
+    if select == 'accuracy' and 'cls' in val:
         return f'best epoch on val, by its labels; metrics by its {kind}'
     at = ' at IoU 50' if select == 'localization_50' and kind == 'boxes' else ''
     return f'best epoch and threshold on val, by its {kind}{at}'

@@ -13,7 +13,7 @@ from ..errors import TrainingError
 from ..models import FCAM
 from .distillation import Ensemble
 from .stage_config import ClassifierConfig, DecoderConfig
-from .stages import TRAIN_ACCURACY, DecoderStage, distilled, top1_accuracy
+from .stages import TRAIN_ACCURACY, DecoderStage, distilled, frozen_layers, top1_accuracy
 
 
 class JointStage(DecoderStage):
@@ -45,17 +45,20 @@ class JointStage(DecoderStage):
         super().__init__(model, config, teacher)
         model.unfreeze()
         self.classifier, self.ensemble = classifier, ensemble
+        self.frozen = frozen_layers(model, classifier)
 
     def train(self, mode: bool = True) -> JointStage:
         super().train(mode)
         for module in self.model.backbone.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+        for layer in self.frozen:
+            layer.eval()
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        classifier = {'params': list(self.model.backbone.parameters()), 'lr': self.config.classifier_lr}
-        return [*super().parameter_groups(), classifier]
+        trained = [p for p in self.model.backbone.parameters() if p.requires_grad]
+        return [*super().parameter_groups(), {'params': trained, 'lr': self.config.classifier_lr}]
 
     def forward(
         self,

@@ -130,20 +130,13 @@ class ClassifierStage(Stage):
         model.decoder.requires_grad_(False)
         if model.method.own_head:
             _freeze_unused(model)
-        self.frozen = [layer.requires_grad_(False) for layer in self._layers('frozen_layers')]
+        self.frozen = frozen_layers(model, config)
 
     def train(self, mode: bool = True) -> ClassifierStage:
         super().train(mode)
         for layer in self.frozen:
             layer.eval()
         return self
-
-    def _layers(self, setting: str) -> list[nn.Module]:
-        """Return the modules of the backbone that a setting names."""
-        modules, names = dict(self.model.backbone.named_modules()), getattr(self.config, setting)
-        if missing := [name for name in names if name not in modules]:
-            raise TrainingError(f'classifier.{setting}: the backbone has no module {plain(", ".join(missing))}')
-        return [modules[name] for name in names]
 
     def _cutmix(self) -> wsol.cutmix.CutMix:
         own = self.model.method
@@ -158,11 +151,13 @@ class ClassifierStage(Stage):
         """Return the backbone at `lr`, and the head with `head_layers` and the method's modules at `head_lr`.
 
         Raises:
-            TrainingError: When the backbone lacks one of head_layers.
+            TrainingError: When the backbone lacks one of head_layers, or all parameters are frozen.
         """
-        fast = [self.model.get_classifier(), *self._layers('head_layers'), self.model.method]
+        fast = [self.model.get_classifier(), *layers_of(self.model, self.config, 'head_layers'), self.model.method]
         ids = {id(p): p for module in fast for p in module.parameters() if p.requires_grad}
         body = [p for p in self.model.backbone.parameters() if p.requires_grad and id(p) not in ids]
+        if not body and not ids:
+            raise TrainingError('classifier.frozen_layers freezes the whole classifier: leave some layers out')
         return [{'params': body, 'lr': self.config.lr}, {'params': list(ids.values()), 'lr': self.config.head_lr}]
 
     def forward(
@@ -346,6 +341,24 @@ def _as_float(encoding: Encoding, with_levels: bool) -> Encoding:
     prefix = None if encoding.prefix is None else encoding.prefix.float()
     levels = [level.float() for level in encoding.levels] if with_levels else encoding.levels
     return encoding._replace(levels=levels, features=encoding.features.float(), prefix=prefix)
+
+
+def layers_of(model: FCAM, config: ClassifierConfig, setting: str) -> list[nn.Module]:
+    """Return the modules of the backbone that a setting of the classifier names.
+
+    Raises:
+        TrainingError: When the backbone lacks one.
+    """
+    modules = {name: module for name, module in model.backbone.named_modules() if name}
+    names = getattr(config, setting)
+    if missing := [name for name in names if name not in modules]:
+        raise TrainingError(f'classifier.{setting}: the backbone has no module {plain(", ".join(missing))}')
+    return [modules[name] for name in names]
+
+
+def frozen_layers(model: FCAM, config: ClassifierConfig) -> list[nn.Module]:
+    """Freeze the parameters of classifier.frozen_layers, and return these modules (errors: see `layers_of`)."""
+    return [layer.requires_grad_(False) for layer in layers_of(model, config, 'frozen_layers')]
 
 
 def _freeze_unused(model: FCAM) -> None:

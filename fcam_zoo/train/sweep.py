@@ -136,8 +136,6 @@ def plan_runs(config: TrainConfig, settings: Mapping[str, Sequence[Any]]) -> lis
     for place, values in settings.items():
         # A value can be a path or a long text, so a name has only some of its characters.
         names = [_NOT_IN_NAMES.sub('_', str(value))[: NAME_LENGTH // len(settings)] for value in values]
-        for value in values:
-            config.replace({place: value})
         if len(set(names)) < len(names) or not names:
             raise ValueError(
                 f'the {len(values)} values of {place} repeat, or are too similar for names: give each once'
@@ -177,7 +175,7 @@ def sweep(
         auto_epochs: As for `train`.
 
     Returns:
-        The runs, those of the last setting first; `best_run` selects one.
+        The runs in the order of `itertools.product`: the last setting changes fastest. `best_run` selects one.
 
     Raises:
         ValueError: As `plan_runs`.
