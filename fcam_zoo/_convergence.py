@@ -28,10 +28,13 @@ TITLES = {
     'crf': 'CRF loss',
     'size': 'size loss',
     'activation': 'background activation',
+    'train_accuracy': 'training accuracy',
     'area': 'mean foreground (0 to 1)',
     'cls': 'val: accuracy (%)',
     'kept': 'val: label without background (%)',
 }
+# Of the terms, those that are only logged; they are drawn after the terms of the loss.
+LOGGED = ('train_accuracy', 'area')
 _FIX = 'use the folder of another run'
 
 History = list[EpochMetrics]
@@ -68,7 +71,7 @@ def convergence(runs: Runs, stage: str | None = None, metrics: Sequence[str] | N
         raise ValueError(f'metric {", ".join(unknown)} is not in the runs: they have {known}')
     figure, axes = figure_with_panels(len(terms) + len(metrics), (3.4, 2.9))
     for panel, name in zip(axes, (*terms, *metrics)):
-        panel.set_title(TITLES.get(name) or _title(name, found[name]), fontsize=10)
+        panel.set_title(TITLES.get(name) or _title(name, found.get(name)), fontsize=10)
         panel.set_xlabel('epoch', fontsize=9)
         panel.locator_params(axis='x', integer=True)
         for (title, group), (color, dashes) in zip(histories.items(), _styles(len(histories))):
@@ -126,12 +129,13 @@ def _columns(histories: Mapping[str, list[History]]) -> tuple[list[str], dict[st
             for row in history:
                 terms += [name for name in row.terms if name not in terms]
                 metrics |= {name: row.val for name in row.val if name not in metrics}
-    # What is only logged is drawn after the terms of the loss.
-    return sorted(terms, key=lambda name: name == 'area'), metrics
+    return sorted(terms, key=lambda name: name in LOGGED), metrics
 
 
-def _title(name: str, metrics: Mapping[str, float]) -> str:
-    """Return the title of a metric on val."""
+def _title(name: str, metrics: Mapping[str, float] | None) -> str:
+    """Return the title of a metric on val; without metrics that of a term."""
+    if metrics is None:
+        return plain(name, 32)
     try:
         column = describe(metrics).column(name)
     except (KeyError, ValueError):

@@ -44,6 +44,7 @@ def score(data: Path, *arguments: object) -> int:
         (['-o', '{t}/file'], 'file: cannot be written to (File exists); name another folder'),
         (['-o', '{t}/file/report'], 'cannot be written to (Not a directory)'),
         (['--baseline', 'nothing'], "--baseline 'nothing' is not a report: choose one of mine, center"),
+        (['--variant', 'reference'], '--variant chooses the class maps of models: add --models'),
         (['--batch-size', '0'], '--batch-size is 0: give 1 or more'),
         (['--batch-size', '-2'], '--batch-size is -2'),
         (['--workers', '-1'], '--workers is -1: give 0 or more'),

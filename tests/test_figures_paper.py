@@ -191,6 +191,30 @@ def test_convergence_of_a_classifier_and_chosen_metrics(tmp_path):
     assert figure.axes[-1].get_title() == 'val: best F1 (%)'
 
 
+def test_convergence_of_terms_without_a_title(tmp_path):
+    terms = {'train_accuracy': 80.0, 'ce': 2.5, 'ce_erased': 3.5, 'val': {'cls': 50.0}}
+    run = write_run(tmp_path / 'run', [1.0], [40], 'classifier', **terms)
+    titles = [axes.get_title() for axes in figures.convergence({'run': [run]}).axes]
+    assert titles == [
+        'partial cross-entropy',
+        'cross-entropy',
+        'ce_erased',
+        'mean foreground (0 to 1)',
+        'training accuracy',
+        'val: accuracy (%)',
+    ]
+
+
+def test_convergence_of_the_folders_of_a_sweep(tmp_path, monkeypatch):
+    paths = [write_run(tmp_path / f'decoder.lr={rate}', [1.0], [40]) for rate in (0.1, 0.2)]
+    drawn: list[dict[str, list[str]]] = []
+    convergence = figures.convergence
+    monkeypatch.setattr(figures, 'convergence', lambda runs, *more: drawn.append(runs) or convergence(runs, *more))
+    arguments = [str(paths[0]), f'other={paths[1]}', '-o', str(tmp_path / 'a.png')]
+    assert main(['figures', 'convergence', *arguments]) == 0
+    assert drawn == [{str(paths[0]): [str(paths[0])], 'other': [str(paths[1])]}]
+
+
 def test_convergence_command(tmp_path, capsys):
     runs = [write_run(tmp_path / f'run{i}', [3.0 + i, 2.0], [40 + i, 60]) for i in range(2)]
     for suffix in ('.png', '.svg'):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from synthetic import make_folder, shape_image, train_config
 
+from fcam_zoo.cli import main
+from fcam_zoo.cli.train import check_output
 from fcam_zoo.data import FolderDataset, open_dataset
 from fcam_zoo.data.formats import train_split
 from fcam_zoo.errors import DatasetError
@@ -39,7 +41,6 @@ def test_folders_with_splits_stay_as_they_are(photos, tmp_path):
     [
         ('annotations/1.png', "the folder 'annotations'"),
         ('notes/1.txt', "the folder 'notes'"),
-        ('more/birds/1.png', "the folder 'more'"),
         ('1.png', 'images outside of folders'),
     ],
 )
@@ -49,6 +50,28 @@ def test_ambiguous_folders_are_refused(photos, path, other):
     message = f"photos: has no train folder, and besides class folders such as 'disc' it has {other}: use the layout "
     with pytest.raises(DatasetError, match=message):
         open_data(train_config(photos))
+
+
+def test_a_class_may_have_its_images_in_nested_folders(photos):
+    (photos / 'more' / 'a' / 'b').mkdir(parents=True)
+    shape_image(0, 0)[0].save(photos / 'more' / 'a' / 'b' / '1.png')
+    train_set, _ = open_data(train_config(photos))
+    assert train_set.class_names == {0: 'disc', 1: 'more', 2: 'square'}
+    assert len(train_set) == 9
+
+
+@pytest.mark.parametrize('more', [[], ['--dry-run'], ['--sweep', 'decoder.lr=0.1,0.2']])
+def test_a_run_folder_among_the_class_folders_is_refused(photos, tmp_path, capsys, more):
+    data = make_folder(tmp_path / 'data', {'train': 4, 'val': 4})
+    for root, output in ((photos, photos / 'run'), (photos, photos / '..' / 'photos'), (data, data / 'train' / 'run')):
+        assert main(['train', str(root), '-o', str(output), '--backbone', 'test_resnet', *more]) == 1
+        error = capsys.readouterr().err.strip()
+        assert 'where each folder is a class: give a folder outside of it' in error
+        assert '\n' not in error
+    assert not (photos / 'run').exists()
+    assert not (data / 'train' / 'run').exists()
+    check_output(str(photos), tmp_path / 'run')
+    check_output(str(data), data / 'run')
 
 
 def test_folders_without_class_folders_get_the_usual_errors(tmp_path, photos):

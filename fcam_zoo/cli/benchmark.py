@@ -210,6 +210,8 @@ def prepare(args: argparse.Namespace) -> tuple[Any, Sources]:
 
     if not args.models and not args.scoremaps:
         raise ValueError('nothing to score: give --models or --scoremaps (or --check to check only the data set)')
+    if args.variant and not args.models:
+        raise ValueError('--variant chooses the class maps of models: add --models, or leave it out')
     for flag, least in (('batch_size', 1), ('workers', 0), ('limit', 1)):
         if (value := getattr(args, flag)) is not None and value < least:
             raise ValueError(f'--{flag.replace("_", "-")} is {value}: give {least} or more')

@@ -212,8 +212,9 @@ def run_convergence(args: argparse.Namespace) -> int:
     figures.check_suffix(args.output, picture=False)
     runs: dict[str, list[str]] = {}
     for text in args.runs:
-        name, equals, path = text.partition('=')
-        runs.setdefault(name, []).append(path if equals else text)
+        # The folders of a sweep have names such as decoder.lr=0.1.
+        name, _, path = (text, '', '') if Path(text).exists() else text.partition('=')
+        runs.setdefault(name, []).append(path or text)
     return _save(figures.convergence(runs, args.stage, args.metrics), args.output)
 
 

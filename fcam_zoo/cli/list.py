@@ -26,7 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--all', action='store_true', help='also names without weights')
-    which.add_argument('--pretrained', action='store_true', help='never names without weights')
+    which.add_argument('--pretrained', action='store_true', help='no other names, even if no released model matches')
     parser.add_argument('-q', '--quiet', action='store_true', help='print full names only, one per line')
     parser.set_defaults(run=run)
 

@@ -13,7 +13,7 @@ from .box_csv import HEADER, CsvDataset
 from .coco import CocoDataset
 from .folder import FolderDataset
 from .hub_dataset import PREFIX, HubDataset, find_split
-from .images import has_images
+from .images import has_images, images_within
 from .mask_folder import MaskDataset
 from .paths import files_within, splits_of, subfolders
 from .table import TableDataset, table_splits
@@ -83,7 +83,7 @@ def train_split(root: str | os.PathLike) -> str:
     name, root = root, Path(root)
     if is_hub_name(name) or not is_folder(root) or splits_of(root):
         return 'train'
-    classes = [name for name in subfolders(root) if name.lower() not in OTHER_FOLDERS and has_images(root / name)]
+    classes = [name for name in subfolders(root) if name.lower() not in OTHER_FOLDERS and images_within(root / name)]
     if not classes:
         return 'train'
     others = [f'the folder {show(name)}' for name in subfolders(root) if name not in classes]
