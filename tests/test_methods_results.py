@@ -32,15 +32,15 @@ def test_rows_are_added_once(checkout):
 
 
 def test_rows_are_in_the_order_of_a_reader(checkout):
-    names = ('F-CAM, 5 boxes', 'F-CAM', 'class map')
+    names = ('FSL, 5 boxes', 'F-CAM', 'class map')
     methods.add([row(maps=name, method=method) for method in ('adl', 'has') for name in names])
     assert [(r.method, r.maps) for r in methods.rows()] == [
         ('has', 'class map'),
         ('has', 'F-CAM'),
         ('adl', 'class map'),
         ('adl', 'F-CAM'),
-        ('has', 'F-CAM, 5 boxes'),
-        ('adl', 'F-CAM, 5 boxes'),
+        ('has', 'FSL, 5 boxes'),
+        ('adl', 'FSL, 5 boxes'),
     ]
 
 

@@ -56,7 +56,7 @@ class Row:
         settings: The method with all its settings, as JSON.
         stride: Output stride of the classifier.
         seed: Seed of the run.
-        maps: 'class map', 'F-CAM', or 'F-CAM, N boxes' for the supervised bound.
+        maps: 'class map', 'F-CAM', or 'FSL, N boxes' for the supervised bound.
         val_30: MaxBoxAcc on val at IoU 30; val_50 and val_70 likewise.
         val_mean: Mean of the three.
         test_30: MaxBoxAcc on test at IoU 30; test_50, test_70 and test_mean likewise.
@@ -139,7 +139,7 @@ def _titles(config: TrainConfig) -> dict[str, str]:
     if not config.decoder.epochs:
         return {'cam': 'class map'}
     if config.teacher.supervision:
-        return {'fcam': f'F-CAM, {config.teacher.supervision} boxes'}
+        return {'fcam': f'FSL, {config.teacher.supervision} boxes'}
     return {'cam': 'class map', 'fcam': 'F-CAM'}
 
 
