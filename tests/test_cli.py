@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -312,3 +313,10 @@ def test_benchmark_of_annotations(tmp_path, model_dir, capsys):
     wsol = capsys.readouterr().out.splitlines()[2].split()[1:3]
     assert main([*arguments, '--annotations', str(tmp_path / 'boxes.csv')]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[1:3] == wsol
+
+
+def test_quiet_lasts_for_one_command(tmp_path):
+    logger = logging.getLogger('fcam_zoo')
+    before = logger.level
+    assert main(['benchmark', str(tmp_path / 'missing'), '--check', '--quiet']) == 1
+    assert logger.level == before

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from .._io import describe_os_error, one_line
@@ -79,11 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(argv[0] if argv else None).parse_args(argv)
     quiet = getattr(args, 'quiet', False)
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
-    logging.getLogger('fcam_zoo').setLevel(logging.ERROR if quiet else logging.INFO)
     try:
-        with warnings.catch_warnings():
-            if quiet:
-                warnings.simplefilter('ignore')
+        with _messages(quiet):
             return args.run(args)
     except BrokenPipeError:
         # The reader of the pipe, such as head, stopped: discard the remaining output.
@@ -98,6 +96,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail('not enough memory: use smaller images, a smaller batch or fewer workers')
     except (FcamZooError, ValueError, TypeError, ImportError) as e:
         return _fail(str(e))
+
+
+@contextlib.contextmanager
+def _messages(quiet: bool) -> Iterator[None]:
+    """Log what a person needs, or only errors; restores the level of the logger for a caller in Python."""
+    logger = logging.getLogger('fcam_zoo')
+    before = logger.level
+    logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _fail(message: str) -> int:
