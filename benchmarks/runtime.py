@@ -65,7 +65,8 @@ COLUMNS = ('FCAM.cam', 'cams.extract', 'grad-cam', 'torch-cam')
 NOTES = """`FCAM.cam`: the closed form for networks with average pooling and one linear layer, in the pass that also
 gives the class; its Smooth Grad-CAM++ runs no noisy images, because the gradient of a linear layer does not depend on
 the image. `cams.extract`: any network and layer, with four noisy images, as torch-cam. The peers keep the graph of the
-whole network unless the user freezes it. F-CAM needs no label and no gradient."""
+whole network unless the user freezes it. F-CAM needs no label and no gradient. A class map
+cannot be faster than the classifier: ratios below 1 show the noise of the machine."""
 
 Call = Callable[[], Any]
 
