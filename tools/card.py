@@ -107,16 +107,22 @@ def _localization(entries: list[ReleaseEntry]) -> str:
 
 
 def render_readme(text: str) -> str:
-    """Return the README with the current table between its markers.
+    """Return the README with the current table between its markers (errors: see `between_markers`)."""
+    return between_markers(text, f'{readme_table()}\n', (BEGIN, END), 'README.md')
+
+
+def between_markers(text: str, content: str, markers: tuple[str, str], file: str) -> str:
+    """Return a text with other content between two marker lines.
 
     Raises:
-        ValueError: If the markers are missing.
+        ValueError: If the markers are missing; the message names the file.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f'README.md must have the lines {BEGIN!r} and {END!r}; the table is written between them')
-    return f'{before}{BEGIN}\n{readme_table()}\n{END}{after}'
+    begin, end = markers
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f'{file} must have the lines {begin!r} and {end!r}; the tables are written between them')
+    return f'{before}{begin}\n{content}{end}{after}'
 
 
 def model_card() -> str:

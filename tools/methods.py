@@ -27,7 +27,7 @@ from fcam_zoo.models import FCAM, create_model
 from fcam_zoo.train import TrainConfig
 
 from . import records
-from .card import table
+from .card import between_markers, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,17 +183,10 @@ def add(new: Sequence[Row]) -> None:
     write_text(records.results_dir() / 'methods.csv', text.getvalue())
 
 
-def render(text: str, begin: str = '<!-- results: begin -->', end: str = '<!-- results: end -->') -> str:
-    """Return docs/methods.md with the current tables between its markers.
-
-    Raises:
-        ValueError: If the markers are missing.
-    """
-    before, first, rest = text.partition(begin)
-    _, last, after = rest.partition(end)
-    if not first or not last:
-        raise ValueError(f'docs/methods.md must have the lines {begin!r} and {end!r}')
-    return f'{before}{begin}\n{"".join(_tables())}{end}{after}'
+def render(text: str) -> str:
+    """Return docs/methods.md with the current tables between its markers (errors: see `between_markers`)."""
+    markers = '<!-- results: begin -->', '<!-- results: end -->'
+    return between_markers(text, ''.join(_tables()), markers, 'docs/methods.md')
 
 
 def _tables() -> Iterator[str]:

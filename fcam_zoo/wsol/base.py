@@ -243,8 +243,11 @@ class WSOLMethod(nn.Module):
         """Compute the method's own map (B,h,w) of labels (B,); the caller normalizes and resizes it.
 
         It must not change with the other images of the batch. It may run under no_grad, on an encoding in float32.
+
+        Raises:
+            TypeError: For a method without `own_map`.
         """
-        raise NotImplementedError(f'{type(self).__name__} has no map of its own')
+        raise TypeError(f'{type(self).__name__} has no map of its own: use the CAM of the head, or override class_map')
 
     def hook(self, layer: str, function: Callable[..., torch.Tensor | None]) -> None:
         """Register a forward hook on a layer of the network.
