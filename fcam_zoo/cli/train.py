@@ -15,18 +15,8 @@ if TYPE_CHECKING:
     from ..train import TrainConfig
 
 STAGES = ('classifier', 'decoder')
-# Settings that choose the network. Without them and without a recipe, a training starts from the general model.
-NETWORK = {
-    'init',
-    'backbone',
-    'backbone_checkpoint',
-    'backbone_pretrained',
-    'backbone_kwargs',
-    'output_stride',
-    'dilated',
-    'decoder_type',
-    'decoder_channels',
-}
+# Settings of the weights that a network starts from.
+WEIGHTS = ('init', 'backbone_checkpoint', 'backbone_pretrained')
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -212,6 +202,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
+    from ..hub.facts import NETWORK_SETTINGS
     from ..train import TrainConfig
     from ..train.sweep import parse_value
 
@@ -226,7 +217,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
     searched = {text.partition('=')[0] for text in args.sweep}
-    if args.recipe is None and NETWORK.isdisjoint({*changes, *searched}):
+    if args.recipe is None and {*NETWORK_SETTINGS, *WEIGHTS}.isdisjoint({*changes, *searched}):
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
 

@@ -31,7 +31,7 @@ from .records import StageSummary
 from .selection import localization_score
 from .setup import Setup, prepare, training_device
 from .teacher_maps import stored_maps
-from .validation import center_score, selection_of
+from .validation import center_score, selection_text
 
 logger = logging.getLogger(__name__)
 # Settings that may change on resume, since they do not affect the result. (Without skip_bad, a run stops before the
@@ -88,7 +88,7 @@ def train_after(
         setup = prepare(started or config, device, () if started else auto_epochs)
         config = setup.config
         if rank() == 0:
-            logger.info('%s (docs/training.md)', selection_of(setup))
+            logger.info('%s (docs/training.md)', selection_text(setup))
             for warning in setup.warnings:
                 logger.warning(warning)
             claim_folder(run_dir, config, setup.model)
