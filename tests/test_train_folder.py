@@ -6,10 +6,11 @@ import pytest
 from synthetic import make_folder, shape_image, train_config
 
 from fcam_zoo.cli import main
-from fcam_zoo.cli.train import check_output
 from fcam_zoo.data import FolderDataset, open_dataset
 from fcam_zoo.data.formats import train_split
 from fcam_zoo.errors import DatasetError
+from fcam_zoo.train import train
+from fcam_zoo.train.run import check_folder
 from fcam_zoo.train.setup import open_data
 
 
@@ -70,8 +71,12 @@ def test_a_run_folder_among_the_class_folders_is_refused(photos, tmp_path, capsy
         assert '\n' not in error
     assert not (photos / 'run').exists()
     assert not (data / 'train' / 'run').exists()
-    check_output(str(photos), tmp_path / 'run')
-    check_output(str(data), data / 'run')
+    # Python has the same check.
+    for run in (data / 'train' / 'run', data / 'train'):
+        with pytest.raises(ValueError, match='where each folder is a class'):
+            train(train_config(data), run, quiet=True)
+    for root, output in ((photos, tmp_path / 'run'), (data, data / 'run')):
+        assert check_folder(output, train_config(root), resume=False) is None
 
 
 def test_folders_without_class_folders_get_the_usual_errors(tmp_path, photos):
@@ -91,3 +96,30 @@ def test_folders_without_class_folders_get_the_usual_errors(tmp_path, photos):
 def test_annotations_need_a_val_split(photos, tmp_path):
     with pytest.raises(DatasetError, match=r'annotations are those of val, and .* has only class folders'):
         open_data(train_config(photos, annotations=str(tmp_path / 'boxes.csv')))
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        (
+            'fcam_mobilenetv1_075.layercam_cub50',
+            'init runs/third/last, runs/joint/last; teacher.model runs/second/best, runs/cub50_s16/best',
+        ),
+        (
+            'fcam_mobilenetv1_025.layercam_cub50',
+            'init runs/small_classifier/last; teacher.model runs/second/best, runs/cub50_s16/best; '
+            'classifier.teacher runs/second/best, runs/cub50_s16/best',
+        ),
+        ('fcam_mobilenetv1_075.cam_pets3', 'teacher.model runs/pets3_s16/best'),
+        (
+            'fcam_mobilenetv1_075.layercam_caltech101',
+            'init runs/caltech_layers/last; teacher.model runs/caltech_layers/last',
+        ),
+    ],
+)
+def test_recipes_of_released_models_name_the_trainings_they_need(photos, tmp_path, capsys, monkeypatch, name, text):
+    monkeypatch.chdir(tmp_path)
+    assert main(['train', str(photos), '-o', 'run', '--recipe', name, '--dry-run']) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert f'these model folders do not exist: {text}. They are other trainings, which must be finished first' in error
+    assert 'docs/reproduce.md' in error

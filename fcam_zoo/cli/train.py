@@ -158,7 +158,6 @@ def run(args: argparse.Namespace) -> int:
     from ..train import plan, summary_table, sweep, train
     from ..train.sweep import best_run, parse_sweeps, plan_runs, sweep_table
 
-    check_output(args.data, args.output)
     config, auto_epochs = settings_of(args), stages_without_epochs(args)
     searched = parse_sweeps(args.sweep)
     if args.dry_run:
@@ -178,20 +177,6 @@ def run(args: argparse.Namespace) -> int:
     if os.environ.get('RANK', '0') == '0':
         print('\n'.join(lines))
     return 0
-
-
-def check_output(data: str, output: Path) -> None:
-    """Refuse a run folder among the class folders, where it would be read as one of the classes.
-
-    Raises:
-        ValueError: If the run folder is inside of the folder of the class folders.
-        DatasetError: If some folders of the data set look like classes and others do not.
-    """
-    from ..data.formats import train_split
-
-    classes = Path(data, train_split(data)).resolve()
-    if output.resolve().is_relative_to(classes):
-        raise ValueError(f'-o {output} is in {classes}, where each folder is a class: give a folder outside of it')
 
 
 def settings_of(args: argparse.Namespace) -> TrainConfig:

@@ -121,7 +121,9 @@ def facts_of_run(
     with reading(run_dir, TrainingError, _FINISHED):
         recipe = _read(run_dir / 'config.json')
         best, last = (_recorded(run_dir, which) for which in ('best', 'last'))
-        arguments = convert(dict[str, Any], _read(run_dir / BEST_CONFIG).get('model_args'), f'{BEST_CONFIG}: model_args')
+        arguments = convert(
+            dict[str, Any], _read(run_dir / BEST_CONFIG).get('model_args'), f'{BEST_CONFIG}: model_args'
+        )
         backbone = convert(str, arguments.get('backbone'), f'{BEST_CONFIG}: model_args.backbone')
         title = data_title or convert(str, best.dataset.get('title'), f'{BEST_CONFIG}: dataset.title')
     facts = {
