@@ -107,8 +107,10 @@ def test_annotations_need_a_val_split(photos, tmp_path):
         ),
         (
             'fcam_mobilenetv1_025.layercam_cub50',
-            'init runs/small_classifier/last; teacher.model runs/second/best, runs/cub50_s16/best; '
-            'classifier.teacher runs/second/best, runs/cub50_s16/best',
+            (
+                'init runs/small_classifier/last; teacher.model runs/second/best, runs/cub50_s16/best; '
+                'classifier.teacher runs/second/best, runs/cub50_s16/best'
+            ),
         ),
         ('fcam_mobilenetv1_075.cam_pets3', 'teacher.model runs/pets3_s16/best'),
         (

@@ -144,8 +144,8 @@ def _recorded(run_dir: Path, which: str) -> RunFacts:
     config, names = _read(path), [field.name for field in fields(RunFacts)]
     if 'trained' not in config:
         raise TrainingError(
-            f'{path} lacks the facts of the training, as in earlier versions of fcam_zoo: repeat the command of the '
-            'training with --resume, which only writes the models again'
+            f'{path} lacks the facts of the training, as in earlier versions of fcam_zoo: repeat its command with '
+            '--resume, which writes the models of a finished training again; if it is refused, train again'
         )
     return build(RunFacts, {name: config[name] for name in names if name in config}, f'{which}/{CONFIG}')
 

@@ -195,8 +195,8 @@ def sweep(
     """
     run_dir, runs = Path(run_dir), plan_runs(config, settings)
     with training_device(config.device) as device:
-        _check_val(runs[0])
         summaries = {run.folder: _finished(run_dir / run.folder, run.config, resume, auto_epochs) for run in runs}
+        _check_val(runs[0])
         _check_runs([run.config for run in runs if summaries[run.folder] is None], device)
         rows: list[SweepRun] = []
         classifiers: list[tuple[PlannedRun, Path]] = []
