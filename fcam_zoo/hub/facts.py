@@ -52,7 +52,7 @@ class RunFacts:
     """
 
     dataset: dict[str, str | int]
-    metrics: Metrics
+    metrics: dict[str, Metrics]
     epochs: dict[str, dict[str, int]]
     selection: str
     trained: dict[str, str]

@@ -139,7 +139,8 @@ class TrainConfig:
             for parent in parents:
                 target = target.get(parent) if isinstance(target, dict) else None
             if not isinstance(target, dict):
-                raise InvalidValue(f'unknown setting {show(place)}: choose one of {", ".join(self.to_dict())}, {OF_PARTS}')
+                names = ', '.join(self.to_dict())
+                raise InvalidValue(f'unknown setting {show(place)}: choose one of {names}, {OF_PARTS}')
             target[key] = value
         return self.from_dict(values)
 
