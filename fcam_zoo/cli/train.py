@@ -168,8 +168,8 @@ def run(args: argparse.Namespace) -> int:
             lines.append(f'{len(runs)} runs: once for each of {" x ".join(counts)}')
     elif searched:
         rows = sweep(config, args.output, searched, args.resume, args.quiet, auto_epochs)
-        folder = args.output / best_run(rows).folder
-        lines = [sweep_table(rows), f'best on val: {best_run(rows).folder}; models: {folder / "best"}']
+        best, metric = best_run(rows).folder, plan_runs(config, searched)[0].metric
+        lines = [sweep_table(rows), f'best on val by {metric}: {best}; models: {args.output / best / "best"}']
     else:
         summary = train(config, args.output, args.resume, args.quiet, auto_epochs)
         lines = [summary_table(summary), f'models: {args.output / "best"}, {args.output / "last"}']
