@@ -177,4 +177,4 @@ def _moved(values: dict[str, Any]) -> dict[str, Any]:
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
 PARTS = ('teacher', *STAGES)
-OF_PARTS = f'or one of {", ".join(PARTS)}, such as decoder.lr'
+OF_PARTS = f'or a setting of {", ".join(PARTS)}, such as decoder.lr'
