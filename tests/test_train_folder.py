@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 from synthetic import make_folder, shape_image, train_config
 
+import fcam_zoo
 from fcam_zoo.cli import main
 from fcam_zoo.data import FolderDataset, open_dataset
 from fcam_zoo.data.formats import train_split
 from fcam_zoo.errors import DatasetError
-from fcam_zoo.train import train
+from fcam_zoo.train import TrainConfig, train
 from fcam_zoo.train.run import check_folder
+from fcam_zoo.train.setting_types import names_of
 from fcam_zoo.train.setup import open_data
 
 
@@ -98,30 +100,14 @@ def test_annotations_need_a_val_split(photos, tmp_path):
         open_data(train_config(photos, annotations=str(tmp_path / 'boxes.csv')))
 
 
-@pytest.mark.parametrize(
-    ('name', 'text'),
-    [
-        (
-            'fcam_mobilenetv1_075.layercam_cub50',
-            'init runs/third/last, runs/joint/last; teacher.model runs/second/best, runs/cub50_s16/best',
-        ),
-        (
-            'fcam_mobilenetv1_025.layercam_cub50',
-            (
-                'init runs/small_classifier/last; teacher.model runs/second/best, runs/cub50_s16/best; '
-                'classifier.teacher runs/second/best, runs/cub50_s16/best'
-            ),
-        ),
-        ('fcam_mobilenetv1_075.cam_pets3', 'teacher.model runs/pets3_s16/best'),
-        (
-            'fcam_mobilenetv1_075.layercam_caltech101',
-            'init runs/caltech_layers/last; teacher.model runs/caltech_layers/last',
-        ),
-    ],
-)
-def test_recipes_of_released_models_name_the_trainings_they_need(photos, tmp_path, capsys, monkeypatch, name, text):
+@pytest.mark.parametrize('name', fcam_zoo.list_models(pretrained=True))
+def test_recipes_of_released_models_name_the_trainings_they_need(photos, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert main(['train', str(photos), '-o', 'run', '--recipe', name, '--dry-run']) == 1
     (error,) = capsys.readouterr().err.splitlines()
-    assert f'these model folders do not exist: {text}. They are other trainings, which must be finished first' in error
-    assert 'docs/reproduce.md' in error
+    config = TrainConfig.from_file(name)
+    for place, names in (('init', names_of(config.init)), ('teacher.model', config.teacher.models)):
+        if names:
+            assert f'{place} {", ".join(dict.fromkeys(names))}' in error
+    assert 'these model folders do not exist: ' in error
+    assert 'They are other trainings, which must be finished first (docs/reproduce.md has' in error

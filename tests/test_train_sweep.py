@@ -129,7 +129,10 @@ def test_mistakes_are_found_before_the_first_training(data, tmp_path):
         ({'decoder.rate': [1, 2]}, r'unknown field decoder\.rate: choose one of epochs, batch_size'),
         ({'erosion': [3, 11]}, r'^unknown setting erosion: choose decoder\.erosion$'),
         ({'alpha': [1, 0.1]}, r'^unknown setting alpha: choose decoder\.seed_weight$'),
-        ({'tau': [1, 2]}, r'^unknown field tau: choose one of data, .*, or a setting of teacher, .*, such as decoder\.lr$'),
+        (
+            {'tau': [1, 2]},
+            r'^unknown field tau: choose one of data, .*, or a setting of teacher, .*, such as decoder\.lr$',
+        ),
         ({'decoder.lr': [0.1], 'decoder.select': ['mean']}, r"decoder\.select is 'mean': give 'localization' or"),
         ({'teacher.variant': ['reference', 'x']}, r"teacher\.variant is 'x': choose one of published"),
         ({'decoder.select': ['localization', 'localization_50']}, 'do not sweep over classifier.select'),
