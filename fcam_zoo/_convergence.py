@@ -42,7 +42,7 @@ Runs = Mapping[str, Sequence[str | os.PathLike]]
 
 
 def convergence(runs: Runs, stage: str | None = None, metrics: Sequence[str] | None = None) -> Figure:
-    """Plot the terms of the training loss and metrics on val over the epochs, one panel each.
+    """Plot the terms of the training loss, times their weights, and metrics on val over the epochs, one panel each.
 
     Runs with the same name, such as those of several seeds, are one line, their mean, with a band of one standard
     deviation. It ends at the last epoch that all of them have.
@@ -102,6 +102,10 @@ def _read(path: Path, stage: str) -> History:
     """Read the epochs of a stage of a run, or those of a file."""
     file = path / stage / 'metrics.jsonl' if path.is_dir() else path
     if path.is_dir() and not file.is_file():
+        if (path / 'sweep.json').is_file():
+            raise FileNotFoundError(
+                f'{short_path(path)} is the folder of a sweep: give folders of its runs, which are listed in sweep.csv'
+            )
         raise FileNotFoundError(
             f'{short_path(path)} has no {stage}/metrics.jsonl: give the folder of a training with this stage'
         )

@@ -221,7 +221,7 @@ def test_train_plans_and_sweeps(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert not run.exists()
     assert 'train: 8 images of 2 classes' in printed
-    assert 'of the decoder the best by mean of MaxBoxAcc at IoU 30, 50 and 70 on val' in printed
+    assert 'decoder: best epoch by mean of MaxBoxAcc at IoU 30, 50 and 70 on val' in printed
     assert 'decoder: 1 epochs of 2 steps of 4 images' in printed
     assert main([*arguments, '--sweep', 'background_fraction=0.3,0.6']) == 0
     found = json.loads((run / 'sweep.json').read_text())
@@ -229,7 +229,7 @@ def test_train_plans_and_sweeps(tmp_path, capsys):
     assert max(row['score'] for row in found['rows']) == next(
         row['score'] for row in found['rows'] if row['values'] == found['best']
     )
-    assert f'best on val: {found["folder"]}' in capsys.readouterr().out
+    assert f'best on val by localization: {found["folder"]}' in capsys.readouterr().out
     # One classifier for all values.
     first, second = ((run / row['folder'] / 'classifier' / 'state.safetensors').read_bytes() for row in found['rows'])
     assert first == second

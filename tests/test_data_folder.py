@@ -128,3 +128,28 @@ def test_skipped_files_are_counted_in_one_line(tmp_path, caplog):
     assert len(open_dataset(tmp_path / 'd', 'train')) == 4
     (line,) = caplog.messages
     assert line.endswith('train: 3 files skipped, not read as images: 2 .avif, 1 .heic')
+
+
+def test_the_first_level_has_the_classes_and_sets_give_a_warning(tmp_path, caplog):
+    for name in ('set1', 'set2'):
+        fill(tmp_path / 'sets' / name / 'cat', '1.png')
+        fill(tmp_path / 'sets' / name / 'dog', '2.png')
+    dataset = FolderDataset(tmp_path / 'sets')
+    assert dataset.class_names == {0: 'set1', 1: 'set2'}
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+    (message,) = caplog.messages
+    text = "the classes are the folders 'set1' and 'set2', which both have all images in folders named 'cat', 'dog': "
+    assert text in message
+    assert 'use the layout train/<class>/*.jpg and val/<class>/*.jpg' in message
+
+
+def test_subfolders_of_classes_give_no_warning(animals, tmp_path, caplog):
+    for name in ('cat', 'dog'):
+        # A folder named alike in each class, or images beside the folders.
+        fill(tmp_path / 'one' / name / 'images', '1.png', '2.png')
+        fill(tmp_path / 'some' / name, '1.png')
+        for year in ('2023', '2024'):
+            fill(tmp_path / 'some' / name / year, '1.png')
+    for folder in (animals / 'train', tmp_path / 'one', tmp_path / 'some'):
+        FolderDataset(folder)
+    assert caplog.messages == []

@@ -225,9 +225,12 @@ def test_convergence_command(tmp_path, capsys):
     (tmp_path / 'text.jsonl').write_text('no JSON')
     (tmp_path / 'empty.jsonl').write_text('')
     write_run(tmp_path / 'classified', [1.0], [1], 'classifier')
+    (tmp_path / 'sweep').mkdir()
+    (tmp_path / 'sweep' / 'sweep.json').write_text('{}')
     for arguments, message in (
         (['none'], 'none'),
         ([str(tmp_path)], 'has no decoder/metrics.jsonl: give the folder of a training'),
+        ([str(tmp_path / 'sweep')], 'is the folder of a sweep: give folders of its runs'),
         ([str(runs[0]), str(tmp_path / 'classified')], 'classified has no decoder/metrics.jsonl'),
         ([str(runs[0]), '--stage', 'classifier'], 'has no classifier/metrics.jsonl'),
         ([str(runs[0]), '--metrics', 'mean'], 'metric mean is not in the runs: they have pxap'),

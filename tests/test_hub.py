@@ -16,7 +16,7 @@ from safetensors import safe_open
 import fcam_zoo
 from fcam_zoo import _index
 from fcam_zoo.errors import UnknownModelError, WeightsError
-from fcam_zoo.hub.facts import facts_of_release, selection_text
+from fcam_zoo.hub.facts import facts_of_release
 from fcam_zoo.models.names import hub_names
 
 ROOT = Path(__file__).parents[1]
@@ -180,16 +180,3 @@ def test_facts_of_a_release_that_started_from_a_model_name_its_network():
         'fpn',
         None,
     )
-
-
-@pytest.mark.parametrize(
-    ('val', 'select', 'text'),
-    [
-        ({'max_box_acc_50': 1.0, 'mean': 1.0, 'cls': 1.0}, 'accuracy', 'by its labels; metrics by its boxes'),
-        ({'max_box_acc_50': 1.0, 'mean': 1.0}, 'accuracy', 'best epoch and threshold on val, by its boxes'),
-        ({'max_box_acc_50': 1.0, 'mean': 1.0}, 'localization_50', 'by its boxes at IoU 50'),
-        ({}, 'accuracy', 'there is no val split'),
-    ],
-)
-def test_selection_text(val, select, text):
-    assert selection_text(val, select).endswith(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,6 @@ import timm
 import torch
 from huggingface_hub import ModelCard, constants, hf_hub_download
 from safetensors.torch import save_file
-from synthetic import train_config
 
 import fcam_zoo
 from fcam_zoo import _index, hub
@@ -22,7 +20,6 @@ from fcam_zoo._weights import digest
 from fcam_zoo.cli import main
 from fcam_zoo.errors import HubError, TrainingError, WeightsError
 from fcam_zoo.models import zoo
-from fcam_zoo.train import train
 
 ROOT = Path(__file__).parents[1]
 FACTS = {
@@ -320,76 +317,6 @@ def test_prune_keeps_revisions_in_use(loopback, tmp_path, capsys):
     assert hub.downloads() == []
     assert other.exists()
     assert hub.downloads(tmp_path / 'nowhere') == []
-
-
-@pytest.fixture
-def run_dir(tmp_path) -> Path:
-    """Folder of a finished training."""
-    run = tmp_path / 'run'
-    hub.save_pretrained(tiny(), run / 'best')
-    recipe = {'data': '/somewhere/birds', 'backbone': 'test_resnet', 'teacher': 'cam', 'device': 'cpu', 'seed': 3}
-    row = {'epoch': 2, 'val': {'max_box_acc_50': 66.6666, 'cls': 90.0}}
-    (run / 'config.json').write_text(json.dumps(recipe))
-    (run / 'summary.json').write_text(json.dumps({'decoder': {'best': row, 'last': {'epoch': 3}}}))
-    return run
-
-
-def test_push_pull_predict_by_command(loopback, run_dir, tmp_path, capsys):
-    arguments = ['push', str(run_dir), 'org/birds', '--data-license', 'CC0-1.0']
-    assert main([*arguments, '--preview', str(tmp_path / 'preview')]) == 0
-    assert not loopback.repos
-    assert main(arguments) == 0
-    assert 'published: hf-hub:org/birds@' in capsys.readouterr().out
-    text = loopback.files('org/birds')['README.md'].decode()
-    assert text == (tmp_path / 'preview' / 'README.md').read_text()
-    for said in ('birds: CC0-1.0', '66.7', 'on val, by its boxes', 'license: apache-2.0'):
-        assert said in text
-    assert '/somewhere' not in text
-    assert 'base_model' not in text  # the initial weights of the backbone are unknown
-    assert main(['pull', 'org/birds', '--cache-dir', str(tmp_path / 'elsewhere')]) == 0
-    folder = capsys.readouterr().out.strip()
-    assert maps(fcam_zoo.create_model(f'local-dir:{folder}')).equal(maps(tiny()))
-
-
-def test_facts_of_a_real_training(boxes_root, tmp_path):
-    train(train_config(boxes_root), tmp_path / 'run', quiet=True)
-    facts = hub.facts_of_run(tmp_path / 'run', data_title='Shapes')
-    assert 'on val, by its boxes' in facts['selection']
-    assert facts['metrics']['val']['fcam'].keys() & {'max_box_acc_50', 'cls'}
-    assert str(tmp_path) not in json.dumps(facts)
-    model = hub.from_pretrained(tmp_path / 'run' / 'best')
-    folder = hub.write_repository(model, tmp_path / 'preview', 'org/shapes', **facts)
-    assert ModelCard.load(folder / 'README.md').data.eval_results
-
-
-@pytest.mark.parametrize(
-    ('file', 'content', 'place'),
-    [
-        ('config.json', '[]', 'config.json: the content'),
-        ('config.json', '{"data": 1, "teacher": "cam"}', 'config.json: data is 1: give text'),
-        ('config.json', '{"data": "birds", "teacher": ["cam"]}', 'config.json: teacher'),
-        ('summary.json', '{"decoder": 1}', 'summary.json: the content.decoder is 1'),
-        ('summary.json', '{"decoder": {"best": [], "last": {}}}', 'summary.json: decoder.best'),
-        (
-            'summary.json',
-            '{"decoder": {"best": {"val": {"cls": 1' + '0' * 400 + '}}, "last": {}}}',
-            'decoder.best.val.cls',
-        ),
-        ('summary.json', '{"decoder": {"best": {"epoch": "1"}, "last": {}}}', 'decoder.best.epoch'),
-        ('best/config.json', '{"model_args": {"backbone": 5}}', 'best/config.json: model_args.backbone'),
-    ],
-)
-def test_facts_of_damaged_trainings_name_the_place(tmp_path, file, content, place):
-    whole = {
-        'config.json': '{"data": "birds", "teacher": "cam"}',
-        'summary.json': '{"decoder": {"best": {"epoch": 1}, "last": {"epoch": 1}}}',
-        'best/config.json': '{"model_args": {"backbone": "resnet18"}}',
-    }
-    (tmp_path / 'best').mkdir()
-    for name, text in {**whole, file: content}.items():
-        (tmp_path / name).write_text(text)
-    with pytest.raises(TrainingError, match=re.escape(place)):
-        hub.facts_of_run(tmp_path)
 
 
 def test_push_refuses_other_folders_and_ids(loopback, tmp_path):

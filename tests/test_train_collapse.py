@@ -74,6 +74,22 @@ def test_a_collapsed_epoch_is_not_the_best(tmp_path, monkeypatch, caplog):
     assert 'lower decoder.crf_weight' in caplog.text
 
 
+def test_with_boxes_the_metric_alone_selects(tmp_path, monkeypatch, caplog):
+    """A collapsed epoch is reported, and is the best if its metric on val is."""
+    data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
+    scores = iter((10.0, 20.0, 15.0))
+    monkeypatch.setattr(
+        loop, 'validate', lambda *_: {'mean': (n := next(scores)), 'max_box_acc_50': n, 'best_threshold_50': 0.5}
+    )
+    monkeypatch.setattr(
+        DecoderStage, 'collapse', lambda self, history: 'the maps collapsed' if history[-1].epoch == 2 else None
+    )
+    with caplog.at_level(logging.WARNING):
+        summary = train(config(data, **STAGES), tmp_path / 'run', quiet=True)['decoder']
+    assert summary.best_epoch == 2
+    assert 'decoder 2: the maps collapsed: lower decoder.crf_weight' in caplog.text
+
+
 def test_area_is_not_part_of_the_loss(tmp_path):
     data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
     terms = train(config(data, **STAGES), tmp_path / 'run', quiet=True)['decoder'].last.terms

@@ -135,22 +135,22 @@ def test_config_has_the_network_of_init(tmp_path):
         (
             lambda root: make_folder(root, {'train': 8}),
             (
-                'there is no val split; selected epoch: of the classifier the last one, '
-                'of the decoder the best by image labels, on images of train'
+                'there is no val split; classifier: the last epoch; decoder: best epoch by image labels only, on '
+                'images of train: the probability of the label with the background removed'
             ),
         ),
         (
             lambda root: make_folder(root, {'train': 8, 'val': 4}),
             (
-                'val has no boxes or masks; selected epoch: of the classifier the best by accuracy on val, '
-                'of the decoder the best by image labels, on images of val'
+                'val has no boxes or masks; classifier: best epoch by accuracy on val; decoder: best epoch by image '
+                'labels only, on images of val: the probability of the label with the background removed'
             ),
         ),
         (
             lambda root: make_wsol(root, {'train': 8, 'val': 4}),
             (
-                'val has boxes; selected epoch: of the classifier the best by accuracy on val, '
-                'of the decoder the best by mean of MaxBoxAcc at IoU 30, 50 and 70 on val'
+                'val has boxes; classifier: best epoch by accuracy on val; decoder: best epoch by mean of MaxBoxAcc '
+                'at IoU 30, 50 and 70 on val, threshold by its boxes'
             ),
         ),
     ],
@@ -189,7 +189,7 @@ def test_the_accuracy_on_training_images_is_logged(tmp_path, caplog):
         (
             lambda root: make_wsol(root, {'train': 8, 'val': 4}),
             ('val', 'MaxBoxAcc: F-CAM '),
-            'best epoch and threshold on val, by its boxes',
+            'best epoch by mean of MaxBoxAcc at IoU 30, 50 and 70 on val, threshold by its boxes',
         ),
     ],
 )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 from synthetic import make_folder, shape_image, train_config
 
+import fcam_zoo
 from fcam_zoo.cli import main
-from fcam_zoo.cli.train import check_output
 from fcam_zoo.data import FolderDataset, open_dataset
 from fcam_zoo.data.formats import train_split
 from fcam_zoo.errors import DatasetError
+from fcam_zoo.train import TrainConfig, train
+from fcam_zoo.train.run import check_folder
+from fcam_zoo.train.setting_types import names_of
 from fcam_zoo.train.setup import open_data
 
 
@@ -70,8 +73,12 @@ def test_a_run_folder_among_the_class_folders_is_refused(photos, tmp_path, capsy
         assert '\n' not in error
     assert not (photos / 'run').exists()
     assert not (data / 'train' / 'run').exists()
-    check_output(str(photos), tmp_path / 'run')
-    check_output(str(data), data / 'run')
+    # Python has the same check.
+    for run in (data / 'train' / 'run', data / 'train'):
+        with pytest.raises(ValueError, match='where each folder is a class'):
+            train(train_config(data), run, quiet=True)
+    for root, output in ((photos, tmp_path / 'run'), (data, data / 'run')):
+        assert check_folder(output, train_config(root), resume=False) is None
 
 
 def test_folders_without_class_folders_get_the_usual_errors(tmp_path, photos):
@@ -91,3 +98,16 @@ def test_folders_without_class_folders_get_the_usual_errors(tmp_path, photos):
 def test_annotations_need_a_val_split(photos, tmp_path):
     with pytest.raises(DatasetError, match=r'annotations are those of val, and .* has only class folders'):
         open_data(train_config(photos, annotations=str(tmp_path / 'boxes.csv')))
+
+
+@pytest.mark.parametrize('name', fcam_zoo.list_models(pretrained=True))
+def test_recipes_of_released_models_name_the_trainings_they_need(photos, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(['train', str(photos), '-o', 'run', '--recipe', name, '--dry-run']) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    config = TrainConfig.from_file(name)
+    for place, names in (('init', names_of(config.init)), ('teacher.model', config.teacher.models)):
+        if names:
+            assert f'{place} {", ".join(dict.fromkeys(names))}' in error
+    assert 'these model folders do not exist: ' in error
+    assert 'They are other trainings, which must be finished first (docs/reproduce.md has' in error

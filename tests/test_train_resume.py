@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from synthetic import make_wsol, train_config
 
+from fcam_zoo.errors import TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, train
 from fcam_zoo.train.checkpoint import Progress
 from fcam_zoo.train.loop import StageRun
@@ -155,3 +156,24 @@ def test_float16_can_be_resumed_before_its_first_update(tmp_path, monkeypatch):
 def test_states_of_earlier_versions_can_be_resumed():
     progress = Progress(epoch=1, best_epoch=1, best_score=50.0)
     assert Progress.from_json(json.dumps(json.loads(progress.to_json()) | {'stage': {'t': 1.01}})) == progress
+
+
+def test_a_setting_that_earlier_versions_ignored_is_left_out_once(tmp_path, caplog):
+    """They allowed decoder.classifier_lr without joint training, where it is an error now."""
+    data = make_wsol(tmp_path / 'shapes', {'train': 8, 'val': 4})
+    config = train_config(data, classifier=ClassifierConfig(epochs=0), decoder=DecoderConfig(epochs=1, batch_size=8))
+    run = tmp_path / 'run'
+    want = train(config, run, quiet=True)
+    old = json.loads((run / 'config.json').read_text())
+    old['decoder']['classifier_lr'] = 5e-4
+    (run / 'config.json').write_text(json.dumps(old))
+    text = 'decoder.classifier_lr=0.0005 is left out: it has no effect without decoder.classification_weight'
+    for _ in range(2):
+        assert train(config, run, resume=True, quiet=True) == want
+        assert [message.endswith(text) for message in caplog.messages if 'classifier_lr' in message] == [True]
+    # Joint training uses it.
+    old['decoder']['classification_weight'] = 1.0
+    (run / 'config.json').write_text(json.dumps(old))
+    with pytest.raises(TrainingError, match=r'differs in decoder\.classifier_lr .* decoder\.classification_weight|'
+                       r'differs in decoder\.classification_weight .* decoder\.classifier_lr'):  # fmt: skip
+        train(config, run, resume=True, quiet=True)

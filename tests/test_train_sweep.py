@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -14,7 +15,7 @@ from synthetic import make_folder, make_wsol, train_config
 from test_train_distributed import torchrun
 
 from fcam_zoo.errors import FcamZooError, TrainingError
-from fcam_zoo.train import ClassifierConfig, DecoderConfig, loop, sweep
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, loop, sweep, train
 from fcam_zoo.train.sweep import best_run, parse_sweeps, plan_runs
 
 # `fcam_zoo.train.sweep` is the function.
@@ -127,6 +128,11 @@ def test_mistakes_are_found_before_the_first_training(data, tmp_path):
     for settings, message in (
         ({'decoder.rate': [1, 2]}, r'unknown field decoder\.rate: choose one of epochs, batch_size'),
         ({'erosion': [3, 11]}, r'^unknown setting erosion: choose decoder\.erosion$'),
+        ({'alpha': [1, 0.1]}, r'^unknown setting alpha: choose decoder\.seed_weight$'),
+        (
+            {'tau': [1, 2]},
+            r'^unknown field tau: choose one of data, .*, or a setting of teacher, .*, such as decoder\.lr$',
+        ),
         ({'decoder.lr': [0.1], 'decoder.select': ['mean']}, r"decoder\.select is 'mean': give 'localization' or"),
         ({'teacher.variant': ['reference', 'x']}, r"teacher\.variant is 'x': choose one of published"),
         ({'decoder.select': ['localization', 'localization_50']}, 'do not sweep over classifier.select'),
@@ -143,11 +149,55 @@ def test_mistakes_are_found_before_the_first_training(data, tmp_path):
         parse_sweeps(['seed=1,2', 'decoder.lr=0.1,0.2', 'seed=3'])
 
 
-def test_a_teacher_that_selects_the_classifier_does_not_share_it(data):
-    methods = {'teacher.method': ['cam', 'layercam']}
-    for select, count in (('accuracy', 1), ('localization_50', 2)):
-        config = train_config(data, **SHORT).replace({'classifier.select': select})
-        assert len({run.classifier for run in plan_runs(config, methods)}) == count
+def test_a_classifier_is_measured_with_the_maps_of_each_teacher(data, tmp_path, caplog):
+    """Accuracy selects the same classifier; its class maps are those of the teacher."""
+    settings, stages = {'teacher.method': ['cam', 'layercam']}, SHORT | {'decoder': DecoderConfig(epochs=0)}
+    config = train_config(data, **stages).replace({'classifier.epochs': 3, 'classifier.head_init': 'xavier'})
+    with caplog.at_level(logging.INFO, logger='fcam_zoo'):
+        rows = sweep(config, tmp_path / 'run', settings, quiet=True)
+    assert caplog.text.count('classifier 3/3') == 1
+    copied = tmp_path / 'run' / rows[1].folder
+    alone = train(config.replace({'teacher.method': 'layercam'}), tmp_path / 'alone', quiet=True)['classifier']
+    found = json.loads((copied / 'summary.json').read_text())['classifier']
+    assert found['best']['val'] == alone.best.val == rows[1].val
+    assert found['last']['val'] == alone.last.val
+    # The maps of the other epochs are unknown, and so is the epoch with the best maps.
+    assert found['selections'] == {}
+    vals = [json.loads(line)['val'] for line in (copied / 'classifier' / 'metrics.jsonl').open()]
+    measured = {found['best']['epoch'], 3}
+    assert [epoch for epoch, val in enumerate(vals, 1) if val.keys() != {'cls'}] == sorted(measured)
+    assert not (copied / 'classifier' / 'samples').exists()
+    text = 'copied from a run with another teacher; the maps of the best and the last epoch are measured again'
+    assert caplog.text.count(text) == 1
+    assert sweep(config, tmp_path / 'run', settings, resume=True, quiet=True) == rows
+
+
+def test_runs_share_the_classifier_of_the_same_teacher_first(data):
+    settings = {'teacher.method': ['cam', 'layercam'], 'decoder.erosion': [3, 11]}
+    for select, expected in (
+        ('accuracy', [None, (0, True), (0, False), (2, True)]),
+        ('localization_50', [None, (0, True), None, (2, True)]),
+    ):
+        runs = plan_runs(train_config(data, **SHORT).replace({'classifier.select': select}), settings)
+        finished, found = [], []
+        for number, run in enumerate(runs):
+            shared = run.find_classifier(finished)
+            found.append(shared and (int(shared.folder.name), shared.same_maps))
+            finished.append((run, Path(str(number))))
+        assert found == expected
+
+
+def test_class_maps_that_select_the_epoch_are_not_shared(data, tmp_path, monkeypatch, caplog):
+    """With other classes on val there is no accuracy, so localization selects in spite of the setting."""
+    scores = iter(range(1, 5))
+    monkeypatch.setattr(
+        loop, 'validate', lambda *_: {'mean': (n := next(scores)), 'max_box_acc_50': n, 'best_threshold_50': 0.5}
+    )
+    config = train_config(data, **SHORT | {'decoder': DecoderConfig(epochs=0)})
+    with caplog.at_level(logging.INFO, logger='fcam_zoo'):
+        rows = sweep(config, tmp_path / 'run', {'teacher.method': ['cam', 'layercam']}, quiet=True)
+    assert [row.score for row in rows] == [1, 2]
+    assert caplog.text.count('classifier 1/1') == 2
 
 
 def test_values_that_need_each_other_are_checked_together(data):

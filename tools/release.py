@@ -1,6 +1,7 @@
 """Release or record a finished training, measure the released models again, or time all models.
 
-    python -m tools.release add RUN NAME --base BACKBONE [--decoder-only | --record] [--epoch last] [--also DATA ...]
+    python -m tools.release add RUN NAME --base BACKBONE [--decoder-only | --record] [--epoch last] [--overwrite]
+        [--also DATA ...]
     python -m tools.release remeasure DATA_ROOT [NAME ...]
     python -m tools.release speeds
 
@@ -20,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import save_file
 
 from fcam_zoo import _index, hub
 from fcam_zoo._index import DatasetFacts, Metrics, ModelName, ReleaseEntry
-from fcam_zoo._io import atomic_path, write_text
+from fcam_zoo._io import atomic_path
 from fcam_zoo._weights import digest, fingerprint
 from fcam_zoo.data import EvalTransform, open_dataset
 from fcam_zoo.errors import UnknownModelError, WeightsError
@@ -36,6 +36,7 @@ from fcam_zoo.train.setup import has_ground_truth
 
 from . import records
 from .measure import cost_of, measure_labels, measure_metrics, val_thresholds
+from .recipes import write_recipe
 from .tables import write_tables
 
 # Facts about the data sets, by folder name.
@@ -129,7 +130,13 @@ def measure(
 
 
 def release(
-    run_dir: str | os.PathLike, name: str, base: str, decoder_only: bool = False, **options: Any
+    run_dir: str | os.PathLike,
+    name: str,
+    base: str,
+    decoder_only: bool = False,
+    *,
+    overwrite: bool = False,
+    **options: Any,
 ) -> ReleaseEntry:
     """Measure a training, and write its model, its entry in the index, and its recipe.
 
@@ -138,9 +145,11 @@ def release(
         name: `fcam_<backbone>.<teacher>_<dataset>`.
         base: timm name of the weights from which the backbone started.
         decoder_only: Store the decoder only; the classifier has the unchanged weights `base`.
+        overwrite: Replace a recipe that exists (see `write_recipe`).
         **options: `epoch`, `also`, `remark`, `quiet` of `measure`.
 
     Raises:
+        ValueError: As `write_recipe`.
         TrainingError: If the training is not finished.
         UnknownModelError: If the architecture is not in the zoo.
         WeightsError: If a weight does not fit float16.
@@ -150,8 +159,8 @@ def release(
     if decoder_only:
         entry.holds = 'decoder'
         entry.classifier_sha256 = digest(model.backbone.state_dict())
+    write_recipe(name, Path(run_dir), base, overwrite)
     stored = _write_weights(name, _released_state(model, decoder_only))
-    _write_recipe(name, entry.recipe)
     entry = dataclasses.replace(entry, recipe={}, **stored)
     recorded = records.recorded()
     if recorded.pop(name, None):
@@ -223,13 +232,6 @@ def write_speeds() -> None:
         write(found)
 
 
-def _write_recipe(name: str, recipe: dict[str, Any]) -> None:
-    """Write the recipe of a released model; its maintainer adds `init` and the commands of the trainings before."""
-    command = f'fcam-zoo train DATA -o RUN --recipe {name}'
-    text = yaml.safe_dump(recipe, sort_keys=False, default_flow_style=None, width=120)
-    write_text(_index.recipe_path(name), f'# The last training of {name}.\n#   {command}\n{text}')
-
-
 def _kinds_of_map(teacher: str) -> tuple[str, ...]:
     return ('cam', teacher, 'fcam', 'center')
 
@@ -299,6 +301,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument('--decoder-only', action='store_true', help='store the decoder only: the classifier is unchanged')
     what.add_argument('--record', action='store_true', help='keep the metrics, not the weights')
     add.add_argument('--epoch', choices=('best', 'last'), default='best', help='model to release (default: best)')
+    add.add_argument('--overwrite', action='store_true', help='replace a recipe of this name that exists')
     add.add_argument('--remark', default='', help='what the recipe does not say about the training')
     add.add_argument('--also', nargs='+', default=[], metavar='DATA', help='other data sets to score, test split')
     again = commands.add_parser('remeasure', help='measure released models again')
@@ -320,7 +323,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.record:
             record(args.run, args.name, args.base, **options)
         else:
-            release(args.run, args.name, args.base, args.decoder_only, **options)
+            release(args.run, args.name, args.base, args.decoder_only, overwrite=args.overwrite, **options)
     write_tables()
     return 0
 

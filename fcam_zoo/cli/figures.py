@@ -116,8 +116,8 @@ def _add_convergence(actions: argparse._SubParsersAction) -> None:
     parser = actions.add_parser(
         'convergence',
         help='loss terms and metrics on val over the epochs of trainings',
-        description='Terms of the training loss and metrics on val over the epochs. Runs with the same NAME, such as '
-        'those of several seeds, are drawn as their mean with a band of one standard deviation.',
+        description='Terms of the training loss, times their weights, and metrics on val over the epochs. Runs with '
+        'the same NAME, such as those of several seeds, are drawn as their mean with a band of one standard deviation.',
     )
     parser.add_argument(
         'runs', nargs='+', metavar='RUN', help='folder of fcam-zoo train, or its metrics.jsonl; or NAME=RUN'

@@ -15,18 +15,8 @@ if TYPE_CHECKING:
     from ..train import TrainConfig
 
 STAGES = ('classifier', 'decoder')
-# Settings that choose the network. Without them and without a recipe, a training starts from the general model.
-NETWORK = {
-    'init',
-    'backbone',
-    'backbone_checkpoint',
-    'backbone_pretrained',
-    'backbone_kwargs',
-    'output_stride',
-    'dilated',
-    'decoder_type',
-    'decoder_channels',
-}
+# Settings of the weights that a network starts from.
+WEIGHTS = ('init', 'backbone_checkpoint', 'backbone_pretrained')
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -168,7 +158,6 @@ def run(args: argparse.Namespace) -> int:
     from ..train import plan, summary_table, sweep, train
     from ..train.sweep import best_run, parse_sweeps, plan_runs, sweep_table
 
-    check_output(args.data, args.output)
     config, auto_epochs = settings_of(args), stages_without_epochs(args)
     searched = parse_sweeps(args.sweep)
     if args.dry_run:
@@ -179,8 +168,8 @@ def run(args: argparse.Namespace) -> int:
             lines.append(f'{len(runs)} runs: once for each of {" x ".join(counts)}')
     elif searched:
         rows = sweep(config, args.output, searched, args.resume, args.quiet, auto_epochs)
-        folder = args.output / best_run(rows).folder
-        lines = [sweep_table(rows), f'best on val: {best_run(rows).folder}; models: {folder / "best"}']
+        best, metric = best_run(rows).folder, plan_runs(config, searched)[0].metric
+        lines = [sweep_table(rows), f'best on val by {metric}: {best}; models: {args.output / best / "best"}']
     else:
         summary = train(config, args.output, args.resume, args.quiet, auto_epochs)
         lines = [summary_table(summary), f'models: {args.output / "best"}, {args.output / "last"}']
@@ -188,20 +177,6 @@ def run(args: argparse.Namespace) -> int:
     if os.environ.get('RANK', '0') == '0':
         print('\n'.join(lines))
     return 0
-
-
-def check_output(data: str, output: Path) -> None:
-    """Refuse a run folder among the class folders, where it would be read as one of the classes.
-
-    Raises:
-        ValueError: If the run folder is inside of the folder of the class folders.
-        DatasetError: If some folders of the data set look like classes and others do not.
-    """
-    from ..data.formats import train_split
-
-    classes = Path(data, train_split(data)).resolve()
-    if output.resolve().is_relative_to(classes):
-        raise ValueError(f'-o {output} is in {classes}, where each folder is a class: give a folder outside of it')
 
 
 def settings_of(args: argparse.Namespace) -> TrainConfig:
@@ -212,6 +187,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
     """
+    from ..hub.facts import NETWORK_SETTINGS
     from ..train import TrainConfig
     from ..train.sweep import parse_value
 
@@ -226,7 +202,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
         changes[place] = parse_value(value)
     searched = {text.partition('=')[0] for text in args.sweep}
-    if args.recipe is None and NETWORK.isdisjoint({*changes, *searched}):
+    if args.recipe is None and {*NETWORK_SETTINGS, *WEIGHTS}.isdisjoint({*changes, *searched}):
         changes['init'] = [GENERAL_MODEL]
     return config.replace(changes)
 

@@ -20,8 +20,10 @@ logger = logging.getLogger(__name__)
 class FolderDataset(ImageDataset):
     """Images in one folder per class: `<root>/<class>/*.jpg`, or `<root>/<split>/<class>/*.jpg`.
 
-    Labels number the class folders in sorted order. Items, attributes and errors are those of `ImageDataset`; there is
-    no localization. Images are turned upright by their EXIF orientation; hidden files and folders are skipped.
+    Labels number the class folders in sorted order. As in torchvision's `ImageFolder`, the first level of folders has
+    the classes, and their subfolders hold more images of the class; a warning is logged if these look like the classes.
+    Items, attributes and errors are those of `ImageDataset`; there is no localization. Images are turned upright by
+    their EXIF orientation; hidden files and folders are skipped.
 
     Args:
         root: Folder of the class folders or, with `split`, of the splits.
@@ -63,6 +65,8 @@ def read_folder(root: Path, split: str) -> Annotations:
         elif name in classes:
             data.labels |= dict.fromkeys(images, classes.index(name))
         data.listed += images
+    if folder == train or not split or not is_folder(train):
+        _warn_of_sets(folder, data.listed)
     if skipped:
         logger.warning('%s: %s', folder, describe_skipped(skipped))
     data.ids, data.classes = data.listed, dict(enumerate(classes))
@@ -70,3 +74,31 @@ def read_folder(root: Path, split: str) -> Annotations:
         data.problems.append(f'{folder}: the path {show(name)} has characters that cannot be printed; rename it')
     check_classes(data)
     return data
+
+
+def _warn_of_sets(folder: Path, images: list[str]) -> None:
+    """Warn when two class folders have images only in folders of the same names, so that they may be sets, not classes.
+
+    Args:
+        folder: Folder of the class folders.
+        images: Paths of the images relative to it.
+    """
+    inside: dict[str, set[str]] = {}
+    for image in images:
+        name, *between = image.split('/')[:-1]
+        inside.setdefault(name, set()).add(between[0] if between else '')
+    first: dict[frozenset[str], str] = {}
+    for name, found in inside.items():
+        # One folder in each class, such as images/, is common.
+        if '' in found or len(found) < 2:
+            continue
+        if (other := first.setdefault(frozenset(found), name)) != name:
+            logger.warning(
+                '%s: the classes are the folders %s and %s, which both have all images in folders named %s: if these '
+                'are the classes, use the layout train/<class>/*.jpg and val/<class>/*.jpg',
+                folder,
+                show(other),
+                show(name),
+                ', '.join(map(show, sorted(found)[:3])),
+            )
+            return

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import timm
 
-from .._index import recipe_of
-from .._schema import convert, read_json, reading
+from .._download import CONFIG
+from .._index import Metrics, recipe_of
+from .._schema import build, convert, read_json, reading
 from ..errors import TrainingError
 from ..models.names import released
 from ..models.zoo import is_folder_name
@@ -32,9 +34,29 @@ PRIVATE_SETTINGS = (
 NETWORK_SETTINGS = ('backbone', 'output_stride', 'dilated', 'decoder_type', 'decoder_channels', 'backbone_kwargs')
 
 OTHER_MAPS = 'maps of another tool'
-# Split in the card -> epoch of the training.
-_MEASURED = (('val', 'best'), ('val_last_epoch', 'last'))
+BEST_CONFIG = f'best/{CONFIG}'
 _FINISHED = 'give the folder of a finished fcam-zoo train'
+
+
+@dataclass
+class RunFacts:
+    """What a training records about itself in the config.json of its models (see `train.provenance`).
+
+    Attributes:
+        dataset: Its title, and the number of training images of the last stage.
+        metrics: Metrics of the model by split and kind of map; the split is train if there is no val.
+        epochs: Best and last epoch of each stage.
+        selection: How the epoch was selected.
+        trained: Version of fcam_zoo, and date.
+        teacher: Method of the teacher; None without a decoder stage.
+    """
+
+    dataset: dict[str, str | int]
+    metrics: dict[str, Metrics]
+    epochs: dict[str, dict[str, int]]
+    selection: str
+    trained: dict[str, str]
+    teacher: str | None = None
 
 
 def check_facts(facts: dict[str, Any]) -> None:
@@ -80,7 +102,7 @@ def facts_of_run(
     data_license: str = 'unknown',
     license: str | None = None,
 ) -> dict[str, Any]:
-    """Return the facts of a finished training, from its config.json and summary.json.
+    """Return the facts of a finished training: those that it recorded in its models, and its settings.
 
     Args:
         run_dir: Folder of the training.
@@ -88,32 +110,44 @@ def facts_of_run(
         data_license: License of its images.
         license: License of the weights, as an identifier of the Hub; default: that of the backbone.
 
+    Returns:
+        Facts of the best model; the metrics of the last epoch are those of the split `<split>_last_epoch`. Without a
+        decoder stage there is no teacher.
+
     Raises:
         TrainingError: If the folder does not contain a finished training.
     """
     run_dir = Path(run_dir)
-    recipe = _read(run_dir / 'config.json', dict[str, Any])
-    summary = _read(run_dir / 'summary.json', dict[str, dict[str, Any]])
-    model = _read(run_dir / 'best' / 'config.json', dict[str, Any])
     with reading(run_dir, TrainingError, _FINISHED):
-        arguments = convert(dict[str, Any], model['model_args'], 'best/config.json: model_args')
-        backbone = convert(str, arguments['backbone'], 'best/config.json: model_args.backbone')
-        stage = list(summary)[-1]
-        measured = {split: _metrics(summary, stage, which) for split, which in _MEASURED}
-        data = Path(convert(str, recipe['data'], 'config.json: data'))
-        return {
-            'backbone': _tagged(backbone) if recipe.get('backbone_pretrained') else backbone,
-            'dataset': {'title': data_title or data.name, 'license': data_license, 'note': ''},
-            'teacher': teacher_of(recipe, arguments.get('method')),
-            'metrics': {split: {'fcam': metrics} for split, metrics in measured.items() if metrics},
-            'epochs': {
-                name: {k: convert(int, r[k]['epoch'], f'summary.json: {name}.{k}.epoch') for k in ('best', 'last')}
-                for name, r in summary.items()
-            },
-            'selection': selection_text(measured['val'], recipe.get(stage, {}).get('select')),
-            'recipe': public_recipe(recipe | network_settings(arguments) if recipe.get('init') else recipe),
-            'license': license,
-        }
+        recipe = _read(run_dir / 'config.json')
+        best, last = (_recorded(run_dir, which) for which in ('best', 'last'))
+        arguments = convert(
+            dict[str, Any], _read(run_dir / BEST_CONFIG).get('model_args'), f'{BEST_CONFIG}: model_args'
+        )
+        backbone = convert(str, arguments.get('backbone'), f'{BEST_CONFIG}: model_args.backbone')
+        title = data_title or convert(str, best.dataset.get('title'), f'{BEST_CONFIG}: dataset.title')
+    facts = {
+        'backbone': _tagged(backbone) if recipe.get('backbone_pretrained') else backbone,
+        'dataset': {'title': title, 'license': data_license, 'note': ''},
+        'metrics': best.metrics | {f'{split}_last_epoch': kinds for split, kinds in last.metrics.items()},
+        'epochs': best.epochs,
+        'selection': best.selection,
+        'recipe': public_recipe(recipe | network_settings(arguments) if recipe.get('init') else recipe),
+        'license': license,
+    }
+    return facts | ({'teacher': best.teacher} if best.teacher else {})
+
+
+def _recorded(run_dir: Path, which: str) -> RunFacts:
+    """Read the facts in the config.json of the model 'best' or 'last'."""
+    path = run_dir / which / CONFIG
+    config, names = _read(path), [field.name for field in fields(RunFacts)]
+    if 'trained' not in config:
+        raise TrainingError(
+            f'{path} lacks the facts of the training, as in earlier versions of fcam_zoo: repeat its command with '
+            '--resume, which writes the models of a finished training again; if it is refused, train again'
+        )
+    return build(RunFacts, {name: config[name] for name in names if name in config}, f'{which}/{CONFIG}')
 
 
 def teacher_of(recipe: dict[str, Any], trained_by: Any = None) -> str:
@@ -201,38 +235,14 @@ def _shortened(name: str) -> str:
     return f'local-dir:{"/".join(path.parts[-2:] if path.name in ("best", "last") else path.parts[-1:])}'
 
 
-def _read(path: Path, hint: Any) -> Any:
+def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise TrainingError(f'{path} does not exist: {_FINISHED}')
     with reading(path, TrainingError, _FINISHED):
-        return convert(hint, read_json(path), 'the content')
+        return convert(dict[str, Any], read_json(path), 'the content')
 
 
 def _tagged(backbone: str) -> str:
     """Add the default tag to a timm name without one."""
     cfg = timm.get_pretrained_cfg(backbone)
     return f'{cfg.architecture}.{cfg.tag}' if cfg and cfg.tag else backbone
-
-
-def selection_text(val: dict[str, float], select: Any) -> str:
-    """Describe how the epoch was selected, and with which annotations of val."""
-    if not val:
-        return 'the last epoch, since there is no val split'
-    if 'kept' in val:
-        return 'best epoch by image labels only: the probability of the label with the background removed'
-    if val.keys() == {'cls'}:
-        return 'best epoch on val, by its labels'
-    from ..benchmark.descriptions import describe  # Imports OpenCV, which loading a model does not need.
-
-    kind = describe(val).kind
-    if select == 'accuracy' and 'cls' in val:
-        return f'best epoch on val, by its labels; metrics by its {kind}'
-    at = ' at IoU 50' if select == 'localization_50' and kind == 'boxes' else ''
-    return f'best epoch and threshold on val, by its {kind}{at}'
-
-
-def _metrics(summary: dict[str, Any], stage: str, which: str) -> dict[str, float]:
-    place = f'summary.json: {stage}.{which}'
-    val = convert(dict[str, Any], convert(dict[str, Any], summary[stage][which], place).get('val', {}), f'{place}.val')
-    numbers = {key: value for key, value in val.items() if isinstance(value, (int, float))}
-    return {key: round(value, 3) for key, value in convert(dict[str, float], numbers, f'{place}.val').items()}

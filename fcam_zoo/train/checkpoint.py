@@ -163,6 +163,27 @@ def load_state(
     return progress
 
 
+def read_progress(path: Path) -> Progress:
+    """Read the progress of a state, without its weights.
+
+    Raises:
+        TrainingError: When the file is missing or damaged.
+    """
+    with _opened(path) as f:
+        return Progress.from_json((f.metadata() or {}).get('progress', ''))
+
+
+def replace_progress(path: Path, progress: Progress) -> None:
+    """Write a state again with another progress.
+
+    Raises:
+        TrainingError: When the file is damaged or cannot be written.
+    """
+    with _opened(path) as f:
+        tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    save_tensors(path, tensors, {'progress': progress.to_json()})
+
+
 def load_weights(model: FCAM, path: Path) -> None:
     """Load the weights of a state (averaged, if it has any), or of a file that contains only weights.
 
@@ -205,11 +226,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path, model: FCAM) -> Iterator[Any]:
-    """Open a safetensors file of a run, and convert the errors of reading it in the block to `TrainingError`."""
+def _opened(path: Path, model: FCAM | None = None) -> Iterator[Any]:
+    """Open a safetensors file of a run on the device of the model, or the CPU.
+
+    Errors of reading it in the block become `TrainingError`.
+    """
     if not path.is_file():
         raise TrainingError(f'{path} is missing or not a file: {AGAIN}')
-    device = str(next(model.parameters()).device)
+    device = 'cpu' if model is None else str(next(model.parameters()).device)
     with reading(path, TrainingError, AGAIN), safe_open(path, 'pt', device=device) as f:
         yield f
 

@@ -11,7 +11,7 @@ from .._schema import InvalidValue, Positive, between, build, check, reading, sh
 from ..errors import SettingsError
 from ..models.backbone_arguments import check_backbone_arguments
 from ..models.config import Channels, Classes, DecoderType, Stride
-from .recipe import FIX, FORMER, MOVED, read_recipe, recipe_path
+from .recipe import FIX, FORMER, MOVED, RENAMED, read_recipe, recipe_path
 from .setting_types import ImageSide, Line
 from .stage_config import ClassifierConfig, DecoderConfig
 from .teacher_config import TeacherConfig
@@ -99,9 +99,12 @@ class TrainConfig:
             settings = values.get(stage) if isinstance(values, dict) else None
             if isinstance(settings, dict) and name in settings:
                 raise InvalidValue(f'{place} is a setting of an earlier version: {fix}')
+        own = [field.name for field in fields(cls)]
         for name in values if isinstance(values, dict) else ():
-            if name not in {own.name for own in fields(cls)} and (full := _full_names(name)):
+            if name not in own and (full := _full_names(name)):
                 raise InvalidValue(f'unknown setting {name}: choose {" or ".join(full)}')
+            if isinstance(name, str) and name not in own:
+                raise InvalidValue(f'unknown field {_plain(name)}: choose one of {", ".join(own)}, {OF_PARTS}')
         if isinstance(values, dict):
             # `teacher: cam` is short for its method.
             if isinstance(values.get('teacher'), str):
@@ -136,10 +139,8 @@ class TrainConfig:
             for parent in parents:
                 target = target.get(parent) if isinstance(target, dict) else None
             if not isinstance(target, dict):
-                raise InvalidValue(
-                    f'unknown setting {show(place)}: choose one of {", ".join(self.to_dict())}, those of '
-                    f'{", ".join(PARTS)} as in decoder.lr'
-                )
+                names = ', '.join(self.to_dict())
+                raise InvalidValue(f'unknown setting {show(place)}: choose one of {names}, {OF_PARTS}')
             target[key] = value
         return self.from_dict(values)
 
@@ -152,9 +153,14 @@ class TrainConfig:
 
 
 def _full_names(name: Any) -> list[str]:
-    """Return the settings of the parts with this name by dotted place."""
+    """Return the settings of the parts with this name, or a former one, by dotted place."""
     parts = {'teacher': TeacherConfig, **STAGES}
-    return [f'{part}.{name}' for part, kind in parts.items() if name in {own.name for own in fields(kind)}]
+    found = [f'{part}.{name}' for part, kind in parts.items() if name in {own.name for own in fields(kind)}]
+    return found + [new for old, new in RENAMED.items() if old.partition('.')[2] == name]
+
+
+def _plain(name: str) -> str:
+    return name if name.isprintable() and len(name) <= 60 else show(name)
 
 
 def _moved(values: dict[str, Any]) -> dict[str, Any]:
@@ -171,3 +177,4 @@ def _moved(values: dict[str, Any]) -> dict[str, Any]:
 
 STAGES = {'classifier': ClassifierConfig, 'decoder': DecoderConfig}
 PARTS = ('teacher', *STAGES)
+OF_PARTS = f'or a setting of {", ".join(PARTS)}, such as decoder.lr'

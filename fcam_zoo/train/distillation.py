@@ -63,6 +63,12 @@ def distillation(logits: torch.Tensor, probabilities: torch.Tensor, temperature:
     return F.kl_div(F.log_softmax(logits / temperature, 1), probabilities, reduction='batchmean') * temperature**2
 
 
+def taught_by(config: TrainConfig) -> list[str]:
+    """Return the teachers of the classifier; none if no stage trains it."""
+    joint = config.decoder.epochs and config.decoder.classification_weight
+    return config.classifier.teachers if config.classifier.epochs or joint else []
+
+
 def open_ensemble(config: TrainConfig, train_set: ImageDataset) -> Ensemble | None:
     """Open the teachers of the classifier and check them against the data; None without any.
 
@@ -70,9 +76,8 @@ def open_ensemble(config: TrainConfig, train_set: ImageDataset) -> Ensemble | No
         TrainingError: When a teacher lacks a class of the data, or the data lack a class of the model.
         FcamZooError, FileNotFoundError: As `create_model`.
     """
-    names = config.classifier.teachers
-    joint = config.decoder.epochs and config.decoder.classification_weight
-    if not names or not (config.classifier.epochs or joint):
+    names = taught_by(config)
+    if not names:
         return None
     if config.num_classes not in (None, train_set.num_classes):
         raise TrainingError(

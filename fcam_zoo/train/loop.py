@@ -23,13 +23,24 @@ from .._schema import DamagedText, reading
 from ..errors import TrainingError
 from .averaging import WeightAverage
 from .batch_norm import GlobalBatchNorm
-from .checkpoint import AGAIN, BEST, STATE, Progress, load_state, save_state, save_tensors, weights_of, writing
+from .checkpoint import (
+    AGAIN,
+    BEST,
+    STATE,
+    Progress,
+    load_state,
+    load_weights,
+    save_state,
+    save_tensors,
+    weights_of,
+    writing,
+)
 from .collapse import ADVICE
 from .loading import Batch, MapFile, SeededDataset, batches, derived_seed, step_sizes
-from .monitor import write_epoch
+from .monitor import write_epoch, write_metrics
 from .records import EpochMetrics, StageSummary, main_metrics
 from .selection import best_epochs
-from .setup import Setup
+from .setup import Setup, has_ground_truth
 from .stages import Stage, lr_factor
 from .validation import validate
 
@@ -89,6 +100,7 @@ class StageRun:
                 self._finish_epoch()
             if self.interrupted.is_set():
                 raise KeyboardInterrupt
+        self._measure_copied()
         progress = self.progress
         bad = [self.dataset.dataset.ids[i] for i in progress.bad]
         found = best_epochs(progress.history, self.settings.select) if self.stage.trains_classifier else {}
@@ -209,6 +221,31 @@ class StageRun:
         progress.epoch, progress.step, progress.sums, progress.seconds = epoch, 0, {}, 0.0
         # The state is written last: a run killed before that continues from the previous state and writes the same.
         self._save()
+
+    def _measure_copied(self) -> None:
+        """Measure the last and the best epoch of a stage that was copied without the metrics of its maps."""
+        progress, model = self.progress, self.stage.model
+        if not has_ground_truth(self.setup.val_set) or progress.history[-1].val.keys() != {'cls'}:
+            return
+        with self.average.applied() if self.average else contextlib.nullcontext():
+            progress.history[-1].val = self._measured()
+            if progress.best_epoch != progress.epoch:
+                last = {name: value.clone() for name, value in model.state_dict().items()}
+                load_weights(model, self.folder / BEST)
+                progress.best().val = self._measured()
+                model.load_state_dict(last)
+        logger.info(
+            '%s: copied from a run with another teacher; the maps of the best and the last epoch are measured again, '
+            'those of the other epochs are not',
+            self.stage.name,
+        )
+        self._save()
+        if rank() == 0:
+            with writing(self.folder):
+                write_metrics(self.folder, progress.history)
+
+    def _measured(self) -> dict[str, float]:
+        return {name: round(value, 3) for name, value in validate(self.stage, self.setup, self.quiet).items()}
 
     def _validate(self, epoch: int) -> None:
         """Validate the weights of the model, and write metrics and, if they are the best, the weights."""

@@ -20,6 +20,7 @@ from .stages import TRAIN_ACCURACY, Stage, image_size
 
 logger = logging.getLogger(__name__)
 SAMPLES = 4
+SAMPLES_FOLDER = 'samples'
 
 
 def write_epoch(stage: Stage, setup: Setup, run_dir: Path, history: list[EpochMetrics]) -> None:
@@ -31,14 +32,19 @@ def write_epoch(stage: Stage, setup: Setup, run_dir: Path, history: list[EpochMe
     accuracy = f'accuracy on augmented training images: {metrics.terms.get(TRAIN_ACCURACY, 0):.1f}'
     parts = [terms, accuracy * (TRAIN_ACCURACY in metrics.terms), val and f'val: {val}', terms and speed]
     logger.info('%s %d/%d: %s', stage.name, metrics.epoch, stage.config.epochs, '; '.join(filter(None, parts)))
-    write_text(folder / 'metrics.jsonl', ''.join(json.dumps(m.to_row()) + '\n' for m in history))
+    write_metrics(folder, history)
     if find_spec('tensorboard') is not None:
         _write_curves(metrics, run_dir / 'tensorboard' / stage.name)
     # Unreadable sample images are left out; training itself decides whether they stop the run.
     items = list(items_of(setup.eval_set, SAMPLES, skip_bad=True))
     if items:
-        with atomic_path(folder / 'samples' / f'epoch_{metrics.epoch:03d}.png') as temporary:
+        with atomic_path(folder / SAMPLES_FOLDER / f'epoch_{metrics.epoch:03d}.png') as temporary:
             sample_sheet(stage, items).save(temporary)
+
+
+def write_metrics(folder: Path, history: list[EpochMetrics]) -> None:
+    """Write metrics.jsonl, a line per epoch, to the folder of a stage."""
+    write_text(folder / 'metrics.jsonl', ''.join(json.dumps(m.to_row()) + '\n' for m in history))
 
 
 def _write_curves(metrics: EpochMetrics, folder: Path) -> None:

@@ -17,7 +17,7 @@ from .loop import StageRun
 from .run import check_folder
 from .setup import Setup, prepare, training_device
 from .teacher import NetworkTeacher
-from .validation import selection_of
+from .validation import selection_text
 
 STEPS = 4
 
@@ -46,7 +46,7 @@ def plan(config: TrainConfig, run_dir: Path, auto_epochs: Collection[str] = ()) 
         lines = [
             f'train: {len(labels)} images of {len(counts)} classes',
             f'images per class: {counts[rarest]} ({rarest}) to {max(counts.values())}',
-            f'val: {len(setup.val_set or ())} images; {selection_of(setup)}',
+            f'val: {len(setup.val_set or ())} images; {selection_text(setup)}',
             f'model: {sum(p.numel() for p in setup.model.parameters()):,} parameters, on {device}',
         ]
         for stage in setup.stages():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,19 @@ from .._catalog import RECIPES, recipe_names
 from .._schema import parse_json, read_bytes, reading
 from .._yaml import parse_yaml
 from ..errors import SettingsError
-from ..models.names import full_name, similar_names
+from ..models.names import full_name
 
 FIX = 'write lines like `backbone: resnet50`'
-# Settings of earlier versions, and what to do with them.
-FORMER = {
-    'decoder.alpha': 'rename it to decoder.seed_weight',
-    'decoder.crf': 'rename it to decoder.crf_weight',
-    'decoder.size': 'rename it to decoder.size_weight',
-    'decoder.seeds': 'rename it to decoder.n_seeds',
-    'decoder.cell_shift': 'rename it to decoder.shift',
-    'decoder.align': 'delete it (see docs/experiments.md) and use decoder.shift',
+# Settings of earlier versions (alpha is also the paper's name), and what to do with them.
+RENAMED = {
+    'decoder.alpha': 'decoder.seed_weight',
+    'decoder.crf': 'decoder.crf_weight',
+    'decoder.size': 'decoder.size_weight',
+    'decoder.seeds': 'decoder.n_seeds',
+    'decoder.cell_shift': 'decoder.shift',
+}
+FORMER = {old: f'rename it to {new}' for old, new in RENAMED.items()} | {
+    'decoder.align': 'delete it (see docs/experiments.md) and use decoder.shift'
 }
 # Settings that earlier versions had in another part.
 MOVED = {'decoder.variant': 'teacher.variant'}
@@ -47,10 +50,10 @@ def read_recipe(recipe: str | os.PathLike) -> Any:
     path = recipe_path(recipe)
     with reading(path, SettingsError, FIX):
         if not path.exists():
-            names, similar = ', '.join(recipe_names()), similar_names(str(recipe))
-            hint = f' Did you mean {" or ".join(similar)}?' if similar else ''
+            similar = difflib.get_close_matches(str(recipe)[:100], [*recipe_names(), *_index.index()], 1)
             raise FileNotFoundError(
-                f'recipe {recipe} does not exist: give a file, a released model, or one of {names}.{hint}'
+                f'recipe {recipe} does not exist: give a file, a released model, or one of {", ".join(recipe_names())}.'
+                f'{f" Did you mean {similar[0]}?" if similar else ""}'
             )
         text = read_bytes(path).decode('utf-8-sig')
         return parse_json(text) if text.lstrip().startswith('{') else parse_yaml(text)

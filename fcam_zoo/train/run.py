@@ -14,11 +14,12 @@ import timm
 import torch
 
 from .._distributed import barrier, rank
-from .._io import write_json
-from .._schema import BelowOne, convert, reading
+from .._io import is_folder, write_json
+from .._schema import BelowOne, convert, reading, show
 from .._version import __version__
 from ..benchmark.descriptions import describe
-from ..errors import TrainingError
+from ..data.formats import train_split
+from ..errors import SettingsError, TrainingError
 from ..hub import save_pretrained
 from ..hub.facts import NETWORK_SETTINGS
 from ..models import FCAM
@@ -27,11 +28,14 @@ from .collapse import ADVICE, undertrained
 from .config import STAGES, TrainConfig
 from .loop import StageRun
 from .provenance import facts_of_model
+from .recipe import FIX, read_recipe
 from .records import StageSummary
 from .selection import localization_score
 from .setup import Setup, prepare, training_device
+from .shared import FinishedClassifier
+from .stage_config import DecoderConfig
 from .teacher_maps import stored_maps
-from .validation import center_score, selection_of
+from .validation import center_score, selection_text
 
 logger = logging.getLogger(__name__)
 # Settings that may change on resume, since they do not affect the result. (Without skip_bad, a run stops before the
@@ -64,6 +68,7 @@ def train(
         For each stage, its best and its last epoch.
 
     Raises:
+        ValueError: When the run folder is among the class folders of the data.
         DatasetError: When the data set is missing or invalid.
         TrainingError: When the folder holds another run or cannot be written, or the loss is not finite.
         DistributedError: When another process ended early.
@@ -73,14 +78,14 @@ def train(
 
 
 def train_after(
-    classifier: Path | None,
+    classifier: FinishedClassifier | None,
     config: TrainConfig,
     run_dir: Path,
     resume: bool,
     quiet: bool,
     auto_epochs: Collection[str] = (),
 ) -> dict[str, StageSummary]:
-    """Train like `train`, but copy the finished classifier stage from the folder `classifier`, if it is given."""
+    """Train like `train`, but copy the finished classifier stage, if one is given."""
     with training_device(config.device) as device:
         started = check_folder(run_dir, config, resume, auto_epochs)
         # The first process claims the folder only after all have checked it.
@@ -88,12 +93,12 @@ def train_after(
         setup = prepare(started or config, device, () if started else auto_epochs)
         config = setup.config
         if rank() == 0:
-            logger.info('%s (docs/training.md)', selection_of(setup))
+            logger.info('%s (docs/training.md)', selection_text(setup))
             for warning in setup.warnings:
                 logger.warning(warning)
             claim_folder(run_dir, config, setup.model)
             if classifier is not None:
-                _copy_stage(classifier, run_dir / 'classifier')
+                classifier.copy_to(run_dir / 'classifier')
         barrier()
         summary: dict[str, StageSummary] = {}
         for stage in setup.stages():
@@ -138,12 +143,15 @@ def check_folder(
         The settings of the run that is resumed, with those of `CHANGEABLE_ON_RESUME` from `config`; None for a new run.
 
     Raises:
+        ValueError: When it is among the class folders of the data, where it would be read as one of the classes.
+        DatasetError: When some folders of the data look like classes and others do not.
         TrainingError: When it holds another run, or a config.json that is damaged or of another version.
     """
     path = run_dir / 'config.json'
     with writing(run_dir):
         started = path.exists()
         without_config = not started and any((run_dir / stage / STATE).exists() for stage in STAGES)
+    _check_outside_of_classes(run_dir, config.data)
     if without_config:
         raise TrainingError(f'{run_dir} holds a training without its config.json: choose another output folder')
     if not started:
@@ -151,7 +159,7 @@ def check_folder(
     if not resume:
         raise TrainingError(f'{run_dir} already holds a training: resume it (--resume) or choose another folder')
     try:
-        old = TrainConfig.from_file(path)
+        old = _settings_of_run(path)
     except (ValueError, FileNotFoundError) as e:
         raise TrainingError(
             f'{path} is damaged or of another version of fcam_zoo ({e}): choose another output folder'
@@ -164,6 +172,33 @@ def check_folder(
         values = ', '.join(f'{k} (was {before[k]!r}, now {now[k]!r})' for k in changed)
         raise TrainingError(f'{path} differs in {values}: resume with the settings of the first start')
     return old.replace({k: now[k] for k in CHANGEABLE_ON_RESUME})
+
+
+def _check_outside_of_classes(run_dir: Path, data: str) -> None:
+    """Check that a run folder is not among the class folders (errors: see `check_folder`)."""
+    classes = Path(data, train_split(data))
+    if is_folder(classes) and run_dir.resolve().is_relative_to(classes.resolve()):
+        raise ValueError(f'{run_dir} is in {classes}, where each folder is a class: give a folder outside of it')
+
+
+def _settings_of_run(path: Path) -> TrainConfig:
+    """Read the config.json of a run, without a setting that earlier versions allowed and did not use.
+
+    Raises:
+        FileNotFoundError, SettingsError: As `TrainConfig.from_file`.
+    """
+    values = read_recipe(path)
+    decoder = values.get('decoder') if isinstance(values, dict) else None
+    if isinstance(decoder, dict) and 'classifier_lr' in decoder and not decoder.get('classification_weight'):
+        rate = decoder.pop('classifier_lr')
+        if rate != DecoderConfig.classifier_lr and rank() == 0:
+            logger.warning(
+                '%s: decoder.classifier_lr=%s is left out: it has no effect without decoder.classification_weight',
+                path,
+                show(rate),
+            )
+    with reading(path, SettingsError, FIX):
+        return TrainConfig.from_dict(values)
 
 
 def claim_folder(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
@@ -193,16 +228,6 @@ def claim_folder(run_dir: Path, config: TrainConfig, model: FCAM) -> None:
             )
         write_json(run_dir / 'versions.json', versions)
         write_json(run_dir / 'config.json', config.to_dict())
-
-
-def _copy_stage(source: Path, target: Path) -> None:
-    """Copy the folder of a stage atomically, unless the target exists."""
-    if not target.exists():
-        part = target.with_name(f'.{target.name}')
-        with writing(target):
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source, part)
-            part.replace(target)
 
 
 def save_models(setup: Setup, run_dir: Path, summary: dict[str, StageSummary]) -> None:

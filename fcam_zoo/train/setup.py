@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,19 +18,22 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from .._device import usable_device
 from .._distributed import process_group
+from .._io import is_folder
 from ..benchmark.classes import labels_for
 from ..data import EvalTransform, ScaleTransform, TrainTransform, open_dataset
 from ..data.base import ImageDataset
 from ..data.formats import has_split, train_split
 from ..data.images import images_within
 from ..data.splits import check_not_of_test
+from ..data.values import plain
 from ..errors import DatasetError, TrainingError
 from ..hub.facts import network_settings
 from ..models import FCAM, create_model
 from ..models.backbone import shapes_of
+from ..models.zoo import is_folder_name
 from .collapse import FEW_STEPS, enough_epochs, warnings_of
 from .config import TrainConfig
-from .distillation import Ensemble, open_ensemble
+from .distillation import Ensemble, open_ensemble, taught_by
 from .joint import JointStage
 from .loading import check_images_per_pass, step_sizes
 from .setting_types import names_of
@@ -113,9 +117,11 @@ def prepare(config: TrainConfig, device: torch.device, auto_epochs: Collection[s
         auto_epochs: As for `train`.
 
     Raises:
+        FileNotFoundError: When models of other trainings are missing.
         DatasetError: When the data set is missing or invalid, or does not fit the settings.
         TrainingError: When the teacher or head_layers do not fit the model, or batch_size the data.
     """
+    check_models_exist(config)
     train_set, val_set = open_data(config)
     model = build_model(config, train_set)
     teacher = open_teacher(config, train_set, model) if config.decoder.epochs else None
@@ -142,6 +148,27 @@ def prepare(config: TrainConfig, device: torch.device, auto_epochs: Collection[s
     if ensemble:
         ensemble.to(device)
     return setup
+
+
+def check_models_exist(config: TrainConfig) -> None:
+    """Check that the model folders exist that a training starts from or learns from.
+
+    Raises:
+        FileNotFoundError: When some do not; the message names all of them.
+    """
+    teachers = config.teacher.models if config.decoder.epochs else []
+    found = {'init': names_of(config.init), 'teacher.model': teachers, 'classifier.teacher': taught_by(config)}
+    missing = {
+        place: [name for name in dict.fromkeys(names) if is_folder_name(name) and not is_folder(Path(name))]
+        for place, names in found.items()
+    }
+    texts = [f'{place} {", ".join(map(plain, names))}' for place, names in missing.items() if names]
+    if texts:
+        raise FileNotFoundError(
+            f'these model folders do not exist: {"; ".join(texts)}. They are other trainings, which must be finished '
+            'first (docs/reproduce.md has the commands of those before a released model): run them, correct the paths, '
+            'or write hf-hub:org/name for a repository of the Hub'
+        )
 
 
 def used_settings(setup: Setup, auto_epochs: Collection[str]) -> TrainConfig:

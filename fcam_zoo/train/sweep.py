@@ -28,6 +28,7 @@ from .records import StageSummary
 from .run import check_folder, train_after
 from .selection import selection_score
 from .setup import has_ground_truth, open_data, prepare, training_device
+from .shared import FinishedClassifier
 
 logger = logging.getLogger(__name__)
 # The paper searches n- in these values (F-CAM, Sec. 4.1).
@@ -71,10 +72,20 @@ class PlannedRun:
         stage = self.config.decoder if self.config.decoder.epochs else self.config.classifier
         return stage.select
 
-    @property
-    def classifier(self) -> str:
-        """Return the values on which the classifier stage depends; runs with the same ones share it."""
-        others = ('decoder.', 'teacher.') if self.config.classifier.select == 'accuracy' else ('decoder.',)
+    def find_classifier(self, finished: Sequence[tuple[PlannedRun, Path]]) -> FinishedClassifier | None:
+        """Find a classifier that this run can copy: of a run with the same teacher, or else with another one.
+
+        Another teacher has other class maps. The classifier is the same, unless they select its epoch.
+        """
+        for same_maps in (True, False) if self.config.classifier.select == 'accuracy' else (True,):
+            own = self._values_of_classifier(same_maps)
+            for run, folder in finished:
+                if run._values_of_classifier(same_maps) == own:
+                    return FinishedClassifier(folder, same_maps)
+        return None
+
+    def _values_of_classifier(self, with_teacher: bool) -> str:
+        others = ('decoder.',) if with_teacher else ('decoder.', 'teacher.')
         return json.dumps({place: value for place, value in self.values.items() if not place.startswith(others)})
 
 
@@ -164,7 +175,8 @@ def sweep(
     """Train once for each combination of values in `run_dir/<setting>=<value>,...`.
 
     After each run, sweep.json and sweep.csv list the finished ones, and sweep.json names the best. Runs that differ
-    only in settings of the decoder, or of the teacher if it does not select the classifier, share one classifier.
+    only in settings of the decoder share one classifier, as do those with another teacher if the accuracy selects the
+    classifier. Its class maps are then measured for each teacher, in the best and the last epoch.
 
     Args:
         config: All other settings.
@@ -183,21 +195,22 @@ def sweep(
     """
     run_dir, runs = Path(run_dir), plan_runs(config, settings)
     with training_device(config.device) as device:
-        _check_val(runs[0])
         summaries = {run.folder: _finished(run_dir / run.folder, run.config, resume, auto_epochs) for run in runs}
+        _check_val(runs[0])
         _check_runs([run.config for run in runs if summaries[run.folder] is None], device)
         rows: list[SweepRun] = []
-        classifiers: dict[str, Path] = {}
+        classifiers: list[tuple[PlannedRun, Path]] = []
         for run in runs:
             folder, summary = run_dir / run.folder, summaries[run.folder]
             logger.info('%s: %s', run.folder, 'training' if summary is None else 'already finished')
             if summary is None:
-                summary = train_after(classifiers.get(run.classifier), run.config, folder, resume, quiet, auto_epochs)
+                classifier = run.find_classifier(classifiers)
+                summary = train_after(classifier, run.config, folder, resume, quiet, auto_epochs)
             final = list(summary.values())[-1]
             score = selection_score(final.best.val, run.metric)
             rows.append(SweepRun(run.values, run.folder, score, final.best_epoch, final.best.val))
             if run.config.classifier.epochs:
-                classifiers.setdefault(run.classifier, folder / 'classifier')
+                classifiers.append((run, folder / 'classifier'))
             logger.info('%d of %d runs are finished:\n%s', len(rows), len(runs), sweep_table(rows))
             if rank() == 0:
                 _write(run_dir, run.metric, len(runs), rows)

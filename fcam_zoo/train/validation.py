@@ -24,24 +24,39 @@ BOX_THRESHOLDS = [i * 0.004 for i in range(250)]
 KEPT_IMAGES = 200
 
 
-def selection_of(setup: Setup) -> str:
-    """Describe how the best epoch of each stage is selected."""
+def selection_text(setup: Setup) -> str:
+    """Describe how the best epoch of each stage is selected, for the log."""
     val_set = setup.val_set
     if val_set is None:
-        reason = 'there is no val split'
-        how = {'classifier': 'the last one', 'decoder': 'the best by image labels, on images of train'}
+        found = 'there is no val split'
     elif not has_ground_truth(val_set):
-        reason = 'val has no boxes or masks'
-        how = {'classifier': 'the best by accuracy on val', 'decoder': 'the best by image labels, on images of val'}
+        found = 'val has no boxes or masks'
     else:
-        truth = 'boxes' if val_set.boxes is not None else 'masks'
-        reason, known = f'val has {truth}', not labels_for(setup.model, val_set, 'auto').reason
-        selects = {stage: getattr(setup.config, stage).select for stage in STAGES}
+        found = f'val has {_truth(val_set)}'
+    stages = [stage for stage in STAGES if getattr(setup.config, stage).epochs]
+    return '; '.join([found, *(f'{stage}: {selection_of(setup, stage)}' for stage in stages)])
+
+
+def selection_of(setup: Setup, stage: str) -> str:
+    """Describe how the best epoch of a stage is selected and, with boxes or masks, the threshold of the decoder."""
+    val_set, select = setup.val_set, getattr(setup.config, stage).select
+    if val_set is not None and has_ground_truth(val_set):
         # Without an accuracy, localization selects (see `selection.selection_score`).
-        used = {stage: name if known or name != 'accuracy' else 'localization' for stage, name in selects.items()}
-        how = {stage: f'the best by {metric_name(name, truth)} on val' for stage, name in used.items()}
-    parts = [f'of the {stage} {text}' for stage, text in how.items() if getattr(setup.config, stage).epochs]
-    return f'{reason}; selected epoch: {", ".join(parts)}'
+        if select == 'accuracy' and labels_for(setup.model, val_set, 'auto').reason:
+            select = 'localization'
+        text = f'best epoch by {metric_name(select, _truth(val_set))} on val'
+        return f'{text}, threshold by its {_truth(val_set)}' if stage == 'decoder' else text
+    if stage == 'decoder':
+        split = 'train' if val_set is None else 'val'
+        return (
+            f'best epoch by image labels only, on images of {split}: the probability of the label with the background '
+            'removed'
+        )
+    return 'the last epoch' if val_set is None else 'best epoch by accuracy on val'
+
+
+def _truth(val_set: ImageDataset) -> str:
+    return 'boxes' if val_set.boxes is not None else 'masks'
 
 
 def _thresholds(val_set: ImageDataset) -> list[float] | None:
