@@ -21,6 +21,7 @@ from tables import Table, machine
 
 import fcam_zoo
 from fcam_zoo import FCAM
+from fcam_zoo._malloc import keep_freed_memory
 from fcam_zoo.data import list_images, open_image
 from fcam_zoo.inference import InferenceOptions
 
@@ -29,6 +30,7 @@ FORMATS = ('coco', 'voc', 'yolo', 'csv', 'masks')
 
 def main() -> None:
     args = parse()
+    keep_freed_memory()  # As the command does.
     torch.set_num_threads(args.threads)
     model = fcam_zoo.create_model(args.model, pretrained=True).to(args.device)
     images = list_images(args.images)[: args.limit]

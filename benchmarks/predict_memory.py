@@ -22,6 +22,7 @@ from PIL import Image
 from tables import Table, machine
 
 import fcam_zoo
+from fcam_zoo._malloc import keep_freed_memory
 
 FORMATS = ('coco', 'voc', 'yolo', 'csv', 'masks', 'overlays')
 SIZES = ((96, 72), (72, 96), (80, 80), (120, 60))
@@ -72,6 +73,7 @@ def draw(folder: Path, images: int) -> None:
 
 def measure(folder: Path, workers: int) -> tuple[float, float, float]:
     """Return MiB before the run, at its peak, and at the peak of the largest worker."""
+    keep_freed_memory()  # As the command does.
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -62,3 +65,21 @@ def test_repr_has_the_main_figures(maps):
     assert repr(pixels) == 'PixelAP(n=3)'
     pixels.update(maps, (maps > 0).astype(np.uint8))
     assert repr(pixels) == f'PixelAP(n=6, pxap={pixels.compute()["pxap"]:.1f})'
+
+
+def test_equal_maps_in_a_row_are_measured_once_with_the_same_results(maps, monkeypatch):
+    from fcam_zoo.benchmark import box_metric
+
+    a, b = maps[0], maps[2]
+    several, truth = np.stack([a, a, b, b, a]), [[[1, 2, 20, 20]], [[3, 3, 9, 30]], [[0, 0, 5, 5]]] * 2
+    alone = [BoxMetric().best_iou(m[None], [box])[0] for m, box in zip(several, truth)]
+    calls = []
+    real = box_metric.distinct_boxes
+    monkeypatch.setattr(box_metric, 'distinct_boxes', lambda *args: calls.append(1) or real(*args))
+    np.testing.assert_array_equal(BoxMetric().best_iou(several, truth[:5]), alone)
+    assert len(calls) == 3
+
+
+def test_the_metrics_do_not_wait_for_timm():
+    code = "import sys, fcam_zoo.benchmark; print('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'False\n'

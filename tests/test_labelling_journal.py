@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from scenes import label, tree
 from fcam_zoo.errors import FcamZooError, OutputError
 from fcam_zoo.labelling import run as run_module
 from fcam_zoo.labelling.journal import seal, unseal
+from fcam_zoo.labelling.labeller import ImageRecord, ObjectRecord
 
 JOURNAL = '.fcam_zoo/unfinished/journal.jsonl'
 
@@ -183,3 +185,10 @@ def test_error_of_the_system_is_explained_and_documented(photos, tmp_path):
         label(photos, tmp_path / ('n' * 300), ['csv'])
     assert isinstance(caught.value, OSError)
     assert Path(caught.value.filename).is_relative_to(tmp_path)
+
+
+def test_a_record_is_converted_like_a_dataclass_and_back():
+    found = ObjectRecord((1, 2, 3, 4), 0.5, 4, [6, 2, 1, 2])
+    record = ImageRecord('a/b.jpg', 1, 'cat', 0, 0.25, (4, 3), [found], (3, 4), [found, found])
+    assert json.dumps(record.to_json()) == json.dumps(asdict(record))
+    assert ImageRecord.from_json(record.to_json()) == record

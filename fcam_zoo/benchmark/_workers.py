@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import cv2
 
 from .._distributed import rank, world_size
+from .._malloc import keep_freed_memory
 from ..errors import BenchmarkError
 
 Item = TypeVar('Item')
@@ -49,8 +50,7 @@ def map_in_workers(
     context = multiprocessing.get_context('forkserver' if 'forkserver' in methods else 'spawn')
     context.set_forkserver_preload([__package__])
     waiting: deque[tuple[Item, list[Callable[[], Any]]]] = deque()
-    # One thread each, since the processes fill the cores.
-    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_init_worker) as pool:
         try:
             for item, calls in items:
                 waiting.append((item, [partial(_result, pool.submit(function, *arguments)) for arguments in calls]))
@@ -61,6 +61,11 @@ def map_in_workers(
             raise BenchmarkError(_ENDED) from e
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _init_worker() -> None:
+    cv2.setNumThreads(1)  # The processes fill the cores.
+    keep_freed_memory()  # Workers do not inherit it, because they are not forked from this process.
 
 
 def _result(future: Future) -> Any:

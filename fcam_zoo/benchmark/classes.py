@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from timm.data import ImageNetInfo
 from torch import nn
 
 from .._schema import show
+
+if TYPE_CHECKING:
+    from timm.data import ImageNetInfo
 
 # Class of the class maps: that of the image if the model knows it by name, always that of the image, or the predicted.
 Labels = Literal['auto', 'true', 'predicted']
@@ -111,4 +113,6 @@ def _comparable(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _imagenet() -> ImageNetInfo:
+    from timm.data import ImageNetInfo  # Worker processes do not need timm, which takes seconds to import.
+
     return ImageNetInfo('imagenet-1k')

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from .._io import describe_os_error, one_line
+from .._malloc import keep_freed_memory
 from .._schema import show
 from .._version import __version__
 from ..errors import FcamZooError
@@ -36,6 +37,9 @@ COMMANDS = {
     'pull': 'download and verify a model',
     'weights': 'list, verify and remove weight files',
 }
+
+# Commands that run networks on many images, and end afterwards. A server, `app`, gives freed memory back.
+RUN_NETWORKS = {'demo', 'predict', 'train', 'benchmark', 'figures'}
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if '\0' in argument:
             return _fail(f'argument {show(argument)} contains a NUL character: remove it')
     args = build_parser(argv[0] if argv else None).parse_args(argv)
+    if argv[0] in RUN_NETWORKS:
+        keep_freed_memory()  # Before torch starts threads.
     quiet = getattr(args, 'quiet', False)
     logging.basicConfig(level=logging.WARNING, format='%(message)s', stream=sys.stderr)
     try:

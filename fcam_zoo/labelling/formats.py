@@ -275,7 +275,8 @@ class Overlays(Format):
     def write(self, labelled: LabelledImage) -> None:
         image = cast(Image.Image, labelled.image)  # Kept because of needs_image.
         with self.create(self.file_of(labelled.record.image), 'wb') as f:
-            viz.overlay(image, labelled.upright).save(f, 'PNG')
+            # Run-length encoding (3 in zlib): 3 % larger than the default, in less than a third of the time.
+            viz.overlay(image, labelled.upright).save(f, 'PNG', compress_level=1, compress_type=3)
 
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
         paths = dict(zip(self.inputs.ids, self.inputs.paths))

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ class Journal:
 
     def add(self, batch: Sequence[ImageRecord | str]) -> None:
         """Append a batch: for each image its record, or the error when it could not be read."""
-        self._append([result if isinstance(result, str) else asdict(result) for result in batch])
+        self._append([result if isinstance(result, str) else result.to_json() for result in batch])
         self.done += len(batch)
 
     def _append(self, entry: Any) -> None:

@@ -59,9 +59,14 @@ class ImageRecord:
     upright_size: tuple[int, int]
     upright_objects: list[ObjectRecord]
 
+    def to_json(self) -> dict[str, Any]:
+        """Convert like `dataclasses.asdict`, which copies each run length and took 4 % of the time of a run."""
+        lists = {key: [vars(found) for found in getattr(self, key)] for key in ('objects', 'upright_objects')}
+        return {**vars(self), **lists}
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ImageRecord:
-        """Invert `dataclasses.asdict`, except that tuples become lists; much faster than `build`, without checks."""
+        """Invert `to_json`, except that tuples become lists; much faster than `build`, without checks."""
         lists = {key: [ObjectRecord(**found) for found in values[key]] for key in ('objects', 'upright_objects')}
         return cls(**{**values, **lists})
 
