@@ -8,6 +8,7 @@ from .formats import open_dataset
 from .hub_dataset import HubDataset
 from .images import MAX_PIXELS, image_size, list_images, open_image, to_rgb
 from .mask_folder import MaskDataset
+from .sources import ImageSource, open_source
 from .table import TableDataset
 from .transforms import EvalTransform, ScaleTransform, TrainTransform, denormalize, normalize
 from .validate import check_dataset
@@ -35,6 +36,8 @@ __all__ = [
     'VocDataset',
     'CsvDataset',
     'MaskDataset',
+    'ImageSource',
+    'open_source',
     'open_dataset',
     'check_dataset',
 ]

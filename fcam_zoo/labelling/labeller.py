@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from .._schema import NotNegative, Share
 from ..data.images import as_stored
+from ..data.sources import ImageSource
 from ..localization import Localization, Postprocessor, resize_map
 from ..objects import Region
-from .inputs import Inputs
 from .loading import LoadedImage
 
 
@@ -75,19 +75,21 @@ class LabelledImage:
         stored: The localization in stored pixels.
         upright: The localization in pixels of the image rotated by its EXIF orientation.
         image: The rotated image, for formats that draw it.
+        file: The stored image, for formats that copy it, unless it is a file of this machine.
     """
 
     record: ImageRecord
     stored: Localization
     upright: Localization
     image: Image.Image | None = None
+    file: BinaryIO | None = None
 
 
 class Labeller:
     """Localizes objects at full resolution and chooses their class.
 
     Args:
-        inputs: All images.
+        source: All images.
         postprocess: Threshold, class names and choice of objects.
         labels: 'predicted' or 'folder', as in `LabelOptions`.
 
@@ -98,9 +100,9 @@ class Labeller:
         ValueError: When an image is in no class folder, or annotation files cannot hold a class name.
     """
 
-    def __init__(self, inputs: Inputs, postprocess: Postprocessor, labels: str) -> None:
-        self.inputs, self.postprocess, self.by_folder = inputs, postprocess, labels == 'folder'
-        self.classes = _class_folders(inputs) if self.by_folder else postprocess.class_names
+    def __init__(self, source: ImageSource, postprocess: Postprocessor, labels: str) -> None:
+        self.source, self.postprocess, self.by_folder = source, postprocess, labels == 'folder'
+        self.classes = _known_classes(source) if self.by_folder else postprocess.class_names
         for name in self.classes:
             if not name.isprintable() or name != name.strip() or not name:
                 raise ValueError(f'the class name {name!r} cannot be written to annotation files: rename it')
@@ -112,11 +114,11 @@ class Labeller:
         stored = upright = self.postprocess(full, probs)
         if loaded.orientation != 1:
             stored = self.postprocess(as_stored(full, loaded.orientation), probs)
-        image_id = self.inputs.ids[loaded.index]
+        image_id = self.source.ids[loaded.index]
         certainty = 1.0 if self.by_folder else stored.score
         record = ImageRecord(
             image=image_id,
-            label=self.classes.index(image_id.split('/')[0]) if self.by_folder else stored.class_index,
+            label=self._known_label(loaded.index) if self.by_folder else stored.class_index,
             predicted=stored.label,
             predicted_index=stored.class_index,
             probability=round(stored.score, 6),
@@ -127,12 +129,22 @@ class Labeller:
         )
         return LabelledImage(record, stored, upright)
 
+    def _known_label(self, index: int) -> int:
+        label = self.source.label(index)
+        return self.classes.index(self.source.ids[index].split('/')[0]) if label is None else label
 
-def _class_folders(inputs: Inputs) -> tuple[str, ...]:
-    for image_id in inputs.ids:
+
+def _known_classes(source: ImageSource) -> tuple[str, ...]:
+    """Return the classes of the source, if its images have labels, otherwise the class folders."""
+    if source.class_names is not None:
+        for index in range(len(source)):
+            if source.label(index) is None:
+                raise ValueError(f"labels='folder': {source.describe(index)} has no label; add it or remove the image")
+        return source.class_names
+    for image_id in source.ids:
         if '/' not in image_id:
-            raise ValueError(f"labels='folder': {image_id} is not in a class folder of {inputs.root}; move it into one")
-    return tuple(sorted({image_id.split('/')[0] for image_id in inputs.ids}))
+            raise ValueError(f"labels='folder': {image_id} is not in a class folder; move it into one")
+    return tuple(sorted({image_id.split('/')[0] for image_id in source.ids}))
 
 
 def _object_records(found: Localization, certainty: float) -> list[ObjectRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,13 +19,14 @@ from .._schema import show
 from .._version import __version__
 from .._weights import digest
 from ..data.images import open_image
+from ..data.sources import ImageSource
 from ..errors import FcamZooError
 from ..inference import InferenceOptions, warn_if_untrained
 from ..localization import Postprocessor
 from ..models import FCAM
 from .budget import PixelBudget
 from .formats import FORMATS, Format
-from .inputs import Inputs, find_inputs
+from .inputs import find_inputs
 from .journal import Journal
 from .labeller import ImageRecord, Labeller
 from .loading import LoadedImage, explain_worker_death, load_batches
@@ -51,7 +53,7 @@ class Summary:
 
 def label_images(
     model: FCAM,
-    images: str | os.PathLike | Iterable[str | os.PathLike],
+    images: ImageSource | str | os.PathLike | Iterable[str | os.PathLike],
     output: str | os.PathLike,
     options: LabelOptions | None = None,
 ) -> Summary:
@@ -63,7 +65,7 @@ def label_images(
 
     Args:
         model: Runs on its own device in eval mode; its mode is restored.
-        images: Files and folders. Ids in annotations are relative to the folder, or to the common parent of several.
+        images: A source, or what `fcam_zoo.data.open_source` takes: files, folders, patterns, lists, URLs and shards.
             Images in `output` are left out.
         output: Output folder, created if needed.
         options: Formats and settings. Default: `LabelOptions()`.
@@ -89,17 +91,17 @@ def label_images(
     )
     inference = InferenceOptions.for_model(model, options.sizes, options.flip)
     warn_if_untrained(model)
-    inputs = find_inputs(images, output)
-    labeller = Labeller(inputs, postprocess, options.labels)
+    source = find_inputs(images, output)
+    labeller = Labeller(source, postprocess, options.labels)
     folder = OutputFolder(output, options.formats)
-    folder.check_inputs(inputs.paths)
-    writers = [FORMATS[f](folder.new / f, labeller.classes, options.model_name, inputs) for f in folder.formats]
+    folder.check_inputs(source.local_files())
+    writers = [FORMATS[f](folder.new / f, labeller.classes, options.model_name, source) for f in folder.formats]
     for writer in writers:
         writer.check_files()
     settings = {
         'version': __version__,
         'weights': f'SHA-256 {digest(model.state_dict())}',
-        'images': f'{len(inputs.ids)} with SHA-256 {inputs.digest}',
+        'images': f'{len(source.ids)} with SHA-256 {source.digest}',
         **{key: getattr(options, key) for key in ('labels', 'model_name')},
         'batch_size': int(options.batch_size),
         'formats': sorted(folder.formats),
@@ -108,15 +110,15 @@ def label_images(
     }
     with output_errors(), lock(output):
         with closing(_open_journal(folder, settings, options)) as journal:
-            journal.check(inputs.ids, len(labeller.classes), complete=folder.complete.exists())
+            journal.check(source.ids, len(labeller.classes), complete=folder.complete.exists())
             if not folder.complete.exists():
                 with explain_worker_death():
-                    _Run(model, inputs, inference, labeller, writers, journal, options).label_rest()
+                    _Run(model, source, inference, labeller, writers, journal, options).label_rest()
                 for writer in writers:
                     writer.finish(journal.records)
                 folder.new.rename(folder.complete)
             objects = [len(record.objects) for record in journal.records()]
-            errors = (*inputs.problems, *journal.errors())
+            errors = (*source.problems, *journal.errors())
         folder.publish()
     files = tuple(output / name / FORMATS[name].main_file for name in folder.formats)
     return Summary(len(objects), sum(objects), errors, files)
@@ -157,7 +159,7 @@ def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
 @dataclass(frozen=True)
 class _Run:
     model: FCAM
-    inputs: Inputs
+    source: ImageSource
     inference: InferenceOptions
     labeller: Labeller
     writers: Sequence[Format]
@@ -169,9 +171,10 @@ class _Run:
         """Label the images after those in the journal. Threads finish a batch while the network runs on the next."""
         for writer in self.writers:
             writer.start()
-        paths, done, options = self.inputs.paths, self.journal.done, self.options
-        bar = tqdm(total=len(paths), initial=done, unit='image', disable=not options.progress)
-        loading = load_batches(paths, self.inference, done, options.batch_size, options.workers)
+        done, options = self.journal.done, self.options
+        indices = range(done, len(self.source))
+        bar = tqdm(total=len(self.source), initial=done, unit='image', disable=not options.progress)
+        loading = load_batches(self.source, self.inference, indices, options.batch_size, options.workers)
         with bar, _threads(max(1, options.workers)) as pool, closing(loading) as batches:
             previous: list[Future[ImageRecord | str] | str] = []
             for batch in batches:
@@ -198,16 +201,21 @@ class _Run:
 
     def _label_image(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> ImageRecord | str:
         labelled = self.labeller.label(loaded, score_map, probs)
-        if any(writer.needs_image for writer in self.writers):
-            # The file is read a second time. When this fails, no format must contain the image.
-            path = self.inputs.paths[loaded.index]
+        draws = any(writer.needs_image for writer in self.writers)
+        copies = any(writer.needs_file for writer in self.writers) and self.source.local_path(loaded.index) is None
+        if draws or copies:
+            # The image is read a second time. When this fails, no format must contain it.
+            name = self.source.describe(loaded.index)
             try:
-                image = open_image(path)
+                with self.source.open(loaded.index) as file:
+                    image = open_image(file, name=name) if draws else None
+                    file.seek(0)
+                    copy = io.BytesIO(file.read()) if copies else None
             except (FcamZooError, OSError) as e:
                 return str(e)
-            if image.size != labelled.upright.size:
-                return f'{path}: replaced by another image while it was read; run again'
-            labelled = replace(labelled, image=image)
+            if image is not None and image.size != labelled.upright.size:
+                return f'{name}: replaced by another image while it was read; run again'
+            labelled = replace(labelled, image=image, file=copy)
         for writer in self.writers:
             writer.write(labelled)
         return labelled.record
