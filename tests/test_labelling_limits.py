@@ -19,8 +19,8 @@ from fcam_zoo import _drawing, viz
 from fcam_zoo.data import open_source
 from fcam_zoo.inference import InferenceOptions
 from fcam_zoo.labelling import loading
-from fcam_zoo.labelling import run as run_module
 from fcam_zoo.labelling.budget import PIXELS, PixelBudget
+from fcam_zoo.labelling.labeller import Labeller
 from fcam_zoo.localization import Localization
 
 
@@ -61,7 +61,7 @@ def test_large_images_are_finished_one_at_a_time(photos, tmp_path, monkeypatch):
     label(photos, tmp_path / 'new', workers=2)
     monkeypatch.setattr(PixelBudget.__init__, '__defaults__', (1,))
     running, most = [0], [0]
-    real = run_module.Labeller.label
+    real = Labeller.label
 
     def one(self, *arguments):
         running[0] += 1
@@ -70,7 +70,7 @@ def test_large_images_are_finished_one_at_a_time(photos, tmp_path, monkeypatch):
         running[0] -= 1
         return real(self, *arguments)
 
-    monkeypatch.setattr(run_module.Labeller, 'label', one)
+    monkeypatch.setattr(Labeller, 'label', one)
     assert label(photos, tmp_path / 'out', workers=2).labelled == 5
     assert most == [1]
     assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
@@ -122,7 +122,7 @@ def test_jobs_that_did_not_start_are_left_out_after_an_error(tmp_path, monkeypat
         time.sleep(0.2)
         raise OSError('full')
 
-    monkeypatch.setattr(run_module.Labeller, 'label', slow)
+    monkeypatch.setattr(Labeller, 'label', slow)
     with pytest.raises(OSError, match='full'):
         label(tmp_path / 'in', tmp_path / 'out')
     assert len(started) < 8

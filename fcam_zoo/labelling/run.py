@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 from .._schema import show
-from .._version import __version__
-from .._weights import digest
 from ..data.images import open_image
 from ..data.sources import ImageSource
 from ..errors import FcamZooError
-from ..inference import InferenceOptions, warn_if_untrained
-from ..localization import Postprocessor
+from ..inference import warn_if_untrained
 from ..models import FCAM
-from .budget import PixelBudget
 from .formats import FORMATS, Format
 from .inputs import find_inputs
 from .journal import Journal
-from .labeller import ImageRecord, Labeller
-from .loading import LoadedImage, explain_worker_death, load_batches
+from .labeller import LabelledImage
+from .loading import LoadedImage, explain_worker_death
 from .options import LabelOptions
 from .output import OutputFolder, lock, output_errors
+from .pipeline import Pipeline, Result
 
 
 @dataclass(frozen=True)
@@ -86,34 +80,21 @@ def label_images(
     if not isinstance(output, (str, os.PathLike)) or '\0' in str(output):
         raise TypeError(f'output is {show(output)}: give the path of a folder')
     output = Path(output)
-    postprocess = Postprocessor.for_model(
-        model, options.threshold, options.class_names, options.multi, options.min_area
-    )
-    inference = InferenceOptions.for_model(model, options.sizes, options.flip)
     warn_if_untrained(model)
-    source = find_inputs(images, output)
-    labeller = Labeller(source, postprocess, options.labels)
+    pipeline = Pipeline.for_model(model, find_inputs(images, output), options)
+    source, classes = pipeline.labeller.source, pipeline.labeller.classes
     folder = OutputFolder(output, options.formats)
     folder.check_inputs(source.local_files())
-    writers = [FORMATS[f](folder.new / f, labeller.classes, options.model_name, source) for f in folder.formats]
+    writers = [FORMATS[f](folder.new / f, classes, options.model_name, source) for f in folder.formats]
     for writer in writers:
         writer.check_files()
-    settings = {
-        'version': __version__,
-        'weights': f'SHA-256 {digest(model.state_dict())}',
-        'images': f'{len(source.ids)} with SHA-256 {source.digest}',
-        **{key: getattr(options, key) for key in ('labels', 'model_name')},
-        'batch_size': int(options.batch_size),
-        'formats': sorted(folder.formats),
-        **asdict(postprocess),
-        **asdict(inference),
-    }
+    settings = {**pipeline.settings, 'model_name': options.model_name, 'formats': sorted(folder.formats)}
     with output_errors(), lock(output):
         with closing(_open_journal(folder, settings, options)) as journal:
-            journal.check(source.ids, len(labeller.classes), complete=folder.complete.exists())
+            journal.check(source.ids, len(classes), complete=folder.complete.exists())
             if not folder.complete.exists():
                 with explain_worker_death():
-                    _Run(model, source, inference, labeller, writers, journal, options).label_rest()
+                    _Run(pipeline, writers, journal).label_rest(options.progress)
                 for writer in writers:
                     writer.finish(journal.records)
                 folder.new.rename(folder.complete)
@@ -146,61 +127,29 @@ def _open_journal(folder: OutputFolder, settings: dict[str, Any], options: Label
     return journal
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Create a pool of threads; after an error, jobs that did not start are left out."""
-    pool = ThreadPoolExecutor(number)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 @dataclass(frozen=True)
 class _Run:
-    model: FCAM
-    source: ImageSource
-    inference: InferenceOptions
-    labeller: Labeller
+    pipeline: Pipeline
     writers: Sequence[Format]
     journal: Journal
-    options: LabelOptions
-    budget: PixelBudget = field(default_factory=PixelBudget)
 
-    def label_rest(self) -> None:
-        """Label the images after those in the journal. Threads finish a batch while the network runs on the next."""
+    @property
+    def source(self) -> ImageSource:
+        return self.pipeline.labeller.source
+
+    def label_rest(self, progress: bool) -> None:
+        """Label the images after those in the journal."""
         for writer in self.writers:
             writer.start()
-        done, options = self.journal.done, self.options
-        indices = range(done, len(self.source))
-        bar = tqdm(total=len(self.source), initial=done, unit='image', disable=not options.progress)
-        loading = load_batches(self.source, self.inference, indices, options.batch_size, options.workers)
-        with bar, _threads(max(1, options.workers)) as pool, closing(loading) as batches:
-            previous: list[Future[ImageRecord | str] | str] = []
-            for batch in batches:
-                outputs = self._outputs([image for image in batch if isinstance(image, LoadedImage)])
-                jobs = [
-                    image if isinstance(image, str) else pool.submit(self._finish_image, image, *next(outputs))
-                    for image in batch
-                ]
-                self._commit(previous, bar)
-                previous = jobs
-            self._commit(previous, bar)
+        total, done = len(self.source), self.journal.done
+        bar = tqdm(total=total, initial=done, unit='image', disable=not progress)
+        with bar, closing(self.pipeline.run(range(done, total), self._write)) as batches:
+            for results in batches:
+                self.journal.add(results)
+                bar.update(len(results))
 
-    def _outputs(self, batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Run the network: map (s,s) and class probabilities (K,) of each image."""
-        if not batch:
-            return iter(())
-        maps, probs = self.inference.run(self.model, [tuple(map(torch.from_numpy, image.views)) for image in batch])
-        return zip(maps.numpy(), probs.numpy())
-
-    def _finish_image(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> ImageRecord | str:
-        """Label an image and write its files; returns the error of an unreadable image."""
-        with self.budget.reserve(loaded.size[0] * loaded.size[1]):
-            return self._label_image(loaded, score_map, probs)
-
-    def _label_image(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> ImageRecord | str:
-        labelled = self.labeller.label(loaded, score_map, probs)
+    def _write(self, loaded: LoadedImage, labelled: LabelledImage) -> Result:
+        """Write the files of an image; returns the error of one that cannot be read again."""
         draws = any(writer.needs_image for writer in self.writers)
         copies = any(writer.needs_file for writer in self.writers) and self.source.local_path(loaded.index) is None
         if draws or copies:
@@ -219,8 +168,3 @@ class _Run:
         for writer in self.writers:
             writer.write(labelled)
         return labelled.record
-
-    def _commit(self, jobs: Sequence[Future[ImageRecord | str] | str], bar: tqdm) -> None:
-        if jobs:
-            self.journal.add([job if isinstance(job, str) else job.result() for job in jobs])
-            bar.update(len(jobs))
