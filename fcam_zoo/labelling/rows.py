@@ -28,6 +28,10 @@ class ShardError(FcamZooError, ValueError):
     """Labels in Parquet files that are missing, damaged, or of another job."""
 
 
+class DamagedShard(ShardError):
+    """A Parquet file that cannot be read."""
+
+
 @dataclass(frozen=True)
 class About:
     """What the metadata of a shard says about it.
@@ -188,15 +192,15 @@ def read_about(file: BinaryIO, name: str) -> About:
         return build(About, parse_json(found[_ABOUT]))
 
 
-def decode(content: bytes, name: str) -> Iterator[dict[str, Any]]:
-    """Read the rows of a Parquet file that `encode` returned; arguments and errors are those of `read_about`."""
+def decode(content: bytes, name: str) -> tuple[About, Iterator[dict[str, Any]]]:
+    """Read the metadata and the rows of a Parquet file that `encode` returned; errors are those of `read_about`."""
     pa = import_pyarrow()
     about = read_about(io.BytesIO(content), name)
     with _damaged(name):
         table = pa.parquet.read_table(io.BytesIO(content), page_checksum_verification=True)
         if not table.schema.equals(schema()) or table.num_rows != about.images:
             raise ValueError('it has other columns or rows')
-    return (row for batch in table.to_batches(_BATCH) for row in batch.to_pylist())
+    return about, (row for batch in table.to_batches(_BATCH) for row in batch.to_pylist())
 
 
 @contextmanager
@@ -205,7 +209,7 @@ def _damaged(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, LookupError) as e:  # Those of Arrow are subclasses.
-        raise ShardError(
+        raise DamagedShard(
             f'{name} is damaged ({describe_error(e)}): remove it, then label its images again with fcam-zoo predict '
             '--ray --resume'
         ) from e
