@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .._io import is_folder
-from ..data.paths import as_paths
+from ..data.paths import as_texts
 from ..data.sources import ImageSource, open_source
 from ..data.sources.local import real_path
+from ..data.sources.store import is_url
 
 
 def find_inputs(images: ImageSource | str | os.PathLike | Iterable[str | os.PathLike], output: Path) -> ImageSource:
@@ -29,9 +30,10 @@ def find_inputs(images: ImageSource | str | os.PathLike | Iterable[str | os.Path
         raise NotADirectoryError(f'{output} is not a folder: choose another output folder')
     if isinstance(images, ImageSource):
         return images
-    given = as_paths(images)
+    given = as_texts(images)
     written = real_path(output)
-    if any(is_folder(path) and real_path(path) == written for path in given):
+    folders = (Path(text) for text in given if not is_url(text) and is_folder(Path(text)))
+    if any(real_path(folder) == written for folder in folders):
         raise ValueError(
             f'{output} is the folder of the images, so outputs would be read as images: choose another output folder, '
             'for example one inside it'

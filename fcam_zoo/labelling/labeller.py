@@ -139,6 +139,8 @@ class Labeller:
 
 def _known_classes(source: ImageSource) -> tuple[str, ...]:
     """Return the classes of the source, if its images have labels, otherwise the class folders."""
+    if source.label_problem:
+        raise ValueError(f"labels='folder': {source.label_problem}")
     if source.class_names is not None:
         for index in range(len(source)):
             if source.label(index) is None:

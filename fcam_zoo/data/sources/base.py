@@ -11,6 +11,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ..images import open_image
+from ..paths import leaves_folder
 
 MAX_NAME = 1000
 """Longest id in characters, so that paths stay below the 4096 bytes of most systems."""
@@ -32,12 +33,14 @@ class ImageSource(ABC):
         problems: One line for each image, shard or argument that is left out, with the fix.
         digest: SHA-256 of the ids and of what the source reports about its content: sizes, times and ETags.
         class_names: Names of the classes; None for a source without labels.
+        label_problem: Why the labels of the source cannot be used; empty if they can, or there are none.
     """
 
     ids: Sequence[str] = ()
     problems: tuple[str, ...] = ()
     digest: str = ''
     class_names: tuple[str, ...] | None = None
+    label_problem: str = ''
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -83,3 +86,9 @@ def is_writable(image_id: str) -> bool:
     trimmed = image_id == image_id.strip() and stem == stem.strip() and len(image_id) <= MAX_NAME
     # The length in bytes is checked last, because names that are not printable may not be encodable.
     return trimmed and image_id.isprintable() and '\\' not in image_id and len(os.fsencode(stem)) <= MAX_STEM
+
+
+def safe_id(name: str) -> str | None:
+    """Return the name of an image in a store or shard as an id; None for one that is not a writable path below it."""
+    image_id = PurePosixPath(name).as_posix()
+    return None if leaves_folder(image_id) or not is_writable(image_id) else image_id
