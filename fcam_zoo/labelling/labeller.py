@@ -92,7 +92,6 @@ class Labeller:
         source: All images.
         postprocess: Threshold, class names and choice of objects.
         labels: 'predicted' or 'folder', as in `LabelOptions`.
-        classes: Class names of the run, if `source` has only a part of its images.
 
     Attributes:
         classes: Class names of the run.
@@ -101,11 +100,9 @@ class Labeller:
         ValueError: When an image is in no class folder, or annotation files cannot hold a class name.
     """
 
-    def __init__(
-        self, source: ImageSource, postprocess: Postprocessor, labels: str, classes: tuple[str, ...] | None = None
-    ) -> None:
+    def __init__(self, source: ImageSource, postprocess: Postprocessor, labels: str) -> None:
         self.source, self.postprocess, self.by_folder = source, postprocess, labels == 'folder'
-        self.classes = classes or (_known_classes(source) if self.by_folder else postprocess.class_names)
+        self.classes = _known_classes(source) if self.by_folder else postprocess.class_names
         for name in self.classes:
             if not name.isprintable() or name != name.strip() or not name:
                 raise ValueError(f'the class name {name!r} cannot be written to annotation files: rename it')

@@ -67,6 +67,10 @@ class Pipeline:
         labeller = Labeller(source, postprocess, options.labels)
         return cls(model, inference, labeller, int(options.batch_size), int(options.workers))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out the budget, which belongs to a process."""
+        return Pipeline, (self.model, self.inference, self.labeller, self.batch_size, self.workers)
+
     @property
     def settings(self) -> dict[str, Any]:
         """Return what the results depend on, as JSON values."""

@@ -8,8 +8,10 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from .._io import is_folder
 from .._schema import Positive, build, parse_json, reading
 from .journal import differences
 from .pipeline import Result
@@ -89,32 +91,45 @@ class ShardFolder:
         with reading(self.store.path(JOB), ShardError, 'give the output folder of fcam-zoo predict --ray'):
             return build(Job, parse_json(content))
 
-    def start(self, job: Job, overwrite: bool, resume: bool) -> None:
-        """Prepare the folder for the missing parts of a job.
+    def check(self, overwrite: bool, resume: bool) -> Job | None:
+        """Return the job of the folder, after checking that another one may start or continue.
 
         Raises:
             FileExistsError: When it holds a job, and neither `overwrite` nor `resume` is given; or files of others.
-            ValueError: When a job to resume has other settings.
+            NotADirectoryError: When it is a file.
         """
-        found, where = self.job(), self.store.where
+        if self.store.is_local and os.path.lexists(self.store.where) and not is_folder(Path(self.store.where)):
+            raise NotADirectoryError(f'{self.store.where} is not a folder: choose another output folder')
+        found = self.job()
         if found is None and self.store.exists(FOLDER):
             raise FileExistsError(f'{self.store.path(FOLDER)} was not written by fcam_zoo: move it away')
-        if found is not None and resume:
-            if found.key != job.key:
-                before, after = ({**asdict(j)['settings'], 'shard_size': j.shard_size} for j in (found, job))
-                raise ValueError(
-                    f'{where} holds a job with other settings ({differences(before, after)}): resume it with these, or '
-                    'discard it with --overwrite (in Python overwrite=True)'
-                )
-            return
-        if found is not None:
-            if not overwrite:
-                raise FileExistsError(
-                    f'{where} already holds a job: continue it with --resume (in Python resume=True), or discard it '
-                    'with --overwrite (overwrite=True)'
-                )
+        if found is not None and not overwrite and not resume:
+            raise FileExistsError(
+                f'{self.store.where} already holds a job: continue it with --resume (in Python resume=True), or '
+                'discard it with --overwrite (overwrite=True)'
+            )
+        return found
+
+    def start(self, job: Job, resume: bool) -> None:
+        """Prepare the folder for the missing parts of a job, after `check`.
+
+        Raises:
+            ValueError: When the job to resume has other settings.
+        """
+        found = self.job()
+        if found is None or not resume:
             self.store.remove(FOLDER)
-        self.store.write(JOB, (json.dumps(asdict(job), indent=2) + '\n').encode())
+            self.store.write(JOB, (json.dumps(asdict(job), indent=2) + '\n').encode())
+        elif found.key != job.key:
+            before, after = ({**j.settings, 'shard_size': j.shard_size, 'classes': j.classes} for j in (found, job))
+            raise ValueError(
+                f'{self.store.where} holds a job with other settings ({differences(before, after)}): resume it with '
+                'these, or discard it with --overwrite (in Python overwrite=True)'
+            )
+
+    def existing(self) -> set[str]:
+        """List the files of parts, below the folder of the job."""
+        return {f'{FOLDER}/{name}' for name in self.store.names(FOLDER)}
 
     def finished(self, job: Job) -> dict[int, About]:
         """Read what the finished parts say about themselves; damaged ones are left out with a warning.
@@ -122,20 +137,27 @@ class ShardFolder:
         Raises:
             ShardError: When a part is of another job.
         """
-        found: dict[int, About] = {}
-        existing = set(self.store.names(FOLDER))
-        for part in range(job.parts):
-            name = name_of(part)
-            if name.rpartition('/')[2] not in existing:
-                continue
-            try:
-                with self.store.open(name) as file:
-                    about = read_about(file, self.store.path(name))
-                self._check(job, part, about)
-                found[part] = about
-            except DamagedShard as e:
-                logger.warning('%s', e)
-        return found
+        existing = self.existing()
+        known = {part: self.about(job, part) for part in range(job.parts) if name_of(part) in existing}
+        return {part: about for part, about in known.items() if about is not None}
+
+    def about(self, job: Job, part: int) -> About | None:
+        """Read what a part says about itself; None when it is missing, or, with a warning, damaged.
+
+        Raises:
+            ShardError: When it is a part of another job.
+        """
+        name = name_of(part)
+        try:
+            with self.store.open(name) as file:
+                about = read_about(file, self.store.path(name))
+        except FileNotFoundError:
+            return None
+        except DamagedShard as e:
+            logger.warning('%s', e)
+            return None
+        self._check(job, part, about)
+        return about
 
     def write(self, job: Job, part: int, ids: Sequence[str], results: Sequence[Result]) -> About:
         """Write a part, and return what it says about itself.
@@ -166,7 +188,8 @@ class ShardFolder:
             self._check(job, part, about)
             for row in rows:
                 with reading(name, ShardError, 'remove it, then continue the job with --resume'):
-                    yield row['id'], record_of(row)
+                    result = record_of(row)
+                yield row['id'], result
 
     def _check(self, job: Job, part: int, about: About) -> None:
         if (about.job, about.part, about.images) != (job.key, part, len(job.indices(part))):
