@@ -100,6 +100,7 @@ class _Plan:
                 self._add_file(entry, Argument(path, Path(folder) if inside else Argument.of(path).root))
 
     def _add_url(self, url: str) -> None:
+        check_not_compressed(url)
         found, is_object = find_objects(url)
         if is_object:
             self._add_object(found[0], url.rpartition('/')[0])

@@ -243,8 +243,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
         return url_to_fs(url)
     except ImportError as e:
-        scheme = url.partition('://')[0]
-        client = {'s3': 's3fs', 's3a': 's3fs', 'gs': 'gcsfs', 'gcs': 'gcsfs', 'http': 'aiohttp', 'https': 'aiohttp'}
-        need = client.get(scheme.lower(), f'the package of {scheme} for fsspec')
-        hint = install_hint('stores') if scheme.lower() in client else f'pip install {need}'
-        raise ImportError(f'{one_line(url)} needs {need}: {hint}') from e
+        scheme = url.partition('://')[0].lower()
+        # The message of fsspec names the package.
+        hint = install_hint('stores') if scheme in ('s3', 's3a', 'gs', 'gcs', 'http', 'https') else str(e)
+        raise ImportError(f'{one_line(url)} needs the client of its store: {hint}') from e
