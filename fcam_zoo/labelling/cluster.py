@@ -36,6 +36,8 @@ class ClusterOptions:
         device: 'cuda' uses the GPUs of the cluster, 'cpu' none, 'auto' those that it has.
         shard_size: Images per part, rounded up to whole batches. Default: 1024, or fewer if each worker would get less
             than four parts.
+        readers: Processes that read images, for each worker; 0 reads in the worker. Default: up to 4 beside a GPU, if
+            it has as many CPU cores, otherwise 0.
 
     Raises:
         ValueError: For a value out of range.
@@ -45,6 +47,7 @@ class ClusterOptions:
     workers: int | None = None
     device: str = 'auto'
     shard_size: int | None = None
+    readers: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.address, str) or not self.address:
@@ -55,6 +58,8 @@ class ClusterOptions:
             raise ValueError(f'workers is {show(self.workers)}: give 1 to {MAX_WORKERS} workers')
         if self.shard_size is not None and as_whole(self.shard_size, 1, 10**7) is None:
             raise ValueError(f'shard_size is {show(self.shard_size)}: give 1 to 10000000 images per part')
+        if self.readers is not None and as_whole(self.readers, 0, MAX_WORKERS) is None:
+            raise ValueError(f'readers is {show(self.readers)}: give 0 to {MAX_WORKERS} processes')
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,11 @@ class Share:
     def threads(self) -> int:
         """Return the threads of torch and OpenCV per worker."""
         return max(1, int(self.cpus))
+
+    @property
+    def readers(self) -> int:
+        """Return the processes that read images for a worker."""
+        return min(4, max(0, int(self.cpus) - 1)) if self.gpus else 0
 
 
 def share_devices(nodes: Sequence[dict[str, float]], workers: int | None, device: str) -> Share:

@@ -24,7 +24,8 @@ from .._version import __version__
 from ..data.box_csv import HEADER
 from ..data.images import open_image
 from ..data.sources import ImageSource
-from .labeller import ImageRecord, LabelledImage
+from ..localization import Localization
+from .labeller import ImageRecord, LabelledImage, object_mask
 from .output import MARKER, sync_file
 
 # Suffixes of images that Ultralytics reads, among those of this package.
@@ -262,7 +263,7 @@ class Masks(Format):
     image_file = '{}.png'
 
     def write(self, labelled: LabelledImage) -> None:
-        mask = labelled.stored.object_mask().astype(np.uint8) * 255
+        mask = object_mask(labelled.record).astype(np.uint8) * 255
         with self.create(self.file_of(labelled.record.image), 'wb') as f:
             Image.fromarray(mask).save(f, 'PNG', compress_level=1)
 
@@ -289,9 +290,10 @@ class Overlays(Format):
         return f'{image_id}.png' if file.casefold() in self._shared else file
 
     def write(self, labelled: LabelledImage) -> None:
-        image = cast(Image.Image, labelled.image)  # Kept because of needs_image.
+        # Both are kept because of needs_image.
+        image, upright = cast(Image.Image, labelled.image), cast(Localization, labelled.upright)
         with self.create(self.file_of(labelled.record.image), 'wb') as f:
-            viz.overlay(image, labelled.upright).save(f, 'PNG')
+            viz.overlay(image, upright).save(f, 'PNG')
 
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
         with self.create(self.main_file) as f:

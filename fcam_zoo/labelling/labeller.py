@@ -72,15 +72,13 @@ class LabelledImage:
 
     Attributes:
         record: What the journal keeps.
-        stored: The localization in stored pixels.
-        upright: The localization in pixels of the image rotated by its EXIF orientation.
+        upright: The localization in pixels of the image rotated by its EXIF orientation; None without maps.
         image: The rotated image, for formats that draw it.
         file: The stored image, for formats that copy it, unless it is a file of this machine.
     """
 
     record: ImageRecord
-    stored: Localization
-    upright: Localization
+    upright: Localization | None = None
     image: Image.Image | None = None
     file: BinaryIO | None = None
 
@@ -127,7 +125,7 @@ class Labeller:
             upright_size=upright.size,
             upright_objects=_object_records(upright, certainty),
         )
-        return LabelledImage(record, stored, upright)
+        return LabelledImage(record, upright)
 
     def _known_label(self, index: int) -> int:
         label = self.source.label(index)
@@ -166,3 +164,12 @@ def run_lengths(region: Region, size: tuple[int, int]) -> list[int]:
     edges = x0 * height + np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
     counts: list[int] = np.diff(edges, prepend=0, append=width * height).tolist()
     return counts if counts[-1] else counts[:-1]
+
+
+def object_mask(record: ImageRecord) -> np.ndarray:
+    """Return the pixels of all objects of an image, bool (H,W), in stored pixels."""
+    width, height = record.size
+    mask = np.zeros(width * height, bool)
+    for found in record.objects:
+        mask |= np.repeat(np.arange(len(found.counts)) % 2 == 1, found.counts)
+    return mask.reshape(width, height).T

@@ -83,7 +83,7 @@ def label_on_ray(
         model: On any device; each worker gets a copy.
         images: A source, or what `fcam_zoo.data.open_source` takes. All nodes must be able to read it.
         output: Folder, or a URL that fsspec knows (`s3://bucket/labels`). All nodes must be able to write to it.
-        options: Settings; `formats` is not used. `workers` are processes that read images, for each worker.
+        options: Settings; `formats` and `workers` are not used.
         cluster: Address, number of workers, images per part. Default: Ray on this machine.
 
     Raises:
@@ -109,6 +109,7 @@ def label_on_ray(
     with connected(cluster.address) as ray, tolerant(ray), output_errors(), _locked(folder.store):
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
         share = share_devices(nodes, cluster.workers, cluster.device)
+        pipeline = replace(pipeline, workers=share.readers if cluster.readers is None else cluster.readers)
         size = found.shard_size if found and options.resume else None
         size = _shard_size(cluster.shard_size or size or _default_size(len(source), share), options.batch_size)
         settings = pipeline.settings

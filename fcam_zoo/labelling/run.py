@@ -162,7 +162,7 @@ class _Run:
                     copy = io.BytesIO(file.read()) if copies else None
             except (FcamZooError, OSError) as e:
                 return str(e)
-            if image is not None and image.size != labelled.upright.size:
+            if image is not None and image.size != labelled.record.upright_size:
                 return f'{name}: replaced by another image while it was read; run again'
             labelled = replace(labelled, image=image, file=copy)
         for writer in self.writers:

@@ -21,7 +21,6 @@ from .store import Store
 logger = logging.getLogger(__name__)
 
 JOB, FOLDER = 'job.json', 'shards'
-_WRITER = 'fcam-zoo predict --ray'
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Job:
     classes: list[str]
     model_name: str
     sources: list[str]
-    written_by: Literal['fcam-zoo predict --ray'] = _WRITER
+    written_by: Literal['fcam-zoo predict --ray'] = 'fcam-zoo predict --ray'
 
     @property
     def key(self) -> str:
