@@ -200,19 +200,27 @@ def actor_options(ray: ModuleType, share: Share) -> dict[str, Any]:
     }
 
 
-def count_tries(ray: ModuleType) -> Any:
-    """Start an actor whose method `begin(part)` returns how often a part was begun.
+def count_tries(ray: ModuleType, limit: int) -> Any:
+    """Start an actor that counts the tries of each part, because Ray Data repeats without end what kills a worker.
 
-    Ray Data repeats a task without end when it kills its worker.
+    Its method `begin(part)` counts a try, and returns why the part is given up, or an empty text. `note(part, error)`
+    keeps the error of a try.
     """
 
     class Tries:  # Defined here, Ray sends the class itself: its process does not import torch.
         def __init__(self) -> None:
             self.begun: dict[int, int] = {}
+            self.errors: dict[int, str] = {}
 
-        def begin(self, part: int) -> int:
+        def begin(self, part: int) -> str:
             self.begun[part] = self.begun.get(part, 0) + 1
-            return self.begun[part]
+            if self.begun[part] <= limit:
+                return ''
+            unknown = 'its process died; memory may have run out, use a smaller batch'
+            return f'{limit} tries ended early: {self.errors.get(part, unknown)}'
+
+        def note(self, part: int, error: str) -> None:
+            self.errors[part] = error
 
     # If its node is lost, it starts again elsewhere, and counts from 1.
     return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Tries).remote()

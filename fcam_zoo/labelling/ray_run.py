@@ -41,6 +41,9 @@ from .store import Store
 SHARD_SIZE = 1024
 """Images per part of a large job: a file of about 2 MB, and the most that a worker does again after a failure."""
 
+TRIES = 3
+"""How often a part is begun; only the death of a process or a node ends a try early."""
+
 _ROUNDS = 3
 
 
@@ -148,34 +151,40 @@ class _Run:
     done: dict[int, About] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
+    given_up: set[int] = field(default_factory=set)
 
     def label_rest(self, pipeline: Pipeline, progress: bool) -> None:
         """Label the missing parts, in several rounds: Ray drops a part when a worker or a node dies repeatedly."""
         self.done = self.folder.finished(self.job)
-        known = len(self.done)
         self._read_errors()
-        reference = self.ray.put(pipeline) if self._missing() else None
         initial = sum(about.images for about in self.done.values())
         with tqdm(total=self.job.images, initial=initial, unit='image', disable=not progress) as bar:
-            for _ in range(_ROUNDS):
-                if missing := self._missing():
-                    for report in self._reports(missing, reference):
-                        self._take(report)
-                        bar.update(report.images)
-                    self._check_files(missing)
-                    if len(self.done) == known:  # Another round would fail in the same way.
-                        break
-                    known = len(self.done)
+            if self._missing():
+                self._label_missing(pipeline, bar)
         for part in self._missing():
             self.failed.setdefault(part, 'Ray lost it repeatedly')
+
+    def _label_missing(self, pipeline: Pipeline, bar: tqdm) -> None:
+        reference, tries = self.ray.put(pipeline), count_tries(self.ray, TRIES)
+        for _ in range(_ROUNDS):
+            known, parts = len(self.done), [part for part in self._missing() if part not in self.given_up]
+            if not parts:
+                return
+            for report in self._reports(parts, reference, tries):
+                self._take(report)
+                bar.update(report.images)
+            self._check_files(parts)
+            bar.n = sum(about.images for about in self.done.values())
+            # Without progress, another round would fail in the same way; parts without a reason were lost.
+            if len(self.done) == known and self.failed.keys() >= set(self._missing()):
+                return
 
     def _missing(self) -> list[int]:
         return [part for part in range(self.job.parts) if part not in self.done]
 
-    def _reports(self, parts: list[int], reference: Any) -> Iterator[Report]:
+    def _reports(self, parts: list[int], reference: Any, tries: Any) -> Iterator[Report]:
         """Label parts; yields a report for each, except those that Ray dropped."""
         share = replace(self.share, workers=min(self.share.workers, len(parts)))
-        tries = count_tries(self.ray)
         arguments = (reference, self.folder.store.where, self.job, share.device, share.threads, tries)
         rows = self.ray.data.from_items([{'part': part} for part in parts], override_num_blocks=len(parts))
         rows = rows.map_batches(
@@ -193,6 +202,8 @@ class _Run:
     def _take(self, report: Report) -> None:
         if report.failure:
             self.failed[report.part] = report.failure
+            if report.is_final:
+                self.given_up.add(report.part)
             return
         self.failed.pop(report.part, None)
         self.errors += report.errors[: KEPT_ERRORS - len(self.errors)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,15 +13,15 @@ import cv2
 import torch
 
 from .._schema import describe_error
+from ..errors import FcamZooError
 from .loading import explain_worker_death
 from .pipeline import Pipeline, Result
 from .shards import Job, ShardFolder
 
+logger = logging.getLogger(__name__)
+
 KEPT_ERRORS = 20
 """Number of errors of images that a part reports with their text."""
-
-TRIES = 3
-"""How often a part is begun in a round; only the death of a worker or a node ends a try early."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Report:
         objects: Objects in them.
         errors: The first errors of the others.
         failure: Why the part was not written; empty if it was.
+        is_final: Whether no other worker should try.
     """
 
     part: int
@@ -41,6 +44,7 @@ class Report:
     objects: int = 0
     errors: list[str] = field(default_factory=list)
     failure: str = ''
+    is_final: bool = False
 
 
 class PartLabeller:
@@ -61,11 +65,18 @@ class PartLabeller:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Label the part of a row with the column `part`; the row of the result has a JSON report."""
+        import ray
+
         (part,) = (int(value) for value in batch['part'])
         try:
             report = self._label(part)
-        except Exception as e:  # One part that fails must not end the job; the driver reports it.
+        except (FcamZooError, OSError) as e:
             report = Report(part, failure=describe_error(e))
+        except Exception as e:
+            # After an error of CUDA, for example, this process cannot do anything else; Ray starts another one.
+            logger.exception('part %d', part)
+            ray.get(self.tries.note.remote(part, describe_error(e)))
+            os._exit(1)
         return {'report': [json.dumps(asdict(report))]}
 
     def _label(self, part: int) -> Report:
@@ -75,8 +86,8 @@ class PartLabeller:
         about = self.folder.about(self.job, part)
         errors: list[str] = []
         if about is None:
-            if ray.get(self.tries.begin.remote(part)) > TRIES:
-                return Report(part, failure=f'{TRIES} workers died at it: memory may have run out, use a smaller batch')
+            if reason := ray.get(self.tries.begin.remote(part)):
+                return Report(part, failure=reason, is_final=True)
             indices = self.job.indices(part)
             results: list[Result] = []
             with explain_worker_death(), closing(self.pipeline.run(indices)) as batches:
