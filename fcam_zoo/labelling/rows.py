@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
-from .._schema import NotNegative, build, describe_error, parse_json
+from .._schema import NotNegative, build, describe_error, parse_json, show
 from ..errors import FcamZooError, install_hint
 from .labeller import ImageRecord, ObjectRecord
 
@@ -134,6 +134,8 @@ def record_of(row: dict[str, Any]) -> ImageRecord | str:
     Raises:
         ValueError: When the row has other content.
     """
+    if row['status'] not in ('ok', 'error'):
+        raise ValueError(f'the status of a row is {show(row["status"])}')
     if row['status'] == 'error':
         return str(row['error'])
     upright = row['upright'] or row

@@ -57,7 +57,7 @@ class Store:
         except ImportError as e:
             raise ImportError(f'{self.where}: {one_line(str(e))}') from e
         except ValueError as e:
-            raise ValueError(f'{self.where} is not the URL of a known store ({one_line(str(e))})') from e
+            raise StoreError(f'{self.where} is not the URL of a known store ({one_line(str(e))})') from e
 
     def path(self, name: str) -> str:
         """Return the path or URL of a file."""
