@@ -177,4 +177,4 @@ def test_train_and_benchmark(shards, tmp_path, capsys):
     arguments = ['--models', model, '--maps', 'fcam', '--workers', '0', '--quiet', '--device', 'cpu']
     assert main(['benchmark', str(shards), *arguments, '-o', str(tmp_path / 'report')]) == 0
     assert '6 images' in capsys.readouterr().out
-    assert (tmp_path / 'report' / 'index.html').is_file()
+    assert (tmp_path / 'report' / 'report.html').is_file()
