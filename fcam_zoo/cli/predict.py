@@ -35,7 +35,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'chooses other formats, each in its own folder. An unreadable image is reported and skipped, and the exit '
         'status is then 1.',
     )
-    parser.add_argument('images', nargs='+', help='image files and folders')
+    parser.add_argument(
+        'images',
+        nargs='+',
+        metavar='SOURCE',
+        help="image files and folders, quoted patterns ('photos/**/*.jpg'), text files of paths or URLs (.txt, or - "
+        'for standard input), URLs (s3://, gs://, hf://datasets/, https://), tar shards (.tar), Parquet files '
+        '(.parquet)',
+    )
     add_model_argument(parser, default=GENERAL_MODEL)
     add_classifier_argument(parser)
     parser.add_argument(
@@ -67,7 +74,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         '--labels',
         choices=('predicted', 'folder'),
         default='predicted',
-        help='class of the objects: the predicted class (default), or the class folder of the image',
+        help='class of the objects: the predicted class (default), or the class folder of the image; in shards with '
+        'labels, the label',
     )
     parser.add_argument('--flip', action='store_true', help='average with the mirrored image; takes twice the time')
     parser.add_argument(

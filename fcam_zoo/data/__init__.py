@@ -8,6 +8,7 @@ from .formats import open_dataset
 from .hub_dataset import HubDataset
 from .images import MAX_PIXELS, image_size, list_images, open_image, to_rgb
 from .mask_folder import MaskDataset
+from .shard_dataset import ShardDataset
 from .sources import ImageSource, open_source
 from .table import TableDataset
 from .transforms import EvalTransform, ScaleTransform, TrainTransform, denormalize, normalize
@@ -31,6 +32,7 @@ __all__ = [
     'FolderDataset',
     'TableDataset',
     'HubDataset',
+    'ShardDataset',
     'AnnotatedDataset',
     'CocoDataset',
     'VocDataset',

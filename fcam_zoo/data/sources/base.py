@@ -75,6 +75,10 @@ class ImageSource(ABC):
         """Return the label of an image, an index of `class_names`; None when it has none."""
         return None
 
+    def note(self, index: int) -> bytes | None:
+        """Read the JSON that the source has about an image; None when it has none."""
+        return None
+
 
 def is_writable(image_id: str) -> bool:
     """Return whether all annotation formats and the readers of this package can hold an id.

@@ -68,3 +68,8 @@ class JoinedSource(ImageSource):
         """Return the label of an image."""
         source, inner = self._at(index)
         return None if self.class_names is None else source.label(inner)
+
+    def note(self, index: int) -> bytes | None:
+        """Read the JSON about an image."""
+        source, inner = self._at(index)
+        return source.note(inner)

@@ -224,15 +224,21 @@ def attempt(action: Callable[[], T], url: str) -> T:
 
 def _is_final(error: Exception) -> bool:
     """Return whether another try cannot help."""
-    status = getattr(error, 'status', None)
-    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+    status = _http_status(error)
+    refused = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
     kinds = (PermissionError, NotADirectoryError, IsADirectoryError, ValueError, TypeError)
     return refused or isinstance(error, kinds) or type(error).__name__ == 'NoCredentialsError'
 
 
+def _http_status(error: Exception) -> int | None:
+    """Return the status of an error of aiohttp, or of requests and httpx; None for other errors."""
+    status = getattr(error, 'status', getattr(getattr(error, 'response', None), 'status_code', None))
+    return status if isinstance(status, int) else None
+
+
 def _describe(error: Exception) -> str:
-    status = getattr(error, 'status', None)
-    text = f'HTTP status {status}' if isinstance(status, int) else (str(error).splitlines() or [''])[0]
+    status = _http_status(error)
+    text = f'HTTP status {status}' if status is not None else (str(error).splitlines() or [''])[0]
     return one_line(text, 200) or ('time limit' if isinstance(error, TimeoutError) else type(error).__name__)
 
 

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 COMPRESSED = ('.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tar.xz', '.txz', '.tar.zst', '.tar.lz4')
 """Suffixes of compressed archives, whose members cannot be read by their offset."""
 
-_LABEL, _NOTES = '.cls', ('.cls', '.json', '.txt')
-_MAX_LABEL, _MAX_HEADER = 1000, 2**20  # Bytes.
+_LABEL, _NOTE = '.cls', '.json'
+_MAX_LABEL, _MAX_NOTE, _MAX_HEADER = 1000, 2**20, 2**20  # Bytes.
 _TAIL = 2**20  # Bytes after the end mark that are checked.
 _MAGIC = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
 
@@ -42,6 +42,7 @@ class TarShards(ImageSource):
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = tuple(shards)
         self._shard, self._start, self._size = array('l'), array('q'), array('q')
+        self._note_start, self._note_size = array('q'), array('q')
         problems: list[str] = []
         ids: list[str] = []
         texts: list[str | None] = []
@@ -53,6 +54,9 @@ class TarShards(ImageSource):
             self._shard.extend([number] * len(index.ids))
             self._start.extend(index.starts)
             self._size.extend(index.sizes)
+            notes = [index.notes.get(key_of(image_id), (0, -1)) for image_id in index.ids]
+            self._note_start.extend(start for start, _ in notes)
+            self._note_size.extend(size for _, size in notes)
             texts += [index.labels.get(key_of(image_id)) for image_id in index.ids]
             problems += index.problems
             skipped += index.skipped
@@ -90,6 +94,11 @@ class TarShards(ImageSource):
         """Return the label of an image."""
         return None if self._labels is None or self._labels[index] < 0 else self._labels[index]
 
+    def note(self, index: int) -> bytes | None:
+        """Read the member `.json` of an image."""
+        size = self._note_size[index]
+        return None if size < 0 else self.shards[self._shard[index]].read(self._note_start[index], size)
+
 
 def key_of(name: str) -> str:
     """Return the key of a member: its path up to the first dot of its name."""
@@ -120,6 +129,7 @@ class _ShardIndex:
     starts: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)  # Key with the prefix of the shard -> text of `.cls`.
+    notes: dict[str, tuple[int, int]] = field(default_factory=dict)  # Key -> start and size of `.json`.
     problems: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     _known: set[str] = field(default_factory=set)
@@ -165,9 +175,11 @@ class _ShardIndex:
             file.seek(member.offset_data)
             text = file.read(member.size).decode('utf-8', 'replace').strip()
             self.labels[key_of(self.shard.prefix + name.as_posix())] = text
+        elif suffix == _NOTE and member.size <= _MAX_NOTE:
+            self.notes[key_of(self.shard.prefix + name.as_posix())] = (member.offset_data, member.size)
         elif suffix in SUFFIXES:
             self._add_image(member)
-        elif suffix not in _NOTES:
+        elif suffix not in (_LABEL, _NOTE, '.txt'):
             self.skipped.append(member.name)
 
     def _add_image(self, member: tarfile.TarInfo) -> None:
