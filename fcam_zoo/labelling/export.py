@@ -164,7 +164,7 @@ def _images_of(
 ) -> ImageSource:
     """Open the images of a job."""
     fix = 'give the images with --source (in Python source=)'
-    if source is None and not job.sources:
+    if source is None and (not job.sources or '-' in job.sources):  # '-' was standard input.
         raise ValueError(f'yolo copies the images, and the job does not say where they are: {fix}')
     leave_out = folder.store.where if folder.store.is_local else None
     images = open_source(job.sources if source is None else source, leave_out=leave_out)
