@@ -52,19 +52,13 @@ class SlowGlow(Glow):
         return super().forward(x)
 
 
-class FatalGlow(Glow):
-    """Ends its process at an image that is white."""
-
-    def forward(self, x: torch.Tensor) -> FCAMOutput:
-        if (x.mean((1, 2, 3)) > 0.99).any():
-            os._exit(1)
-        return super().forward(x)
-
-
 class FailingGlow(Glow):
-    """Raises an error at an image that is white."""
+    """Ends its process at an image that is white, and raises an error at one that is gray."""
 
     def forward(self, x: torch.Tensor) -> FCAMOutput:
-        if (x.mean((1, 2, 3)) > 0.99).any():
+        means = x.mean((1, 2, 3))
+        if (means > 0.99).any():
+            os._exit(1)
+        if ((means > 0.49) & (means < 0.51)).any():
             raise RuntimeError('the device is broken')
         return super().forward(x)
