@@ -19,21 +19,22 @@ from scenes import draw, label, tree
 from fcam_zoo import FcamZooError
 from fcam_zoo.cli.predict import _interruptible
 from fcam_zoo.cli.predict import add_parser as add_predict
+from fcam_zoo.data.sources import local
 from fcam_zoo.labelling import LabelOptions, label_images
-from fcam_zoo.labelling import inputs as inputs_module
-from fcam_zoo.labelling import run as run_module
+from fcam_zoo.labelling import pipeline as pipeline_module
+from fcam_zoo.labelling.labeller import Labeller
 from fcam_zoo.labelling.loading import explain_worker_death
 
 
 def test_image_removed_after_listing(photos, tmp_path, monkeypatch):
-    real = inputs_module.list_images
+    real = local.list_images
 
     def listed(*arguments):
         found = real(*arguments)
         (photos / 'dim' / 'a.png').unlink(missing_ok=True)
         return found
 
-    monkeypatch.setattr(inputs_module, 'list_images', listed)
+    monkeypatch.setattr(local, 'list_images', listed)
     done = label(photos, tmp_path / 'out')
     assert done.labelled == 4
     assert len(done.errors) == 1
@@ -41,13 +42,13 @@ def test_image_removed_after_listing(photos, tmp_path, monkeypatch):
 
 
 def test_image_removed_before_reading(photos, tmp_path, monkeypatch):
-    real = run_module.load_batches
+    real = pipeline_module.load_batches
 
     def late(*arguments):
         (photos / 'dim' / 'a.png').unlink()
         return real(*arguments)
 
-    monkeypatch.setattr(run_module, 'load_batches', late)
+    monkeypatch.setattr(pipeline_module, 'load_batches', late)
     done = label(photos, tmp_path / 'out')
     assert (done.labelled, len(done.errors)) == (4, 1)
     assert 'no such image file' in done.errors[0]
@@ -56,10 +57,10 @@ def test_image_removed_before_reading(photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize('how', ['removed', 'damaged', 'replaced'])
 def test_image_that_changes_before_drawing_is_in_no_format(photos, tmp_path, monkeypatch, how):
     victim = photos / 'dim' / 'a.png'
-    real = run_module.Labeller.label
+    real = Labeller.label
 
     def changed(self, loaded, score_map, probs):
-        if self.inputs.paths[loaded.index] == str(victim):
+        if self.source.local_path(loaded.index) == str(victim):
             victim.unlink()
             if how == 'damaged':
                 victim.write_bytes(b'\x89PNG')
@@ -67,7 +68,7 @@ def test_image_that_changes_before_drawing_is_in_no_format(photos, tmp_path, mon
                 draw(victim, (56, 56), [])
         return real(self, loaded, score_map, probs)
 
-    monkeypatch.setattr(run_module.Labeller, 'label', changed)
+    monkeypatch.setattr(Labeller, 'label', changed)
     done = label(photos, tmp_path / 'out')
     assert (done.labelled, len(done.errors)) == (4, 1)
     assert 'a.png' in done.errors[0]

@@ -16,10 +16,11 @@ from PIL import Image
 from scenes import draw, label, tree
 
 from fcam_zoo import _drawing, viz
+from fcam_zoo.data import open_source
 from fcam_zoo.inference import InferenceOptions
 from fcam_zoo.labelling import loading
-from fcam_zoo.labelling import run as run_module
 from fcam_zoo.labelling.budget import PIXELS, PixelBudget
+from fcam_zoo.labelling.labeller import Labeller
 from fcam_zoo.localization import Localization
 
 
@@ -60,7 +61,7 @@ def test_large_images_are_finished_one_at_a_time(photos, tmp_path, monkeypatch):
     label(photos, tmp_path / 'new', workers=2)
     monkeypatch.setattr(PixelBudget.__init__, '__defaults__', (1,))
     running, most = [0], [0]
-    real = run_module.Labeller.label
+    real = Labeller.label
 
     def one(self, *arguments):
         running[0] += 1
@@ -69,7 +70,7 @@ def test_large_images_are_finished_one_at_a_time(photos, tmp_path, monkeypatch):
         running[0] -= 1
         return real(self, *arguments)
 
-    monkeypatch.setattr(run_module.Labeller, 'label', one)
+    monkeypatch.setattr(Labeller, 'label', one)
     assert label(photos, tmp_path / 'out', workers=2).labelled == 5
     assert most == [1]
     assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
@@ -84,22 +85,22 @@ def test_images_are_decoded_within_the_budget(photos, monkeypatch):
         return real(self, pixels)
 
     monkeypatch.setattr(PixelBudget, 'reserve', reserve)
-    paths = tuple(str(path) for path in sorted(photos.rglob('*.png')))
-    batches = list(loading.load_batches(paths, InferenceOptions((64,)), 0, 8, 0))
-    assert len(batches[0]) == len(reserved) == 4
-    assert sorted(reserved) == sorted(np.prod(Image.open(path).size) for path in paths)
+    source = open_source(photos)
+    batches = list(loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 8, 0))
+    assert len(batches[0]) == len(reserved) == 5
+    assert sorted(reserved) == sorted(np.prod(Image.open(path).size) for path in source.paths)
     assert 80_000_000 <= PIXELS <= 120_000_000
 
 
 def test_closing_the_batches_ends_busy_workers_at_once(photos, monkeypatch, tmp_path):
-    def slow(path):
-        Path(path).with_suffix('.pid').write_text(str(os.getpid()))
+    def slow(file, name):
+        Path(name).with_suffix('.pid').write_text(str(os.getpid()))
         time.sleep(300)
 
     monkeypatch.setattr(loading, 'open_stored', slow)
-    paths = [str(path) for path in sorted(photos.rglob('*.png'))]
     (photos / 'text.png').write_text('no image')
-    batches = loading.load_batches((str(photos / 'text.png'), *paths), InferenceOptions((64,)), 0, 1, 2)
+    source = open_source([photos / 'text.png', photos])
+    batches = loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 1, 2)
     assert 'text.png' in next(batches)[0]
     while not (pids := [int(path.read_text() or 0) for path in photos.rglob('*.pid')]) or not all(pids):
         time.sleep(0.05)
@@ -121,7 +122,7 @@ def test_jobs_that_did_not_start_are_left_out_after_an_error(tmp_path, monkeypat
         time.sleep(0.2)
         raise OSError('full')
 
-    monkeypatch.setattr(run_module.Labeller, 'label', slow)
+    monkeypatch.setattr(Labeller, 'label', slow)
     with pytest.raises(OSError, match='full'):
         label(tmp_path / 'in', tmp_path / 'out')
     assert len(started) < 8

@@ -15,6 +15,7 @@ from scenes import SCENES, draw, label, tree
 
 from fcam_zoo.labelling import run as run_module
 from fcam_zoo.labelling.output import OutputFolder, lock
+from fcam_zoo.labelling.pipeline import Pipeline
 
 KILLED_RUN = """
 import os, sys
@@ -126,7 +127,7 @@ def test_run_without_a_finished_batch_needs_no_choice(photos, tmp_path, monkeypa
         raise RuntimeError('out of memory')
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module._Run, '_outputs', fail)
+        patch.setattr(Pipeline, '_outputs', fail)
         with pytest.raises(RuntimeError, match='out of memory'):
             label(photos, tmp_path / 'out', batch_size=4)
     assert label(photos, tmp_path / 'out', batch_size=1).labelled == 5

@@ -28,6 +28,7 @@ COMMANDS = {
     'info': 'describe a model: training, metrics, license, size',
     'demo': 'localize objects in photographs with released models',
     'predict': 'write boxes and masks for images',
+    'export-labels': 'convert the labels of predict --ray to COCO, VOC, YOLO, CSV or masks',
     'app': 'view CAM, F-CAM and boxes of images in the browser',
     'train': 'train a localizer from images and labels',
     'benchmark': 'measure MaxBoxAcc, top-1 localization or PxAP of models or of score maps in files',
@@ -67,7 +68,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
     for name, line in COMMANDS.items():
         if name == command:
-            importlib.import_module(f'.{name}', __name__).add_parser(commands)
+            importlib.import_module(f'.{name.replace("-", "_")}', __name__).add_parser(commands)
         else:
             commands.add_parser(name, help=line)
     return parser

@@ -284,11 +284,13 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def check_images(dataset: Any) -> None:
-    """Check that all images exist.
+    """Check that all images exist, if they are files.
 
     Raises:
         FileNotFoundError: If not.
     """
+    if not getattr(getattr(dataset, 'dataset', dataset), 'in_files', True):
+        return
     paths = [dataset.path(index) for index in range(len(dataset))]
     missing = [path for path in paths if not path.is_file()]
     if missing:

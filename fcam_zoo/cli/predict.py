@@ -11,18 +11,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .._catalog import ANNOTATION_FORMATS, GENERAL_MODEL, MIN_AREA, SHEET, SHEET_IMAGES
 from .._io import one_line, printable
 from . import INTERRUPTED
 from ._arguments import add_classifier_argument, add_device_argument, add_model_argument, add_quiet_argument, threshold
 
+if TYPE_CHECKING:
+    from ..labelling import LabelOptions
+
+_READERS = min(2, os.cpu_count() or 1)
+
 GRACE_SECONDS = 3.0
 """Time that a run has to stop after a signal."""
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
-    workers = min(2, os.cpu_count() or 1)
     parser = commands.add_parser(
         'predict',
         description='Localize objects in images. By default writes OUT/overlays/<image>.png (heat map, boxes, label), '
@@ -30,10 +35,19 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         'chooses other formats, each in its own folder. An unreadable image is reported and skipped, and the exit '
         'status is then 1.',
     )
-    parser.add_argument('images', nargs='+', help='image files and folders')
+    parser.add_argument(
+        'images',
+        nargs='+',
+        metavar='SOURCE',
+        help="image files and folders, quoted patterns ('photos/**/*.jpg'), text files of paths or URLs (.txt, or - "
+        'for standard input), URLs (s3://, gs://, hf://datasets/, https://), tar shards (.tar), Parquet files '
+        '(.parquet)',
+    )
     add_model_argument(parser, default=GENERAL_MODEL)
     add_classifier_argument(parser)
-    parser.add_argument('-o', '--output', required=True, type=Path, help='output folder, created if needed')
+    parser.add_argument(
+        '-o', '--output', required=True, help='output folder, created if needed; with --ray also a URL (s3://…)'
+    )
     parser.add_argument(
         '--export',
         nargs='+',
@@ -60,7 +74,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         '--labels',
         choices=('predicted', 'folder'),
         default='predicted',
-        help='class of the objects: the predicted class (default), or the class folder of the image',
+        help='class of the objects: the predicted class (default), or the class folder of the image; in shards with '
+        'labels, the label',
     )
     parser.add_argument('--flip', action='store_true', help='average with the mirrored image; takes twice the time')
     parser.add_argument(
@@ -71,7 +86,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help='input sizes of the network; the maps of several are averaged (default: the size of the model)',
     )
     parser.add_argument('--batch-size', type=int, default=8, help='images per forward pass (default: 8)')
-    parser.add_argument('--workers', type=int, default=workers, help=f'processes that read images (default: {workers})')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        help=f'processes that read images (default: {_READERS}; with --ray, of each worker)',
+    )
     add_device_argument(parser)
     existing = parser.add_mutually_exclusive_group()
     existing.add_argument(
@@ -81,7 +100,32 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     existing.add_argument('--resume', action='store_true', help='continue an unfinished run')
     add_quiet_argument(parser)
+    _add_cluster_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def _add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        'cluster',
+        'with --ray, labels are rows of Parquet files, OUT/shards/*.parquet, which export-labels converts; --export '
+        'does it at the end',
+    )
+    group.add_argument(
+        '--ray',
+        nargs='?',
+        const='local',
+        metavar='ADDRESS',
+        help='label on a Ray cluster: auto, host:port or ray://host:port (default: start Ray on this machine)',
+    )
+    group.add_argument(
+        '--ray-workers', type=int, metavar='N', help='workers, each with the model (default: one per GPU or CPU core)'
+    )
+    group.add_argument(
+        '--shard-size',
+        type=int,
+        metavar='N',
+        help='images per part, which is one file (default: 1024, fewer for small jobs)',
+    )
 
 
 @contextmanager
@@ -117,11 +161,16 @@ def _exit_if_late(woken: socket.socket, ended: threading.Event) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .._device import chosen_device
-    from ..labelling import LabelOptions, label_images
-    from ..models import create_model
+    for name in ('ray_workers', 'shard_size'):
+        if args.ray is None and getattr(args, name) is not None:
+            raise ValueError(f'--{name.replace("_", "-")} is for a cluster: add --ray')
+    return _run_here(args) if args.ray is None else _run_on_ray(args)
 
-    options = LabelOptions(
+
+def _options(args: argparse.Namespace) -> LabelOptions:
+    from ..labelling import LabelOptions
+
+    return LabelOptions(
         formats=args.export or ['overlays'],
         threshold=args.threshold,
         labels=args.labels,
@@ -130,20 +179,68 @@ def run(args: argparse.Namespace) -> int:
         sizes=args.sizes,
         flip=args.flip,
         batch_size=args.batch_size,
-        workers=args.workers,
+        workers=_READERS if args.workers is None else args.workers,
         model_name=printable(args.model),
         progress=not args.quiet,
         overwrite=args.overwrite,
         resume=args.resume,
     )
+
+
+def _run_here(args: argparse.Namespace) -> int:
+    from .._device import chosen_device
+    from ..labelling import label_images
+    from ..models import create_model
+
+    if '://' in args.output:
+        raise ValueError(f'{args.output} is a URL, to which only --ray writes: choose a folder')
+    options, output = _options(args), Path(args.output)
     device = chosen_device(args.device)
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint).to(device)
     with _interruptible():
-        done = label_images(model, args.images, args.output, options)
+        done = label_images(model, args.images, output, options)
     for error in done.errors:
         print(f'fcam-zoo: skipped: {one_line(error)}', file=sys.stderr)
     total = done.labelled + len(done.errors)
     print(f'{done.labelled} of {total} images localized, {done.objects} objects: {", ".join(map(str, done.files))}')
     if 'overlays' in options.formats and done.labelled:
-        print(f'contact sheet: {args.output / "overlays" / SHEET}')
+        print(f'contact sheet: {output / "overlays" / SHEET}')
     return 1 if done.errors else 0
+
+
+def _run_on_ray(args: argparse.Namespace) -> int:
+    from ..labelling import ClusterOptions, check_export, label_on_ray
+    from ..models import create_model
+
+    options = _options(args)
+    cluster = ClusterOptions(args.ray, args.ray_workers, args.device, args.shard_size, args.workers)
+    if args.export:
+        check_export(args.output, args.export, args.overwrite)
+    model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
+    with _interruptible():
+        done = label_on_ray(model, args.images, args.output, options, cluster)
+    for error in done.errors:
+        print(f'fcam-zoo: skipped: {one_line(error)}', file=sys.stderr)
+    if more := done.error_count - len(done.errors):
+        print(f'fcam-zoo: skipped: {more} more, see the rows with the status error', file=sys.stderr)
+    for part, reason in done.failed.items():
+        print(f'fcam-zoo: part {part} failed: {one_line(reason)}; try again with --resume', file=sys.stderr)
+    print(
+        f'{done.labelled} of {done.images} images localized, {done.objects} objects, {done.error_count} errors: '
+        f'{args.output}/shards'
+    )
+    return _export(args, bool(done.failed)) or int(bool(done.error_count))
+
+
+def _export(args: argparse.Namespace, failed: bool) -> int:
+    """Convert the rows to the formats of --export, or print the command that does."""
+    from ..labelling import export_labels
+
+    if failed:
+        return 1
+    if args.export:
+        files = export_labels(args.output, args.output, args.export, overwrite=args.overwrite).files
+        print(f'labels: {", ".join(map(str, files))}')
+    else:
+        print(f'next: fcam-zoo export-labels {args.output} --export coco -o LABELS')
+    return 0

@@ -8,6 +8,8 @@ from .formats import open_dataset
 from .hub_dataset import HubDataset
 from .images import MAX_PIXELS, image_size, list_images, open_image, to_rgb
 from .mask_folder import MaskDataset
+from .shard_dataset import ShardDataset
+from .sources import ImageSource, open_source
 from .table import TableDataset
 from .transforms import EvalTransform, ScaleTransform, TrainTransform, denormalize, normalize
 from .validate import check_dataset
@@ -30,11 +32,14 @@ __all__ = [
     'FolderDataset',
     'TableDataset',
     'HubDataset',
+    'ShardDataset',
     'AnnotatedDataset',
     'CocoDataset',
     'VocDataset',
     'CsvDataset',
     'MaskDataset',
+    'ImageSource',
+    'open_source',
     'open_dataset',
     'check_dataset',
 ]

@@ -57,6 +57,7 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
 
     boxes: list[np.ndarray] | None = None
     masks: list[MaskFiles] | None = None
+    in_files = True  # Whether each image is a file.
     exif = False  # Whether images are turned upright by their EXIF orientation; boxes and masks need stored pixels.
 
     def __init__(self, data: Annotations, transform: Transform | None) -> None:
@@ -89,7 +90,7 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
             DatasetError: If a box is outside such an image.
         """
         known, boxes_outside = self._annotations.sizes, self._annotations.boxes_outside
-        sizes = [known.get(i) or image_size(self.path(index)) for index, i in enumerate(self.ids)]
+        sizes = [known.get(i) or self._stored_size(index) for index, i in enumerate(self.ids)]
         check_problems([p for i, size in zip(self.ids, sizes) for p in boxes_outside(i, size)])
         return np.array(sizes, np.int64).reshape(-1, 2)
 
@@ -136,7 +137,7 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
         problems: list[str] = []
         for index in range(len(self)):
             try:
-                size = image_size(self.path(index))
+                size = self._stored_size(index)
                 problems += self._size_problems(index, size)
                 for file in self.masks[index].files if self.masks else ():
                     problems += self._mask_problems(file, image_size(file), size)
@@ -160,6 +161,9 @@ class ImageDataset(Dataset[tuple[Any, int, int]]):
     def __getitem__(self, index: int) -> tuple[Any, int, int]:
         index = range(len(self))[index]  # Negative indices count from the end; IndexError outside the range.
         return self.transform(self._open(index)), int(self.labels[index]), index
+
+    def _stored_size(self, index: int) -> tuple[int, int]:
+        return image_size(self.path(index))
 
     def _open(self, index: int) -> Image.Image:
         return open_image(self.path(index), exif=self.exif)

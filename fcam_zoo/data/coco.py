@@ -40,16 +40,19 @@ class CocoDataset(AnnotatedDataset):
             with collect_problem(data.problems, where):
                 if label is None:
                     raise Problem(f'category_id {show(category)} is not among the categories; add it there')
-                bbox = entry.get('bbox')
-                numbers = bbox if isinstance(bbox, list) else []
-                if len(numbers) != 4 or not all(type(v) in (int, float) and abs(v) <= 1e9 for v in numbers):
-                    raise Problem(f'bbox of {plain(image_id)} is not four numbers; write x, y, width, height in pixels')
-                x, y, width, height = map(float, numbers)
-                if data.ground_truth and (width <= 0 or height <= 0):
-                    raise Problem(
-                        f'bbox of {plain(image_id)} is {width:g} wide and {height:g} high; correct or remove it'
-                    )
+                x, y, width, height = parse_bbox(entry.get('bbox'), image_id, data.ground_truth)
                 data.add_object(image_id, label, width * height, whole_pixels(x, y, width, height), where)
+
+
+def parse_bbox(bbox: object, image_id: str, positive: bool) -> tuple[float, float, float, float]:
+    """Check that a value is x, y, width, height, with positive sides if wanted, and return them."""
+    numbers = bbox if isinstance(bbox, list) else []
+    if len(numbers) != 4 or not all(type(v) in (int, float) and abs(v) <= 1e9 for v in numbers):
+        raise Problem(f'bbox of {plain(image_id)} is not four numbers; write x, y, width, height in pixels')
+    x, y, width, height = map(float, numbers)
+    if positive and (width <= 0 or height <= 0):
+        raise Problem(f'bbox of {plain(image_id)} is {width:g} wide and {height:g} high; correct or remove it')
+    return x, y, width, height
 
 
 def whole_pixels(x: float, y: float, width: float, height: float) -> Box:

@@ -16,6 +16,8 @@ from .hub_dataset import PREFIX, HubDataset, find_split
 from .images import has_images, images_within
 from .mask_folder import MaskDataset
 from .paths import files_within, splits_of, subfolders
+from .shard_dataset import ShardDataset, shards_of
+from .sources.store import is_url
 from .table import TableDataset, table_splits
 from .voc import VocDataset
 from .wsol import WSOLDataset
@@ -35,7 +37,7 @@ def open_dataset(
 
     Args:
         root: Folder of the data set; or a CSV file of paths and labels (see `TableDataset`), or `hf-dataset:org/name`
-            (see `HubDataset`).
+            (see `HubDataset`); or the folder or URL of tar shards or Parquet files (see `ShardDataset`).
         split: 'train', 'val', 'test', or another name of the folder of the split; '' for a data set without splits: one
             with `annotations`, or a folder of class folders.
         transform: PIL image (RGB) -> item; None uses `EvalTransform()`.
@@ -49,19 +51,25 @@ def open_dataset(
         DatasetError: If the split does not exist in either layout, the annotations have an unknown format, or the data
             set has problems (see the classes).
     """
-    if is_hub_name(root) or is_file(Path(root)):
+    if is_hub_name(root) or is_url(os.fspath(root)) or is_file(Path(root)):
         if annotations is not None:
             raise DatasetError(
                 f'{short_path(root)}: annotations need a folder of images; leave them out, or give the folder'
             )
         if is_hub_name(root):
             return HubDataset(hub_name(root), split, transform)
+        if is_url(os.fspath(root)):
+            return ShardDataset(root, split, transform, ground_truth)
+        if Path(root).suffix.lower() in ('.tar', '.parquet'):
+            raise DatasetError(f'{short_path(root)}: a data set is the folder of its shards; give the folder')
         return TableDataset(root, split, transform, ground_truth)
     root = Path(root)
     if annotations is not None:
         return detect_format(annotation_path(annotations, split))(root, split, annotations, transform, ground_truth)
     if split and is_folder(root / 'metadata' / split):
         return WSOLDataset(root, split, transform, ground_truth)
+    if shards_of(root, split):
+        return ShardDataset(root, split, transform, ground_truth)
     if is_folder(root / split) and (split or not splits_of(root)):
         return FolderDataset(root, transform, split=split)
     found = f' (found: {", ".join(splits_of(root))})' if splits_of(root) else ''
@@ -70,7 +78,7 @@ def open_dataset(
     raise DatasetError(
         f'{short_path(root)}: no split {show(split)}{found}. Use the layout '
         '<split>/<class>/*.jpg in it (one folder per class), or images/ and metadata/<split>/image_ids.txt '
-        '(WSOL layout), or give annotations (COCO, Pascal VOC, CSV or masks)'
+        '(WSOL layout), or <split>/*.tar or *.parquet (shards), or give annotations (COCO, Pascal VOC, CSV or masks)'
     )
 
 
@@ -81,7 +89,7 @@ def train_split(root: str | os.PathLike) -> str:
         DatasetError: If some of the folders look like classes and others do not.
     """
     name, root = root, Path(root)
-    if is_hub_name(name) or not is_folder(root) or splits_of(root):
+    if is_hub_name(name) or not is_folder(root) or splits_of(root) or shards_of(root, 'train'):
         return 'train'
     classes = [name for name in subfolders(root) if name.lower() not in OTHER_FOLDERS and images_within(root / name)]
     if not classes:
@@ -111,10 +119,12 @@ def has_split(root: str | os.PathLike, split: str) -> bool:
     """Return whether a data set without annotation file has a split. Errors are those of `open_dataset`."""
     if is_hub_name(root):
         return find_split(hub_name(root), split) is not None
+    if is_url(os.fspath(root)):
+        return bool(shards_of(root, split))
     root = Path(root)
     if is_file(root):
         return split in table_splits(root)
-    return is_folder(root / 'metadata' / split) or is_folder(root / split)
+    return is_folder(root / 'metadata' / split) or is_folder(root / split) or bool(shards_of(root, split))
 
 
 def detect_format(path: Path) -> type[AnnotatedDataset]:

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .._io import short_path
+from .._io import describe_os_error, short_path
 from .._schema import show
 from ..errors import ImageError
 from .paths import as_paths, files_within, status_of
@@ -48,31 +49,37 @@ _UPRIGHT = {
 _STORED = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (1, False), 7: (1, True), 8: (3, False)}
 
 
-def open_image(path: str | os.PathLike, *, exif: bool = True, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    file: str | os.PathLike | BinaryIO, *, exif: bool = True, max_pixels: int = MAX_PIXELS, name: str = ''
+) -> Image.Image:
     """Read an image file as 8-bit RGB (see `to_rgb`); of an animation, the first frame.
 
     Args:
-        path: Image file: JPEG, PNG, WebP, BMP, GIF, TIFF, PPM/PGM or JPEG 2000.
+        file: Path of an image, or a binary file that can seek and is read from its start; JPEG, PNG, WebP, BMP, GIF,
+            TIFF, PPM/PGM or JPEG 2000.
         exif: Turn the image upright by its EXIF orientation; an unreadable EXIF block is ignored. Set False if boxes or
             masks refer to the stored pixels, as in the WSOL layout.
         max_pixels: Images with more pixels in their header are refused before decoding. Pillow also refuses images
             above twice `PIL.Image.MAX_IMAGE_PIXELS`.
+        name: Name in messages; default: the path.
 
     Returns:
-        Image of mode RGB, decoded; the file is closed.
+        Image of mode RGB, decoded; a file that was given by its path is closed.
 
     Raises:
-        FileNotFoundError: If `path` does not exist.
+        FileNotFoundError: If the path does not exist.
         ImageError: If it is a folder, has an unknown format, is damaged or truncated, has pixels of unknown range (32
             bits), too many pixels, or is more than `MAX_RATIO` times as long as wide.
     """
-    image, orientation = open_stored(path, max_pixels)
+    image, orientation = open_stored(file, max_pixels, name)
     return upright(image, orientation) if exif else image
 
 
-def open_stored(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> tuple[Image.Image, int]:
+def open_stored(
+    file: str | os.PathLike | BinaryIO, max_pixels: int = MAX_PIXELS, name: str = ''
+) -> tuple[Image.Image, int]:
     """Read an image like `open_image`, but as stored; also return its EXIF orientation, 1 (upright) to 8."""
-    with _opened(path, max_pixels) as image:
+    with _opened(file, max_pixels, name) as image:
         image.load()
         try:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -117,9 +124,9 @@ def check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -
         raise ImageError(f'{name}: {width}x{height} pixels, one side is over {MAX_RATIO} times the other; crop it')
 
 
-def image_size(path: str | os.PathLike) -> tuple[int, int]:
+def image_size(file: str | os.PathLike | BinaryIO, name: str = '') -> tuple[int, int]:
     """Read width and height from the header of an image, without EXIF orientation; errors as in `open_image`."""
-    with _opened(path) as image:
+    with _opened(file, name=name) as image:
         return image.size
 
 
@@ -266,13 +273,37 @@ def describe_skipped(paths: Sequence[str]) -> str:
     return f'{len(paths)} file{"s" * (len(paths) > 1)} skipped, not read as images: {common}{more}'
 
 
-@contextmanager
-def _opened(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """Open an image, check its size, and convert every error of a decoder in the block to `ImageError`."""
-    name = short_path(path)
+def open_file(path: str | os.PathLike) -> BinaryIO:
+    """Open an image file for reading.
+
+    Raises:
+        FileNotFoundError: If it does not exist.
+        ImageError: If it is a folder or a special file, or the system refuses it.
+    """
+    check_is_file(path)
+    try:
+        return Path(path).open('rb')
+    except OSError as e:
+        raise ImageError(describe_os_error(e)) from e
+
+
+def check_is_file(path: str | os.PathLike) -> None:
+    """Raise the errors of `open_file` for a path that is not a file; reading a pipe or a device might never end."""
     if not stat.S_ISREG(status_of(Path(path), 'image file').st_mode):
-        raise ImageError(f'{name}: a folder or a special file, not an image; give an image file')
-    with _decoder_errors(name), Image.open(path, formats=_FORMATS) as image:
+        raise ImageError(f'{short_path(path)}: a folder or a special file, not an image; give an image file')
+
+
+@contextmanager
+def _opened(file: str | os.PathLike | BinaryIO, max_pixels: int = MAX_PIXELS, name: str = '') -> Iterator[Image.Image]:
+    """Open an image, check its size, and convert every error of a decoder in the block to `ImageError`."""
+    if isinstance(file, (str, os.PathLike)):
+        name = short_path(name or file)
+        check_is_file(file)
+    else:
+        name = short_path(name or 'image')
+        file.seek(0)
+    with _decoder_errors(name), Image.open(file, formats=_FORMATS) as image:
+        image.filename = name
         check_size(image.size, name, max_pixels)
         yield image
 

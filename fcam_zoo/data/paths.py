@@ -50,6 +50,11 @@ def files_within(
 
 def as_paths(paths: Any) -> list[Path]:
     """Return one path, or several, as a list; raise TypeError for other objects."""
+    return [Path(path) for path in as_texts(paths)]
+
+
+def as_texts(paths: Any) -> list[str]:
+    """Return one path or URL, or several, as a list of text; raise TypeError for other objects."""
     given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise TypeError(f'images is {show(given)}: give a path, or a list of paths')
@@ -57,7 +62,7 @@ def as_paths(paths: Any) -> list[Path]:
     for path in listed:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f'images holds {show(path)}: give paths')
-    return [Path(path) for path in listed]
+    return [os.fsdecode(path) for path in listed]
 
 
 def status_of(path: Path, kind: str = 'file or folder') -> os.stat_result:

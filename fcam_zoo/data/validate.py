@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .._io import is_file, is_folder, short_path
+from .._io import is_file, is_folder, one_line, short_path
 from ..errors import DatasetError, ImageError
 from .annotations import Annotations, MaskFiles
 from .base import annotation_path
@@ -21,6 +21,8 @@ from .formats import detect_format, is_hub_name
 from .images import images_within, open_image, open_levels, open_mask
 from .mask_folder import mask_size_problem
 from .paths import splits_of, stem_within, subfolders
+from .shard_dataset import check_shards, shard_splits
+from .sources.store import is_url
 from .table import read_table, table_splits
 from .values import Box, plain
 from .wsol import LOCALIZATION, read_metadata
@@ -57,6 +59,11 @@ def check_dataset(
         raise TypeError(f'splits is {splits!r}: give a list, such as [{splits!r}]')
     if is_hub_name(root):
         raise DatasetError(f'{root}: is checked by the datasets library when it is loaded; give a folder or a CSV file')
+    shards = shard_splits(root) if annotations is None and not is_file(Path(root)) else []
+    if shards:
+        return list(check_shards(root, shards if splits is None else splits, quiet))
+    if is_url(os.fspath(root)):
+        raise DatasetError(f'{one_line(os.fspath(root))}: no shards of train, val or test; check the URL')
     root = Path(root)
     if not is_folder(root) and not is_file(root):
         raise DatasetError(f'{short_path(root)}: no such folder or file; give the folder or CSV file of a data set')

@@ -7,10 +7,10 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -23,8 +23,9 @@ from .._io import CsvWriter
 from .._version import __version__
 from ..data.box_csv import HEADER
 from ..data.images import open_image
-from .inputs import Inputs
-from .labeller import ImageRecord, LabelledImage
+from ..data.sources import ImageSource
+from ..localization import Localization
+from .labeller import ImageRecord, LabelledImage, object_mask
 from .output import MARKER, sync_file
 
 # Suffixes of images that Ultralytics reads, among those of this package.
@@ -40,29 +41,36 @@ class Format:
         folder: Folder of the format; all files are written below it.
         classes: Class names of the run.
         model_name: Name of the model.
-        inputs: All images.
+        source: All images.
 
     Attributes:
         main_file: Path of the main file below `folder`; empty when it is the folder itself.
         image_file: Pattern of the path of an image's file; empty when the format has no file per image.
         needs_image: Whether `write` draws the image.
+        needs_file: Whether `write` copies the image, if it is not a file of this machine.
     """
 
     main_file = ''
     image_file = ''
     needs_image = False
+    needs_file = False
 
-    def __init__(self, folder: Path, classes: tuple[str, ...], model_name: str, inputs: Inputs) -> None:
-        self.folder, self.classes, self.model_name, self.inputs = folder, classes, model_name, inputs
+    def __init__(self, folder: Path, classes: tuple[str, ...], model_name: str, source: ImageSource) -> None:
+        self.folder, self.classes, self.model_name, self.source = folder, classes, model_name, source
 
     def file_of(self, image_id: str) -> str:
         """Return the path of the file of an image below `folder`; empty when the format has none."""
         return self.image_file.format(PurePosixPath(image_id).with_suffix(''))
 
+    @cached_property
+    def indices(self) -> dict[str, int]:
+        """Return the position of each image in the source."""
+        return {image_id: index for index, image_id in enumerate(self.source.ids)}
+
     def check_files(self) -> None:
         """Raise ValueError when two images share a file, also on file systems that ignore case."""
         owners: dict[str, str] = {}
-        for image_id in self.inputs.ids if self.image_file else ():
+        for image_id in self.source.ids if self.image_file else ():
             file = self.file_of(image_id)
             owner = owners.setdefault(file.casefold(), image_id)
             if owner != image_id:
@@ -178,6 +186,7 @@ class Yolo(Format):
     """
 
     image_file = 'labels/{}.txt'
+    needs_file = True
 
     def file_of(self, image_id: str) -> str:
         """Return the path of the label: readers replace the last folder `images` of the image's path by `labels`."""
@@ -187,7 +196,7 @@ class Yolo(Format):
     def write(self, labelled: LabelledImage) -> None:
         record = labelled.record
         width, height = record.upright_size
-        self._add_image(record.image)
+        self._add_image(record.image, labelled.file)
         with self.create(self.file_of(record.image)) as f:
             for found in record.upright_objects:
                 x0, y0, x1, y1 = found.box
@@ -200,26 +209,34 @@ class Yolo(Format):
         with self.create('data.yaml') as f:
             yaml.safe_dump(content, f, sort_keys=False, allow_unicode=True)
 
-    @cached_property
-    def _paths(self) -> dict[str, str]:
-        """Return the file of each image."""
-        return dict(zip(self.inputs.ids, self.inputs.paths))
-
-    def _add_image(self, image_id: str) -> None:
-        source, target = self._paths[image_id], PurePosixPath('images', image_id)
+    def _add_image(self, image_id: str, file: BinaryIO | None) -> None:
+        index, target = self.indices[image_id], PurePosixPath('images', image_id)
         if target.suffix.lower() not in _YOLO_SUFFIXES:
             with self.create(str(target.with_suffix('.png')), 'wb') as f:
-                open_image(source).save(f, 'PNG', compress_level=1)
+                image = self.source.image(index) if file is None else open_image(file, name=self.source.describe(index))
+                image.save(f, 'PNG', compress_level=1)
             return
-        file = self.folder / target
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
-        try:
-            # A link to the file itself, which `os.link` does not follow on every system.
-            os.link(os.path.realpath(source), file)
-        except OSError:
-            with Path(source).open('rb') as original, self.create(str(target), 'wb') as f:
+        copy = self.folder / target
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        path = self.source.local_path(index)
+        if path is None or not _link(path, copy):
+            with (
+                nullcontext(file) if file else self.source.open(index) as original,
+                self.create(str(target), 'wb') as f,
+            ):
+                original.seek(0)
                 shutil.copyfileobj(original, f)
+
+
+def _link(path: str, target: Path) -> bool:
+    """Make a hard link; return False if the file system cannot."""
+    try:
+        # A link to the file itself, which `os.link` does not follow on every system.
+        os.link(os.path.realpath(path), target)
+    except OSError:
+        return False
+    return True
 
 
 class Csv(Format):
@@ -246,7 +263,7 @@ class Masks(Format):
     image_file = '{}.png'
 
     def write(self, labelled: LabelledImage) -> None:
-        mask = labelled.stored.object_mask().astype(np.uint8) * 255
+        mask = object_mask(labelled.record).astype(np.uint8) * 255
         with self.create(self.file_of(labelled.record.image), 'wb') as f:
             Image.fromarray(mask).save(f, 'PNG', compress_level=1)
 
@@ -264,7 +281,7 @@ class Overlays(Format):
     @cached_property
     def _shared(self) -> set[str]:
         """Return the paths that several images would share without their suffix, in lower case."""
-        users = Counter(Format.file_of(self, image_id).casefold() for image_id in self.inputs.ids)
+        users = Counter(Format.file_of(self, image_id).casefold() for image_id in self.source.ids)
         return {file for file, count in users.items() if count > 1}
 
     def file_of(self, image_id: str) -> str:
@@ -273,16 +290,16 @@ class Overlays(Format):
         return f'{image_id}.png' if file.casefold() in self._shared else file
 
     def write(self, labelled: LabelledImage) -> None:
-        image = cast(Image.Image, labelled.image)  # Kept because of needs_image.
+        # Both are kept because of needs_image.
+        image, upright = cast(Image.Image, labelled.image), cast(Localization, labelled.upright)
         with self.create(self.file_of(labelled.record.image), 'wb') as f:
             # Run-length encoding (3 in zlib): 3 % larger than the default, in less than a third of the time.
-            viz.overlay(image, labelled.upright).save(f, 'PNG', compress_level=1, compress_type=3)
+            viz.overlay(image, upright).save(f, 'PNG', compress_level=1, compress_type=3)
 
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
-        paths = dict(zip(self.inputs.ids, self.inputs.paths))
         with self.create(self.main_file) as f:
             f.write(f'{{"model": {_json(self.model_name)},\n"predictions": [\n')
-            _write_list(f, (self._prediction(record, paths[record.image]) for record in records()))
+            _write_list(f, (self._prediction(record) for record in records()))
             f.write('\n]}\n')
         if total := sum(1 for _ in records()):
             with self.create(SHEET, 'wb') as f:
@@ -297,10 +314,10 @@ class Overlays(Format):
                 with Image.open(self.folder / self.file_of(record.image)) as picture:
                     yield picture, f'{PurePosixPath(record.image).name}\n{record.predicted} {record.probability:.2f}'
 
-    def _prediction(self, record: ImageRecord, path: str) -> dict:
+    def _prediction(self, record: ImageRecord) -> dict:
         objects = record.upright_objects
         return {
-            'image': path,
+            'image': self.source.describe(self.indices[record.image]),
             'label': record.predicted,
             'class_index': record.predicted_index,
             'score': record.probability,

@@ -63,9 +63,7 @@ class Journal:
 
     def differences(self, settings: dict[str, Any]) -> str:
         """List the settings of the run that differ from `settings`, with their values in the run."""
-        values = json.loads(json.dumps(settings))
-        changed = [key for key, value in values.items() if self.settings.get(key) != value]
-        return ', '.join(f'{key}: {show(self.settings.get(key))}' for key in changed)
+        return differences(self.settings, settings)
 
     def check(self, ids: Sequence[str], num_classes: int, complete: bool) -> None:
         """Check that the records are those of the first images of the run.
@@ -120,6 +118,13 @@ class Journal:
         """Close the file."""
         with suppress(OSError):  # Raised again after a failed write.
             self._file.close()
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """List the settings of `after` that differ from those of `before`, with their values before."""
+    values = json.loads(json.dumps(after))
+    changed = [key for key, value in values.items() if before.get(key) != value]
+    return ', '.join(f'{key}: {show(before.get(key))}' for key in changed)
 
 
 def seal(entry: Any) -> Any:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from .._schema import NotNegative, Share
 from ..data.images import as_stored
+from ..data.sources import ImageSource
 from ..localization import Localization, Postprocessor, resize_map
 from ..objects import Region
-from .inputs import Inputs
 from .loading import LoadedImage
 
 
@@ -77,22 +77,22 @@ class LabelledImage:
 
     Attributes:
         record: What the journal keeps.
-        stored: The localization in stored pixels.
-        upright: The localization in pixels of the image rotated by its EXIF orientation.
+        upright: The localization in pixels of the image rotated by its EXIF orientation; None without maps.
         image: The rotated image, for formats that draw it.
+        file: The stored image, for formats that copy it, unless it is a file of this machine.
     """
 
     record: ImageRecord
-    stored: Localization
-    upright: Localization
+    upright: Localization | None = None
     image: Image.Image | None = None
+    file: BinaryIO | None = None
 
 
 class Labeller:
     """Localizes objects at full resolution and chooses their class.
 
     Args:
-        inputs: All images.
+        source: All images.
         postprocess: Threshold, class names and choice of objects.
         labels: 'predicted' or 'folder', as in `LabelOptions`.
 
@@ -103,9 +103,9 @@ class Labeller:
         ValueError: When an image is in no class folder, or annotation files cannot hold a class name.
     """
 
-    def __init__(self, inputs: Inputs, postprocess: Postprocessor, labels: str) -> None:
-        self.inputs, self.postprocess, self.by_folder = inputs, postprocess, labels == 'folder'
-        self.classes = _class_folders(inputs) if self.by_folder else postprocess.class_names
+    def __init__(self, source: ImageSource, postprocess: Postprocessor, labels: str) -> None:
+        self.source, self.postprocess, self.by_folder = source, postprocess, labels == 'folder'
+        self.classes = _known_classes(source) if self.by_folder else postprocess.class_names
         for name in self.classes:
             if not name.isprintable() or name != name.strip() or not name:
                 raise ValueError(f'the class name {name!r} cannot be written to annotation files: rename it')
@@ -117,11 +117,11 @@ class Labeller:
         stored = upright = self.postprocess(full, probs)
         if loaded.orientation != 1:
             stored = self.postprocess(as_stored(full, loaded.orientation), probs)
-        image_id = self.inputs.ids[loaded.index]
+        image_id = self.source.ids[loaded.index]
         certainty = 1.0 if self.by_folder else stored.score
         record = ImageRecord(
             image=image_id,
-            label=self.classes.index(image_id.split('/')[0]) if self.by_folder else stored.class_index,
+            label=self._known_label(loaded.index) if self.by_folder else stored.class_index,
             predicted=stored.label,
             predicted_index=stored.class_index,
             probability=round(stored.score, 6),
@@ -130,14 +130,26 @@ class Labeller:
             upright_size=upright.size,
             upright_objects=_object_records(upright, certainty),
         )
-        return LabelledImage(record, stored, upright)
+        return LabelledImage(record, upright)
+
+    def _known_label(self, index: int) -> int:
+        label = self.source.label(index)
+        return self.classes.index(self.source.ids[index].split('/')[0]) if label is None else label
 
 
-def _class_folders(inputs: Inputs) -> tuple[str, ...]:
-    for image_id in inputs.ids:
+def _known_classes(source: ImageSource) -> tuple[str, ...]:
+    """Return the classes of the source, if its images have labels, otherwise the class folders."""
+    if source.label_problem:
+        raise ValueError(f"labels='folder': {source.label_problem}")
+    if source.class_names is not None:
+        for index in range(len(source)):
+            if source.label(index) is None:
+                raise ValueError(f"labels='folder': {source.describe(index)} has no label; add it or remove the image")
+        return source.class_names
+    for image_id in source.ids:
         if '/' not in image_id:
-            raise ValueError(f"labels='folder': {image_id} is not in a class folder of {inputs.root}; move it into one")
-    return tuple(sorted({image_id.split('/')[0] for image_id in inputs.ids}))
+            raise ValueError(f"labels='folder': {image_id} is not in a class folder; move it into one")
+    return tuple(sorted({image_id.split('/')[0] for image_id in source.ids}))
 
 
 def _object_records(found: Localization, certainty: float) -> list[ObjectRecord]:
@@ -157,3 +169,12 @@ def run_lengths(region: Region, size: tuple[int, int]) -> list[int]:
     edges = x0 * height + np.flatnonzero(np.diff(columns.ravel(), prepend=False, append=False))
     counts: list[int] = np.diff(edges, prepend=0, append=width * height).tolist()
     return counts if counts[-1] else counts[:-1]
+
+
+def object_mask(record: ImageRecord) -> np.ndarray:
+    """Return the pixels of all objects of an image, bool (H,W), in stored pixels."""
+    width, height = record.size
+    mask = np.zeros(width * height, bool)
+    for found in record.objects:
+        mask |= np.repeat(np.arange(len(found.counts)) % 2 == 1, found.counts)
+    return mask.reshape(width, height).T

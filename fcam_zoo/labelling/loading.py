@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ import numpy as np
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from ..data.images import image_size, open_stored, upright
+from ..data.sources import ImageSource
 from ..errors import FcamZooError
 from ..inference import InferenceOptions
 from .budget import PixelBudget
@@ -40,39 +41,41 @@ class LoadedImage:
     views: tuple[np.ndarray, ...]
 
 
-class _ImageFiles(Dataset['LoadedImage | str']):
-    def __init__(self, paths: tuple[str, ...], inference: InferenceOptions) -> None:
-        self.paths, self.inference, self.budget = paths, inference, PixelBudget()
+class _Images(Dataset['LoadedImage | str']):
+    def __init__(self, source: ImageSource, inference: InferenceOptions) -> None:
+        self.source, self.inference, self.budget = source, inference, PixelBudget()
 
     def __getitem__(self, index: int) -> LoadedImage | str:
+        name = self.source.describe(index)
         try:
-            width, height = image_size(self.paths[index])
-            with self.budget.reserve(width * height):
-                image, orientation = open_stored(self.paths[index])
-                views = self.inference.prepare(upright(image, orientation))
+            with self.source.open(index) as file:
+                width, height = image_size(file, name)
+                with self.budget.reserve(width * height):
+                    image, orientation = open_stored(file, name=name)
+                    views = self.inference.prepare(upright(image, orientation))
         except (FcamZooError, OSError) as e:
             return str(e)
         return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views))
 
 
 def load_batches(
-    paths: tuple[str, ...], inference: InferenceOptions, first: int, batch_size: int, workers: int
+    source: ImageSource, inference: InferenceOptions, indices: Sequence[int], batch_size: int, workers: int
 ) -> Generator[list[LoadedImage | str], None, None]:
-    """Yield batches of consecutive images; an image that cannot be read is replaced by its error.
+    """Yield batches of images in order; an image that cannot be read is replaced by its error.
 
     Closing the generator ends the workers at once.
 
     Args:
-        paths: All images.
+        source: All images.
         inference: Input sizes.
-        first: Index of the first image.
+        indices: Images to read.
         batch_size: Images per batch.
         workers: Processes that read; 0 reads in this process.
     """
     lifeline = _Lifeline()
     loader = DataLoader(
-        _ImageFiles(paths, inference),
-        batch_sampler=BatchSampler(range(first, len(paths)), batch_size, drop_last=False),
+        _Images(source, inference),
+        batch_sampler=BatchSampler(indices, batch_size, drop_last=False),
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=partial(_init_worker, lifeline),

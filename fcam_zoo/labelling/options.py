@@ -22,8 +22,9 @@ class LabelOptions:
     Attributes:
         formats: One or more of 'coco', 'voc', 'yolo', 'csv', 'masks', 'overlays'. Boxes and masks are in stored pixels;
             in 'yolo' and 'overlays' in pixels of the image rotated by its EXIF orientation.
-        labels: Class of the objects: 'predicted', or 'folder' for the class folder of the image (first part of its
-            id). The confidence is the mean of the map inside the object, times the probability of a predicted class.
+        labels: Class of the objects: 'predicted', or 'folder' for the label of the image in shards that have labels,
+            otherwise its class folder (first part of its id). The confidence is the mean of the map inside the object,
+            times the probability of a predicted class.
         workers: Processes that read images; 0 reads in the main process.
         model_name: Name of the model in the annotation files.
         progress: Show a progress bar on stderr.

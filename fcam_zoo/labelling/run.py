@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from tqdm import tqdm
 
 from .._schema import show
-from .._version import __version__
-from .._weights import digest
 from ..data.images import open_image
+from ..data.sources import ImageSource
 from ..errors import FcamZooError
-from ..inference import InferenceOptions, warn_if_untrained
-from ..localization import Postprocessor
+from ..inference import warn_if_untrained
 from ..models import FCAM
-from .budget import PixelBudget
 from .formats import FORMATS, Format
-from .inputs import Inputs, find_inputs
+from .inputs import find_inputs
 from .journal import Journal
-from .labeller import ImageRecord, Labeller
-from .loading import LoadedImage, explain_worker_death, load_batches
+from .labeller import LabelledImage
+from .loading import LoadedImage, explain_worker_death
 from .options import LabelOptions
 from .output import OutputFolder, lock, output_errors
+from .pipeline import Pipeline, Result
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Summary:
 
 def label_images(
     model: FCAM,
-    images: str | os.PathLike | Iterable[str | os.PathLike],
+    images: ImageSource | str | os.PathLike | Iterable[str | os.PathLike],
     output: str | os.PathLike,
     options: LabelOptions | None = None,
 ) -> Summary:
@@ -63,7 +59,7 @@ def label_images(
 
     Args:
         model: Runs on its own device in eval mode; its mode is restored.
-        images: Files and folders. Ids in annotations are relative to the folder, or to the common parent of several.
+        images: A source, or what `fcam_zoo.data.open_source` takes: files, folders, patterns, lists, URLs and shards.
             Images in `output` are left out.
         output: Output folder, created if needed.
         options: Formats and settings. Default: `LabelOptions()`.
@@ -84,39 +80,26 @@ def label_images(
     if not isinstance(output, (str, os.PathLike)) or '\0' in str(output):
         raise TypeError(f'output is {show(output)}: give the path of a folder')
     output = Path(output)
-    postprocess = Postprocessor.for_model(
-        model, options.threshold, options.class_names, options.multi, options.min_area
-    )
-    inference = InferenceOptions.for_model(model, options.sizes, options.flip)
     warn_if_untrained(model)
-    inputs = find_inputs(images, output)
-    labeller = Labeller(inputs, postprocess, options.labels)
+    pipeline = Pipeline.for_model(model, find_inputs(images, output), options)
+    source, classes = pipeline.labeller.source, pipeline.labeller.classes
     folder = OutputFolder(output, options.formats)
-    folder.check_inputs(inputs.paths)
-    writers = [FORMATS[f](folder.new / f, labeller.classes, options.model_name, inputs) for f in folder.formats]
+    folder.check_inputs(source.local_files())
+    writers = [FORMATS[f](folder.new / f, classes, options.model_name, source) for f in folder.formats]
     for writer in writers:
         writer.check_files()
-    settings = {
-        'version': __version__,
-        'weights': f'SHA-256 {digest(model.state_dict())}',
-        'images': f'{len(inputs.ids)} with SHA-256 {inputs.digest}',
-        **{key: getattr(options, key) for key in ('labels', 'model_name')},
-        'batch_size': int(options.batch_size),
-        'formats': sorted(folder.formats),
-        **asdict(postprocess),
-        **asdict(inference),
-    }
+    settings = {**pipeline.settings, 'model_name': options.model_name, 'formats': sorted(folder.formats)}
     with output_errors(), lock(output):
         with closing(_open_journal(folder, settings, options)) as journal:
-            journal.check(inputs.ids, len(labeller.classes), complete=folder.complete.exists())
+            journal.check(source.ids, len(classes), complete=folder.complete.exists())
             if not folder.complete.exists():
                 with explain_worker_death():
-                    _Run(model, inputs, inference, labeller, writers, journal, options).label_rest()
+                    _Run(pipeline, writers, journal).label_rest(options.progress)
                 for writer in writers:
                     writer.finish(journal.records)
                 folder.new.rename(folder.complete)
             objects = [len(record.objects) for record in journal.records()]
-            errors = (*inputs.problems, *journal.errors())
+            errors = (*source.problems, *journal.errors())
         folder.publish()
     files = tuple(output / name / FORMATS[name].main_file for name in folder.formats)
     return Summary(len(objects), sum(objects), errors, files)
@@ -144,75 +127,44 @@ def _open_journal(folder: OutputFolder, settings: dict[str, Any], options: Label
     return journal
 
 
-@contextmanager
-def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Create a pool of threads; after an error, jobs that did not start are left out."""
-    pool = ThreadPoolExecutor(number)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 @dataclass(frozen=True)
 class _Run:
-    model: FCAM
-    inputs: Inputs
-    inference: InferenceOptions
-    labeller: Labeller
+    pipeline: Pipeline
     writers: Sequence[Format]
     journal: Journal
-    options: LabelOptions
-    budget: PixelBudget = field(default_factory=PixelBudget)
 
-    def label_rest(self) -> None:
-        """Label the images after those in the journal. Threads finish a batch while the network runs on the next."""
+    @property
+    def source(self) -> ImageSource:
+        return self.pipeline.labeller.source
+
+    def label_rest(self, progress: bool) -> None:
+        """Label the images after those in the journal."""
         for writer in self.writers:
             writer.start()
-        paths, done, options = self.inputs.paths, self.journal.done, self.options
-        bar = tqdm(total=len(paths), initial=done, unit='image', disable=not options.progress)
-        loading = load_batches(paths, self.inference, done, options.batch_size, options.workers)
-        with bar, _threads(max(1, options.workers)) as pool, closing(loading) as batches:
-            previous: list[Future[ImageRecord | str] | str] = []
-            for batch in batches:
-                outputs = self._outputs([image for image in batch if isinstance(image, LoadedImage)])
-                jobs = [
-                    image if isinstance(image, str) else pool.submit(self._finish_image, image, *next(outputs))
-                    for image in batch
-                ]
-                self._commit(previous, bar)
-                previous = jobs
-            self._commit(previous, bar)
+        total, done = len(self.source), self.journal.done
+        bar = tqdm(total=total, initial=done, unit='image', disable=not progress)
+        with bar, closing(self.pipeline.run(range(done, total), self._write)) as batches:
+            for results in batches:
+                self.journal.add(results)
+                bar.update(len(results))
 
-    def _outputs(self, batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Run the network: map (s,s) and class probabilities (K,) of each image."""
-        if not batch:
-            return iter(())
-        maps, probs = self.inference.run(self.model, [tuple(map(torch.from_numpy, image.views)) for image in batch])
-        return zip(maps.numpy(), probs.numpy())
-
-    def _finish_image(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> ImageRecord | str:
-        """Label an image and write its files; returns the error of an unreadable image."""
-        with self.budget.reserve(loaded.size[0] * loaded.size[1]):
-            return self._label_image(loaded, score_map, probs)
-
-    def _label_image(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> ImageRecord | str:
-        labelled = self.labeller.label(loaded, score_map, probs)
-        if any(writer.needs_image for writer in self.writers):
-            # The file is read a second time. When this fails, no format must contain the image.
-            path = self.inputs.paths[loaded.index]
+    def _write(self, loaded: LoadedImage, labelled: LabelledImage) -> Result:
+        """Write the files of an image; returns the error of one that cannot be read again."""
+        draws = any(writer.needs_image for writer in self.writers)
+        copies = any(writer.needs_file for writer in self.writers) and self.source.local_path(loaded.index) is None
+        if draws or copies:
+            # The image is read a second time. When this fails, no format must contain it.
+            name = self.source.describe(loaded.index)
             try:
-                image = open_image(path)
+                with self.source.open(loaded.index) as file:
+                    image = open_image(file, name=name) if draws else None
+                    file.seek(0)
+                    copy = io.BytesIO(file.read()) if copies else None
             except (FcamZooError, OSError) as e:
                 return str(e)
-            if image.size != labelled.upright.size:
-                return f'{path}: replaced by another image while it was read; run again'
-            labelled = replace(labelled, image=image)
+            if image is not None and image.size != labelled.record.upright_size:
+                return f'{name}: replaced by another image while it was read; run again'
+            labelled = replace(labelled, image=image, file=copy)
         for writer in self.writers:
             writer.write(labelled)
         return labelled.record
-
-    def _commit(self, jobs: Sequence[Future[ImageRecord | str] | str], bar: tqdm) -> None:
-        if jobs:
-            self.journal.add([job if isinstance(job, str) else job.result() for job in jobs])
-            bar.update(len(jobs))

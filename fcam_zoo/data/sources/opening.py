@@ -1,0 +1,179 @@
+"""Open any source: what its arguments are is recognized by their form."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..._io import is_folder, short_path
+from ...errors import FcamZooError
+from ..images import SUFFIXES, describe_skipped
+from ..paths import as_texts
+from .base import ImageSource
+from .joined import JoinedSource
+from .local import Argument, LocalFiles
+from .parquet import ParquetFiles
+from .patterns import expand_range, fixed_folder, is_local_pattern, matches, read_list
+from .remote import RemoteFiles
+from .shards import find_shards
+from .store import StoredObject, find_objects, is_pattern, is_url, suffix_of
+from .tar import COMPRESSED, TarShards
+
+logger = logging.getLogger(__name__)
+
+NOTHING = 'no image to localize: give image files or folders of images'
+
+
+def open_source(
+    where: ImageSource | str | os.PathLike | Iterable[str | os.PathLike], *, leave_out: str | os.PathLike | None = None
+) -> ImageSource:
+    """Find images, without reading them.
+
+    Args:
+        where: One or more of: image files and folders; patterns such as `photos/**/*.jpg`; text files (`.txt`) with a
+            path or URL per line, or `-` for standard input; URLs of objects, folders or patterns that fsspec knows
+            (`s3://`, `gs://`, `hf://datasets/…`, `https://`); tar shards (`.tar`) and Parquet files (`.parquet`), also
+            by URL, as a pattern, or with a range (`shard-{000..012}.tar`). A source is returned unchanged.
+        leave_out: Images of folders and patterns are left out if they are in this folder.
+
+    Raises:
+        FileNotFoundError: When no image is left.
+        ImportError: When a source needs a library that is not installed.
+        TypeError: When `where` holds other objects than paths.
+        ValueError: For a compressed tar file.
+    """
+    if isinstance(where, ImageSource):
+        return where
+    plan = _Plan()
+    for text in as_texts(where):
+        plan.add_argument(text)
+    source = plan.open(None if leave_out is None else Path(leave_out))
+    source.problems = (*plan.problems, *source.problems)
+    if plan.skipped:
+        logger.warning('%s', describe_skipped(plan.skipped))
+    if not source.ids:
+        raise FileNotFoundError('; '.join(source.problems[:3]) or NOTHING)
+    return source
+
+
+@dataclass
+class _Plan:
+    """What the arguments of a source stand for."""
+
+    local: list[Argument] = field(default_factory=list)
+    remote: list[tuple[StoredObject, str]] = field(default_factory=list)
+    tars: list[str | StoredObject] = field(default_factory=list)
+    parquets: list[str | StoredObject] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def add_argument(self, text: str) -> None:
+        """Add an argument; one that cannot be found becomes a problem."""
+        text = text.removeprefix('file://') if text.startswith('file:///') else text
+        for place in expand_range(text):
+            try:
+                if place == '-' or suffix_of_place(place) == '.txt':
+                    self._add_list(place)
+                elif is_url(place):
+                    self._add_url(place)
+                elif is_local_pattern(place):
+                    self._add_pattern(place)
+                else:
+                    self._add_file(place, Argument.of(Path(place)))
+            except (ImportError, _CompressedTar):
+                raise
+            except (FcamZooError, OSError) as e:
+                self.problems.append(str(e))
+
+    def _add_list(self, place: str) -> None:
+        """Add the lines of a list; URLs are not looked up, so that a list of millions opens at once."""
+        folder, lines = read_list(place)
+        for line, entry in lines:
+            if is_url(entry):
+                self._add_object(StoredObject(entry), entry.rpartition('/')[0] if is_url(line) else folder)
+            else:
+                path = Path(entry)
+                inside = not Path(line).is_absolute() and '..' not in Path(line).parts
+                self._add_file(entry, Argument(path, Path(folder) if inside else Argument.of(path).root))
+
+    def _add_url(self, url: str) -> None:
+        check_not_compressed(url)
+        found, is_object = find_objects(url)
+        if is_object:
+            self._add_object(found[0], url.rpartition('/')[0])
+            return
+        folder = fixed_folder(url) if is_pattern(url) else url
+        for entry in found:
+            if suffix_of(entry.url) in SUFFIXES or (is_pattern(url) and suffix_of(entry.url) in ('.tar', '.parquet')):
+                self._add_object(entry, folder)
+            else:
+                self.skipped.append(entry.url)
+
+    def _add_object(self, entry: StoredObject, folder: str) -> None:
+        check_not_compressed(entry.url)
+        if suffix_of(entry.url) in ('.tar', '.parquet') and entry.size < 0:
+            entry = find_objects(entry.url)[0][0]
+        if suffix_of(entry.url) == '.tar':
+            self.tars.append(entry)
+        elif suffix_of(entry.url) == '.parquet':
+            self.parquets.append(entry)
+        else:
+            self.remote.append((entry, folder))
+
+    def _add_pattern(self, pattern: str) -> None:
+        found = matches(pattern)
+        if not found:
+            raise FileNotFoundError(f'{short_path(pattern)}: no file matches this pattern; check it')
+        root = Path(fixed_folder(pattern))
+        for path in found:
+            if is_folder(path) or path.suffix.lower() in (*SUFFIXES, '.tar', '.parquet'):
+                self._add_file(str(path), Argument(path, root, named=False))
+            else:
+                self.skipped.append(str(path))
+
+    def _add_file(self, place: str, argument: Argument) -> None:
+        if not is_folder(argument.path):
+            check_not_compressed(place)
+            shards = {'.tar': self.tars, '.parquet': self.parquets}.get(argument.path.suffix.lower())
+            if shards is not None:
+                shards.append(place)
+                return
+        self.local.append(argument)
+
+    def open(self, leave_out: Path | None) -> ImageSource:
+        """Open the sources, in the order files, objects, tar shards, Parquet files."""
+        problems: list[str] = []
+        tars, parquets = find_shards(self.tars, problems), find_shards(self.parquets, problems)
+        self.problems += problems
+        sources: list[ImageSource] = []
+        if self.remote:
+            sources.append(RemoteFiles(self.remote))
+        if tars:
+            sources.append(TarShards(tars))
+        if parquets:
+            sources.append(ParquetFiles(parquets))
+        if self.local or not sources:
+            sources.insert(0, LocalFiles(self.local, leave_out))
+        return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
+
+class _CompressedTar(ValueError):
+    """A compressed tar file."""
+
+
+def check_not_compressed(place: str) -> None:
+    """Raise ValueError for a compressed tar file."""
+    name = place.lower()
+    if name.endswith(COMPRESSED):
+        raise _CompressedTar(
+            f'{short_path(place)}: a compressed tar file, whose images cannot be read in any order; decompress it to '
+            '.tar'
+        )
+
+
+def suffix_of_place(place: str) -> str:
+    """Return the suffix of a path or URL in lower case."""
+    return suffix_of(place) if is_url(place) else Path(place).suffix.lower()

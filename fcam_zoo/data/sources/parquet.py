@@ -1,0 +1,280 @@
+"""Parquet files with the bytes of images, as data sets of the Hugging Face Hub have them."""
+
+from __future__ import annotations
+
+import io
+import os
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from ..._io import one_line
+from ..._schema import parse_json
+from ...errors import FcamZooError, ImageError, install_hint
+from .base import ImageSource, safe_id
+from .shards import Shard, digest_of, number_labels
+from .store import check_bytes
+
+KEPT_GROUPS = 2
+"""Row groups that a process keeps, because the threads of a run read neighboring images."""
+
+MAX_GROUP = 2 * 2**30
+"""Largest size in bytes of the images of a row group, which is read as a whole."""
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a file.
+
+    Attributes:
+        image: Column of the image bytes.
+        is_struct: Whether it is a struct with the fields `bytes` and `path`.
+        label: Column of labels; empty without one.
+        names: Names of the classes of whole numbers, if the file has them.
+    """
+
+    image: str
+    is_struct: bool
+    label: str = ''
+    names: tuple[str, ...] = ()
+
+    @property
+    def leaf(self) -> str:
+        return f'{self.image}.bytes' if self.is_struct else self.image
+
+
+class ParquetFiles(ImageSource):
+    """The images in Parquet files (extra `parquet`), which are read one row group at a time.
+
+    The images are a struct column with the fields `bytes` and `path`, or a binary column: the image column of the Hub's
+    metadata, else `image`, else the only such column. Labels are the column `label`, if there is one: whole numbers,
+    whose names are in the Hub's metadata, or class names. Ids are the paths of a file, if they are unique and can be
+    written, else the numbers of the rows; with several files, `<stem of the file>/<id>`.
+
+    Args:
+        shards: The files.
+
+    Raises:
+        ImportError: Without pyarrow.
+    """
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        _library()
+        self.shards: tuple[Shard, ...] = ()
+        self._columns: list[_Columns] = []
+        self._groups: list[list[int]] = []  # First row of each row group, and the number of rows, for each file.
+        self._first = [0]  # First image of each file, and the number of images.
+        problems: list[str] = []
+        ids: list[str] = []
+        texts: list[str | None] = []
+        for shard in shards:
+            try:
+                columns, groups, names, labels = _read_index(shard)
+            except (FcamZooError, OSError) as e:
+                problems.append(str(e))
+                continue
+            self.shards += (shard,)
+            self._columns.append(columns)
+            self._groups.append(groups)
+            ids += [shard.prefix + name for name in names]
+            texts += labels
+            self._first.append(len(ids))
+        self.ids, self.problems = tuple(ids), tuple(problems)
+        self._labels: array[int] | None = None
+        try:
+            self._number(texts)
+        except ValueError as e:
+            self.label_problem = str(e)
+        self.digest = digest_of(self.shards, ids)
+        self._cache: _GroupCache | None = None
+
+    def _number(self, texts: Sequence[str | None]) -> None:
+        """Set class names and labels."""
+        known = {columns.names for columns in self._columns if columns.names}
+        if len(known) > 1:
+            raise ValueError(f'{self.shards[0].name}: the files have different class names; label them separately')
+        if not (numbered := number_labels(texts, self.shards)):
+            return
+        names = known.pop() if known else numbered[0]
+        if max(numbered[1]) >= len(names):
+            raise ValueError(f'{self.shards[0].name}: {len(names)} class names for larger labels; correct them')
+        self.class_names, self._labels = names, array('l', numbered[1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the row groups that this process keeps."""
+        return {**self.__dict__, '_cache': None}
+
+    def open(self, index: int) -> BinaryIO:
+        """Read an image into memory, with the images of its row group."""
+        number, row = self._row(index)
+        group = bisect_right(self._groups[number], row) - 1
+        if self._cache is None or self._cache.process != os.getpid():
+            self._cache = _GroupCache()  # After a fork, the lock might be held forever.
+        column = self._cache.get(self.shards[number], self._columns[number].leaf, group)
+        value = column[row - self._groups[number][group]]
+        name = self.describe(index)
+        if not value.is_valid:
+            raise ImageError(f'{one_line(name)}: the row has no image bytes; remove it')
+        content = value.as_buffer()
+        check_bytes(content.size, name)
+        return io.BytesIO(content)
+
+    def _row(self, index: int) -> tuple[int, int]:
+        """Return the number of the file, and the row in it."""
+        index = range(len(self))[index]
+        number = bisect_right(self._first, index) - 1
+        return number, index - self._first[number]
+
+    def describe(self, index: int) -> str:
+        """Return the file and the id in it."""
+        shard = self.shards[self._row(index)[0]]
+        return f'{shard.place}/{self.ids[index].removeprefix(shard.prefix)}'
+
+    def local_files(self) -> Iterator[str]:
+        """List the files of this machine."""
+        return (shard.place for shard in self.shards if '://' not in shard.place)
+
+    def label(self, index: int) -> int | None:
+        """Return the label of an image."""
+        return None if self._labels is None or self._labels[index] < 0 else self._labels[index]
+
+
+class _GroupCache:
+    """The image columns of the row groups that were read last."""
+
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self._lock, self._kept = Lock(), OrderedDict[tuple[str, int], Any]()
+
+    def get(self, shard: Shard, leaf: str, group: int) -> Any:
+        """Return the image column of a row group."""
+        key = (shard.place, group)
+        with self._lock:  # Threads wait for a group, instead of reading it several times.
+            if key not in self._kept:
+                while len(self._kept) >= KEPT_GROUPS:
+                    self._kept.popitem(last=False)
+                self._kept[key] = _read_group(shard, leaf, group)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
+def _library() -> ModuleType:
+    try:
+        import pyarrow.parquet
+    except ImportError as e:
+        raise ImportError(f'Parquet files need pyarrow: {install_hint("parquet")}') from e
+    return pyarrow.parquet
+
+
+def _read_group(shard: Shard, leaf: str, group: int) -> Any:
+    """Read the image column of a row group."""
+
+    def read(file: Any) -> Any:
+        # Without threads and read-ahead of Arrow: this may be a forked process.
+        column = file.read_row_group(group, columns=[leaf], use_threads=False).column(0).combine_chunks()
+        return column.field('bytes') if leaf.endswith('.bytes') and hasattr(column, 'field') else column
+
+    return _with_file(shard, read)
+
+
+def _with_file(shard: Shard, read: Any) -> Any:
+    """Call a function with an opened Parquet file, and convert the errors of Arrow."""
+    try:
+        with shard.open() as raw, _library().ParquetFile(raw, pre_buffer=False) as file:
+            return read(file)
+    except (FcamZooError, FileNotFoundError, ImportError):
+        raise
+    except Exception as e:  # Damaged files raise many kinds of errors.
+        problem = one_line((str(e).splitlines() or [''])[0], 200) or type(e).__name__
+        raise ImageError(f'{shard.name}: cannot be read as Parquet ({problem}); write the file again') from e
+
+
+def _read_index(shard: Shard) -> tuple[_Columns, list[int], list[str], list[str | None]]:
+    """Return the columns, first rows of the groups, names and labels of a file."""
+
+    def read(file: Any) -> tuple[_Columns, list[int], list[str], list[str | None]]:
+        columns = _find_columns(file.schema_arrow, shard)
+        groups, paths = [0], list[str | None]()
+        labels = list[str | None]()
+        wanted = [f'{columns.image}.path'] * columns.is_struct + [columns.label] * bool(columns.label)
+        for group in range(file.num_row_groups):
+            _check_group(file.metadata.row_group(group), columns.leaf, shard)
+            rows = file.metadata.row_group(group).num_rows
+            groups.append(groups[-1] + rows)
+            table = file.read_row_group(group, columns=wanted, use_threads=False) if wanted else None
+            paths += [None] * rows
+            labels += [None] * rows
+            if table is not None and columns.image in table.column_names:
+                paths[len(paths) - rows :] = [(value or {}).get('path') for value in table[columns.image].to_pylist()]
+            if table is not None and columns.label:
+                labels[len(labels) - rows :] = [_text(value) for value in table[columns.label].to_pylist()]
+        return columns, groups, _names(paths), labels
+
+    index: tuple[_Columns, list[int], list[str], list[str | None]] = _with_file(shard, read)
+    return index
+
+
+def _check_group(group: Any, leaf: str, shard: Shard) -> None:
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == leaf and column.total_uncompressed_size > MAX_GROUP:
+            raise ImageError(
+                f'{shard.name}: a row group has {column.total_uncompressed_size} bytes of images, more than the limit '
+                f'of {MAX_GROUP}; write row groups of about 100 images'
+            )
+
+
+def _text(value: Any) -> str | None:
+    """Return a label as text; -1 and null are images without label."""
+    return None if value is None or value == -1 else str(value).strip()
+
+
+def _names(paths: Sequence[Any]) -> list[str]:
+    """Return the paths if they are unique and can be written, else the numbers of the rows."""
+    names = [safe_id(path) if isinstance(path, str) and path else None for path in paths]
+    if None in names or len(set(names)) < len(names):
+        return [f'{row:08d}' for row in range(len(paths))]
+    return [name for name in names if name is not None]
+
+
+def _find_columns(schema: Any, shard: Shard) -> _Columns:
+    """Choose the columns of images and labels."""
+    import pyarrow as pa
+
+    def is_binary(kind: Any) -> bool:
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    kinds = dict(zip(schema.names, schema.types))
+    structs = {name for name, kind in kinds.items() if pa.types.is_struct(kind) and _has_bytes(kind, is_binary)}
+    images = [name for name, kind in kinds.items() if name in structs or is_binary(kind)]
+    features = _features(schema)
+    marked = [name for name in images if features.get(name, {}).get('_type') == 'Image']
+    image = marked[0] if marked else 'image' if 'image' in images else images[0] if len(images) == 1 else ''
+    if not image:
+        raise ImageError(
+            f'{shard.name}: no column with the bytes of images among {one_line(", ".join(kinds), 200)}; name it image'
+        )
+    classes = [name for name, feature in features.items() if feature.get('_type') == 'ClassLabel' and name in kinds]
+    label = 'label' if 'label' in kinds else classes[0] if classes else ''
+    if label and not (pa.types.is_integer(kinds[label]) or pa.types.is_string(kinds[label])):
+        label = ''
+    names = features.get(label, {}).get('names') or []
+    return _Columns(image, image in structs, label, tuple(map(str, names)))
+
+
+def _has_bytes(kind: Any, is_binary: Any) -> bool:
+    return any(kind.field(i).name == 'bytes' and is_binary(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _features(schema: Any) -> dict[str, dict[str, Any]]:
+    """Return the Hub's description of the columns; empty if there is none, or it is damaged."""
+    try:
+        features = parse_json((schema.metadata or {}).get(b'huggingface', b'{}'))['info']['features']
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}

@@ -1,0 +1,255 @@
+"""Read objects of stores by their URL, with fsspec: a few tries with growing waits, and a time limit for each.
+
+fsspec comes with huggingface-hub. It opens `http(s)://` with aiohttp, `s3://` with s3fs, `gs://` with gcsfs, and
+`hf://datasets/org/name/…` with huggingface-hub; endpoints and keys are those of these libraries.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from ..._io import one_line
+from ...errors import ImageError, install_hint
+from .base import MAX_BYTES
+
+T = TypeVar('T')
+
+TRIES = 4
+"""How often a request is sent; errors that another try cannot change, such as a missing object, end it at once."""
+
+FIRST_WAIT = 0.5
+"""Seconds before the second try; each further wait is twice as long."""
+
+SECONDS = 60.0
+"""Time limit of a try. Clients of Hugging Face and of a few other stores have their own limits instead."""
+
+BLOCK = 2**20
+"""Bytes that are requested at a time while a shard is indexed."""
+
+_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
+# Fields by which stores report that content changed.
+_STAMPS = ('ETag', 'etag', 'mtime', 'LastModified', 'last_modified', 'updated', 'md5Hash', 'blob_id', 'created')
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object of a store.
+
+    Attributes:
+        url: Its URL.
+        size: Bytes; -1 if unknown.
+        stamp: What the store reports about its content, such as an ETag; empty if unknown.
+    """
+
+    url: str
+    size: int = -1
+    stamp: str = ''
+
+
+def is_url(text: str) -> bool:
+    """Return whether text is a URL; a drive letter is not a scheme."""
+    return _URL.match(text) is not None
+
+
+def path_of_url(url: str) -> str:
+    """Return host and path of a URL, without scheme; of HTTP URLs also without query, and decoded."""
+    if not is_http(url):
+        return url.partition('://')[2].lstrip('/')
+    parts = urlsplit(url)
+    return f'{parts.netloc}{unquote(parts.path)}'
+
+
+def is_http(url: str) -> bool:
+    """Return whether a URL is one of HTTP or HTTPS."""
+    return url.lower().startswith(('http://', 'https://'))
+
+
+def suffix_of(url: str) -> str:
+    """Return the suffix of an object in lower case."""
+    return PurePosixPath(path_of_url(url)).suffix.lower()
+
+
+def find_objects(url: str) -> tuple[list[StoredObject], bool]:
+    """List an object, the objects below a folder, or those that match a pattern (`*`, `**`, `[…]`), sorted.
+
+    Returns:
+        The objects, and whether the URL is that of the only one.
+
+    Raises:
+        FileNotFoundError: When there is none.
+        ImageError: When the store refuses to list them.
+        ImportError: When the client of the store is not installed.
+    """
+    found, is_object = attempt(partial(_find, url), url)
+    if not found:
+        raise FileNotFoundError(f'{one_line(url)}: no objects; check the URL')
+    return sorted(found, key=lambda entry: entry.url), is_object
+
+
+def _find(url: str) -> tuple[list[StoredObject], bool]:
+    fs, path = _file_system(url)
+    is_object = False
+    fs.invalidate_cache()  # Listings are cached for the whole process, and may be old.
+    if is_pattern(url):
+        found = fs.glob(path, detail=True)
+    elif url.endswith('/') or fs.info(path)['type'] == 'directory':
+        found = fs.find(path, detail=True)
+    else:
+        found, is_object = {path: fs.info(path)}, True
+    files = {name: info for name, info in found.items() if info.get('type') != 'directory'}
+    return [_object(fs.unstrip_protocol(name), info) for name, info in files.items()], is_object
+
+
+def is_pattern(url: str) -> bool:
+    """Return whether a URL is a pattern; `?` belongs to the query of HTTP URLs, so it is none."""
+    return '*' in url or '[' in url.partition('://')[2].partition('/')[2]
+
+
+def _object(url: str, info: dict[str, Any]) -> StoredObject:
+    size = info.get('size')
+    stamp = next((str(info[key]) for key in _STAMPS if info.get(key)), '')
+    return StoredObject(url, size if isinstance(size, int) else -1, stamp)
+
+
+def read_object(url: str, size: int = -1) -> bytes:
+    """Read an object.
+
+    Args:
+        url: Its URL.
+        size: Its size, if known.
+
+    Raises:
+        FileNotFoundError: When it does not exist.
+        ImageError: When it cannot be read, or has more than `MAX_BYTES`.
+    """
+    check_bytes(size, url)
+    content = attempt(lambda: _read(url, *((None, None) if size >= 0 else (0, MAX_BYTES + 1))), url)
+    check_bytes(len(content), url)
+    return content
+
+
+def check_bytes(size: int, name: str) -> None:
+    """Raise ImageError for an image of more than `MAX_BYTES`."""
+    if size > MAX_BYTES:
+        raise ImageError(f'{one_line(name)}: {size} bytes are more than the limit of {MAX_BYTES}; resize the image')
+
+
+def read_range(url: str, start: int, size: int) -> bytes:
+    """Read `size` bytes of an object from `start`. Errors are those of `read_object`."""
+
+    def read() -> bytes:
+        content = _read(url, start, start + size) if size else b''
+        if len(content) != size:
+            raise OSError(f'{len(content)} bytes instead of {size}; the server must support byte ranges')
+        return content
+
+    return attempt(read, url)
+
+
+def _read(url: str, start: int | None, end: int | None) -> bytes:
+    fs, path = _file_system(url)
+    if getattr(fs, 'async_impl', False):
+        from fsspec.asyn import sync
+
+        content = sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=SECONDS)
+    else:
+        content = fs.cat_file(path, start=start, end=end)
+    return bytes(content)
+
+
+def open_object(entry: StoredObject) -> BinaryIO:
+    """Open an object for reads at any place; each requests at least `BLOCK` bytes."""
+    return io.BufferedReader(_RangeFile(entry), BLOCK)
+
+
+class _RangeFile(io.RawIOBase):
+    def __init__(self, entry: StoredObject) -> None:
+        super().__init__()
+        self._entry, self._place = entry, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._entry.size}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        size = max(0, min(len(buffer), self._entry.size - self._place))
+        buffer[:size] = read_range(self._entry.url, self._place, size)
+        self._place += size
+        return size
+
+
+def attempt(action: Callable[[], T], url: str) -> T:
+    """Call a function that sends a request, up to `TRIES` times.
+
+    Raises:
+        FileNotFoundError, ImportError: Those of the function.
+        ImageError: For any other error, in the last try.
+    """
+    for number in range(TRIES):
+        if number:
+            time.sleep(FIRST_WAIT * 2 ** (number - 1))
+        try:
+            return action()
+        except ImportError:
+            raise
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f'{one_line(url)}: no such object; check the URL') from e
+        except Exception as e:  # Clients of stores raise errors of many libraries.
+            if number + 1 < TRIES and not _is_final(e):
+                continue
+            tries = f'in {number + 1} tries ' if number else ''
+            raise ImageError(
+                f'{one_line(url)}: the store did not return it {tries}({_describe(e)}); check your access, or run again'
+            ) from e
+    raise ImageError(f'{one_line(url)}: not read')  # TRIES is at least 1.
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether another try cannot help."""
+    status = _http_status(error)
+    refused = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
+    kinds = (PermissionError, NotADirectoryError, IsADirectoryError, ValueError, TypeError)
+    return refused or isinstance(error, kinds) or type(error).__name__ == 'NoCredentialsError'
+
+
+def _http_status(error: Exception) -> int | None:
+    """Return the status of an error of aiohttp, or of requests and httpx; None for other errors."""
+    status = getattr(error, 'status', getattr(getattr(error, 'response', None), 'status_code', None))
+    return status if isinstance(status, int) else None
+
+
+def _describe(error: Exception) -> str:
+    status = _http_status(error)
+    text = f'HTTP status {status}' if status is not None else (str(error).splitlines() or [''])[0]
+    return one_line(text, 200) or ('time limit' if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL and the path in it. fsspec keeps one per thread and process."""
+    try:
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(url)
+    except ImportError as e:
+        scheme = url.partition('://')[0].lower()
+        # The message of fsspec names the package.
+        hint = install_hint('stores') if scheme in ('s3', 's3a', 'gs', 'gcs', 'http', 'https') else str(e)
+        raise ImportError(f'{one_line(url)} needs the client of its store: {hint}') from e

@@ -1,0 +1,206 @@
+"""Tar shards as WebDataset writes them; members are indexed once by their headers, then read by their offset."""
+
+from __future__ import annotations
+
+import io
+import logging
+import tarfile
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import BinaryIO
+
+from ..._io import one_line
+from ...errors import ImageError
+from ..images import SUFFIXES, describe_skipped
+from .base import MAX_BYTES, ImageSource, safe_id
+from .shards import Shard, digest_of, number_labels
+
+logger = logging.getLogger(__name__)
+
+COMPRESSED = ('.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tar.xz', '.txz', '.tar.zst', '.tar.lz4')
+"""Suffixes of compressed archives, whose members cannot be read by their offset."""
+
+_LABEL, _NOTE = '.cls', '.json'
+_MAX_LABEL, _MAX_NOTE, _MAX_HEADER = 1000, 2**20, 2**20  # Bytes.
+_TAIL = 2**20  # Bytes after the end mark that are checked.
+_MAGIC = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b'\x28\xb5\x2f\xfd')
+
+
+class TarShards(ImageSource):
+    """The images in tar files, without extracting them.
+
+    An image is a member with the suffix of an image. A member `<key>.cls` holds the label of the images of this key: a
+    whole number or a class name. As in WebDataset, a key is the name up to the first dot after the last slash. Ids are
+    the names of the members; with several shards, `<stem of the shard>/<name>`.
+
+    Args:
+        shards: The files.
+    """
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = tuple(shards)
+        self._shard, self._start, self._size = array('l'), array('q'), array('q')
+        self._note_start, self._note_size = array('q'), array('q')
+        problems: list[str] = []
+        ids: list[str] = []
+        texts: list[str | None] = []
+        skipped: list[str] = []
+        for number, shard in enumerate(shards):
+            index = _ShardIndex(shard)
+            index.read()
+            ids += index.ids
+            self._shard.extend([number] * len(index.ids))
+            self._start.extend(index.starts)
+            self._size.extend(index.sizes)
+            notes = [index.notes.get(key_of(image_id), (0, -1)) for image_id in index.ids]
+            self._note_start.extend(start for start, _ in notes)
+            self._note_size.extend(size for _, size in notes)
+            texts += [index.labels.get(key_of(image_id)) for image_id in index.ids]
+            problems += index.problems
+            skipped += index.skipped
+        if skipped:
+            logger.warning('%s', describe_skipped(skipped))
+        self.ids, self.problems = tuple(ids), tuple(problems)
+        self._labels: array[int] | None = None
+        try:
+            if numbered := number_labels(texts, shards):
+                self.class_names, self._labels = numbered[0], array('l', numbered[1])
+        except ValueError as e:
+            self.label_problem = str(e)
+        self.digest = digest_of(shards, ids)
+
+    def open(self, index: int) -> BinaryIO:
+        """Read a member into memory."""
+        size, name = self._size[index], self.describe(index)
+        if size > MAX_BYTES:
+            raise ImageError(f'{one_line(name)}: {size} bytes are more than the limit of {MAX_BYTES}; resize the image')
+        content = self.shards[self._shard[index]].read(self._start[index], size)
+        if len(content) < size:
+            raise ImageError(f'{one_line(name)}: the shard became shorter during the run; run again')
+        return io.BytesIO(content)
+
+    def describe(self, index: int) -> str:
+        """Return the shard and the name of the member."""
+        shard = self.shards[self._shard[index]]
+        return f'{shard.place}/{self.ids[index].removeprefix(shard.prefix)}'
+
+    def local_files(self) -> Iterator[str]:
+        """List the shards that are files."""
+        return (shard.place for shard in self.shards if '://' not in shard.place)
+
+    def label(self, index: int) -> int | None:
+        """Return the label of an image."""
+        return None if self._labels is None or self._labels[index] < 0 else self._labels[index]
+
+    def note(self, index: int) -> bytes | None:
+        """Read the member `.json` of an image."""
+        size = self._note_size[index]
+        return None if size < 0 else self.shards[self._shard[index]].read(self._note_start[index], size)
+
+
+def key_of(name: str) -> str:
+    """Return the key of a member: its path up to the first dot of its name."""
+    folder, slash, file = name.rpartition('/')
+    return f'{folder}{slash}{file.split(".", 1)[0]}'
+
+
+class _Headers:
+    """A file for tarfile, which would read headers of any size into memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Read a header."""
+        if size > _MAX_HEADER:
+            raise tarfile.ReadError(f'a header of {size} bytes')
+        return self._file.read(size)
+
+
+@dataclass
+class _ShardIndex:
+    """The images of a shard."""
+
+    shard: Shard
+    ids: list[str] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)  # Key with the prefix of the shard -> text of `.cls`.
+    notes: dict[str, tuple[int, int]] = field(default_factory=dict)  # Key -> start and size of `.json`.
+    problems: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    _known: set[str] = field(default_factory=set)
+
+    def read(self) -> None:
+        """Read the headers; what is damaged becomes a problem, and the members before it are used."""
+        name = self.shard.name
+        try:
+            with self.shard.open() as file:
+                self._read_members(file)
+        except (ImageError, OSError) as e:
+            self.problems.append(f'{e} ({len(self.ids)} images of the shard are used)')
+        except (tarfile.TarError, ValueError, ArithmeticError, RecursionError) as e:
+            self.problems.append(
+                f'{name}: truncated, damaged or not a tar file: {one_line(str(e), 200)}; write it again '
+                f'({len(self.ids)} images before the break are used)'
+            )
+
+    def _read_members(self, file: BinaryIO) -> None:
+        start = file.read(8)
+        if start.startswith(_MAGIC):
+            raise tarfile.ReadError('it is compressed, so members cannot be read by their offset; decompress it')
+        file.seek(0)
+        with tarfile.TarFile(fileobj=_Headers(file)) as archive:  # type: ignore[arg-type]
+            while (member := archive.next()) is not None:
+                # The list of all members would need more memory than the index itself.
+                archive.members = []
+                if member.size < 0 or member.offset_data + member.size > self.shard.size:
+                    raise tarfile.ReadError(f'{one_line(member.name, 100)} is incomplete')
+                if member.isreg() and not member.issparse():
+                    self._add(member, file)
+                elif not member.isdir():
+                    self.problems.append(f'{self.shard.name}/{one_line(member.name)}: a link or special file; left out')
+            self._check_end(file, archive.offset)
+
+    def _add(self, member: tarfile.TarInfo, file: BinaryIO) -> None:
+        name = PurePosixPath(member.name)
+        if any(part.startswith('.') and part != '..' for part in name.parts):
+            self.skipped.append(member.name)
+            return
+        suffix = name.suffix.lower()
+        if suffix == _LABEL and member.size <= _MAX_LABEL:
+            file.seek(member.offset_data)
+            text = file.read(member.size).decode('utf-8', 'replace').strip()
+            self.labels[key_of(self.shard.prefix + name.as_posix())] = text
+        elif suffix == _NOTE and member.size <= _MAX_NOTE:
+            self.notes[key_of(self.shard.prefix + name.as_posix())] = (member.offset_data, member.size)
+        elif suffix in SUFFIXES:
+            self._add_image(member)
+        elif suffix not in (_LABEL, _NOTE, '.txt'):
+            self.skipped.append(member.name)
+
+    def _add_image(self, member: tarfile.TarInfo) -> None:
+        name = safe_id(member.name)
+        image_id = safe_id(self.shard.prefix + member.name)
+        place = f'{self.shard.name}/{one_line(member.name)}'
+        if name is None or image_id is None:
+            self.problems.append(f'{place}: annotation files cannot hold this name; rename the member')
+        elif image_id in self._known:
+            self.problems.append(f'{place}: the shard has an earlier image of this name, which is used; rename one')
+        else:
+            self._known.add(image_id)
+            self.ids.append(image_id)
+            self.starts.append(member.offset_data)
+            self.sizes.append(member.size)
+
+    def _check_end(self, file: BinaryIO, offset: int) -> None:
+        """Check that the archive has an end mark of zeros, and nothing after it; tarfile does not."""
+        file.seek(offset)
+        mark = file.read(tarfile.BLOCKSIZE)
+        if mark.strip(b'\0') or len(mark) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError('no end mark after the last member')
+        if file.read(_TAIL).strip(b'\0'):
+            raise tarfile.ReadError('more data after its end mark, which is not read')

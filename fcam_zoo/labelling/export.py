@@ -1,0 +1,206 @@
+"""Annotation files from the Parquet files of a job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+from .._io import one_line
+from .._schema import show
+from ..data import ImageSource, image_size, open_source
+from ..data.sources.store import is_url
+from ..errors import ImageError
+from .formats import FORMATS, Format
+from .journal import Journal
+from .labeller import ImageRecord, LabelledImage
+from .output import OutputFolder, lock, output_errors
+from .rows import ShardError
+from .run import Summary
+from .shards import Job, ShardFolder, how_to_resume, name_of
+
+_SHOWN = 3
+
+
+def export_labels(
+    shards: str | os.PathLike,
+    output: str | os.PathLike,
+    formats: Sequence[str] = ('coco',),
+    *,
+    source: ImageSource | str | os.PathLike | Iterable[str | os.PathLike] | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Summary:
+    """Convert the Parquet files of a job to the annotation files of `label_images`.
+
+    Args:
+        shards: Output of `label_on_ray`: a folder or a URL.
+        output: Output folder, created if needed.
+        formats: One or more of 'coco', 'voc', 'yolo', 'csv', 'masks'.
+        source: The images, which only 'yolo' needs. Default: where the job found them.
+        overwrite: Replace earlier results of these formats.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        FileNotFoundError: When `shards` holds no job, or an image that 'yolo' needs is missing.
+        FileExistsError: When `output` holds results of one of the formats and `overwrite` is False.
+        ShardError: When a part of the job is missing, damaged or of another job, or two rows have the same id.
+        ValueError: For an unknown format, 'overlays', or images that would share an output file.
+        ImageError: When an image that 'yolo' needs cannot be read, or has changed.
+        OutputError: When a file cannot be written.
+    """
+    _check_formats(formats)
+    job_folder, folder = ShardFolder(shards), OutputFolder(Path(output), formats)
+    job = job_folder.job()
+    if job is None:
+        raise FileNotFoundError(f'{job_folder.store.where} holds no job: give the output of fcam-zoo predict --ray')
+    _check_complete(job_folder, job)
+    rows = _Rows(job_folder, job)
+    with output_errors(), lock(folder.path):
+        folder.check_results(overwrite)
+        if Journal(folder.journal).done and not overwrite:
+            raise FileExistsError(f'{folder.path} holds an unfinished run: resume it, or choose another output folder')
+        ids, errors = rows.check()
+        images = _images_of(job, ids, source, job_folder) if 'yolo' in formats else _NoImages(ids)
+        names = tuple(job.classes)
+        writers = [FORMATS[f](folder.new / f, names, job.model_name, images) for f in folder.formats]
+        for writer in writers:
+            writer.check_files()
+        folder.discard_unfinished()
+        objects = _write(writers, rows, tqdm(total=len(ids), unit='image', disable=not progress))
+        folder.new.rename(folder.complete)
+        folder.publish()
+    files = tuple(folder.path / name / FORMATS[name].main_file for name in folder.formats)
+    return Summary(len(ids) - len(errors), objects, errors, files)
+
+
+def check_export(output: str, formats: Sequence[str], overwrite: bool) -> None:
+    """Check before a job that its labels can be exported to its own folder.
+
+    Raises:
+        FileExistsError: When it holds results of one of the formats and `overwrite` is False.
+        ValueError: For an unknown format, 'overlays', or a URL.
+    """
+    _check_formats(formats)
+    if is_url(output):
+        raise ValueError(
+            f'{output} is a URL, and annotation files are written to a folder: run fcam-zoo export-labels afterwards'
+        )
+    OutputFolder(Path(output), formats).check_results(overwrite)
+
+
+def _check_formats(formats: Sequence[str]) -> None:
+    if 'overlays' in formats:
+        raise ValueError(
+            'overlays show the maps, which the files of a job do not hold: run fcam-zoo predict --export overlays on '
+            'the images'
+        )
+    if isinstance(formats, str) or not formats or not set(formats) <= set(FORMATS):
+        raise ValueError(f'formats is {show(formats)}: choose from {", ".join(f for f in FORMATS if f != "overlays")}')
+
+
+def _check_complete(folder: ShardFolder, job: Job) -> None:
+    existing = folder.existing()
+    missing = [name_of(part) for part in range(job.parts) if name_of(part) not in existing]
+    if missing:
+        names = ', '.join(missing[:_SHOWN]) + ', …' * (len(missing) > _SHOWN)
+        where = folder.store.where
+        raise ShardError(
+            f'{where}: {len(missing)} of {job.parts} parts are missing ({names}): {how_to_resume(job, where)}'
+        )
+
+
+class _Rows:
+    """The rows of a job; each call reads them again, so that memory does not grow with their number."""
+
+    def __init__(self, folder: ShardFolder, job: Job) -> None:
+        self.folder, self.job = folder, job
+
+    def check(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return all ids and all errors; raise ShardError for an id that occurs twice or an unknown class."""
+        parts: dict[str, int] = {}
+        errors: list[str] = []
+        for part in range(self.job.parts):
+            for image_id, result in self.folder.rows(self.job, [part]):
+                if image_id in parts:
+                    raise ShardError(
+                        f'{one_line(image_id)} is in {name_of(parts[image_id])} and in {name_of(part)} of '
+                        f'{self.folder.store.where}: discard the job with --overwrite'
+                    )
+                parts[image_id] = part
+                if isinstance(result, str):
+                    errors.append(result)
+                elif result.label >= len(self.job.classes):
+                    raise ShardError(f'{name_of(part)} of {self.folder.store.where}: {image_id} has an unknown class')
+        return tuple(parts), tuple(errors)
+
+    def records(self) -> Iterator[ImageRecord]:
+        """Read all records."""
+        results = (result for _, result in self.folder.rows(self.job, range(self.job.parts)))
+        return (result for result in results if not isinstance(result, str))
+
+
+class _NoImages(ImageSource):
+    """Names of images whose files are not needed."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids = ids
+
+    def open(self, index: int) -> BinaryIO:
+        raise ImageError(f'{self.ids[index]}: its file is unknown; give the source')
+
+    def describe(self, index: int) -> str:
+        return self.ids[index]
+
+
+def _images_of(
+    job: Job,
+    ids: Sequence[str],
+    source: ImageSource | str | os.PathLike | Iterable[str | os.PathLike] | None,
+    folder: ShardFolder,
+) -> ImageSource:
+    """Open the images of a job."""
+    fix = 'give the images with --source (in Python source=)'
+    if source is None and (not job.sources or '-' in job.sources):  # '-' was standard input.
+        raise ValueError(f'yolo copies the images, and the job does not say where they are: {fix}')
+    leave_out = folder.store.where if folder.store.is_local else None
+    images = open_source(job.sources if source is None else source, leave_out=leave_out)
+    if missing := set(ids).difference(images.ids):
+        raise FileNotFoundError(
+            f'yolo copies the images, but {len(missing)} of {len(ids)} are not there ({one_line(min(missing))}): {fix}'
+        )
+    return images
+
+
+def _write(writers: Sequence[Format], rows: _Rows, bar: tqdm) -> int:
+    """Write all files, and return the number of objects."""
+    objects = 0
+    for writer in writers:
+        writer.start()
+    with bar:
+        for record in rows.records():
+            for writer in writers:
+                if writer.needs_file:
+                    _check_unchanged(writer, record)
+                writer.write(LabelledImage(record))
+            objects += len(record.objects)
+            bar.update()
+    for writer in writers:
+        writer.finish(rows.records)
+    return objects
+
+
+def _check_unchanged(writer: Format, record: ImageRecord) -> None:
+    """Raise ImageError when an image has another size than its labels."""
+    index = writer.indices[record.image]
+    name = writer.source.describe(index)
+    with writer.source.open(index) as file:
+        size = image_size(file, name)
+    if size != record.size:
+        raise ImageError(
+            f'{name}: {size[0]}x{size[1]} pixels, but its labels are of {record.size[0]}x{record.size[1]}; give the '
+            'labelled images with --source (in Python source=)'
+        )

@@ -1,0 +1,135 @@
+"""Label images of a source in order: read, run the network, find objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._version import __version__
+from .._weights import digest
+from ..data.sources import ImageSource
+from ..inference import InferenceOptions
+from ..localization import Postprocessor
+from ..models import FCAM
+from .budget import PixelBudget
+from .labeller import ImageRecord, LabelledImage, Labeller
+from .loading import LoadedImage, load_batches
+from .options import LabelOptions
+
+Result = ImageRecord | str
+"""The record of an image, or the error when it could not be read."""
+
+Finish = Callable[[LoadedImage, LabelledImage], Result]
+
+
+def keep_record(loaded: LoadedImage, labelled: LabelledImage) -> ImageRecord:
+    """Return the record of a labelled image."""
+    return labelled.record
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Labels the images of a source.
+
+    Attributes:
+        model: Runs on its own device in eval mode; its mode is restored.
+        inference: Input sizes and mirroring.
+        labeller: Finds the objects, and knows the source.
+        batch_size: Images per forward pass.
+        workers: Processes that read images; 0 reads in this process.
+        budget: Limit of the pixels that are finished at the same time.
+    """
+
+    model: FCAM
+    inference: InferenceOptions
+    labeller: Labeller
+    batch_size: int
+    workers: int
+    budget: PixelBudget = field(default_factory=PixelBudget)
+
+    @classmethod
+    def for_model(cls, model: FCAM, source: ImageSource, options: LabelOptions) -> Pipeline:
+        """Validate the settings for a model and all images of a run.
+
+        Raises:
+            ValueError, TypeError: As `Postprocessor.for_model`, `InferenceOptions.for_model` and `Labeller`.
+        """
+        postprocess = Postprocessor.for_model(
+            model, options.threshold, options.class_names, options.multi, options.min_area
+        )
+        inference = InferenceOptions.for_model(model, options.sizes, options.flip)
+        labeller = Labeller(source, postprocess, options.labels)
+        return cls(model, inference, labeller, int(options.batch_size), int(options.workers))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out the budget, which belongs to a process."""
+        return Pipeline, (self.model, self.inference, self.labeller, self.batch_size, self.workers)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what the results depend on, as JSON values."""
+        source = self.labeller.source
+        return {
+            'version': __version__,
+            'weights': f'SHA-256 {digest(self.model.state_dict())}',
+            'images': f'{len(source)} with SHA-256 {source.digest}',
+            'labels': 'folder' if self.labeller.by_folder else 'predicted',
+            'batch_size': self.batch_size,
+            **asdict(self.labeller.postprocess),
+            **asdict(self.inference),
+        }
+
+    def run(self, indices: Sequence[int], finish: Finish = keep_record) -> Generator[list[Result], None, None]:
+        """Label images, and yield the results batch by batch, in order.
+
+        Closing the generator ends the processes that read. Surround the loop with `explain_worker_death`.
+
+        Args:
+            indices: Images of the source. Equal batches give equal results.
+            finish: Called for each labelled image, by threads, while the network runs on the next batch.
+        """
+        loading = load_batches(self.labeller.source, self.inference, indices, self.batch_size, self.workers)
+        with _threads(max(1, self.workers)) as pool, closing(loading) as batches:
+            previous: list[Future[Result] | str] = []
+            for batch in batches:
+                outputs = self._outputs([image for image in batch if isinstance(image, LoadedImage)])
+                jobs = [
+                    image if isinstance(image, str) else pool.submit(self._finish_image, finish, image, *next(outputs))
+                    for image in batch
+                ]
+                if previous:
+                    yield _results(previous)
+                previous = jobs
+            if previous:
+                yield _results(previous)
+
+    def _outputs(self, batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Run the network: map (s,s) and class probabilities (K,) of each image."""
+        if not batch:
+            return iter(())
+        maps, probs = self.inference.run(self.model, [tuple(map(torch.from_numpy, image.views)) for image in batch])
+        return zip(maps.numpy(), probs.numpy())
+
+    def _finish_image(self, finish: Finish, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> Result:
+        with self.budget.reserve(loaded.size[0] * loaded.size[1]):
+            return finish(loaded, self.labeller.label(loaded, score_map, probs))
+
+
+def _results(jobs: Sequence[Future[Result] | str]) -> list[Result]:
+    return [job if isinstance(job, str) else job.result() for job in jobs]
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
+    """Create a pool of threads; after an error, jobs that did not start are left out."""
+    pool = ThreadPoolExecutor(number)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,110 @@
+"""What runs in the workers of a cluster; each holds the model once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cv2
+import torch
+
+from .._schema import describe_error
+from ..errors import FcamZooError
+from .loading import explain_worker_death
+from .pipeline import Pipeline, Result
+from .shards import Job, ShardFolder
+
+logger = logging.getLogger(__name__)
+
+KEPT_ERRORS = 20
+"""Number of errors of images that a part reports with their text."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says about a part.
+
+    Attributes:
+        part: Number of the part.
+        images: Images in it.
+        labelled: Those that could be read.
+        objects: Objects in them.
+        errors: The first errors of the others.
+        failure: Why the part was not written; empty if it was.
+        is_final: Whether no other worker should try.
+    """
+
+    part: int
+    images: int = 0
+    labelled: int = 0
+    objects: int = 0
+    errors: list[str] = field(default_factory=list)
+    failure: str = ''
+    is_final: bool = False
+
+
+class PartLabeller:
+    """Labels parts of a job and writes their files.
+
+    Args:
+        pipeline: Reference to a `Pipeline` in Ray's object store, with the model on the CPU.
+        output: Path or URL of the folder of the job.
+        job: The job.
+        device: 'cpu' or 'cuda'.
+        threads: Threads of torch and OpenCV.
+        tries: Handle of the actor that counts tries, see `cluster.count_tries`.
+    """
+
+    def __init__(self, pipeline: Any, output: str, job: Job, device: str, threads: int, tries: Any) -> None:
+        self.pipeline = load_pipeline(pipeline, device, threads)
+        self.folder, self.job, self.tries = ShardFolder(output), job, tries
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Label the part of a row with the column `part`; the row of the result has a JSON report."""
+        import ray
+
+        (part,) = (int(value) for value in batch['part'])
+        try:
+            report = self._label(part)
+        except (FcamZooError, OSError) as e:
+            report = Report(part, failure=describe_error(e))
+        except Exception as e:
+            # After an error of CUDA, for example, this process cannot do anything else; Ray starts another one.
+            logger.exception('part %d', part)
+            ray.get(self.tries.note.remote(part, describe_error(e)))
+            os._exit(1)
+        return {'report': [json.dumps(asdict(report))]}
+
+    def _label(self, part: int) -> Report:
+        import ray
+
+        # Written by an earlier try, whose report was lost with its node.
+        about = self.folder.about(self.job, part)
+        errors: list[str] = []
+        if about is None:
+            if reason := ray.get(self.tries.begin.remote(part)):
+                return Report(part, failure=reason, is_final=True)
+            indices = self.job.indices(part)
+            results: list[Result] = []
+            with explain_worker_death(), closing(self.pipeline.run(indices)) as batches:
+                for batch in batches:
+                    results += batch
+            ids = self.pipeline.labeller.source.ids[indices.start : indices.stop]
+            about = self.folder.write(self.job, part, ids, results)
+            errors = [result for result in results if isinstance(result, str)][:KEPT_ERRORS]
+        return Report(part, about.images, about.labelled, about.objects, errors)
+
+
+def load_pipeline(reference: Any, device: str, threads: int) -> Pipeline:
+    """Get a pipeline from Ray's object store, and its model on the device."""
+    import ray
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    pipeline: Pipeline = ray.get(reference)
+    pipeline.model.to(device)
+    return pipeline

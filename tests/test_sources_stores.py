@@ -1,0 +1,218 @@
+"""Stores with a URL: a web server and an S3 server on the loopback address, and memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import fsspec
+import pytest
+from loopback_store import LoopbackStore
+from stored_images import jpeg, read_all, write_parquet, write_tar
+
+from fcam_zoo.data import open_source
+from fcam_zoo.data.sources import store
+from fcam_zoo.errors import ImageError
+
+IDS = ('cat/1.jpg', 'dog/2.jpg')
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr(store, 'FIRST_WAIT', 0.01)
+
+
+@pytest.fixture
+def web() -> Iterator[LoopbackStore]:
+    pytest.importorskip('aiohttp')
+    with LoopbackStore() as server:
+        server.files = {f'photos/{name}': jpeg() for name in IDS}
+        yield server
+
+
+@pytest.fixture
+def shards(tmp_path) -> dict[str, bytes]:
+    """Contents of two tar shards and a Parquet file."""
+    members = [(name, jpeg()) for name in IDS] + [('cat/1.cls', b'0')]
+    content = write_tar(tmp_path / 'made' / 'a.tar', members).read_bytes()
+    table = write_parquet(tmp_path / 'made' / 'a.parquet', IDS, [1, 0])
+    return {'a-0.tar': content, 'a-1.tar': content, 'a.parquet': table.read_bytes()}
+
+
+@pytest.fixture
+def memory(shards) -> Iterator[None]:
+    files = fsspec.filesystem('memory')
+    for name, content in {**{f'photos/{name}': jpeg() for name in IDS}, **shards, 'photos/a.md': b'?'}.items():
+        files.pipe(f'/bucket/{name}', content)
+    yield
+    files.rm('/bucket', recursive=True)
+
+
+@pytest.mark.parametrize(
+    ('url', 'ids'),
+    [
+        ('memory://bucket/photos', IDS),
+        ('memory://bucket/photos/', IDS),
+        ('memory://bucket/photos/cat/1.jpg', ('1.jpg',)),
+        ('memory://bucket/**/*.jpg', tuple(f'photos/{name}' for name in IDS)),
+        ('memory://bucket/a-0.tar', IDS),
+        ('memory://bucket/a-{0..1}.tar', (*(f'a-0/{name}' for name in IDS), *(f'a-1/{name}' for name in IDS))),
+        ('memory://bucket/a-*.tar', (*(f'a-0/{name}' for name in IDS), *(f'a-1/{name}' for name in IDS))),
+        ('memory://bucket/a.parquet', IDS),
+        (['memory://bucket/photos/cat', 'memory://bucket/photos/dog'], IDS),
+        ('memory://bucket/none', None),
+        ('memory://bucket/none*', None),
+    ],
+)
+def test_urls(memory, url, ids):
+    if ids is None:
+        with pytest.raises(FileNotFoundError, match=r'none.*; check the URL'):
+            open_source(url)
+    else:
+        source = read_all(open_source(url))
+        assert (source.ids, source.problems) == (ids, ())
+        assert source.local_path(0) is None
+        assert list(source.local_files()) == []
+        assert source.describe(0).startswith('memory://')
+
+
+def test_digest_changes_with_an_object(memory):
+    before = open_source('memory://bucket/photos').digest
+    assert open_source('memory://bucket/photos').digest == before
+    fsspec.filesystem('memory').pipe('/bucket/photos/cat/1.jpg', jpeg('blue'))
+    assert open_source('memory://bucket/photos').digest != before
+
+
+def test_web_server(web, shards):
+    web.files |= shards
+    assert read_all(open_source(f'{web.url}/photos/cat/1.jpg')).ids == ('1.jpg',)
+    assert read_all(open_source(f'{web.url}/a-0.tar')).ids == IDS
+    assert read_all(open_source(f'{web.url}/a.parquet')).ids == IDS
+    assert open_source([f'{web.url}/photos/{name}' for name in IDS]).ids == IDS
+    web.ranges = False
+    with pytest.raises(ImageError, match='the server must support byte ranges'):
+        open_source(f'{web.url}/a-0.tar').image(0)
+
+
+def test_list_of_urls_sends_no_requests_until_images_are_read(web, tmp_path):
+    lines = [f'{web.url}/photos/cat/1.jpg', f'{web.url}/photos/dog/2.jpg?size=1', f'{web.url}/photos/dog/2.jpg?size=2']
+    (tmp_path / 'urls.txt').write_text('\n'.join([*lines, lines[0], f'{web.url}/photos/dog/no.jpg']))
+    source = open_source(tmp_path / 'urls.txt')
+    assert not web.requests
+    assert source.ids[:2] == IDS
+    assert source.ids[2].startswith('dog/2-')
+    assert len(source.ids) == 4
+    assert source.image(2).size == (20, 10)
+    with pytest.raises(FileNotFoundError, match=r'no.jpg: no such object'):
+        source.image(3)
+    web.files['list.txt'] = b'photos/cat/1.jpg\nphotos/dog/2.jpg\n'
+    assert read_all(open_source(f'{web.url}/list.txt')).ids == tuple(f'photos/{name}' for name in IDS)
+
+
+def test_server_errors_are_tried_again(web):
+    source = open_source(f'{web.url}/photos/cat/1.jpg')
+    name = 'photos/cat/1.jpg'
+    web.requests.clear()
+    web.failures[name] = 2
+    assert source.image(0).size == (20, 10)
+    assert web.requests[name] == 3
+    web.failures[name] = -1
+    with pytest.raises(ImageError, match=r'1.jpg: the store did not return it in 4 tries \(HTTP status 500\)'):
+        source.image(0)
+    assert web.requests[name] == 3 + store.TRIES
+
+
+@pytest.mark.parametrize(('status', 'tries'), [(403, 1), (429, 4), (503, 4)])
+def test_only_errors_that_may_pass_are_tried_again(web, status, tries):
+    source = open_source(f'{web.url}/photos/cat/1.jpg')
+    web.requests.clear()
+    web.status, web.failures['photos/cat/1.jpg'] = status, -1
+    with pytest.raises(ImageError, match=f'HTTP status {status}'):
+        source.image(0)
+    assert web.requests['photos/cat/1.jpg'] == tries
+
+
+def test_slow_server(web, monkeypatch):
+    source = open_source(f'{web.url}/photos/cat/1.jpg')
+    monkeypatch.setattr(store, 'SECONDS', 0.1)
+    monkeypatch.setattr(store, 'TRIES', 2)
+    web.delay = 1
+    began = time.monotonic()
+    with pytest.raises(ImageError, match=r'in 2 tries \(.*[Tt]ime'):
+        source.image(0)
+    assert time.monotonic() - began < 0.9
+
+
+def test_object_that_vanishes_and_object_that_is_too_large(web, monkeypatch):
+    source = open_source([f'{web.url}/photos/{name}' for name in IDS])
+    del web.files['photos/cat/1.jpg']
+    with pytest.raises(FileNotFoundError, match=r'1.jpg: no such object'):
+        source.image(0)
+    monkeypatch.setattr(store, 'MAX_BYTES', 100)
+    with pytest.raises(ImageError, match=r'2.jpg: .* more than the limit of 100'):
+        source.image(1)
+
+
+def test_shard_whose_server_fails(web, shards):
+    web.files |= shards
+    source = open_source(f'{web.url}/a-0.tar')
+    web.failures['a-0.tar'] = 2
+    assert source.image(0).size == (20, 10)
+    web.failures['a-0.tar'] = -1
+    with pytest.raises(ImageError, match=r'a-0.tar: the store did not return it in 4 tries'):
+        source.image(0)
+    both = open_source([f'{web.url}/a-0.tar', f'{web.url}/a-1.tar'])
+    assert both.ids == tuple(f'a-1/{name}' for name in IDS)
+    assert len(both.problems) == 1
+    assert '0 images of the shard are used' in both.problems[0]
+
+
+@pytest.fixture(scope='module')
+def s3_server() -> Iterator[str]:
+    server = pytest.importorskip('moto.server').ThreadedMotoServer('127.0.0.1', 0, verbose=False)
+    pytest.importorskip('s3fs')
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f'http://{host}:{port}'
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, shards) -> Iterator[fsspec.AbstractFileSystem]:
+    """A bucket with images and shards, which s3fs finds by the environment."""
+    values = {'ACCESS_KEY_ID': 'test', 'SECRET_ACCESS_KEY': 'test', 'DEFAULT_REGION': 'us-east-1', 'MAX_ATTEMPTS': '1'}
+    for key, value in {**values, 'ENDPOINT_URL': s3_server}.items():
+        monkeypatch.setenv(f'AWS_{key}', value)
+    files = fsspec.filesystem('s3', skip_instance_cache=True)
+    files.mkdir('photos')
+    for name, content in {**{f'in/{name}': jpeg() for name in IDS}, **shards}.items():
+        files.pipe(f'photos/{name}', content)
+    yield files
+    files.rm('photos', recursive=True)
+
+
+def test_s3(bucket):
+    for url, ids in (
+        ('s3://photos/in', IDS),
+        ('s3://photos/**/*.jpg', tuple(f'in/{name}' for name in IDS)),
+        ('s3://photos/in/dog/2.jpg', ('2.jpg',)),
+        ('s3://photos/a-0.tar', IDS),
+        ('s3://photos/a.parquet', IDS),
+    ):
+        source = read_all(open_source(url))
+        assert (source.ids, source.problems) == (ids, ())
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(lambda n, s=source: s.image(n % len(s)).size, range(12))) == {(20, 10)}
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('fork')) as processes:
+        assert processes.submit(read_all, source).result().ids == IDS
+    before = open_source('s3://photos/in').digest
+    source = open_source('s3://photos/in')
+    bucket.pipe('photos/in/cat/1.jpg', jpeg('blue'))
+    assert open_source('s3://photos/in').digest != before
+    bucket.rm('photos/in/cat/1.jpg')
+    with pytest.raises(FileNotFoundError, match=r's3://photos/in/cat/1.jpg: no such object'):
+        source.image(0)
+    with pytest.raises(FileNotFoundError, match=r's3://none/a.jpg'):
+        open_source('s3://none/a.jpg')
