@@ -177,7 +177,9 @@ def check_folder(
 def _check_outside_of_classes(run_dir: Path, data: str) -> None:
     """Check that a run folder is not among the class folders (errors: see `check_folder`)."""
     classes = Path(data, train_split(data))
-    if is_folder(classes) and run_dir.resolve().is_relative_to(classes.resolve()):
+    with writing(run_dir):  # Also for a path that no folder can have.
+        place = run_dir.resolve()
+    if is_folder(classes) and place.is_relative_to(classes.resolve()):
         raise ValueError(f'{run_dir} is in {classes}, where each folder is a class: give a folder outside of it')
 
 
