@@ -17,8 +17,8 @@ def keep_freed_memory() -> bool:
     back. The tensors of a batch are such blocks: each batch makes the system clear and map the same memory again, which
     took a fifth to a half of the time of `fcam-zoo benchmark`; benchmarks/allocation.py measures it.
 
-    The memory of the process then stays at its peak, which is 5 to 20 % higher. Has no effect with another C library, or when the user chose
-    settings of malloc: `MALLOC_…` variables, or `glibc.malloc` in `GLIBC_TUNABLES`.
+    The memory of the process then stays at its peak, which is 5 to 20 % higher. Has no effect with another C library,
+    or when the user chose settings of malloc: `MALLOC_…` variables, or `glibc.malloc` in `GLIBC_TUNABLES`.
 
     Returns:
         Whether settings were changed.
