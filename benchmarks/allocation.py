@@ -87,7 +87,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path, help='data set in the WSOL layout, with boxes on test')
     parser.add_argument('--model', default='fcam_mobilenetv1_075.layercam_cub50')
-    parser.add_argument('--images', type=int, default=120, help='images of each command (default: 120)')
+    parser.add_argument('--images', type=int, default=80, help='images of each command (default: 80)')
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--turns', type=int, default=2, help='times that each command runs with and without')
     parser.add_argument('--only', nargs='+', help='first words of the rows to measure (default: all)')

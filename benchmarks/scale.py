@@ -105,7 +105,9 @@ def measure(title: str, workers: int, command: list[str], few: Path, many: Path,
     number = {folder: sum(1 for _ in folder.glob('*/*')) for folder in (few, many)}
     short, _, _ = run(command, few, scratch / 'few')
     seconds, samples, sizes = run(command, many, scratch / 'many')
-    rate = (number[many] - number[few]) / max(1e-3, seconds - short)
+    if seconds <= short:
+        raise SystemExit(f'{title}: {number[few]} images took longer than {number[many]}: give more --images, or wait')
+    rate = (number[many] - number[few]) / (seconds - short)
     found = {
         'title': title,
         'workers': workers,
