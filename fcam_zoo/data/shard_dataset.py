@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from .._io import is_folder, one_line
+from .._io import is_file, is_folder, one_line
 from .._schema import DamagedText, parse_json, show
 from ..errors import DatasetError, FcamZooError
 from .annotations import Annotations, check_classes
@@ -101,8 +101,8 @@ def shards_of(root: str | os.PathLike, split: str) -> list[str]:
 def _files(folder: Path) -> list[Path]:
     """List the tar and Parquet files in a folder."""
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
-    except OSError:  # Opening the data set reports it.
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and is_file(path))
+    except (OSError, ValueError):  # Opening the data set reports it; ValueError is that of a NUL in the path.
         return []
 
 

@@ -75,7 +75,7 @@ class _Plan:
         text = text.removeprefix('file://') if text.startswith('file:///') else text
         for place in expand_range(text):
             try:
-                if place == '-' or suffix_of_place(place) == '.txt':
+                if place == '-' or is_list(place):
                     self._add_list(place)
                 elif is_url(place):
                     self._add_url(place)
@@ -174,6 +174,8 @@ def check_not_compressed(place: str) -> None:
         )
 
 
-def suffix_of_place(place: str) -> str:
-    """Return the suffix of a path or URL in lower case."""
-    return suffix_of(place) if is_url(place) else Path(place).suffix.lower()
+def is_list(place: str) -> bool:
+    """Return whether a path or URL is that of a text file."""
+    if is_url(place):
+        return suffix_of(place) == '.txt' and not is_pattern(place)
+    return Path(place).suffix.lower() == '.txt' and not is_folder(Path(place)) and not is_local_pattern(place)
