@@ -129,6 +129,18 @@ def test_rows_files_and_export_equal_those_of_one_process(cluster, many, expecte
     assert tree(tmp_path / 'labels/masks') == tree(tmp_path / 'expected/masks')
 
 
+def test_command(cluster, photos, model_dir, tmp_path, capsys):
+    (photos / 'bad.jpg').write_bytes(b'no image')
+    arguments = ['predict', str(photos), '--model', f'local-dir:{model_dir}', '--quiet', '--export', 'coco', '-o']
+    assert main([*arguments, str(tmp_path / 'plain')]) == 1
+    capsys.readouterr()
+    assert main([*arguments, str(tmp_path / 'job'), '--ray', '--ray-workers', '1']) == 1
+    captured = capsys.readouterr()
+    assert '5 of 6 images localized' in captured.out
+    assert 'bad.jpg: not an image' in captured.err
+    assert tree(tmp_path / 'job/coco') == tree(tmp_path / 'plain/coco')
+
+
 @pytest.mark.parametrize('what', ['worker', 'node'])
 def test_lost_worker_and_lost_node(cluster, many, expected, tmp_path, what):
     """The worker is killed in the middle of a part; the node with all its processes. Nothing is lost or twice."""

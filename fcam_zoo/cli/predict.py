@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from ._arguments import add_classifier_argument, add_device_argument, add_model_
 if TYPE_CHECKING:
     from ..labelling import LabelOptions
 
+_SHOWN = 20
 _READERS = min(2, os.cpu_count() or 1)
 
 GRACE_SECONDS = 3.0
@@ -223,8 +225,10 @@ def _run_on_ray(args: argparse.Namespace) -> int:
         print(f'fcam-zoo: skipped: {one_line(error)}', file=sys.stderr)
     if more := done.error_count - len(done.errors):
         print(f'fcam-zoo: skipped: {more} more, see the rows with the status error', file=sys.stderr)
-    for part, reason in done.failed.items():
-        print(f'fcam-zoo: part {part} failed: {one_line(reason)}; try again with --resume', file=sys.stderr)
+    for part, reason in islice(done.failed.items(), _SHOWN):
+        print(f'fcam-zoo: part {part} failed: {one_line(reason)}', file=sys.stderr)
+    if done.failed:
+        print(f'fcam-zoo: {len(done.failed)} parts failed: try them again with --resume', file=sys.stderr)
     print(
         f'{done.labelled} of {done.images} images localized, {done.objects} objects, {done.error_count} errors: '
         f'{args.output}/shards'

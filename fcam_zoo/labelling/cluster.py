@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from ..errors import FcamZooError, install_hint
 _LOGGERS = ('ray', 'ray.data')
 # Of a Ray that this package starts: it holds the model, the names of the images and small rows.
 _STORE_BYTES = 2**30
+# Time limit of the connection to a cluster.
+_SECONDS = 10.0
 
 
 class RayError(FcamZooError, RuntimeError):
@@ -151,6 +154,7 @@ def connected(address: str) -> Iterator[ModuleType]:
     os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')
     if address == 'local':  # Ray's default is a low priority.
         os.environ.setdefault('RAY_worker_niceness', '0')
+    _check_reachable(address)
     options: dict[str, Any] = {}
     if not address.startswith('ray://'):
         options = {'log_to_driver': False, 'logging_level': logging.CRITICAL}
@@ -164,6 +168,17 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise RayError when nothing listens at a host and port; Ray would try for minutes, then end the process."""
+    host, colon, port = address.removeprefix('ray://').rpartition(':')
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip('[]'), int(port)), _SECONDS).close()
+    except (OSError, OverflowError) as e:
+        raise RayError(f'no Ray cluster at {address} ({describe_error(e)}): check the address, or omit it') from e
 
 
 @contextmanager
