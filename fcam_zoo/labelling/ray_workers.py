@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import torch
 
+from .._malloc import keep_freed_memory
 from .._schema import describe_error
 from ..errors import FcamZooError
 from .loading import explain_worker_death
@@ -103,6 +104,7 @@ def load_pipeline(reference: Any, device: str, threads: int) -> Pipeline:
     """Get a pipeline from Ray's object store, and its model on the device."""
     import ray
 
+    keep_freed_memory()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     pipeline: Pipeline = ray.get(reference)
