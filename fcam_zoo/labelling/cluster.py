@@ -57,8 +57,8 @@ class ClusterOptions:
             raise ValueError(f"address is {show(self.address)}: give 'local', 'auto' or host:port")
         if self.address.startswith('ray://'):
             raise ValueError(
-                f'address is {show(self.address)}: Ray Data has no actors over Ray Client; run on a node of the cluster '
-                "with the address 'auto', for example with ray job submit"
+                f'address is {show(self.address)}: Ray Data has no actors over Ray Client; run on a node of the '
+                "cluster with the address 'auto', for example with ray job submit"
             )
         if self.device not in ('auto', 'cpu', 'cuda'):
             raise ValueError(f'device is {show(self.device)}: workers of a cluster run on cpu, cuda or auto')
