@@ -52,19 +52,26 @@ def test_clusters_without_devices(nodes, workers, device, message):
 
 
 @pytest.mark.parametrize(
-    'values', [{'address': ''}, {'workers': 0}, {'device': 'cuda:1'}, {'shard_size': 0}, {'readers': -1}]
+    'values',
+    [
+        {'address': ''},
+        {'address': 'ray://head:10001'},
+        {'workers': 0},
+        {'device': 'cuda:1'},
+        {'shard_size': 0},
+        {'readers': -1},
+    ],
 )
 def test_invalid_options(values):
     with pytest.raises(ValueError, match=f'{next(iter(values))} is '):
         ClusterOptions(**values)
 
 
-@pytest.mark.parametrize('prefix', ['', 'ray://'])
-def test_address_without_a_cluster(photos, tmp_path, prefix):
+def test_address_without_a_cluster(photos, tmp_path):
     pytest.importorskip('ray.data')
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        address = f'{prefix}127.0.0.1:{free.getsockname()[1]}'
+        address = f'127.0.0.1:{free.getsockname()[1]}'
     with pytest.raises(RayError, match=f'no Ray cluster at {address} .*: check the address'):
         label_on_ray(Glow(), photos, tmp_path / 'out', LabelOptions(), ClusterOptions(address))
     assert not (tmp_path / 'out').exists()

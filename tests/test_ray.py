@@ -180,19 +180,22 @@ import sys
 from jobs import SlowGlow
 from fcam_zoo.labelling import ClusterOptions, LabelOptions, label_on_ray
 options = LabelOptions(multi=True, batch_size=2)
-label_on_ray(SlowGlow(sys.argv[3]), sys.argv[1], sys.argv[2], options, ClusterOptions(sys.argv[4], shard_size=2))
+label_on_ray(SlowGlow(sys.argv[3]), sys.argv[1], sys.argv[2], options, ClusterOptions(workers=2, shard_size=2))
 """
 
 
 def test_killed_driver_resumes(cluster, many, expected, tmp_path):
+    """The killed command had started Ray on this machine; the job continues on another cluster."""
     (tmp_path / 'pids').mkdir()
-    arguments = [str(many), str(tmp_path / 'out'), str(tmp_path / 'pids'), cluster.address]
+    arguments = [str(many), str(tmp_path / 'out'), str(tmp_path / 'pids')]
     driver = subprocess.Popen([sys.executable, '-c', KILLED_JOB, *arguments], stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: len(parts(tmp_path / 'out')) >= 2)
     finally:
         driver.kill()
         driver.wait()
+    workers = [Path('/proc', path.name) for path in (tmp_path / 'pids').iterdir()]
+    wait_for(lambda: not any(worker.exists() for worker in workers))
     kept = {path: path.stat().st_mtime_ns for path in parts(tmp_path / 'out')}
     assert 2 <= len(kept) < 12
     with pytest.raises(FileExistsError, match='already holds a job'):

@@ -117,7 +117,7 @@ def _add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='?',
         const='local',
         metavar='ADDRESS',
-        help='label on a Ray cluster: auto, host:port or ray://host:port (default: start Ray on this machine)',
+        help='label on a Ray cluster: auto or host:port, from one of its nodes (default: start Ray on this machine)',
     )
     group.add_argument(
         '--ray-workers', type=int, metavar='N', help='workers, each with the model (default: one per GPU or CPU core)'

@@ -33,8 +33,8 @@ class ClusterOptions:
 
     Attributes:
         address: 'local' starts Ray on this machine for the job; 'auto' is the running cluster of this machine;
-            otherwise `host:port` of a cluster, or `ray://host:port`. A Ray to which the process is already connected is
-            used in any case.
+            otherwise `host:port` of a cluster, of which this machine must be a node. A Ray to which the process is
+            already connected is used in any case.
         workers: Processes with a copy of the model each. Default: one per GPU, or one per CPU core without GPUs.
         device: 'cuda' uses the GPUs of the cluster, 'cpu' none, 'auto' those that it has.
         shard_size: Images per part, rounded up to whole batches. Default: 1024, or fewer if each worker would get less
@@ -54,7 +54,12 @@ class ClusterOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.address, str) or not self.address:
-            raise ValueError(f"address is {show(self.address)}: give 'local', 'auto', host:port or ray://host:port")
+            raise ValueError(f"address is {show(self.address)}: give 'local', 'auto' or host:port")
+        if self.address.startswith('ray://'):
+            raise ValueError(
+                f'address is {show(self.address)}: Ray Data has no actors over Ray Client; run on a node of the '
+                "cluster with the address 'auto', for example with ray job submit"
+            )
         if self.device not in ('auto', 'cpu', 'cuda'):
             raise ValueError(f'device is {show(self.device)}: workers of a cluster run on cpu, cuda or auto')
         if self.workers is not None and as_whole(self.workers, 1, MAX_WORKERS) is None:
@@ -155,9 +160,7 @@ def connected(address: str) -> Iterator[ModuleType]:
     if address == 'local':  # Ray's default is a low priority.
         os.environ.setdefault('RAY_worker_niceness', '0')
     _check_reachable(address)
-    options: dict[str, Any] = {}
-    if not address.startswith('ray://'):
-        options = {'log_to_driver': False, 'logging_level': logging.CRITICAL}
+    options: dict[str, Any] = {'log_to_driver': False, 'logging_level': logging.CRITICAL}
     if address == 'local':
         options |= {'include_dashboard': False, 'object_store_memory': _STORE_BYTES}
     try:
@@ -172,7 +175,7 @@ def connected(address: str) -> Iterator[ModuleType]:
 
 def _check_reachable(address: str) -> None:
     """Raise RayError when nothing listens at a host and port; Ray would try for minutes, then end the process."""
-    host, colon, port = address.removeprefix('ray://').rpartition(':')
+    host, colon, port = address.rpartition(':')
     if not colon or not port.isdecimal():
         return
     try:

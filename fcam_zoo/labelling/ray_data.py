@@ -23,7 +23,7 @@ from .cluster import ClusterOptions, Share, actor_options, import_ray, share_dev
 from .labeller import Labeller
 from .options import LabelOptions
 from .pipeline import Pipeline
-from .ray_workers import load_pipeline
+from .ray_workers import load_pipeline, put_pipeline
 from .rows import import_pyarrow, row_of, schema
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def map_batches(
     share = share_devices(nodes, cluster.workers, cluster.device)
     return dataset.map_batches(
         RowLabeller,
-        fn_constructor_args=(ray.put(pipeline), image, share),
+        fn_constructor_args=(put_pipeline(ray, pipeline), image, share),
         batch_size=batch_size,
         batch_format='pyarrow',
         **actor_options(ray, share),

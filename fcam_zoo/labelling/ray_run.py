@@ -33,7 +33,7 @@ from .inputs import find_inputs
 from .options import LabelOptions
 from .output import lock, output_errors
 from .pipeline import Pipeline
-from .ray_workers import KEPT_ERRORS, PartLabeller, Report
+from .ray_workers import KEPT_ERRORS, PartLabeller, Report, put_pipeline
 from .rows import About, import_pyarrow
 from .shards import Job, ShardFolder, name_of
 from .store import Store
@@ -165,7 +165,7 @@ class _Run:
             self.failed.setdefault(part, 'Ray lost it repeatedly')
 
     def _label_missing(self, pipeline: Pipeline, bar: tqdm) -> None:
-        reference, tries = self.ray.put(pipeline), count_tries(self.ray, TRIES)
+        reference, tries = put_pipeline(self.ray, pipeline), count_tries(self.ray, TRIES)
         for _ in range(_ROUNDS):
             known, parts = len(self.done), [part for part in self._missing() if part not in self.given_up]
             if not parts:

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -98,6 +100,13 @@ class PartLabeller:
             about = self.folder.write(self.job, part, ids, results)
             errors = [result for result in results if isinstance(result, str)][:KEPT_ERRORS]
         return Report(part, about.images, about.labelled, about.objects, errors)
+
+
+def put_pipeline(ray: ModuleType, pipeline: Pipeline) -> Any:
+    """Put a pipeline into Ray's object store, with its model on the CPU: workers may have no GPU."""
+    if next(pipeline.model.parameters()).device.type != 'cpu':
+        pipeline = replace(pipeline, model=deepcopy(pipeline.model).cpu())
+    return ray.put(pipeline)
 
 
 def load_pipeline(reference: Any, device: str, threads: int) -> Pipeline:
