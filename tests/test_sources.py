@@ -118,7 +118,7 @@ def test_kinds_can_be_mixed(here):
     [
         ([], FileNotFoundError, 'no image to localize'),
         ('no.jpg', FileNotFoundError, 'no.jpg: no such file or folder'),
-        ('no*.jpg', FileNotFoundError, 'no file matches'),
+        ('no*.jpg', FileNotFoundError, 'or matches this pattern; check the path'),
         ('no.txt', FileNotFoundError, 'no.txt: no such image file'),
         ('no.tar', FileNotFoundError, 'no.tar: no such image file'),
         ('photos/cat', TypeError, 'images holds'),

@@ -156,7 +156,7 @@ class _ShardIndex:
         with tarfile.TarFile(fileobj=_Headers(file)) as archive:  # type: ignore[arg-type]
             while (member := archive.next()) is not None:
                 # The list of all members would need more memory than the index itself.
-                archive.members = []
+                archive.members = []  # type: ignore[attr-defined]
                 if member.size < 0 or member.offset_data + member.size > self.shard.size:
                     raise tarfile.ReadError(f'{one_line(member.name, 100)} is incomplete')
                 if member.isreg() and not member.issparse():
