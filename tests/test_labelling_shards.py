@@ -209,8 +209,10 @@ def test_second_job_in_a_folder(job, tmp_path):
     other = replace(written, settings={**written.settings, 'threshold': 0.7})
     with pytest.raises(ValueError, match=r'other settings \(threshold: 0\.5\): resume it with these'):
         folder.start(other, resume=True)
+    (tmp_path / 'job/shards/.part-000001.x.parquet').write_bytes(b'half')  # Of a killed worker.
     folder.start(written, resume=True)
     assert len(folder.finished(written)) == 3
+    assert folder.existing() == {name_of(part) for part in range(3)}
     folder.start(other, resume=False)
     assert folder.finished(other) == {}
     assert folder.job().key == other.key != written.key

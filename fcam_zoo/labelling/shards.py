@@ -116,6 +116,7 @@ class ShardFolder:
             ValueError: When the job to resume has other settings.
         """
         found = self.job()
+        self.store.remove_temporary(FOLDER)
         if found is None or not resume:
             self.store.remove(FOLDER)
             self.store.write(JOB, (json.dumps(asdict(job), indent=2) + '\n').encode())

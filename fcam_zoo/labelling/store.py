@@ -127,6 +127,12 @@ class Store:
             else:
                 self._fs.rm(self.path(folder), recursive=True)
 
+    def remove_temporary(self, folder: str) -> None:
+        """Remove the files in a folder that killed processes had not finished; stores have none."""
+        for name in self.names(folder) if self.is_local else ():
+            if name.startswith('.'):  # As `atomic_path` names them.
+                Path(self.path(folder), name).unlink(missing_ok=True)
+
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
         """Convert the errors of a store in the block, which are of many kinds, to `StoreError`."""
