@@ -126,7 +126,9 @@ class _Plan:
     def _add_pattern(self, pattern: str) -> None:
         found = matches(pattern)
         if not found:
-            raise FileNotFoundError(f'{short_path(pattern)}: no file has this name or matches this pattern; check the path')
+            raise FileNotFoundError(
+                f'{short_path(pattern)}: no file has this name or matches this pattern; check the path'
+            )
         root = Path(fixed_folder(pattern))
         for path in found:
             if is_folder(path) or path.suffix.lower() in (*SUFFIXES, '.tar', '.parquet'):
