@@ -15,7 +15,9 @@ from PIL import Image
 from scenes import SCENES, draw, label, tree
 
 from fcam_zoo.cli import main
+from fcam_zoo.data.sources.local import LocalFiles
 from fcam_zoo.labelling import ClusterOptions, LabelOptions, export_labels, label_on_ray
+from fcam_zoo.labelling.formats import Masks
 from fcam_zoo.labelling.labeller import ImageRecord, ObjectRecord, object_mask
 from fcam_zoo.labelling.rows import About, ShardError, encode, record_of, row_of, schema
 from fcam_zoo.labelling.shards import ShardFolder, name_of
@@ -72,6 +74,12 @@ def test_equal_rows_give_equal_files(job, photos, tmp_path):
         {'status': 'maybe'},
         {'width': 50},
         {'width': None},
+        {'width': 2**20, 'height': 2**20, 'boxes': [], 'object_scores': [], 'areas': [], 'masks': []},
+        {'width': 0, 'height': 0, 'boxes': [], 'object_scores': [], 'areas': [], 'masks': []},
+        {'boxes': [[0, 0, 5, 2]]},
+        {'boxes': [[2, 0, 1, 2]]},
+        {'boxes': [[-1, 0, 1, 2]]},
+        {'masks': [[0, 2, -1, 0, 7]]},
         {'areas': [1]},
         {'boxes': []},
         {'score': 2.0},
@@ -182,6 +190,27 @@ def test_ids_that_occur_twice_are_refused(job, tmp_path):
     assert len(others) == 1
     with pytest.raises(ShardError, match=r'is in shards/part-000000.parquet and in shards/part-000002.parquet'):
         export_labels(tmp_path / 'job', tmp_path / 'out', ['csv'])
+
+
+@pytest.mark.parametrize('image_id', ['../../escaped.jpg', '/escaped.jpg', 'a/../../escaped.jpg', 'a//b.jpg', '', '.'])
+def test_ids_that_leave_the_output_folder_are_refused(job, tmp_path, image_id):
+    folder, written = job
+    results = [result for _, result in folder.rows(written, [2])]
+    folder.write(written, 2, [image_id], [replace(results[0], image=image_id)])
+    before = sorted(tmp_path.rglob('*'))
+    for formats in (['masks'], ['voc'], ['csv']):
+        with pytest.raises(ShardError, match='is not the name of an image below a folder'):
+            export_labels(tmp_path / 'job', tmp_path / 'out', formats)
+    made = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob('*')) - set(before)}
+    assert made == {'out'}
+
+
+def test_formats_write_only_below_their_folder(tmp_path):
+    writer = Masks(tmp_path / 'masks', ('x',), 'fcam', LocalFiles([]))
+    for path in ('../a.png', str(tmp_path / 'b.png'), 'a/../../c.png', ''):
+        with pytest.raises(ValueError, match='not a path below the output folder'), writer.create(path):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('content', ['{"settings": {}}', '[]', 'no JSON', '{"a": NaN}'])

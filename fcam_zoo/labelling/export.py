@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
 from tqdm import tqdm
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from .._io import one_line
 from .._schema import show
 from ..data import ImageSource, image_size, open_source
+from ..data.sources.base import is_writable
 from ..data.sources.store import is_url
 from ..errors import ImageError
 from .formats import FORMATS, Format
@@ -120,11 +121,20 @@ class _Rows:
         self.folder, self.job = folder, job
 
     def check(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return all ids and all errors; raise ShardError for an id that occurs twice or an unknown class."""
+        """Return all ids and all errors.
+
+        Raises:
+            ShardError: For an id that occurs twice or that annotation files cannot hold, or an unknown class.
+        """
         parts: dict[str, int] = {}
         errors: list[str] = []
         for part in range(self.job.parts):
             for image_id, result in self.folder.rows(self.job, [part]):
+                if not _is_path_below(image_id):
+                    raise ShardError(
+                        f'{name_of(part)} of {self.folder.store.where}: {one_line(image_id)} is not the name of an '
+                        'image below a folder: label the images again with --overwrite'
+                    )
                 if image_id in parts:
                     raise ShardError(
                         f'{one_line(image_id)} is in {name_of(parts[image_id])} and in {name_of(part)} of '
@@ -141,6 +151,13 @@ class _Rows:
         """Read all records."""
         results = (result for _, result in self.folder.rows(self.job, range(self.job.parts)))
         return (result for result in results if not isinstance(result, str))
+
+
+def _is_path_below(image_id: str) -> bool:
+    """Return whether an id is a relative path that stays below a folder of this system."""
+    path = PurePath(image_id)
+    below = not path.anchor and '..' not in path.parts and PurePosixPath(image_id).as_posix() == image_id
+    return below and bool(path.name) and is_writable(image_id)
 
 
 class _NoImages(ImageSource):

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from .._schema import NotNegative, build, describe_error, parse_json, show
+from ..data import MAX_PIXELS
 from ..errors import FcamZooError, install_hint
 from .labeller import ImageRecord, ObjectRecord
 
@@ -157,10 +158,20 @@ def record_of(row: dict[str, Any]) -> ImageRecord | str:
 
 def _records(columns: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the objects of a row or of its `upright`, after checking that they fit the image."""
-    pixels = columns['width'] * columns['height']
+    width, height = columns['width'], columns['height']
+    pixels = width * height
+    if min(width, height) < 1 or pixels > MAX_PIXELS:
+        raise ValueError(f'an image of {width}x{height} pixels')
     objects = [dict(zip(_COLUMNS.values(), values)) for values in zip(*(columns[c] for c in _COLUMNS), strict=True)]
     for found in objects:
-        if sum(found['counts']) != pixels or sum(found['counts'][1::2]) != found['area']:
+        x0, y0, x1, y1 = found['box']
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise ValueError('a box is not inside its image')
+        if (
+            min(found['counts'], default=0) < 0
+            or sum(found['counts']) != pixels
+            or sum(found['counts'][1::2]) != found['area']
+        ):
             raise ValueError('a mask does not fit its image')
     return objects
 
