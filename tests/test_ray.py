@@ -23,7 +23,7 @@ from fcam_zoo.cli import main
 from fcam_zoo.data import open_source
 from fcam_zoo.labelling import ClusterOptions, LabelOptions, export_labels, label_on_ray, map_batches, ray_run
 from fcam_zoo.labelling.rows import record_of
-from fcam_zoo.labelling.shards import name_of
+from fcam_zoo.labelling.shards import ShardFolder, name_of
 
 pytest.importorskip('ray.data')
 pytestmark = [
@@ -115,8 +115,10 @@ def parts(output: Path) -> list[Path]:
     return sorted((output / 'shards').glob('part-*'))
 
 
-def test_rows_files_and_export_equal_those_of_one_process(cluster, many, expected, tmp_path, capsys):
-    done = label_on_ray(Glow(), many, tmp_path / 'out', OPTIONS, ClusterOptions(shard_size=1))
+def test_rows_files_and_export_equal_those_of_one_process(cluster, many, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # The workers have another working directory.
+    done = label_on_ray(Glow(), 'many/*.png', 'out', OPTIONS, ClusterOptions(shard_size=1))
+    assert ShardFolder('out').job().sources == [str(tmp_path / 'many/*.png')]
     assert (done.images, done.labelled, done.error_count, done.failed) == (24, 23, 1, {})
     assert len(done.errors) == 1
     assert '23.png: not an image of a known format' in done.errors[0]

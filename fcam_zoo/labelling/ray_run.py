@@ -29,7 +29,7 @@ from .cluster import (
     share_devices,
     tolerant,
 )
-from .inputs import find_inputs
+from .inputs import absolute_argument, find_inputs, with_absolute_paths
 from .options import LabelOptions
 from .output import lock, output_errors
 from .pipeline import Pipeline
@@ -106,26 +106,22 @@ def label_on_ray(
     warn_if_untrained(model)
     folder = ShardFolder(output)
     found = folder.check(options.overwrite, options.resume)
-    given = [] if isinstance(images, ImageSource) else [_absolute(text) for text in as_texts(images)]
+    given = [] if isinstance(images, ImageSource) else as_texts(images)
+    images = images if isinstance(images, ImageSource) else given
     source = find_inputs(images, Path(folder.store.where)) if folder.store.is_local else open_source(images)
-    pipeline = Pipeline.for_model(model, source, options)
+    pipeline = Pipeline.for_model(model, with_absolute_paths(source), options)
     with connected(cluster.address) as ray, tolerant(ray), output_errors(), _locked(folder.store):
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
         share = share_devices(nodes, cluster.workers, cluster.device)
         pipeline = replace(pipeline, workers=share.readers if cluster.readers is None else cluster.readers)
         size = found.shard_size if found and options.resume else None
         size = _shard_size(cluster.shard_size or size or _default_size(len(source), share), options.batch_size)
-        settings = pipeline.settings
-        job = Job(settings, len(source), size, list(pipeline.labeller.classes), options.model_name, given)
+        names, places = list(pipeline.labeller.classes), [absolute_argument(text) for text in given]
+        job = Job(pipeline.settings, len(source), size, names, options.model_name, places)
         folder.start(job, options.resume)
         run = _Run(ray, folder, job, share)
         run.label_rest(pipeline, options.progress)
         return run.summary(source.problems)
-
-
-def _absolute(text: str) -> str:
-    """Return a path that does not depend on the working directory; URLs and `-` are returned unchanged."""
-    return os.path.abspath(text) if Path(text).exists() else text  # noqa: PTH100
 
 
 def _default_size(images: int, share: Share) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .._schema import NotNegative, build, describe_error, parse_json, show
 from ..data import MAX_PIXELS
@@ -186,11 +186,17 @@ def encode(rows: Sequence[dict[str, Any]], about: About) -> bytes:
     return content.getvalue()
 
 
-def read_about(file: BinaryIO, name: str) -> About:
-    """Read the metadata of a Parquet file that `encode` returned; only its end is read.
+def missing_bytes(end: bytes) -> int:
+    """Return how many bytes of a Parquet file's metadata are before these bytes of its end; 0 or less if none are."""
+    # The file ends with the metadata, their length in four bytes, and four bytes that are the same in all files.
+    return int.from_bytes(end[-8:-4], 'little') + 12 - len(end)
+
+
+def read_about(content: bytes, name: str) -> About:
+    """Read the metadata of a Parquet file that `encode` returned.
 
     Args:
-        file: The file; it can seek.
+        content: The file, or its end with all metadata.
         name: Its name, for messages.
 
     Raises:
@@ -198,7 +204,7 @@ def read_about(file: BinaryIO, name: str) -> About:
     """
     pa = import_pyarrow()
     with _damaged(name):
-        found = pa.parquet.read_schema(file).metadata or {}
+        found = pa.parquet.read_schema(io.BytesIO(content)).metadata or {}
     if _ABOUT not in found:
         raise ShardError(f'{name} was not written by fcam-zoo predict --ray: move it away')
     with _damaged(name):
@@ -208,7 +214,7 @@ def read_about(file: BinaryIO, name: str) -> About:
 def decode(content: bytes, name: str) -> tuple[About, Iterator[dict[str, Any]]]:
     """Read the metadata and the rows of a Parquet file that `encode` returned; errors are those of `read_about`."""
     pa = import_pyarrow()
-    about = read_about(io.BytesIO(content), name)
+    about = read_about(content, name)
     with _damaged(name):
         table = pa.parquet.read_table(io.BytesIO(content), page_checksum_verification=True)
         if not table.schema.equals(schema()) or table.num_rows != about.images:
@@ -218,7 +224,7 @@ def decode(content: bytes, name: str) -> tuple[About, Iterator[dict[str, Any]]]:
 
 @contextmanager
 def _damaged(name: str) -> Iterator[None]:
-    """Convert the errors of reading a Parquet file in the block to `ShardError`."""
+    """Convert the errors of reading a Parquet file in memory in the block to `ShardError`."""
     try:
         yield
     except (ValueError, OSError, LookupError) as e:  # Those of Arrow are subclasses.

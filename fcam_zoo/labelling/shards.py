@@ -15,12 +15,14 @@ from .._io import is_folder
 from .._schema import Positive, build, parse_json, reading
 from .journal import differences
 from .pipeline import Result
-from .rows import About, DamagedShard, ShardError, decode, encode, read_about, record_of, row_of
+from .rows import About, DamagedShard, ShardError, decode, encode, missing_bytes, read_about, record_of, row_of
 from .store import Store
 
 logger = logging.getLogger(__name__)
 
 JOB, FOLDER = 'job.json', 'shards'
+# Bytes at the end of a part that usually hold its metadata.
+_END = 2**16
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,14 @@ class ShardFolder:
 
         Raises:
             ShardError: When it is a part of another job.
+            OSError: When it cannot be read; a part that a store does not return is not damaged.
         """
         name = name_of(part)
         try:
-            with self.store.open(name) as file:
-                about = read_about(file, self.store.path(name))
+            content = self.store.read_end(name, _END)
+            if (missing := missing_bytes(content)) > 0:
+                content = self.store.read_end(name, len(content) + missing)
+            about = read_about(content, self.store.name_of(name))
         except FileNotFoundError:
             return None
         except DamagedShard as e:
