@@ -11,7 +11,6 @@ from jobs import make_job
 from fcam_zoo.labelling import ClusterOptions, LabelOptions, label_on_ray, ray_run
 from fcam_zoo.labelling.cluster import RayError, Share, count_tries, share_devices
 from fcam_zoo.labelling.rows import About
-from fcam_zoo.labelling.shards import name_of
 
 CORES = [{'CPU': 4.0}, {'CPU': 2.0}, {'memory': 1.0}]
 GPUS = [{'CPU': 8.0, 'GPU': 2.0}, {'CPU': 16.0}]
@@ -80,7 +79,7 @@ def test_address_without_a_cluster(photos, tmp_path):
 def test_folder_that_the_nodes_do_not_share(photos, tmp_path):
     pytest.importorskip('pyarrow.parquet')
     folder, job = make_job(photos, tmp_path / 'job')
-    (tmp_path / 'job' / name_of(1)).unlink()
+    (tmp_path / 'job' / 'shards/part-000001.parquet').unlink()
     run = ray_run._Run(None, folder, job, Share(1, 1, 0), done={1: About(job.key, 1, 2, 2, 2)})
     with pytest.raises(RayError, match='the nodes do not share this folder'):
         run._check_files([0, 1])

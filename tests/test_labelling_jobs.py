@@ -1,15 +1,18 @@
-"""Jobs of Parquet files: relative paths, errors of the store that holds them, and what they write about their images."""
+"""Jobs of Parquet files: relative paths, errors of their store, and their replacement."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from jobs import make_job
-from scenes import make_photos
+from scenes import make_photos, tree
 from stored_images import write_tar
 
 from fcam_zoo.data import open_source
+from fcam_zoo.labelling import check_export, export_labels
 from fcam_zoo.labelling.inputs import absolute_argument, with_absolute_paths
-from fcam_zoo.labelling.shards import ShardFolder
+from fcam_zoo.labelling.shards import ShardFolder, how_to_resume
 from fcam_zoo.labelling.store import Store, StoreError
 
 pytest.importorskip('pyarrow.parquet')
@@ -86,3 +89,55 @@ def test_metadata_that_is_larger_than_the_end_that_is_read_first(photos, memory,
     known = folder.finished(job)
     monkeypatch.setattr('fcam_zoo.labelling.shards._END', 16)
     assert ShardFolder('memory://bucket/job').finished(job) == known
+
+
+def write_parts(folder: ShardFolder, old, job, parts) -> None:
+    """Write the parts of a job with the rows of an older one."""
+    for part in parts:
+        ids, results = zip(*folder.rows(old, [part]))
+        folder.write(job, part, ids, results)
+
+
+@pytest.mark.parametrize('where', ['{}/job', 'memory://bucket/job'])
+def test_old_parts_stay_until_the_new_job_has_finished(photos, memory, tmp_path, where):
+    folder, old = make_job(photos, where.format(tmp_path))
+    new = folder.start(replace(old, settings={**old.settings, 'threshold': 0.7}), resume=False)
+    assert (old.folder, new.folder) == ('shards', 'shards-2')
+    write_parts(folder, old, new, [0])
+    assert len(folder.finished(old)) == 3  # A kill at this moment loses nothing.
+    with pytest.raises(ValueError, match='2 of 3 parts are missing'):
+        export_labels(folder.store.where, tmp_path / 'out', ['csv'])
+    resumed = folder.start(new, resume=True)
+    assert (resumed.key, resumed.folder) == (new.key, 'shards-2')
+    write_parts(folder, old, new, [1, 2])
+    folder.finish(new)
+    assert (folder.job().key, folder.job().folder) == (new.key, 'shards-2')
+    assert len(folder.finished(new)) == 3
+    assert folder.finished(old) == {}
+    assert not folder.store.exists('unfinished.json')
+    # The next one, with equal settings, uses the first folder again; after a kill it can be discarded.
+    third = folder.start(new, resume=False)
+    write_parts(folder, new, third, [0])
+    fourth = folder.start(new, resume=False)
+    assert (third.folder, fourth.folder, folder.finished(fourth)) == ('shards', 'shards', {})
+    assert len(folder.finished(new)) == 3
+
+
+def test_export_into_the_folder_of_a_job(photos, tmp_path):
+    make_job(photos, tmp_path / 'job')
+    export_labels(tmp_path / 'job', tmp_path / 'job', ['coco'])  # The process was killed before it published `csv`.
+    before = tree(tmp_path / 'job')
+    with pytest.raises(FileExistsError, match=r'fcam-zoo export-labels .* --overwrite --export coco csv') as caught:
+        check_export(str(tmp_path / 'job'), ['coco', 'csv'], replace=False)
+    assert 'replace them with --overwrite' not in str(caught.value)
+    check_export(str(tmp_path / 'job'), ['coco', 'csv'], replace=True)
+    export_labels(tmp_path / 'job', tmp_path / 'job', ['coco', 'csv'], overwrite=True)
+    assert tree(tmp_path / 'job').items() >= before.items()
+
+
+def test_command_that_resumes_a_job(photos, tmp_path):
+    _, job = make_job(photos, tmp_path / 'job')
+    job = replace(job, sources=['/my photos/*.jpg', '/b$c'], model_name='a b')
+    command = "fcam-zoo predict '/my photos/*.jpg' '/b$c' --model 'a b' --ray --resume -o '/out put'"
+    assert how_to_resume(job, '/out put').endswith(f'with its options: {command}')
+    assert '(with the keys of the URLs, which are not stored)' in how_to_resume(replace(job, left_out=True), 'out')

@@ -20,7 +20,7 @@ from fcam_zoo.labelling import ClusterOptions, LabelOptions, export_labels, labe
 from fcam_zoo.labelling.formats import Masks
 from fcam_zoo.labelling.labeller import ImageRecord, ObjectRecord, object_mask
 from fcam_zoo.labelling.rows import About, ShardError, encode, record_of, row_of, schema
-from fcam_zoo.labelling.shards import ShardFolder, name_of
+from fcam_zoo.labelling.shards import ShardFolder
 from fcam_zoo.labelling.store import Store, StoreError
 
 pq = pytest.importorskip('pyarrow.parquet')
@@ -45,7 +45,7 @@ def job(photos, tmp_path):
 
 def test_rows_hold_all_that_a_record_holds(job):
     folder, written = job
-    tables = [pq.read_table(folder.store.path(name_of(part))) for part in range(written.parts)]
+    tables = [pq.read_table(folder.store.path(written.file_of(part))) for part in range(written.parts)]
     assert [table.num_rows for table in tables] == [3, 3, 1]
     assert all(table.schema.equals(schema()) for table in tables)
     found = [row for table in tables for row in table.to_pylist()]
@@ -169,7 +169,7 @@ def damage(path: Path, how: str) -> None:
     ],
 )
 def test_damaged_parts_are_refused(job, tmp_path, how, message):
-    damage(tmp_path / 'job' / name_of(1), how)
+    damage(tmp_path / 'job' / 'shards/part-000001.parquet', how)
     with pytest.raises(ShardError, match=message):
         export_labels(tmp_path / 'job', tmp_path / 'out', ['coco'])
     assert not (tmp_path / 'out/coco').exists()
@@ -177,7 +177,7 @@ def test_damaged_parts_are_refused(job, tmp_path, how, message):
 
 def test_truncated_parts_are_labelled_again(job, tmp_path, caplog):
     folder, written = job
-    damage(tmp_path / 'job' / name_of(1), 'truncated')
+    damage(tmp_path / 'job' / 'shards/part-000001.parquet', 'truncated')
     assert folder.finished(written).keys() == {0, 2}
     assert 'part-000001.parquet is damaged' in caplog.text
 
@@ -241,9 +241,9 @@ def test_second_job_in_a_folder(job, tmp_path):
     (tmp_path / 'job/shards/.part-000001.x.parquet').write_bytes(b'half')  # Of a killed worker.
     folder.start(written, resume=True)
     assert len(folder.finished(written)) == 3
-    assert folder.existing() == {name_of(part) for part in range(3)}
-    folder.start(other, resume=False)
-    assert folder.finished(other) == {}
+    assert folder.existing(written) == {written.file_of(part) for part in range(3)}
+    started = folder.start(other, resume=False)
+    assert folder.finished(started) == {}
     assert folder.job().key == other.key != written.key
 
 

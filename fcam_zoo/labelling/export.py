@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
@@ -13,7 +14,7 @@ from .._io import one_line
 from .._schema import show
 from ..data import ImageSource, image_size, open_source
 from ..data.sources.base import is_writable
-from ..data.sources.store import is_url
+from ..data.sources.store import is_url, public_url
 from ..errors import ImageError
 from .formats import FORMATS, Format
 from .journal import Journal
@@ -21,7 +22,7 @@ from .labeller import ImageRecord, LabelledImage
 from .output import OutputFolder, lock, output_errors
 from .rows import ShardError
 from .run import Summary
-from .shards import Job, ShardFolder, how_to_resume, name_of
+from .shards import Job, ShardFolder, how_to_resume
 
 _SHOWN = 3
 
@@ -57,7 +58,7 @@ def export_labels(
     job_folder, folder = ShardFolder(shards), OutputFolder(Path(output), formats)
     job = job_folder.job()
     if job is None:
-        raise FileNotFoundError(f'{job_folder.store.where} holds no job: give the output of fcam-zoo predict --ray')
+        raise FileNotFoundError(f'{job_folder.store.name} holds no job: give the output of fcam-zoo predict --ray')
     _check_complete(job_folder, job)
     rows = _Rows(job_folder, job)
     with output_errors(), lock(folder.path):
@@ -78,19 +79,35 @@ def export_labels(
     return Summary(len(ids) - len(errors), objects, errors, files)
 
 
-def check_export(output: str, formats: Sequence[str], overwrite: bool) -> None:
+def check_export(output: str, formats: Sequence[str], replace: bool) -> None:
     """Check before a job that its labels can be exported to its own folder.
 
+    Args:
+        output: The folder.
+        formats: Names of formats.
+        replace: Whether earlier results of these formats are replaced.
+
     Raises:
-        FileExistsError: When it holds results of one of the formats and `overwrite` is False.
+        FileExistsError: When it holds results of one of the formats and `replace` is False, or an unfinished run of
+            `label_images`, which the export would discard.
         ValueError: For an unknown format, 'overlays', or a URL.
     """
     _check_formats(formats)
     if is_url(output):
         raise ValueError(
-            f'{output} is a URL, and annotation files are written to a folder: run fcam-zoo export-labels afterwards'
+            f'{public_url(output)} is a URL, and annotation files are written to a folder: run fcam-zoo export-labels '
+            'afterwards'
         )
-    OutputFolder(Path(output), formats).check_results(overwrite)
+    folder = OutputFolder(Path(output), formats)
+    folder.check_results(overwrite=True)
+    if not replace and (found := [name for name in folder.formats if (folder.path / name).exists()]):
+        command = shlex.join(['fcam-zoo', 'export-labels', output, '-o', output, '--overwrite', '--export', *formats])
+        raise FileExistsError(
+            f'{folder.path / found[0]} already holds results: choose another output folder, or label without --export, '
+            f'then replace them with {command}'
+        )
+    if Journal(folder.journal).done:
+        raise FileExistsError(f'{folder.path} holds an unfinished run: finish it, or choose another output folder')
 
 
 def _check_formats(formats: Sequence[str]) -> None:
@@ -104,11 +121,11 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 
 def _check_complete(folder: ShardFolder, job: Job) -> None:
-    existing = folder.existing()
-    missing = [name_of(part) for part in range(job.parts) if name_of(part) not in existing]
+    existing = folder.existing(job)
+    missing = [job.file_of(part) for part in range(job.parts) if job.file_of(part) not in existing]
     if missing:
         names = ', '.join(missing[:_SHOWN]) + ', …' * (len(missing) > _SHOWN)
-        where = folder.store.where
+        where = folder.store.name
         raise ShardError(
             f'{where}: {len(missing)} of {job.parts} parts are missing ({names}): {how_to_resume(job, where)}'
         )
@@ -132,20 +149,23 @@ class _Rows:
             for image_id, result in self.folder.rows(self.job, [part]):
                 if not _is_path_below(image_id):
                     raise ShardError(
-                        f'{name_of(part)} of {self.folder.store.where}: {one_line(image_id)} is not the name of an '
+                        f'{self._name(part)}: {one_line(image_id)} is not the name of an '
                         'image below a folder: label the images again with --overwrite'
                     )
                 if image_id in parts:
                     raise ShardError(
-                        f'{one_line(image_id)} is in {name_of(parts[image_id])} and in {name_of(part)} of '
-                        f'{self.folder.store.where}: discard the job with --overwrite'
+                        f'{one_line(image_id)} is in {self.job.file_of(parts[image_id])} and in {self._name(part)}: '
+                        'discard the job with --overwrite'
                     )
                 parts[image_id] = part
                 if isinstance(result, str):
                     errors.append(result)
                 elif result.label >= len(self.job.classes):
-                    raise ShardError(f'{name_of(part)} of {self.folder.store.where}: {image_id} has an unknown class')
+                    raise ShardError(f'{self._name(part)}: {image_id} has an unknown class')
         return tuple(parts), tuple(errors)
+
+    def _name(self, part: int) -> str:
+        return f'{self.job.file_of(part)} of {self.folder.store.name}'
 
     def records(self) -> Iterator[ImageRecord]:
         """Read all records."""
@@ -181,7 +201,8 @@ def _images_of(
 ) -> ImageSource:
     """Open the images of a job."""
     fix = 'give the images with --source (in Python source=)'
-    if source is None and (not job.sources or '-' in job.sources):  # '-' was standard input.
+    # '-' was standard input.
+    if source is None and (not job.sources or job.left_out or '-' in job.sources):
         raise ValueError(f'yolo copies the images, and the job does not say where they are: {fix}')
     leave_out = folder.store.where if folder.store.is_local else None
     images = open_source(job.sources if source is None else source, leave_out=leave_out)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .._schema import describe_error, show
 from ..data import ImageSource, open_source
 from ..data.paths import as_texts
+from ..data.sources.store import public_url
 from ..inference import warn_if_untrained
 from ..models import FCAM
 from .cluster import (
@@ -35,7 +36,7 @@ from .output import lock, output_errors
 from .pipeline import Pipeline
 from .ray_workers import KEPT_ERRORS, PartLabeller, Report, put_pipeline
 from .rows import About, import_pyarrow
-from .shards import Job, ShardFolder, name_of
+from .shards import Job, ShardFolder
 from .store import Store
 
 SHARD_SIZE = 1024
@@ -58,6 +59,7 @@ class JobSummary:
         error_count: Images that could not be read, in finished parts, and arguments that were left out.
         errors: The first errors, one line each.
         failed: Why each missing part failed, by its number; `resume` tries them again.
+        shards: Folder or URL of the Parquet files.
     """
 
     images: int
@@ -66,6 +68,7 @@ class JobSummary:
     error_count: int
     errors: tuple[str, ...]
     failed: dict[int, str]
+    shards: str
 
 
 def label_on_ray(
@@ -117,9 +120,9 @@ def label_on_ray(
         size = found.shard_size if found and options.resume else None
         size = _shard_size(cluster.shard_size or size or _default_size(len(source), share), options.batch_size)
         names, places = list(pipeline.labeller.classes), [absolute_argument(text) for text in given]
-        job = Job(pipeline.settings, len(source), size, names, options.model_name, places)
-        folder.start(job, options.resume)
-        run = _Run(ray, folder, job, share)
+        public = [public_url(place) for place in places]
+        job = Job(pipeline.settings, len(source), size, names, options.model_name, public, public != places)
+        run = _Run(ray, folder, folder.start(job, options.resume), share)
         run.label_rest(pipeline, options.progress)
         return run.summary(source.problems)
 
@@ -151,7 +154,7 @@ class _Run:
 
     def label_rest(self, pipeline: Pipeline, progress: bool) -> None:
         """Label the missing parts, in several rounds: Ray drops a part when a worker or a node dies repeatedly."""
-        self.done = self.folder.finished(self.job)
+        self.done = self.folder.finished(self.job, progress)
         self._read_errors()
         initial = sum(about.images for about in self.done.values())
         with tqdm(total=self.job.images, initial=initial, unit='image', disable=not progress) as bar:
@@ -159,6 +162,8 @@ class _Run:
                 self._label_missing(pipeline, bar)
         for part in self._missing():
             self.failed.setdefault(part, 'Ray lost it repeatedly')
+        if not self.failed:
+            self.folder.finish(self.job)
 
     def _label_missing(self, pipeline: Pipeline, bar: tqdm) -> None:
         reference, tries = put_pipeline(self.ray, pipeline), count_tries(self.ray, TRIES)
@@ -207,13 +212,13 @@ class _Run:
 
     def _check_files(self, parts: list[int]) -> None:
         """Count the parts whose report was lost with a node, and check that this machine sees those of all nodes."""
-        existing = self.folder.existing()
+        existing = self.folder.existing(self.job)
         for part in parts:
-            exists = name_of(part) in existing
+            exists = self.job.file_of(part) in existing
             if part in self.done and not exists:
                 raise RayError(
-                    f'{self.folder.store.path(name_of(part))} was written by a worker, but does not exist here: the '
-                    'nodes do not share this folder; choose one on a shared disk, or a URL such as s3://bucket/labels'
+                    f'{self.folder.store.name_of(self.job.file_of(part))} was written by a worker, but does not exist '
+                    'here: the nodes do not share this folder; choose one on a shared disk, or a URL such as s3://bucket/labels'
                 )
             if exists and part not in self.done and (about := self.folder.about(self.job, part)):
                 self.done[part] = about
@@ -239,4 +244,5 @@ class _Run:
             error_count=len(problems) + unread,
             errors=(*problems, *self.errors)[:KEPT_ERRORS],
             failed=dict(sorted(self.failed.items())),
+            shards=self.folder.store.name_of(self.job.folder),
         )

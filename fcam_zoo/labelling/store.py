@@ -135,6 +135,14 @@ class Store:
             else:
                 self._attempt(folder, lambda: self._fs.rm(self.path(folder), recursive=True))
 
+    def remove_file(self, name: str) -> None:
+        """Remove a file, if it exists."""
+        with suppress(FileNotFoundError):
+            if self.is_local:
+                Path(self.path(name)).unlink()
+            else:
+                self._attempt(name, lambda: self._fs.rm_file(self.path(name)))
+
     def remove_temporary(self, folder: str) -> None:
         """Remove the files in a folder that killed processes had not finished; stores have none."""
         for name in self.names(folder) if self.is_local else ():
