@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from glow import Glow
 from jobs import make_job
 from scenes import make_photos, tree
 from stored_images import write_tar
 
 from fcam_zoo.data import open_source
-from fcam_zoo.labelling import check_export, export_labels
+from fcam_zoo.labelling import LabelOptions, check_export, export_labels, ray_run
+from fcam_zoo.labelling.cluster import Share
 from fcam_zoo.labelling.inputs import absolute_argument, with_absolute_paths
+from fcam_zoo.labelling.pipeline import Pipeline
+from fcam_zoo.labelling.ray_workers import PartLabeller
 from fcam_zoo.labelling.shards import ShardFolder, how_to_resume
 from fcam_zoo.labelling.store import Store, StoreError
 
@@ -141,3 +148,43 @@ def test_command_that_resumes_a_job(photos, tmp_path):
     command = "fcam-zoo predict '/my photos/*.jpg' '/b$c' --model 'a b' --ray --resume -o '/out put'"
     assert how_to_resume(job, '/out put').endswith(f'with its options: {command}')
     assert '(with the keys of the URLs, which are not stored)' in how_to_resume(replace(job, left_out=True), 'out')
+
+
+def test_images_that_their_store_did_not_return_are_labelled_again(photos, memory, tmp_path, monkeypatch):
+    """Through the part that a worker labels; the driver leaves such parts out of the finished ones."""
+    from fcam_zoo.data.sources import store
+
+    monkeypatch.setattr(store, 'FIRST_WAIT', 0.0)
+    client = memory()
+    for name in ('a', 'b', 'c'):
+        client.pipe(f'/in/{name}.png', (photos / 'dim/a.png').read_bytes())
+    client.pipe('/in/d.png', b'no image')
+    with monkeypatch.context() as patch:
+        fail(patch, memory, 'cat_file', 4)
+        folder, job = make_job('memory://in', tmp_path / 'job', 4)
+    results = dict(folder.rows(job, [0]))
+    assert [type(result).__name__ for result in results.values()] == [
+        'NotReturned',
+        'ImageRecord',
+        'ImageRecord',
+        'str',
+    ]
+    about = folder.about(job, 0)
+    assert (about.images, about.labelled, about.unavailable) == (4, 2, 1)
+    done = export_labels(tmp_path / 'job', tmp_path / 'out', ['csv'])
+    assert (done.labelled, len(done.errors)) == (2, 2)
+    pipeline = Pipeline.for_model(Glow(), open_source('memory://in'), LabelOptions(multi=True, batch_size=4))
+    worker = object.__new__(PartLabeller)
+    worker.pipeline, worker.folder, worker.job, worker.tries = pipeline, folder, job, FakeActor()
+    monkeypatch.setitem(sys.modules, 'ray', SimpleNamespace(get=lambda value: value))
+    (report,) = worker({'part': [0]})['report']
+    assert (json.loads(report)['labelled'], json.loads(report)['unavailable']) == (3, 0)
+    run = ray_run._Run(None, folder, job, Share(1, 1, 0))
+    run.label_rest(pipeline, progress=False)
+    assert (run.summary(()).labelled, run.summary(()).unavailable) == (3, 0)
+
+
+class FakeActor:
+    """Counts no tries."""
+
+    begin = SimpleNamespace(remote=lambda part: '')

@@ -230,6 +230,11 @@ def _run_on_ray(args: argparse.Namespace) -> int:
         print(f'fcam-zoo: part {part} failed: {one_line(reason)}', file=sys.stderr)
     if done.failed:
         print(f'fcam-zoo: {len(done.failed)} parts failed: try them again with --resume', file=sys.stderr)
+    if done.unavailable:
+        print(
+            f'fcam-zoo: stores did not return {done.unavailable} of the images: try them again with --resume',
+            file=sys.stderr,
+        )
     print(
         f'{done.labelled} of {done.images} images localized, {done.objects} objects, {done.error_count} errors: '
         f'{done.shards}'

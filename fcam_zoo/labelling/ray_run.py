@@ -60,6 +60,8 @@ class JobSummary:
         errors: The first errors, one line each.
         failed: Why each missing part failed, by its number; `resume` tries them again.
         shards: Folder or URL of the Parquet files.
+        unavailable: Images that their store did not return, among those that could not be read; `resume` tries them
+            again.
     """
 
     images: int
@@ -69,6 +71,7 @@ class JobSummary:
     errors: tuple[str, ...]
     failed: dict[int, str]
     shards: str
+    unavailable: int
 
 
 def label_on_ray(
@@ -154,7 +157,9 @@ class _Run:
 
     def label_rest(self, pipeline: Pipeline, progress: bool) -> None:
         """Label the missing parts, in several rounds: Ray drops a part when a worker or a node dies repeatedly."""
-        self.done = self.folder.finished(self.job, progress)
+        finished = self.folder.finished(self.job, progress)
+        # Parts with images that their store did not return are labelled again; if that fails, the old ones are kept.
+        self.done = {part: about for part, about in finished.items() if not about.unavailable}
         self._read_errors()
         initial = sum(about.images for about in self.done.values())
         with tqdm(total=self.job.images, initial=initial, unit='image', disable=not progress) as bar:
@@ -208,7 +213,8 @@ class _Run:
             return
         self.failed.pop(report.part, None)
         self.errors += report.errors[: KEPT_ERRORS - len(self.errors)]
-        self.done[report.part] = About(self.job.key, report.part, report.images, report.labelled, report.objects)
+        counts = (report.images, report.labelled, report.objects, report.unavailable)
+        self.done[report.part] = About(self.job.key, report.part, *counts)
 
     def _check_files(self, parts: list[int]) -> None:
         """Count the parts whose report was lost with a node, and check that this machine sees those of all nodes."""
@@ -245,4 +251,5 @@ class _Run:
             errors=(*problems, *self.errors)[:KEPT_ERRORS],
             failed=dict(sorted(self.failed.items())),
             shards=self.folder.store.name_of(self.job.folder),
+            unavailable=sum(about.unavailable for about in self.done.values()),
         )

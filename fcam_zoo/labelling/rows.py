@@ -14,6 +14,7 @@ from .._schema import NotNegative, build, describe_error, parse_json, show
 from ..data import MAX_PIXELS
 from ..errors import FcamZooError, install_hint
 from .labeller import ImageRecord, ObjectRecord
+from .loading import NotReturned
 
 if TYPE_CHECKING:
     import pyarrow
@@ -43,6 +44,7 @@ class About:
         images: Number of rows.
         labelled: Rows with labels; the others have an error.
         objects: Objects in all rows.
+        unavailable: Rows of images that their store did not return.
     """
 
     job: str
@@ -50,6 +52,7 @@ class About:
     images: Annotated[int, NotNegative]
     labelled: Annotated[int, NotNegative]
     objects: Annotated[int, NotNegative]
+    unavailable: Annotated[int, NotNegative] = 0
 
 
 def import_pyarrow() -> ModuleType:
@@ -70,7 +73,8 @@ def schema() -> pyarrow.Schema:
     """Return the columns of a row.
 
     - `id`: name of the image.
-    - `status`: 'ok', or 'error' for an image that could not be read; then `error` says why, and all others are null.
+    - `status`: 'ok'; 'error' for an image that could not be read; or 'unavailable' for one that its store did not
+      return, which `resume` labels again. `error` says why, and all others are null.
     - `label`, `label_index`: class of the objects, by its name and its index among the classes of the run.
     - `predicted`, `predicted_index`, `score`: the class that the model predicts, and its probability.
     - `width`, `height`: stored size in pixels.
@@ -108,7 +112,7 @@ def schema() -> pyarrow.Schema:
 def row_of(image_id: str, result: ImageRecord | str, classes: Sequence[str]) -> dict[str, Any]:
     """Return the row of an image, given its record, or the error of an unreadable image."""
     if isinstance(result, str):
-        return {'id': image_id, 'status': 'error', 'error': result}
+        return {'id': image_id, 'status': _status(result), 'error': result}
     stored = _objects(result.size, result.objects)
     upright = _objects(result.upright_size, result.upright_objects)
     return {
@@ -124,6 +128,10 @@ def row_of(image_id: str, result: ImageRecord | str, classes: Sequence[str]) -> 
     }
 
 
+def _status(error: str) -> str:
+    return 'unavailable' if isinstance(error, NotReturned) else 'error'
+
+
 def _objects(size: tuple[int, int], objects: list[ObjectRecord]) -> dict[str, Any]:
     columns = {column: [getattr(found, name) for found in objects] for column, name in _COLUMNS.items()}
     return {'width': size[0], 'height': size[1], **columns, 'boxes': [list(found.box) for found in objects]}
@@ -135,10 +143,10 @@ def record_of(row: dict[str, Any]) -> ImageRecord | str:
     Raises:
         ValueError: When the row has other content.
     """
-    if row['status'] not in ('ok', 'error'):
+    if row['status'] not in ('ok', 'error', 'unavailable'):
         raise ValueError(f'the status of a row is {show(row["status"])}')
-    if row['status'] == 'error':
-        return str(row['error'])
+    if row['status'] != 'ok':
+        return (str if row['status'] == 'error' else NotReturned)(row['error'])
     upright = row['upright'] or row
     return build(
         ImageRecord,

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from .._io import is_folder
 from .._schema import Positive, build, parse_json, reading
 from .journal import differences
+from .loading import NotReturned
 from .pipeline import Result
 from .rows import About, DamagedShard, ShardError, decode, encode, missing_bytes, read_about, record_of, row_of
 from .store import Store
@@ -213,7 +214,8 @@ class ShardFolder:
         """
         records = [result for result in results if not isinstance(result, str)]
         objects = sum(len(record.objects) for record in records)
-        about = About(job.key, part, len(results), len(records), objects)
+        unavailable = sum(isinstance(result, NotReturned) for result in results)
+        about = About(job.key, part, len(results), len(records), objects, unavailable)
         rows = [row_of(image_id, result, job.classes) for image_id, result in zip(ids, results, strict=True)]
         self.store.write(job.file_of(part), encode(rows, about))
         return about
