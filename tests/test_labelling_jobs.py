@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import pytest
 from glow import Glow
 from jobs import make_job
-from scenes import make_photos, tree
+from scenes import label, make_photos, tree
 from stored_images import write_tar
 
 from fcam_zoo.data import open_source
 from fcam_zoo.labelling import LabelOptions, check_export, export_labels, ray_run
 from fcam_zoo.labelling.cluster import Share
 from fcam_zoo.labelling.inputs import absolute_argument, with_absolute_paths
+from fcam_zoo.labelling.journal import Journal, seal
+from fcam_zoo.labelling.loading import NotReturned
 from fcam_zoo.labelling.pipeline import Pipeline
 from fcam_zoo.labelling.ray_workers import PartLabeller
 from fcam_zoo.labelling.shards import ShardFolder, how_to_resume
@@ -188,3 +190,44 @@ class FakeActor:
     """Counts no tries."""
 
     begin = SimpleNamespace(remote=lambda part: '')
+
+
+@pytest.mark.parametrize('failures', [8, 10**6])
+def test_a_run_tries_images_again_at_its_end(photos, memory, tmp_path, monkeypatch, failures):
+    """The store fails while the first two images are read, or always; the files are the same as without an error."""
+    monkeypatch.setattr('fcam_zoo.data.sources.store.FIRST_WAIT', 0.0)
+    for path in sorted(photos.glob('dim/*')) + sorted(photos.glob('bright/*.png')):
+        memory().pipe(f'/photos/{path.parent.name}/{path.name}', path.read_bytes())
+    expected = label('memory://photos', tmp_path / 'expected', batch_size=2)
+    fail(monkeypatch, memory, 'cat_file', failures)
+    done = label('memory://photos', tmp_path / 'out', batch_size=2)
+    if failures == 8:
+        assert (done.labelled, done.errors) == (expected.labelled, ())
+        assert tree(tmp_path / 'out') == tree(tmp_path / 'expected')
+    else:
+        assert (done.labelled, len(done.errors)) == (0, 5)
+
+
+def test_second_tries_in_the_journal(photos, tmp_path):
+    folder, job = make_job(photos, tmp_path / 'job')
+    record = next(result for _, result in folder.rows(job, [0]))
+    ids = ['a', record.image, 'c']
+    journal = Journal(tmp_path / 'journal')
+    journal.open({'threshold': 0.5})
+    journal.add(['broken', NotReturned('no answer')])
+    journal.add([NotReturned('no answer')])
+    journal.close()
+    journal = Journal(tmp_path / 'journal')
+    assert (journal.done, journal.unavailable, list(journal.errors())) == (3, {1, 2}, ['broken', *['no answer'] * 2])
+    journal.open({})
+    journal.add_second(1, record)
+    journal.add_second(2, NotReturned('again'))
+    journal.close()
+    for known in (journal, Journal(tmp_path / 'journal')):
+        known.check(ids, 2, complete=True)
+        assert known.unavailable == set()
+        assert [found.to_json() for found in known.records()] == [json.loads(json.dumps(record.to_json()))]
+        assert list(known.errors()) == ['broken', 'again']
+    with (tmp_path / 'journal').open('ab') as file:  # A second try of an image that has a result.
+        file.write(json.dumps(seal({'index': 0, 'result': 'x'}), separators=(',', ':')).encode() + b'\n')
+    assert list(Journal(tmp_path / 'journal').errors()) == ['broken', 'again']
