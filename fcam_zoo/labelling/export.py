@@ -22,7 +22,7 @@ from .labeller import ImageRecord, LabelledImage
 from .output import OutputFolder, lock, output_errors
 from .rows import ShardError
 from .run import Summary
-from .shards import Job, ShardFolder, how_to_resume
+from .shards import SECONDS, Job, ShardFolder, how_to_resume
 
 _SHOWN = 3
 
@@ -65,14 +65,14 @@ def export_labels(
         folder.check_results(overwrite)
         if Journal(folder.journal).done and not overwrite:
             raise FileExistsError(f'{folder.path} holds an unfinished run: resume it, or choose another output folder')
-        ids, errors = rows.check()
+        ids, errors = rows.check(progress)
         images = _images_of(job, ids, source, job_folder) if 'yolo' in formats else _NoImages(ids)
         names = tuple(job.classes)
         writers = [FORMATS[f](folder.new / f, names, job.model_name, images) for f in folder.formats]
         for writer in writers:
             writer.check_files()
         folder.discard_unfinished()
-        objects = _write(writers, rows, tqdm(total=len(ids), unit='image', disable=not progress))
+        objects = _write(writers, rows, len(ids) - len(errors), progress)
         folder.new.rename(folder.complete)
         folder.publish()
     files = tuple(folder.path / name / FORMATS[name].main_file for name in folder.formats)
@@ -137,15 +137,16 @@ class _Rows:
     def __init__(self, folder: ShardFolder, job: Job) -> None:
         self.folder, self.job = folder, job
 
-    def check(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return all ids and all errors.
+    def check(self, progress: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return all ids and all errors, with a progress bar if wanted.
 
         Raises:
             ShardError: For an id that occurs twice or that annotation files cannot hold, or an unknown class.
         """
         parts: dict[str, int] = {}
         errors: list[str] = []
-        for part in range(self.job.parts):
+        bar = tqdm(range(self.job.parts), 'check', unit='part', disable=not progress, delay=SECONDS)
+        for part in bar:
             for image_id, result in self.folder.rows(self.job, [part]):
                 if not _is_path_below(image_id):
                     raise ShardError(
@@ -213,12 +214,12 @@ def _images_of(
     return images
 
 
-def _write(writers: Sequence[Format], rows: _Rows, bar: tqdm) -> int:
+def _write(writers: Sequence[Format], rows: _Rows, images: int, progress: bool) -> int:
     """Write all files, and return the number of objects."""
     objects = 0
     for writer in writers:
         writer.start()
-    with bar:
+    with tqdm(total=images, unit='image', disable=not progress) as bar:
         for record in rows.records():
             for writer in writers:
                 if writer.needs_file:
@@ -226,7 +227,7 @@ def _write(writers: Sequence[Format], rows: _Rows, bar: tqdm) -> int:
                 writer.write(LabelledImage(record))
             objects += len(record.objects)
             bar.update()
-    for writer in writers:
+    for writer in tqdm(writers, 'files of all images', unit='format', disable=not progress, delay=SECONDS):
         writer.finish(rows.records)
     return objects
 

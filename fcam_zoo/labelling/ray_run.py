@@ -29,13 +29,14 @@ from .cluster import (
     import_ray,
     share_devices,
     tolerant,
+    warn_if_busy,
 )
 from .inputs import absolute_argument, find_inputs, with_absolute_paths
 from .options import LabelOptions
 from .output import lock, output_errors
 from .pipeline import Pipeline
 from .ray_workers import KEPT_ERRORS, PartLabeller, Report, put_pipeline
-from .rows import About, import_pyarrow
+from .rows import PartSummary, import_pyarrow
 from .shards import Job, ShardFolder
 from .store import Store
 
@@ -92,7 +93,7 @@ def label_on_ray(
         model: On any device; each worker gets a copy.
         images: A source, or what `fcam_zoo.data.open_source` takes. All nodes must be able to read it.
         output: Folder, or a URL that fsspec knows (`s3://bucket/labels`). All nodes must be able to write to it.
-        options: Settings; `formats` and `workers` are not used.
+        options: Settings; `formats` and `workers` are not used: see `export_labels` and `ClusterOptions.readers`.
         cluster: Address, number of workers, images per part. Default: Ray on this machine.
 
     Raises:
@@ -119,6 +120,7 @@ def label_on_ray(
     with connected(cluster.address) as ray, tolerant(ray), output_errors(), _locked(folder.store):
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
         share = share_devices(nodes, cluster.workers, cluster.device)
+        warn_if_busy(ray.available_resources(), share)
         pipeline = replace(pipeline, workers=share.readers if cluster.readers is None else cluster.readers)
         size = found.shard_size if found and options.resume else None
         size = _shard_size(cluster.shard_size or size or _default_size(len(source), share), options.batch_size)
@@ -150,7 +152,7 @@ class _Run:
     folder: ShardFolder
     job: Job
     share: Share
-    done: dict[int, About] = field(default_factory=dict)
+    done: dict[int, PartSummary] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     given_up: set[int] = field(default_factory=set)
@@ -214,7 +216,7 @@ class _Run:
         self.failed.pop(report.part, None)
         self.errors += report.errors[: KEPT_ERRORS - len(self.errors)]
         counts = (report.images, report.labelled, report.objects, report.unavailable)
-        self.done[report.part] = About(self.job.key, report.part, *counts)
+        self.done[report.part] = PartSummary(self.job.key, report.part, *counts)
 
     def _check_files(self, parts: list[int]) -> None:
         """Count the parts whose report was lost with a node, and check that this machine sees those of all nodes."""

@@ -35,8 +35,8 @@ class DamagedShard(ShardError):
 
 
 @dataclass(frozen=True)
-class About:
-    """What the metadata of a shard says about it.
+class PartSummary:
+    """The metadata of a part.
 
     Attributes:
         job: Key of the job.
@@ -184,7 +184,7 @@ def _records(columns: dict[str, Any]) -> list[dict[str, Any]]:
     return objects
 
 
-def encode(rows: Sequence[dict[str, Any]], about: About) -> bytes:
+def encode(rows: Sequence[dict[str, Any]], about: PartSummary) -> bytes:
     """Return a Parquet file of rows, with checksums; equal rows give equal bytes."""
     pa = import_pyarrow()
     metadata = {_ABOUT: json.dumps(asdict(about))}
@@ -200,7 +200,7 @@ def missing_bytes(end: bytes) -> int:
     return int.from_bytes(end[-8:-4], 'little') + 12 - len(end)
 
 
-def read_about(content: bytes, name: str) -> About:
+def read_about(content: bytes, name: str) -> PartSummary:
     """Read the metadata of a Parquet file that `encode` returned.
 
     Args:
@@ -216,10 +216,10 @@ def read_about(content: bytes, name: str) -> About:
     if _ABOUT not in found:
         raise ShardError(f'{name} was not written by fcam-zoo predict --ray: move it away')
     with _damaged(name):
-        return build(About, parse_json(found[_ABOUT]))
+        return build(PartSummary, parse_json(found[_ABOUT]))
 
 
-def decode(content: bytes, name: str) -> tuple[About, Iterator[dict[str, Any]]]:
+def decode(content: bytes, name: str) -> tuple[PartSummary, Iterator[dict[str, Any]]]:
     """Read the metadata and the rows of a Parquet file that `encode` returned; errors are those of `read_about`."""
     pa = import_pyarrow()
     about = read_about(content, name)

@@ -19,7 +19,7 @@ from .._schema import Positive, build, parse_json, reading
 from .journal import differences
 from .loading import NotReturned
 from .pipeline import Result
-from .rows import About, DamagedShard, ShardError, decode, encode, missing_bytes, read_about, record_of, row_of
+from .rows import DamagedShard, PartSummary, ShardError, decode, encode, missing_bytes, read_about, record_of, row_of
 from .store import Store
 
 logger = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class ShardFolder:
         """List the files of parts, below the folder of the job."""
         return {f'{job.folder}/{name}' for name in self.store.names(job.folder)}
 
-    def finished(self, job: Job, progress: bool = False) -> dict[int, About]:
+    def finished(self, job: Job, progress: bool = False) -> dict[int, PartSummary]:
         """Read the metadata of the finished parts; damaged ones are left out with a warning.
 
         Args:
@@ -185,7 +185,7 @@ class ShardFolder:
         known = {part: self.about(job, part) for part in bar}
         return {part: about for part, about in known.items() if about is not None}
 
-    def about(self, job: Job, part: int) -> About | None:
+    def about(self, job: Job, part: int) -> PartSummary | None:
         """Read the metadata of a part; None when it is missing, or, with a warning, damaged.
 
         Raises:
@@ -206,7 +206,7 @@ class ShardFolder:
         self._check(job, part, about)
         return about
 
-    def write(self, job: Job, part: int, ids: Sequence[str], results: Sequence[Result]) -> About:
+    def write(self, job: Job, part: int, ids: Sequence[str], results: Sequence[Result]) -> PartSummary:
         """Write a part, and return its metadata.
 
         Raises:
@@ -215,7 +215,7 @@ class ShardFolder:
         records = [result for result in results if not isinstance(result, str)]
         objects = sum(len(record.objects) for record in records)
         unavailable = sum(isinstance(result, NotReturned) for result in results)
-        about = About(job.key, part, len(results), len(records), objects, unavailable)
+        about = PartSummary(job.key, part, len(results), len(records), objects, unavailable)
         rows = [row_of(image_id, result, job.classes) for image_id, result in zip(ids, results, strict=True)]
         self.store.write(job.file_of(part), encode(rows, about))
         return about
@@ -239,7 +239,7 @@ class ShardFolder:
                     result = record_of(row)
                 yield row['id'], result
 
-    def _check(self, job: Job, part: int, about: About) -> None:
+    def _check(self, job: Job, part: int, about: PartSummary) -> None:
         if (about.job, about.part, about.images) != (job.key, part, len(job.indices(part))):
             raise ShardError(
                 f'{self.store.name_of(job.file_of(part))} is a part of another job: discard all with --overwrite, or '
