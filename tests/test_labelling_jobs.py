@@ -16,7 +16,7 @@ from stored_images import write_tar
 from fcam_zoo.data import open_source
 from fcam_zoo.labelling import LabelOptions, check_export, export_labels, ray_run
 from fcam_zoo.labelling.cluster import Share
-from fcam_zoo.labelling.inputs import absolute_argument, with_absolute_paths
+from fcam_zoo.labelling.inputs import absolute_argument, public_places, with_absolute_paths
 from fcam_zoo.labelling.journal import Journal, seal
 from fcam_zoo.labelling.loading import NotReturned
 from fcam_zoo.labelling.pipeline import Pipeline
@@ -231,3 +231,23 @@ def test_second_tries_in_the_journal(photos, tmp_path):
     with (tmp_path / 'journal').open('ab') as file:  # A second try of an image that has a result.
         file.write(json.dumps(seal({'index': 0, 'result': 'x'}), separators=(',', ':')).encode() + b'\n')
     assert list(Journal(tmp_path / 'journal').errors()) == ['broken', 'again']
+
+
+def test_job_holds_no_keys_of_urls(photos, tmp_path):
+    given = ['https://me:secret@example.org/a.tar?sig=secret', '/photos/{000..012}.tar']
+    public, left_out = public_places(given)
+    assert (public, left_out) == (['https://example.org/a.tar', given[1]], True)
+    assert public_places(given[1:]) == (given[1:], False)
+    folder, job = make_job(photos, tmp_path / 'job')
+    folder._write_job('job.json', replace(job, sources=public, left_out=True))
+    with pytest.raises(ValueError, match='does not say where they are: give the images with --source'):
+        export_labels(tmp_path / 'job', tmp_path / 'out', ['yolo'])
+    assert Store('https://me:secret@example.org/job?sig=secret').name_of('a') == 'https://example.org/job/a'
+
+
+def test_urls_in_capitals_and_missing_clients(monkeypatch):
+    assert [Store(where).is_local for where in ('S3://bucket/x', 's3://bucket/x', 'c:/x')] == [False, False, True]
+    monkeypatch.setitem(sys.modules, 'dropboxdrivefs', None)
+    with pytest.raises(ImportError, match=r'fcam-zoo\[ray,stores\]') as caught:
+        Store('dropbox://bucket/x').read('a')
+    assert 'dropbox://bucket/x' in str(caught.value)

@@ -14,7 +14,7 @@ from ..data.sources import ImageSource, open_source
 from ..data.sources.joined import JoinedSource
 from ..data.sources.local import LocalFiles, real_path
 from ..data.sources.parquet import ParquetFiles
-from ..data.sources.store import is_url
+from ..data.sources.store import is_url, public_url
 from ..data.sources.tar import TarShards
 
 
@@ -49,6 +49,13 @@ def find_inputs(images: ImageSource | str | os.PathLike | Iterable[str | os.Path
 def absolute_argument(text: str) -> str:
     """Return an argument of `open_source` that does not depend on the working directory; URLs and `-` unchanged."""
     return text if is_url(text) or text == '-' else os.path.abspath(text)  # noqa: PTH100
+
+
+def public_places(given: Iterable[str]) -> tuple[list[str], bool]:
+    """Return absolute paths, and URLs without keys, of arguments of `open_source`; and whether keys were left out."""
+    places = [absolute_argument(text) for text in given]
+    public = [public_url(place) for place in places]
+    return public, public != places
 
 
 def with_absolute_paths(source: ImageSource) -> ImageSource:

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from .._schema import describe_error, show
 from ..data import ImageSource, open_source
 from ..data.paths import as_texts
-from ..data.sources.store import public_url
 from ..inference import warn_if_untrained
 from ..models import FCAM
 from .cluster import (
@@ -31,7 +30,7 @@ from .cluster import (
     tolerant,
     warn_if_busy,
 )
-from .inputs import absolute_argument, find_inputs, with_absolute_paths
+from .inputs import find_inputs, public_places, with_absolute_paths
 from .options import LabelOptions
 from .output import lock, output_errors
 from .pipeline import Pipeline
@@ -124,9 +123,8 @@ def label_on_ray(
         pipeline = replace(pipeline, workers=share.readers if cluster.readers is None else cluster.readers)
         size = found.shard_size if found and options.resume else None
         size = _shard_size(cluster.shard_size or size or _default_size(len(source), share), options.batch_size)
-        names, places = list(pipeline.labeller.classes), [absolute_argument(text) for text in given]
-        public = [public_url(place) for place in places]
-        job = Job(pipeline.settings, len(source), size, names, options.model_name, public, public != places)
+        names = list(pipeline.labeller.classes)
+        job = Job(pipeline.settings, len(source), size, names, options.model_name, *public_places(given))
         run = _Run(ray, folder, folder.start(job, options.resume), share)
         run.label_rest(pipeline, options.progress)
         return run.summary(source.problems)
