@@ -28,6 +28,10 @@ class ImageError(FcamZooError, ValueError):
     """An image file that cannot be read or is too large."""
 
 
+class StoreReadError(ImageError):
+    """An object that its store did not return in all tries; a later run may get it."""
+
+
 class OutputError(FcamZooError, OSError):
     """A result that cannot be written; `errno` and `filename` are those of the system's error."""
 

@@ -24,7 +24,7 @@ def make_job(images: Path, output: Path | str, batch_size: int = 2) -> tuple[Sha
     names = list(pipeline.labeller.classes)
     job = Job(pipeline.settings, len(source), batch_size, names, 'fcam', [os.fspath(images)])
     folder = ShardFolder(output)
-    folder.start(job, resume=False)
+    job = folder.start(job, resume=False)
     for part in range(job.parts):
         indices = job.indices(part)
         results = list(chain.from_iterable(pipeline.run(indices)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
@@ -9,9 +10,8 @@ from glow import Glow
 from jobs import make_job
 
 from fcam_zoo.labelling import ClusterOptions, LabelOptions, label_on_ray, ray_run
-from fcam_zoo.labelling.cluster import RayError, Share, count_tries, share_devices
-from fcam_zoo.labelling.rows import About
-from fcam_zoo.labelling.shards import name_of
+from fcam_zoo.labelling.cluster import RayError, Share, connected, count_tries, share_devices, warn_if_busy
+from fcam_zoo.labelling.rows import PartSummary
 
 CORES = [{'CPU': 4.0}, {'CPU': 2.0}, {'memory': 1.0}]
 GPUS = [{'CPU': 8.0, 'GPU': 2.0}, {'CPU': 16.0}]
@@ -80,8 +80,8 @@ def test_address_without_a_cluster(photos, tmp_path):
 def test_folder_that_the_nodes_do_not_share(photos, tmp_path):
     pytest.importorskip('pyarrow.parquet')
     folder, job = make_job(photos, tmp_path / 'job')
-    (tmp_path / 'job' / name_of(1)).unlink()
-    run = ray_run._Run(None, folder, job, Share(1, 1, 0), done={1: About(job.key, 1, 2, 2, 2)})
+    (tmp_path / 'job' / 'shards/part-000001.parquet').unlink()
+    run = ray_run._Run(None, folder, job, Share(1, 1, 0), done={1: PartSummary(job.key, 1, 2, 2, 2)})
     with pytest.raises(RayError, match='the nodes do not share this folder'):
         run._check_files([0, 1])
     # The report of a part was lost with its node, but its file is there.
@@ -89,6 +89,36 @@ def test_folder_that_the_nodes_do_not_share(photos, tmp_path):
     run._check_files([0, 1])
     assert run.done == {0: folder.about(job, 0)}
     assert run.failed == {}
+
+
+@pytest.mark.parametrize(
+    ('available', 'share', 'waiting'),
+    [
+        ({'CPU': 8.0, 'GPU': 1.0}, Share(2, 4, 1), '1 of 2'),
+        ({}, Share(2, 4, 1), '2 of 2'),
+        ({'CPU': 5.0}, Share(3, 2, 0), '1 of 3'),
+        ({'CPU': 6.0}, Share(3, 2, 0), ''),
+        ({'CPU': 2.9999999}, Share(12, 0.25, 0), ''),
+    ],
+)
+def test_busy_cluster(available, share, waiting, caplog):
+    warn_if_busy(available, share)
+    assert (f'waiting for the devices of {waiting} workers' in caplog.text) == bool(waiting) == bool(caplog.text)
+
+
+def test_environment_is_restored(monkeypatch):
+    ray = pytest.importorskip('ray')
+    seen = {}
+    monkeypatch.setenv('RAY_BACKEND_LOG_LEVEL', 'info')
+    monkeypatch.delenv('RAY_USAGE_STATS_ENABLED', raising=False)
+    monkeypatch.setattr(ray, 'is_initialized', lambda: False)
+    monkeypatch.setattr(ray, 'init', lambda *arguments, **options: seen.update(os.environ))
+    monkeypatch.setattr(ray, 'shutdown', lambda: None)
+    before = dict(os.environ)
+    with connected('local'):
+        pass
+    assert (seen['RAY_USAGE_STATS_ENABLED'], seen['RAY_BACKEND_LOG_LEVEL']) == ('0', 'info')
+    assert dict(os.environ) == before
 
 
 def test_tries_are_counted():

@@ -15,10 +15,12 @@ from PIL import Image
 from scenes import SCENES, draw, label, tree
 
 from fcam_zoo.cli import main
+from fcam_zoo.data.sources.local import LocalFiles
 from fcam_zoo.labelling import ClusterOptions, LabelOptions, export_labels, label_on_ray
+from fcam_zoo.labelling.formats import Masks
 from fcam_zoo.labelling.labeller import ImageRecord, ObjectRecord, object_mask
-from fcam_zoo.labelling.rows import About, ShardError, encode, record_of, row_of, schema
-from fcam_zoo.labelling.shards import ShardFolder, name_of
+from fcam_zoo.labelling.rows import PartSummary, ShardError, encode, record_of, row_of, schema
+from fcam_zoo.labelling.shards import ShardFolder
 from fcam_zoo.labelling.store import Store, StoreError
 
 pq = pytest.importorskip('pyarrow.parquet')
@@ -43,7 +45,7 @@ def job(photos, tmp_path):
 
 def test_rows_hold_all_that_a_record_holds(job):
     folder, written = job
-    tables = [pq.read_table(folder.store.path(name_of(part))) for part in range(written.parts)]
+    tables = [pq.read_table(folder.store.path(written.file_of(part))) for part in range(written.parts)]
     assert [table.num_rows for table in tables] == [3, 3, 1]
     assert all(table.schema.equals(schema()) for table in tables)
     found = [row for table in tables for row in table.to_pylist()]
@@ -72,6 +74,12 @@ def test_equal_rows_give_equal_files(job, photos, tmp_path):
         {'status': 'maybe'},
         {'width': 50},
         {'width': None},
+        {'width': 2**20, 'height': 2**20, 'boxes': [], 'object_scores': [], 'areas': [], 'masks': []},
+        {'width': 0, 'height': 0, 'boxes': [], 'object_scores': [], 'areas': [], 'masks': []},
+        {'boxes': [[0, 0, 5, 2]]},
+        {'boxes': [[2, 0, 1, 2]]},
+        {'boxes': [[-1, 0, 1, 2]]},
+        {'masks': [[0, 2, -1, 0, 7]]},
         {'areas': [1]},
         {'boxes': []},
         {'score': 2.0},
@@ -107,7 +115,7 @@ def test_export_writes_the_files_of_predict(job, photos, tmp_path):
 
 def test_export_command(job, tmp_path, capsys):
     arguments = ['export-labels', str(tmp_path / 'job'), '-o', str(tmp_path / 'out'), '--quiet', '--export']
-    assert main([*arguments, 'coco', 'csv']) == 0
+    assert main([*arguments, 'coco', 'csv']) == 1  # Because of the image that is left out.
     assert '6 images, ' in (out := capsys.readouterr().out)
     assert 'objects, 1 with an error left out: ' in out
     assert len(json.loads((tmp_path / 'out/coco/annotations.json').read_text())['images']) == 6
@@ -146,7 +154,7 @@ def damage(path: Path, how: str) -> None:
     elif how == 'other':
         folder = ShardFolder(path.parents[1])
         rows = pq.read_table(path).to_pylist()
-        path.write_bytes(encode(rows, About('another', 1, len(rows), 0, 0)))
+        path.write_bytes(encode(rows, PartSummary('another', 1, len(rows), 0, 0)))
         assert folder.job()
 
 
@@ -161,7 +169,7 @@ def damage(path: Path, how: str) -> None:
     ],
 )
 def test_damaged_parts_are_refused(job, tmp_path, how, message):
-    damage(tmp_path / 'job' / name_of(1), how)
+    damage(tmp_path / 'job' / 'shards/part-000001.parquet', how)
     with pytest.raises(ShardError, match=message):
         export_labels(tmp_path / 'job', tmp_path / 'out', ['coco'])
     assert not (tmp_path / 'out/coco').exists()
@@ -169,7 +177,7 @@ def test_damaged_parts_are_refused(job, tmp_path, how, message):
 
 def test_truncated_parts_are_labelled_again(job, tmp_path, caplog):
     folder, written = job
-    damage(tmp_path / 'job' / name_of(1), 'truncated')
+    damage(tmp_path / 'job' / 'shards/part-000001.parquet', 'truncated')
     assert folder.finished(written).keys() == {0, 2}
     assert 'part-000001.parquet is damaged' in caplog.text
 
@@ -182,6 +190,27 @@ def test_ids_that_occur_twice_are_refused(job, tmp_path):
     assert len(others) == 1
     with pytest.raises(ShardError, match=r'is in shards/part-000000.parquet and in shards/part-000002.parquet'):
         export_labels(tmp_path / 'job', tmp_path / 'out', ['csv'])
+
+
+@pytest.mark.parametrize('image_id', ['../../escaped.jpg', '/escaped.jpg', 'a/../../escaped.jpg', 'a//b.jpg', '', '.'])
+def test_ids_that_leave_the_output_folder_are_refused(job, tmp_path, image_id):
+    folder, written = job
+    results = [result for _, result in folder.rows(written, [2])]
+    folder.write(written, 2, [image_id], [replace(results[0], image=image_id)])
+    before = sorted(tmp_path.rglob('*'))
+    for formats in (['masks'], ['voc'], ['csv']):
+        with pytest.raises(ShardError, match='is not the name of an image below a folder'):
+            export_labels(tmp_path / 'job', tmp_path / 'out', formats)
+    made = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob('*')) - set(before)}
+    assert made == {'out'}
+
+
+def test_formats_write_only_below_their_folder(tmp_path):
+    writer = Masks(tmp_path / 'masks', ('x',), 'fcam', LocalFiles([]))
+    for path in ('../a.png', str(tmp_path / 'b.png'), 'a/../../c.png', ''):
+        with pytest.raises(ValueError, match='not a path below the output folder'), writer.create(path):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('content', ['{"settings": {}}', '[]', 'no JSON', '{"a": NaN}'])
@@ -212,9 +241,9 @@ def test_second_job_in_a_folder(job, tmp_path):
     (tmp_path / 'job/shards/.part-000001.x.parquet').write_bytes(b'half')  # Of a killed worker.
     folder.start(written, resume=True)
     assert len(folder.finished(written)) == 3
-    assert folder.existing() == {name_of(part) for part in range(3)}
-    folder.start(other, resume=False)
-    assert folder.finished(other) == {}
+    assert folder.existing(written) == {written.file_of(part) for part in range(3)}
+    started = folder.start(other, resume=False)
+    assert folder.finished(started) == {}
     assert folder.job().key == other.key != written.key
 
 

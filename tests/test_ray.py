@@ -23,7 +23,7 @@ from fcam_zoo.cli import main
 from fcam_zoo.data import open_source
 from fcam_zoo.labelling import ClusterOptions, LabelOptions, export_labels, label_on_ray, map_batches, ray_run
 from fcam_zoo.labelling.rows import record_of
-from fcam_zoo.labelling.shards import name_of
+from fcam_zoo.labelling.shards import ShardFolder
 
 pytest.importorskip('ray.data')
 pytestmark = [
@@ -115,14 +115,16 @@ def parts(output: Path) -> list[Path]:
     return sorted((output / 'shards').glob('part-*'))
 
 
-def test_rows_files_and_export_equal_those_of_one_process(cluster, many, expected, tmp_path, capsys):
-    done = label_on_ray(Glow(), many, tmp_path / 'out', OPTIONS, ClusterOptions(shard_size=1))
+def test_rows_files_and_export_equal_those_of_one_process(cluster, many, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # The workers have another working directory.
+    done = label_on_ray(Glow(), 'many/*.png', 'out', OPTIONS, ClusterOptions(shard_size=1))
+    assert ShardFolder('out').job().sources == [str(tmp_path / 'many/*.png')]
     assert (done.images, done.labelled, done.error_count, done.failed) == (24, 23, 1, {})
     assert len(done.errors) == 1
     assert '23.png: not an image of a known format' in done.errors[0]
     assert rows(tmp_path / 'out') == expected
     # Parts of whole batches; all files but the settings of the job are equal, byte for byte.
-    assert [path.name for path in parts(tmp_path / 'out')] == [Path(name_of(part)).name for part in range(12)]
+    assert [path.name for path in parts(tmp_path / 'out')] == [f'part-{part:06d}.parquet' for part in range(12)]
     assert tree(tmp_path / 'out/shards') == tree(tmp_path / 'expected/shards')
     export_labels(tmp_path / 'out', tmp_path / 'labels', ['coco', 'masks'])
     export_labels(tmp_path / 'expected', tmp_path / 'expected', ['coco', 'masks'])
@@ -253,12 +255,12 @@ def test_shards_and_a_bucket_to_a_bucket(cluster, tmp_path, monkeypatch, capsys)
         assert all('c.tar' in error for error in done.errors)
         assert len(done.errors) == done.error_count > 0
         stored = sorted(Path(name).name for name in bucket.ls('labels/job/shards', refresh=True))
-        assert stored == [Path(name_of(part)).name for part in range(-(-done.images // 2))]
+        assert stored == [f'part-{part:06d}.parquet' for part in range(-(-done.images // 2))]
         ids = [image_id for image_id, _ in rows('s3://labels/job')]
         assert ids == list(open_source(images).ids)
         assert len(set(ids)) == len(ids) >= 3 * len(members)
         arguments = ['--export', 'coco', 'yolo', '-o', str(tmp_path / 'out'), '--quiet']
-        assert main(['export-labels', 's3://labels/job', *arguments]) == 0
+        assert main(['export-labels', 's3://labels/job', *arguments]) == int(done.labelled < done.images)
         assert f'{done.labelled} images, {done.objects} objects' in capsys.readouterr().out
     finally:
         server.stop()

@@ -14,7 +14,7 @@ from stored_images import jpeg, read_all, write_parquet, write_tar
 
 from fcam_zoo.data import open_source
 from fcam_zoo.data.sources import store
-from fcam_zoo.errors import ImageError
+from fcam_zoo.errors import ImageError, StoreReadError
 
 IDS = ('cat/1.jpg', 'dog/2.jpg')
 
@@ -129,9 +129,25 @@ def test_only_errors_that_may_pass_are_tried_again(web, status, tries):
     source = open_source(f'{web.url}/photos/cat/1.jpg')
     web.requests.clear()
     web.status, web.failures['photos/cat/1.jpg'] = status, -1
-    with pytest.raises(ImageError, match=f'HTTP status {status}'):
+    with pytest.raises(ImageError, match=f'HTTP status {status}') as caught:
         source.image(0)
+    assert isinstance(caught.value, StoreReadError) == (tries > 1)
     assert web.requests['photos/cat/1.jpg'] == tries
+
+
+@pytest.mark.parametrize(
+    ('url', 'public'),
+    [
+        ('https://me:secret@a.org:8080/b/c.jpg?X-Sig=secret#x', 'https://a.org:8080/b/c.jpg'),
+        ('https://a.org?key=secret', 'https://a.org'),
+        ('HTTP://secret@a.org/b@c.jpg', 'HTTP://a.org/b@c.jpg'),
+        ('s3://key:secret@bucket/a?b#1.jpg', 's3://bucket/a?b#1.jpg'),
+        ('s3://bucket/a.tar?versionId=secret', 's3://bucket/a.tar'),
+        ('photos/me@home?x=1.jpg', 'photos/me@home?x=1.jpg'),
+    ],
+)
+def test_public_url(url, public):
+    assert store.public_url(url) == public
 
 
 def test_slow_server(web, monkeypatch):

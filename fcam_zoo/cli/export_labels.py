@@ -13,7 +13,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         'export-labels',
         description='Convert the Parquet files of predict --ray to the annotation files that predict --export writes, '
-        'each format in its own folder. All parts of the job must be there.',
+        'each format in its own folder. All parts of the job must be there. Images with an error are left out, and the '
+        'exit status is then 1.',
     )
     parser.add_argument('shards', help='output of predict --ray: a folder or a URL')
     parser.add_argument(
@@ -47,4 +48,4 @@ def run(args: argparse.Namespace) -> int:
     )
     left_out = f', {len(done.errors)} with an error left out' if done.errors else ''
     print(f'{done.labelled} images, {done.objects} objects{left_out}: {", ".join(map(str, done.files))}')
-    return 0
+    return 1 if done.errors else 0

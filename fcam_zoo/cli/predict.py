@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -91,7 +92,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         '--workers',
         type=int,
-        help=f'processes that read images (default: {_READERS}; with --ray, of each worker)',
+        help=f'processes that read images (default: {_READERS}); with --ray, of each worker (default: up '
+        'to 4 beside a GPU, otherwise none)',
     )
     add_device_argument(parser)
     existing = parser.add_mutually_exclusive_group()
@@ -217,7 +219,7 @@ def _run_on_ray(args: argparse.Namespace) -> int:
     options = _options(args)
     cluster = ClusterOptions(args.ray, args.ray_workers, args.device, args.shard_size, args.workers)
     if args.export:
-        check_export(args.output, args.export, args.overwrite)
+        check_export(args.output, args.export, replace=args.overwrite or args.resume)
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint)
     with _interruptible():
         done = label_on_ray(model, args.images, args.output, options, cluster)
@@ -229,9 +231,14 @@ def _run_on_ray(args: argparse.Namespace) -> int:
         print(f'fcam-zoo: part {part} failed: {one_line(reason)}', file=sys.stderr)
     if done.failed:
         print(f'fcam-zoo: {len(done.failed)} parts failed: try them again with --resume', file=sys.stderr)
+    if done.unavailable:
+        print(
+            f'fcam-zoo: stores did not return {done.unavailable} of the images: try them again with --resume',
+            file=sys.stderr,
+        )
     print(
         f'{done.labelled} of {done.images} images localized, {done.objects} objects, {done.error_count} errors: '
-        f'{args.output}/shards'
+        f'{done.shards}'
     )
     return _export(args, bool(done.failed)) or int(bool(done.error_count))
 
@@ -243,8 +250,9 @@ def _export(args: argparse.Namespace, failed: bool) -> int:
     if failed:
         return 1
     if args.export:
-        files = export_labels(args.output, args.output, args.export, overwrite=args.overwrite).files
-        print(f'labels: {", ".join(map(str, files))}')
+        replace, progress = args.overwrite or args.resume, not args.quiet
+        done = export_labels(args.output, args.output, args.export, overwrite=replace, progress=progress)
+        print(f'labels: {", ".join(map(str, done.files))}')
     else:
-        print(f'next: fcam-zoo export-labels {args.output} --export coco -o LABELS')
+        print(f'next: {shlex.join(["fcam-zoo", "export-labels", args.output, "--export", "coco", "-o", "LABELS"])}')
     return 0

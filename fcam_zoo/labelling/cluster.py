@@ -15,6 +15,8 @@ from .._checks import MAX_WORKERS
 from .._schema import as_whole, describe_error, show
 from ..errors import FcamZooError, install_hint
 
+logger = logging.getLogger(__name__)
+
 # Ray's loggers, which repeat every error that this package reports.
 _LOGGERS = ('ray', 'ray.data')
 # Of a Ray that this package starts: it holds the model, the names of the images and small rows.
@@ -153,24 +155,52 @@ def connected(address: str) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
-    # Ray reads these when it starts: no report of usage, and no lines of its C++ code about what this package reports.
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
-    os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
-    os.environ.setdefault('RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO', '0')
-    if address == 'local':  # Ray's default is a low priority.
-        os.environ.setdefault('RAY_worker_niceness', '0')
     _check_reachable(address)
     options: dict[str, Any] = {'log_to_driver': False, 'logging_level': logging.CRITICAL}
     if address == 'local':
         options |= {'include_dashboard': False, 'object_store_memory': _STORE_BYTES}
+    with _environment(address):
+        try:
+            ray.init(address, **options)
+        except Exception as e:  # Ray raises ConnectionError, ValueError, RuntimeError and errors of gRPC.
+            raise RayError(f'no Ray cluster at {address} ({describe_error(e)}): check the address, or omit it') from e
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _environment(address: str) -> Iterator[None]:
+    """Set the variables that Ray reads when it starts, for the block, unless they are set already."""
+    # No report of usage, and no lines of its C++ code about what this package reports.
+    values = {
+        'RAY_USAGE_STATS_ENABLED': '0',
+        'RAY_BACKEND_LOG_LEVEL': 'fatal',
+        'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO': '0',
+    }
+    if address == 'local':  # Ray's default is a low priority.
+        values['RAY_worker_niceness'] = '0'
+    added = values.keys() - os.environ.keys()
+    os.environ.update({name: values[name] for name in added})
     try:
-        ray.init(address, **options)
-    except Exception as e:  # Ray raises ConnectionError, ValueError, RuntimeError and errors of gRPC.
-        raise RayError(f'no Ray cluster at {address} ({describe_error(e)}): check the address, or omit it') from e
-    try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def warn_if_busy(available: dict[str, float], share: Share) -> None:
+    """Log how many workers have to wait for devices that other programs on the cluster use.
+
+    Args:
+        available: Free resources of the cluster, as Ray reports them.
+        share: The share of each worker.
+    """
+    free = available.get('GPU', 0.0) / share.gpus if share.gpus else available.get('CPU', 0.0) / share.cpus
+    # Ray's sums of shares are not exact.
+    if (waiting := share.workers - int(free + 1e-6)) > 0:
+        logger.warning('waiting for the devices of %d of %d workers: the cluster is busy', waiting, share.workers)
 
 
 def _check_reachable(address: str) -> None:

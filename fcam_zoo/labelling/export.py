@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
 from tqdm import tqdm
@@ -12,7 +13,8 @@ from tqdm import tqdm
 from .._io import one_line
 from .._schema import show
 from ..data import ImageSource, image_size, open_source
-from ..data.sources.store import is_url
+from ..data.sources.base import is_writable
+from ..data.sources.store import is_url, public_url
 from ..errors import ImageError
 from .formats import FORMATS, Format
 from .journal import Journal
@@ -20,7 +22,7 @@ from .labeller import ImageRecord, LabelledImage
 from .output import OutputFolder, lock, output_errors
 from .rows import ShardError
 from .run import Summary
-from .shards import Job, ShardFolder, how_to_resume, name_of
+from .shards import SECONDS, Job, ShardFolder, how_to_resume
 
 _SHOWN = 3
 
@@ -56,40 +58,56 @@ def export_labels(
     job_folder, folder = ShardFolder(shards), OutputFolder(Path(output), formats)
     job = job_folder.job()
     if job is None:
-        raise FileNotFoundError(f'{job_folder.store.where} holds no job: give the output of fcam-zoo predict --ray')
+        raise FileNotFoundError(f'{job_folder.store.name} holds no job: give the output of fcam-zoo predict --ray')
     _check_complete(job_folder, job)
     rows = _Rows(job_folder, job)
     with output_errors(), lock(folder.path):
         folder.check_results(overwrite)
         if Journal(folder.journal).done and not overwrite:
             raise FileExistsError(f'{folder.path} holds an unfinished run: resume it, or choose another output folder')
-        ids, errors = rows.check()
+        ids, errors = rows.check(progress)
         images = _images_of(job, ids, source, job_folder) if 'yolo' in formats else _NoImages(ids)
         names = tuple(job.classes)
         writers = [FORMATS[f](folder.new / f, names, job.model_name, images) for f in folder.formats]
         for writer in writers:
             writer.check_files()
         folder.discard_unfinished()
-        objects = _write(writers, rows, tqdm(total=len(ids), unit='image', disable=not progress))
+        objects = _write(writers, rows, len(ids) - len(errors), progress)
         folder.new.rename(folder.complete)
         folder.publish()
     files = tuple(folder.path / name / FORMATS[name].main_file for name in folder.formats)
     return Summary(len(ids) - len(errors), objects, errors, files)
 
 
-def check_export(output: str, formats: Sequence[str], overwrite: bool) -> None:
+def check_export(output: str, formats: Sequence[str], replace: bool) -> None:
     """Check before a job that its labels can be exported to its own folder.
 
+    Args:
+        output: The folder.
+        formats: Names of formats.
+        replace: Whether earlier results of these formats are replaced.
+
     Raises:
-        FileExistsError: When it holds results of one of the formats and `overwrite` is False.
+        FileExistsError: When it holds results of one of the formats and `replace` is False, or an unfinished run of
+            `label_images`, which the export would discard.
         ValueError: For an unknown format, 'overlays', or a URL.
     """
     _check_formats(formats)
     if is_url(output):
         raise ValueError(
-            f'{output} is a URL, and annotation files are written to a folder: run fcam-zoo export-labels afterwards'
+            f'{public_url(output)} is a URL, and annotation files are written to a folder: run fcam-zoo export-labels '
+            'afterwards'
         )
-    OutputFolder(Path(output), formats).check_results(overwrite)
+    folder = OutputFolder(Path(output), formats)
+    folder.check_results(overwrite=True)
+    if not replace and (found := [name for name in folder.formats if (folder.path / name).exists()]):
+        command = shlex.join(['fcam-zoo', 'export-labels', output, '-o', output, '--overwrite', '--export', *formats])
+        raise FileExistsError(
+            f'{folder.path / found[0]} already holds results: choose another output folder, or label without --export, '
+            f'then replace them with {command}'
+        )
+    if Journal(folder.journal).done:
+        raise FileExistsError(f'{folder.path} holds an unfinished run: finish it, or choose another output folder')
 
 
 def _check_formats(formats: Sequence[str]) -> None:
@@ -103,11 +121,11 @@ def _check_formats(formats: Sequence[str]) -> None:
 
 
 def _check_complete(folder: ShardFolder, job: Job) -> None:
-    existing = folder.existing()
-    missing = [name_of(part) for part in range(job.parts) if name_of(part) not in existing]
+    existing = folder.existing(job)
+    missing = [job.file_of(part) for part in range(job.parts) if job.file_of(part) not in existing]
     if missing:
         names = ', '.join(missing[:_SHOWN]) + ', …' * (len(missing) > _SHOWN)
-        where = folder.store.where
+        where = folder.store.name
         raise ShardError(
             f'{where}: {len(missing)} of {job.parts} parts are missing ({names}): {how_to_resume(job, where)}'
         )
@@ -119,28 +137,48 @@ class _Rows:
     def __init__(self, folder: ShardFolder, job: Job) -> None:
         self.folder, self.job = folder, job
 
-    def check(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return all ids and all errors; raise ShardError for an id that occurs twice or an unknown class."""
+    def check(self, progress: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return all ids and all errors, with a progress bar if wanted.
+
+        Raises:
+            ShardError: For an id that occurs twice or that annotation files cannot hold, or an unknown class.
+        """
         parts: dict[str, int] = {}
         errors: list[str] = []
-        for part in range(self.job.parts):
+        bar = tqdm(range(self.job.parts), 'check', unit='part', disable=not progress, delay=SECONDS)
+        for part in bar:
             for image_id, result in self.folder.rows(self.job, [part]):
+                if not _is_path_below(image_id):
+                    raise ShardError(
+                        f'{self._name(part)}: {one_line(image_id)} is not the name of an '
+                        'image below a folder: label the images again with --overwrite'
+                    )
                 if image_id in parts:
                     raise ShardError(
-                        f'{one_line(image_id)} is in {name_of(parts[image_id])} and in {name_of(part)} of '
-                        f'{self.folder.store.where}: discard the job with --overwrite'
+                        f'{one_line(image_id)} is in {self.job.file_of(parts[image_id])} and in {self._name(part)}: '
+                        'discard the job with --overwrite'
                     )
                 parts[image_id] = part
                 if isinstance(result, str):
                     errors.append(result)
                 elif result.label >= len(self.job.classes):
-                    raise ShardError(f'{name_of(part)} of {self.folder.store.where}: {image_id} has an unknown class')
+                    raise ShardError(f'{self._name(part)}: {image_id} has an unknown class')
         return tuple(parts), tuple(errors)
+
+    def _name(self, part: int) -> str:
+        return f'{self.job.file_of(part)} of {self.folder.store.name}'
 
     def records(self) -> Iterator[ImageRecord]:
         """Read all records."""
         results = (result for _, result in self.folder.rows(self.job, range(self.job.parts)))
         return (result for result in results if not isinstance(result, str))
+
+
+def _is_path_below(image_id: str) -> bool:
+    """Return whether an id is a relative path that stays below a folder of this system."""
+    path = PurePath(image_id)
+    below = not path.anchor and '..' not in path.parts and PurePosixPath(image_id).as_posix() == image_id
+    return below and bool(path.name) and is_writable(image_id)
 
 
 class _NoImages(ImageSource):
@@ -164,7 +202,8 @@ def _images_of(
 ) -> ImageSource:
     """Open the images of a job."""
     fix = 'give the images with --source (in Python source=)'
-    if source is None and (not job.sources or '-' in job.sources):  # '-' was standard input.
+    # '-' was standard input.
+    if source is None and (not job.sources or job.left_out or '-' in job.sources):
         raise ValueError(f'yolo copies the images, and the job does not say where they are: {fix}')
     leave_out = folder.store.where if folder.store.is_local else None
     images = open_source(job.sources if source is None else source, leave_out=leave_out)
@@ -175,12 +214,12 @@ def _images_of(
     return images
 
 
-def _write(writers: Sequence[Format], rows: _Rows, bar: tqdm) -> int:
+def _write(writers: Sequence[Format], rows: _Rows, images: int, progress: bool) -> int:
     """Write all files, and return the number of objects."""
     objects = 0
     for writer in writers:
         writer.start()
-    with bar:
+    with tqdm(total=images, unit='image', disable=not progress) as bar:
         for record in rows.records():
             for writer in writers:
                 if writer.needs_file:
@@ -188,7 +227,7 @@ def _write(writers: Sequence[Format], rows: _Rows, bar: tqdm) -> int:
                 writer.write(LabelledImage(record))
             objects += len(record.objects)
             bar.update()
-    for writer in writers:
+    for writer in tqdm(writers, 'files of all images', unit='format', disable=not progress, delay=SECONDS):
         writer.finish(rows.records)
     return objects
 

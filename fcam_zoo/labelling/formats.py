@@ -19,7 +19,7 @@ from PIL import Image
 
 from .. import viz
 from .._catalog import ANNOTATION_FORMATS, SHEET, SHEET_IMAGES
-from .._io import CsvWriter
+from .._io import CsvWriter, one_line
 from .._version import __version__
 from ..data.box_csv import HEADER
 from ..data.images import open_image
@@ -76,10 +76,21 @@ class Format:
             if owner != image_id:
                 raise ValueError(f'{owner} and {image_id} would share {file}: rename one of the images')
 
+    def place(self, path: str) -> Path:
+        """Return the place of a file below `folder`; raise ValueError for a path that leaves it."""
+        folder, file = (os.path.abspath(place) for place in (self.folder, self.folder / path))  # noqa: PTH100
+        if not Path(file).is_relative_to(folder) or file == folder:
+            raise ValueError(f'{one_line(path)} is not a path below the output folder: rename the image')
+        return self.folder / path
+
     @contextmanager
     def create(self, path: str, mode: str = 'w') -> Iterator[IO]:
-        """Open a file below `folder` for writing, UTF-8 unless binary; it is on disk when the block ends."""
-        file = self.folder / path
+        """Open a file below `folder` for writing, UTF-8 unless binary; it is on disk when the block ends.
+
+        Raises:
+            ValueError: When the path leaves `folder`.
+        """
+        file = self.place(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         encoding, newline = (None, None) if 'b' in mode else ('utf-8', '\n')
         with file.open(mode, encoding=encoding, newline=newline) as f, sync_file(f):
@@ -216,7 +227,7 @@ class Yolo(Format):
                 image = self.source.image(index) if file is None else open_image(file, name=self.source.describe(index))
                 image.save(f, 'PNG', compress_level=1)
             return
-        copy = self.folder / target
+        copy = self.place(str(target))
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.unlink(missing_ok=True)
         path = self.source.local_path(index)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 from .._io import is_folder
 from ..data.paths import as_texts
 from ..data.sources import ImageSource, open_source
-from ..data.sources.local import real_path
-from ..data.sources.store import is_url
+from ..data.sources.joined import JoinedSource
+from ..data.sources.local import LocalFiles, real_path
+from ..data.sources.parquet import ParquetFiles
+from ..data.sources.store import is_url, public_url
+from ..data.sources.tar import TarShards
 
 
 def find_inputs(images: ImageSource | str | os.PathLike | Iterable[str | os.PathLike], output: Path) -> ImageSource:
@@ -39,3 +44,27 @@ def find_inputs(images: ImageSource | str | os.PathLike | Iterable[str | os.Path
             'for example one inside it'
         )
     return open_source(given, leave_out=output)
+
+
+def absolute_argument(text: str) -> str:
+    """Return an argument of `open_source` that does not depend on the working directory; URLs and `-` unchanged."""
+    return text if is_url(text) or text == '-' else os.path.abspath(text)  # noqa: PTH100
+
+
+def public_places(given: Iterable[str]) -> tuple[list[str], bool]:
+    """Return absolute paths, and URLs without keys, of arguments of `open_source`; and whether keys were left out."""
+    places = [absolute_argument(text) for text in given]
+    public = [public_url(place) for place in places]
+    return public, public != places
+
+
+def with_absolute_paths(source: ImageSource) -> ImageSource:
+    """Return the same source with absolute paths, for processes with another working directory."""
+    source = copy(source)
+    if isinstance(source, LocalFiles):
+        source.paths = tuple(absolute_argument(path) for path in source.paths)
+    elif isinstance(source, (TarShards, ParquetFiles)):
+        source.shards = tuple(replace(shard, place=absolute_argument(shard.place)) for shard in source.shards)
+    elif isinstance(source, JoinedSource):
+        source.sources = tuple(with_absolute_paths(inner) for inner in source.sources)
+    return source

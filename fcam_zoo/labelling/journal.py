@@ -6,21 +6,39 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zlib import crc32
 
-from .._schema import build, parse_json, show
+from .._schema import NotNegative, build, parse_json, show
 from ..errors import FcamZooError
 from .labeller import ImageRecord
+from .loading import NotReturned
 from .output import sync_file
 
 logger = logging.getLogger(__name__)
 
 
+# Field of an image that its store did not return; its value is the error.
+_KEY = 'not_returned'
+
+
+@dataclass(frozen=True)
+class _SecondTry:
+    index: Annotated[int, NotNegative]
+    result: Any
+
+    def __post_init__(self) -> None:
+        if not _is_error(self.result):
+            build(ImageRecord, self.result)
+
+
 class Journal:
     """Lines of JSON with a checksum: the settings, then a list per batch with the record or the error of each image.
+
+    A line that is a dict has the result of a second try, for an image that its store did not return at first.
 
     Creating the object reads the file, if it exists, up to the first damaged line: the images from there on are
     labelled again. `open` prepares it for further batches.
@@ -28,12 +46,15 @@ class Journal:
     Attributes:
         settings: The settings of the run.
         done: Number of images in complete batches.
+        unavailable: Images that their store did not return in their only try.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.settings: dict[str, Any] = {}
         self.done = self._end = 0
+        self.unavailable: set[int] = set()
+        self._second: dict[int, int] = {}  # Image -> place of the line of its second try.
         if not path.is_file():
             return
         with path.open('rb') as lines:
@@ -54,12 +75,26 @@ class Journal:
                 raise ValueError('it has no settings')
             self.settings = entry
             return
-        if not isinstance(entry, list):
-            raise ValueError('a batch is not a list')
+        if isinstance(entry, dict):
+            second = build(_SecondTry, entry)
+            if second.index not in self.unavailable:
+                raise ValueError('a second try without a first one')
+            self._add_second(second.index, self._end)
+            return
         for result in entry:
-            if not isinstance(result, str):
+            if not _is_error(result):
                 build(ImageRecord, result)
-        self.done += len(entry)
+        self._add_batch(entry)
+
+    def _add_batch(self, batch: Sequence[Any]) -> None:
+        self.unavailable.update(
+            index for index, result in enumerate(batch, self.done) if isinstance(result, dict) and _KEY in result
+        )
+        self.done += len(batch)
+
+    def _add_second(self, index: int, place: int) -> None:
+        self.unavailable.remove(index)
+        self._second[index] = place
 
     def differences(self, settings: dict[str, Any]) -> str:
         """List the settings of the run that differ from `settings`, with their values in the run."""
@@ -78,7 +113,7 @@ class Journal:
         """
         fits = self.done == len(ids) if complete else self.done <= len(ids)
         for image_id, result in zip(ids, self._results()):
-            fits = fits and (isinstance(result, str) or (result['image'] == image_id and result['label'] < num_classes))
+            fits = fits and (_is_error(result) or (result['image'] == image_id and result['label'] < num_classes))
         if not fits:
             raise FcamZooError(f'{self.path} is damaged: discard the run with --overwrite (in Python overwrite=True)')
 
@@ -94,30 +129,61 @@ class Journal:
 
     def add(self, batch: Sequence[ImageRecord | str]) -> None:
         """Append a batch: for each image its record, or the error when it could not be read."""
-        self._append([result if isinstance(result, str) else result.to_json() for result in batch])
-        self.done += len(batch)
+        results = [_to_json(result) for result in batch]
+        self._append(results)
+        self._add_batch(results)
+
+    def add_second(self, index: int, result: ImageRecord | str) -> None:
+        """Append the result of the second try of an image that its store did not return at first."""
+        place = self._file.tell()
+        self._append({'index': index, 'result': _to_json(result)})
+        self._add_second(index, place)
 
     def _append(self, entry: Any) -> None:
         with sync_file(self._file):
             self._file.write(_dump(seal(entry)) + b'\n')
 
     def _results(self) -> Iterator[Any]:
-        with self.path.open('rb') as lines:
+        """Read the last result of each image, one batch at a time."""
+        index = 0
+        with self.path.open('rb') as lines, self.path.open('rb') as others:
             for line in islice(lines, 1, None):
-                yield from json.loads(line)[:-1]  # The last item is the checksum.
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    continue
+                for result in entry[:-1]:  # The last item is the checksum.
+                    if index in self._second:
+                        others.seek(self._second[index])
+                        result = json.loads(others.readline())['result']
+                    yield result
+                    index += 1
 
     def records(self) -> Iterator[ImageRecord]:
         """Read the records from the file, one batch at a time."""
-        return (ImageRecord.from_json(result) for result in self._results() if not isinstance(result, str))
+        return (ImageRecord.from_json(result) for result in self._results() if not _is_error(result))
 
     def errors(self) -> Iterator[str]:
         """Read the errors of the images that could not be read."""
-        return (result for result in self._results() if isinstance(result, str))
+        return (_text(result) for result in self._results() if _is_error(result))
 
     def close(self) -> None:
         """Close the file."""
         with suppress(OSError):  # Raised again after a failed write.
             self._file.close()
+
+
+def _to_json(result: ImageRecord | str) -> Any:
+    if isinstance(result, NotReturned):
+        return {_KEY: str(result)}
+    return result if isinstance(result, str) else result.to_json()
+
+
+def _is_error(result: Any) -> bool:
+    return isinstance(result, str) or (isinstance(result, dict) and result.keys() == {_KEY})
+
+
+def _text(result: Any) -> str:
+    return str(result if isinstance(result, str) else result[_KEY])
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from ..data.images import image_size, open_stored, upright
 from ..data.sources import ImageSource
-from ..errors import FcamZooError
+from ..errors import FcamZooError, StoreReadError
 from ..inference import InferenceOptions
 from .budget import PixelBudget
 
@@ -41,6 +41,12 @@ class LoadedImage:
     views: tuple[np.ndarray, ...]
 
 
+class NotReturned(str):
+    """The error of an image that its store did not return; another try may get it."""
+
+    __slots__ = ()
+
+
 class _Images(Dataset['LoadedImage | str']):
     def __init__(self, source: ImageSource, inference: InferenceOptions) -> None:
         self.source, self.inference, self.budget = source, inference, PixelBudget()
@@ -53,6 +59,8 @@ class _Images(Dataset['LoadedImage | str']):
                 with self.budget.reserve(width * height):
                     image, orientation = open_stored(file, name=name)
                     views = self.inference.prepare(upright(image, orientation))
+        except StoreReadError as e:
+            return NotReturned(e)
         except (FcamZooError, OSError) as e:
             return str(e)
         return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views))

@@ -28,14 +28,15 @@ from .cluster import (
     import_ray,
     share_devices,
     tolerant,
+    warn_if_busy,
 )
-from .inputs import find_inputs
+from .inputs import find_inputs, public_places, with_absolute_paths
 from .options import LabelOptions
 from .output import lock, output_errors
 from .pipeline import Pipeline
 from .ray_workers import KEPT_ERRORS, PartLabeller, Report, put_pipeline
-from .rows import About, import_pyarrow
-from .shards import Job, ShardFolder, name_of
+from .rows import PartSummary, import_pyarrow
+from .shards import Job, ShardFolder
 from .store import Store
 
 SHARD_SIZE = 1024
@@ -58,6 +59,9 @@ class JobSummary:
         error_count: Images that could not be read, in finished parts, and arguments that were left out.
         errors: The first errors, one line each.
         failed: Why each missing part failed, by its number; `resume` tries them again.
+        shards: Folder or URL of the Parquet files.
+        unavailable: Images that their store did not return, among those that could not be read; `resume` tries them
+            again.
     """
 
     images: int
@@ -66,6 +70,8 @@ class JobSummary:
     error_count: int
     errors: tuple[str, ...]
     failed: dict[int, str]
+    shards: str
+    unavailable: int
 
 
 def label_on_ray(
@@ -86,7 +92,7 @@ def label_on_ray(
         model: On any device; each worker gets a copy.
         images: A source, or what `fcam_zoo.data.open_source` takes. All nodes must be able to read it.
         output: Folder, or a URL that fsspec knows (`s3://bucket/labels`). All nodes must be able to write to it.
-        options: Settings; `formats` and `workers` are not used.
+        options: Settings; `formats` and `workers` are not used: see `export_labels` and `ClusterOptions.readers`.
         cluster: Address, number of workers, images per part. Default: Ray on this machine.
 
     Raises:
@@ -106,26 +112,22 @@ def label_on_ray(
     warn_if_untrained(model)
     folder = ShardFolder(output)
     found = folder.check(options.overwrite, options.resume)
-    given = [] if isinstance(images, ImageSource) else [_absolute(text) for text in as_texts(images)]
+    given = [] if isinstance(images, ImageSource) else as_texts(images)
+    images = images if isinstance(images, ImageSource) else given
     source = find_inputs(images, Path(folder.store.where)) if folder.store.is_local else open_source(images)
-    pipeline = Pipeline.for_model(model, source, options)
+    pipeline = Pipeline.for_model(model, with_absolute_paths(source), options)
     with connected(cluster.address) as ray, tolerant(ray), output_errors(), _locked(folder.store):
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
         share = share_devices(nodes, cluster.workers, cluster.device)
+        warn_if_busy(ray.available_resources(), share)
         pipeline = replace(pipeline, workers=share.readers if cluster.readers is None else cluster.readers)
         size = found.shard_size if found and options.resume else None
         size = _shard_size(cluster.shard_size or size or _default_size(len(source), share), options.batch_size)
-        settings = pipeline.settings
-        job = Job(settings, len(source), size, list(pipeline.labeller.classes), options.model_name, given)
-        folder.start(job, options.resume)
-        run = _Run(ray, folder, job, share)
+        names = list(pipeline.labeller.classes)
+        job = Job(pipeline.settings, len(source), size, names, options.model_name, *public_places(given))
+        run = _Run(ray, folder, folder.start(job, options.resume), share)
         run.label_rest(pipeline, options.progress)
         return run.summary(source.problems)
-
-
-def _absolute(text: str) -> str:
-    """Return a path that does not depend on the working directory; URLs and `-` are returned unchanged."""
-    return os.path.abspath(text) if Path(text).exists() else text  # noqa: PTH100
 
 
 def _default_size(images: int, share: Share) -> int:
@@ -148,14 +150,16 @@ class _Run:
     folder: ShardFolder
     job: Job
     share: Share
-    done: dict[int, About] = field(default_factory=dict)
+    done: dict[int, PartSummary] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     given_up: set[int] = field(default_factory=set)
 
     def label_rest(self, pipeline: Pipeline, progress: bool) -> None:
         """Label the missing parts, in several rounds: Ray drops a part when a worker or a node dies repeatedly."""
-        self.done = self.folder.finished(self.job)
+        finished = self.folder.finished(self.job, progress)
+        # Parts with images that their store did not return are labelled again; if that fails, the old ones are kept.
+        self.done = {part: about for part, about in finished.items() if not about.unavailable}
         self._read_errors()
         initial = sum(about.images for about in self.done.values())
         with tqdm(total=self.job.images, initial=initial, unit='image', disable=not progress) as bar:
@@ -163,6 +167,8 @@ class _Run:
                 self._label_missing(pipeline, bar)
         for part in self._missing():
             self.failed.setdefault(part, 'Ray lost it repeatedly')
+        if not self.failed:
+            self.folder.finish(self.job)
 
     def _label_missing(self, pipeline: Pipeline, bar: tqdm) -> None:
         reference, tries = put_pipeline(self.ray, pipeline), count_tries(self.ray, TRIES)
@@ -207,17 +213,18 @@ class _Run:
             return
         self.failed.pop(report.part, None)
         self.errors += report.errors[: KEPT_ERRORS - len(self.errors)]
-        self.done[report.part] = About(self.job.key, report.part, report.images, report.labelled, report.objects)
+        counts = (report.images, report.labelled, report.objects, report.unavailable)
+        self.done[report.part] = PartSummary(self.job.key, report.part, *counts)
 
     def _check_files(self, parts: list[int]) -> None:
         """Count the parts whose report was lost with a node, and check that this machine sees those of all nodes."""
-        existing = self.folder.existing()
+        existing = self.folder.existing(self.job)
         for part in parts:
-            exists = name_of(part) in existing
+            exists = self.job.file_of(part) in existing
             if part in self.done and not exists:
                 raise RayError(
-                    f'{self.folder.store.path(name_of(part))} was written by a worker, but does not exist here: the '
-                    'nodes do not share this folder; choose one on a shared disk, or a URL such as s3://bucket/labels'
+                    f'{self.folder.store.name_of(self.job.file_of(part))} was written by a worker, but does not exist '
+                    'here: the nodes do not share this folder; choose one on a shared disk, or a URL such as s3://bucket/labels'
                 )
             if exists and part not in self.done and (about := self.folder.about(self.job, part)):
                 self.done[part] = about
@@ -243,4 +250,6 @@ class _Run:
             error_count=len(problems) + unread,
             errors=(*problems, *self.errors)[:KEPT_ERRORS],
             failed=dict(sorted(self.failed.items())),
+            shards=self.folder.store.name_of(self.job.folder),
+            unavailable=sum(about.unavailable for about in self.done.values()),
         )

@@ -1,4 +1,4 @@
-"""What runs in the workers of a cluster; each holds the model once."""
+"""Worker processes of a cluster; each holds the model once."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ KEPT_ERRORS = 20
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker says about a part.
+    """Report of a part.
 
     Attributes:
         part: Number of the part.
         images: Images in it.
         labelled: Those that could be read.
         objects: Objects in them.
+        unavailable: Images that their store did not return.
         errors: The first errors of the others.
         failure: Why the part was not written; empty if it was.
         is_final: Whether no other worker should try.
@@ -45,6 +46,7 @@ class Report:
     images: int = 0
     labelled: int = 0
     objects: int = 0
+    unavailable: int = 0
     errors: list[str] = field(default_factory=list)
     failure: str = ''
     is_final: bool = False
@@ -88,7 +90,7 @@ class PartLabeller:
         # Written by an earlier try, whose report was lost with its node.
         about = self.folder.about(self.job, part)
         errors: list[str] = []
-        if about is None:
+        if about is None or about.unavailable:
             if reason := ray.get(self.tries.begin.remote(part)):
                 return Report(part, failure=reason, is_final=True)
             indices = self.job.indices(part)
@@ -99,7 +101,7 @@ class PartLabeller:
             ids = self.pipeline.labeller.source.ids[indices.start : indices.stop]
             about = self.folder.write(self.job, part, ids, results)
             errors = [result for result in results if isinstance(result, str)][:KEPT_ERRORS]
-        return Report(part, about.images, about.labelled, about.objects, errors)
+        return Report(part, about.images, about.labelled, about.objects, about.unavailable, errors)
 
 
 def put_pipeline(ray: ModuleType, pipeline: Pipeline) -> Any:

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .._schema import NotNegative, build, describe_error, parse_json, show
+from ..data import MAX_PIXELS
 from ..errors import FcamZooError, install_hint
 from .labeller import ImageRecord, ObjectRecord
+from .loading import NotReturned
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,8 +35,8 @@ class DamagedShard(ShardError):
 
 
 @dataclass(frozen=True)
-class About:
-    """What the metadata of a shard says about it.
+class PartSummary:
+    """The metadata of a part.
 
     Attributes:
         job: Key of the job.
@@ -42,6 +44,7 @@ class About:
         images: Number of rows.
         labelled: Rows with labels; the others have an error.
         objects: Objects in all rows.
+        unavailable: Rows of images that their store did not return.
     """
 
     job: str
@@ -49,6 +52,7 @@ class About:
     images: Annotated[int, NotNegative]
     labelled: Annotated[int, NotNegative]
     objects: Annotated[int, NotNegative]
+    unavailable: Annotated[int, NotNegative] = 0
 
 
 def import_pyarrow() -> ModuleType:
@@ -69,7 +73,8 @@ def schema() -> pyarrow.Schema:
     """Return the columns of a row.
 
     - `id`: name of the image.
-    - `status`: 'ok', or 'error' for an image that could not be read; then `error` says why, and all others are null.
+    - `status`: 'ok'; 'error' for an image that could not be read; or 'unavailable' for one that its store did not
+      return, which `resume` labels again. `error` says why, and all others are null.
     - `label`, `label_index`: class of the objects, by its name and its index among the classes of the run.
     - `predicted`, `predicted_index`, `score`: the class that the model predicts, and its probability.
     - `width`, `height`: stored size in pixels.
@@ -107,7 +112,7 @@ def schema() -> pyarrow.Schema:
 def row_of(image_id: str, result: ImageRecord | str, classes: Sequence[str]) -> dict[str, Any]:
     """Return the row of an image, given its record, or the error of an unreadable image."""
     if isinstance(result, str):
-        return {'id': image_id, 'status': 'error', 'error': result}
+        return {'id': image_id, 'status': _status(result), 'error': result}
     stored = _objects(result.size, result.objects)
     upright = _objects(result.upright_size, result.upright_objects)
     return {
@@ -123,6 +128,10 @@ def row_of(image_id: str, result: ImageRecord | str, classes: Sequence[str]) -> 
     }
 
 
+def _status(error: str) -> str:
+    return 'unavailable' if isinstance(error, NotReturned) else 'error'
+
+
 def _objects(size: tuple[int, int], objects: list[ObjectRecord]) -> dict[str, Any]:
     columns = {column: [getattr(found, name) for found in objects] for column, name in _COLUMNS.items()}
     return {'width': size[0], 'height': size[1], **columns, 'boxes': [list(found.box) for found in objects]}
@@ -134,10 +143,10 @@ def record_of(row: dict[str, Any]) -> ImageRecord | str:
     Raises:
         ValueError: When the row has other content.
     """
-    if row['status'] not in ('ok', 'error'):
+    if row['status'] not in ('ok', 'error', 'unavailable'):
         raise ValueError(f'the status of a row is {show(row["status"])}')
-    if row['status'] == 'error':
-        return str(row['error'])
+    if row['status'] != 'ok':
+        return (str if row['status'] == 'error' else NotReturned)(row['error'])
     upright = row['upright'] or row
     return build(
         ImageRecord,
@@ -157,15 +166,25 @@ def record_of(row: dict[str, Any]) -> ImageRecord | str:
 
 def _records(columns: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the objects of a row or of its `upright`, after checking that they fit the image."""
-    pixels = columns['width'] * columns['height']
+    width, height = columns['width'], columns['height']
+    pixels = width * height
+    if min(width, height) < 1 or pixels > MAX_PIXELS:
+        raise ValueError(f'an image of {width}x{height} pixels')
     objects = [dict(zip(_COLUMNS.values(), values)) for values in zip(*(columns[c] for c in _COLUMNS), strict=True)]
     for found in objects:
-        if sum(found['counts']) != pixels or sum(found['counts'][1::2]) != found['area']:
+        x0, y0, x1, y1 = found['box']
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise ValueError('a box is not inside its image')
+        if (
+            min(found['counts'], default=0) < 0
+            or sum(found['counts']) != pixels
+            or sum(found['counts'][1::2]) != found['area']
+        ):
             raise ValueError('a mask does not fit its image')
     return objects
 
 
-def encode(rows: Sequence[dict[str, Any]], about: About) -> bytes:
+def encode(rows: Sequence[dict[str, Any]], about: PartSummary) -> bytes:
     """Return a Parquet file of rows, with checksums; equal rows give equal bytes."""
     pa = import_pyarrow()
     metadata = {_ABOUT: json.dumps(asdict(about))}
@@ -175,11 +194,17 @@ def encode(rows: Sequence[dict[str, Any]], about: About) -> bytes:
     return content.getvalue()
 
 
-def read_about(file: BinaryIO, name: str) -> About:
-    """Read the metadata of a Parquet file that `encode` returned; only its end is read.
+def missing_bytes(end: bytes) -> int:
+    """Return how many bytes of a Parquet file's metadata are before these bytes of its end; 0 or less if none are."""
+    # The file ends with the metadata, their length in four bytes, and four bytes that are the same in all files.
+    return int.from_bytes(end[-8:-4], 'little') + 12 - len(end)
+
+
+def read_about(content: bytes, name: str) -> PartSummary:
+    """Read the metadata of a Parquet file that `encode` returned.
 
     Args:
-        file: The file; it can seek.
+        content: The file, or its end with all metadata.
         name: Its name, for messages.
 
     Raises:
@@ -187,17 +212,17 @@ def read_about(file: BinaryIO, name: str) -> About:
     """
     pa = import_pyarrow()
     with _damaged(name):
-        found = pa.parquet.read_schema(file).metadata or {}
+        found = pa.parquet.read_schema(io.BytesIO(content)).metadata or {}
     if _ABOUT not in found:
         raise ShardError(f'{name} was not written by fcam-zoo predict --ray: move it away')
     with _damaged(name):
-        return build(About, parse_json(found[_ABOUT]))
+        return build(PartSummary, parse_json(found[_ABOUT]))
 
 
-def decode(content: bytes, name: str) -> tuple[About, Iterator[dict[str, Any]]]:
+def decode(content: bytes, name: str) -> tuple[PartSummary, Iterator[dict[str, Any]]]:
     """Read the metadata and the rows of a Parquet file that `encode` returned; errors are those of `read_about`."""
     pa = import_pyarrow()
-    about = read_about(io.BytesIO(content), name)
+    about = read_about(content, name)
     with _damaged(name):
         table = pa.parquet.read_table(io.BytesIO(content), page_checksum_verification=True)
         if not table.schema.equals(schema()) or table.num_rows != about.images:
@@ -207,7 +232,7 @@ def decode(content: bytes, name: str) -> tuple[About, Iterator[dict[str, Any]]]:
 
 @contextmanager
 def _damaged(name: str) -> Iterator[None]:
-    """Convert the errors of reading a Parquet file in the block to `ShardError`."""
+    """Convert the errors of reading a Parquet file in memory in the block to `ShardError`."""
     try:
         yield
     except (ValueError, OSError, LookupError) as e:  # Those of Arrow are subclasses.

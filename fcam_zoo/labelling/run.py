@@ -15,14 +15,14 @@ from tqdm import tqdm
 from .._schema import show
 from ..data.images import open_image
 from ..data.sources import ImageSource
-from ..errors import FcamZooError
+from ..errors import FcamZooError, StoreReadError
 from ..inference import warn_if_untrained
 from ..models import FCAM
 from .formats import FORMATS, Format
 from .inputs import find_inputs
 from .journal import Journal
 from .labeller import LabelledImage
-from .loading import LoadedImage, explain_worker_death
+from .loading import LoadedImage, NotReturned, explain_worker_death
 from .options import LabelOptions
 from .output import OutputFolder, lock, output_errors
 from .pipeline import Pipeline, Result
@@ -147,6 +147,16 @@ class _Run:
             for results in batches:
                 self.journal.add(results)
                 bar.update(len(results))
+        self._try_again()
+
+    def _try_again(self) -> None:
+        """Label the images that their store did not return; what it does not return now either is an error."""
+        if not (images := sorted(self.journal.unavailable)):
+            return
+        with closing(self.pipeline.run(images, self._write)) as batches:
+            results = (result for batch in batches for result in batch)
+            for index, result in zip(images, results):
+                self.journal.add_second(index, result)
 
     def _write(self, loaded: LoadedImage, labelled: LabelledImage) -> Result:
         """Write the files of an image; returns the error of one that cannot be read again."""
@@ -160,6 +170,8 @@ class _Run:
                     image = open_image(file, name=name) if draws else None
                     file.seek(0)
                     copy = io.BytesIO(file.read()) if copies else None
+            except StoreReadError as e:
+                return NotReturned(e)
             except (FcamZooError, OSError) as e:
                 return str(e)
             if image is not None and image.size != labelled.record.upright_size:

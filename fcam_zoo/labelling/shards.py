@@ -6,21 +6,31 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+from tqdm import tqdm
 
 from .._io import is_folder
 from .._schema import Positive, build, parse_json, reading
 from .journal import differences
+from .loading import NotReturned
 from .pipeline import Result
-from .rows import About, DamagedShard, ShardError, decode, encode, read_about, record_of, row_of
+from .rows import DamagedShard, PartSummary, ShardError, decode, encode, missing_bytes, read_about, record_of, row_of
 from .store import Store
 
 logger = logging.getLogger(__name__)
 
-JOB, FOLDER = 'job.json', 'shards'
+JOB, UNFINISHED = 'job.json', 'unfinished.json'
+# A job that replaces another one uses the folder that is free, so that the older parts stay until it has finished.
+_FOLDERS: tuple[Literal['shards', 'shards-2'], ...] = ('shards', 'shards-2')
+# A progress bar of requests appears after these seconds.
+SECONDS = 1.0
+# Bytes at the end of a part that usually hold its metadata.
+_END = 2**16
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,9 @@ class Job:
         shard_size: Images per part; the last part may have fewer.
         classes: Class names.
         model_name: Name of the model in annotation files.
-        sources: The images as they were given; empty for a source that was made in Python.
+        sources: The images as they were given, URLs without keys; empty for a source that was made in Python.
+        left_out: Whether keys were left out of `sources`, so that they cannot be opened.
+        folder: The folder of its parts.
         written_by: The command.
     """
 
@@ -43,6 +55,8 @@ class Job:
     classes: list[str]
     model_name: str
     sources: list[str]
+    left_out: bool = False
+    folder: Literal['shards', 'shards-2'] = 'shards'
     written_by: Literal['fcam-zoo predict --ray'] = 'fcam-zoo predict --ray'
 
     @property
@@ -61,10 +75,9 @@ class Job:
         first = part * self.shard_size
         return range(first, min(first + self.shard_size, self.images))
 
-
-def name_of(part: int) -> str:
-    """Return the file of a part below the folder of the job."""
-    return f'{FOLDER}/part-{part:06d}.parquet'
+    def file_of(self, part: int) -> str:
+        """Return the file of a part below the folder of the job."""
+        return f'{self.folder}/part-{part:06d}.parquet'
 
 
 class ShardFolder:
@@ -78,79 +91,113 @@ class ShardFolder:
         self.store = Store(where)
 
     def job(self) -> Job | None:
-        """Read the job; None when the folder holds none.
+        """Read the job, an unfinished one before the one that it replaces; None when the folder holds none.
 
         Raises:
-            ShardError: When `job.json` is damaged, or was not written by this package.
+            ShardError: When its file is damaged, or was not written by this package.
         """
+        return self._read_job(UNFINISHED) or self._read_job(JOB)
+
+    def _read_job(self, name: str) -> Job | None:
         try:
-            content = self.store.read(JOB)
+            content = self.store.read(name)
         except FileNotFoundError:
             return None
-        with reading(self.store.path(JOB), ShardError, 'give the output folder of fcam-zoo predict --ray'):
+        with reading(self.store.name_of(name), ShardError, 'give the output folder of fcam-zoo predict --ray'):
             return build(Job, parse_json(content))
+
+    def _write_job(self, name: str, job: Job) -> None:
+        self.store.write(name, (json.dumps(asdict(job), indent=2) + '\n').encode())
 
     def check(self, overwrite: bool, resume: bool) -> Job | None:
         """Return the job of the folder, after checking that another one may start or continue.
 
         Raises:
-            FileExistsError: When it holds a job, and neither `overwrite` nor `resume` is given; or files of others.
+            FileExistsError: When it holds a job, and neither `overwrite` nor `resume` is given; or files that this
+                package did not write.
             NotADirectoryError: When it is a file.
         """
         if self.store.is_local and os.path.lexists(self.store.where) and not is_folder(Path(self.store.where)):
             raise NotADirectoryError(f'{self.store.where} is not a folder: choose another output folder')
         found = self.job()
-        if found is None and self.store.exists(FOLDER):
-            raise FileExistsError(f'{self.store.path(FOLDER)} was not written by fcam_zoo: move it away')
+        if found is None and (others := [name for name in _FOLDERS if self.store.exists(name)]):
+            raise FileExistsError(f'{self.store.name_of(others[0])} was not written by fcam_zoo: move it away')
         if found is not None and not overwrite and not resume:
             raise FileExistsError(
-                f'{self.store.where} already holds a job: continue it with --resume (in Python resume=True), or '
+                f'{self.store.name} already holds a job: continue it with --resume (in Python resume=True), or '
                 'discard it with --overwrite (overwrite=True)'
             )
         return found
 
-    def start(self, job: Job, resume: bool) -> None:
-        """Prepare the folder for the missing parts of a job, after `check`.
+    def start(self, job: Job, resume: bool) -> Job:
+        """Prepare the folder for the missing parts of a job, after `check`; an earlier job stays until `finish`.
+
+        Returns:
+            The job with the folder of its parts.
 
         Raises:
             ValueError: When the job to resume has other settings.
         """
         found = self.job()
-        self.store.remove_temporary(FOLDER)
-        if found is None or not resume:
-            self.store.remove(FOLDER)
-            self.store.write(JOB, (json.dumps(asdict(job), indent=2) + '\n').encode())
-        elif found.key != job.key:
-            before, after = ({**j.settings, 'shard_size': j.shard_size, 'classes': j.classes} for j in (found, job))
-            raise ValueError(
-                f'{self.store.where} holds a job with other settings ({differences(before, after)}): resume it with '
-                'these, or discard it with --overwrite (in Python overwrite=True)'
-            )
+        if found is not None and resume:
+            if found.key != job.key:
+                before, after = ({**j.settings, 'shard_size': j.shard_size, 'classes': j.classes} for j in (found, job))
+                raise ValueError(
+                    f'{self.store.name} holds a job with other settings ({differences(before, after)}): resume it with '
+                    'these, or discard it with --overwrite (in Python overwrite=True)'
+                )
+            self.store.remove_temporary(found.folder)
+            return found
+        old = self._read_job(JOB)
+        job = replace(job, folder=next(name for name in _FOLDERS if old is None or name != old.folder))
+        # Parts of an unfinished job that was to replace the old one.
+        self.store.remove(job.folder)
+        self._write_job(JOB if old is None else UNFINISHED, job)
+        return job
 
-    def existing(self) -> set[str]:
+    def finish(self, job: Job) -> None:
+        """Remove the job that this one, of which all parts exist, replaces."""
+        if self._read_job(UNFINISHED) is not None:
+            self._write_job(JOB, job)
+            self.store.remove_file(UNFINISHED)
+        for name in _FOLDERS:
+            if name != job.folder:
+                self.store.remove(name)
+
+    def existing(self, job: Job) -> set[str]:
         """List the files of parts, below the folder of the job."""
-        return {f'{FOLDER}/{name}' for name in self.store.names(FOLDER)}
+        return {f'{job.folder}/{name}' for name in self.store.names(job.folder)}
 
-    def finished(self, job: Job) -> dict[int, About]:
-        """Read what the finished parts say about themselves; damaged ones are left out with a warning.
+    def finished(self, job: Job, progress: bool = False) -> dict[int, PartSummary]:
+        """Read the metadata of the finished parts; damaged ones are left out with a warning.
+
+        Args:
+            job: The job.
+            progress: Show a progress bar on stderr.
 
         Raises:
             ShardError: When a part is of another job.
+            OSError: When a part cannot be read.
         """
-        existing = self.existing()
-        known = {part: self.about(job, part) for part in range(job.parts) if name_of(part) in existing}
+        existing = self.existing(job)
+        parts = [part for part in range(job.parts) if job.file_of(part) in existing]
+        bar = tqdm(parts, 'finished parts', unit='part', disable=not progress, delay=SECONDS)
+        known = {part: self.about(job, part) for part in bar}
         return {part: about for part, about in known.items() if about is not None}
 
-    def about(self, job: Job, part: int) -> About | None:
-        """Read what a part says about itself; None when it is missing, or, with a warning, damaged.
+    def about(self, job: Job, part: int) -> PartSummary | None:
+        """Read the metadata of a part; None when it is missing, or, with a warning, damaged.
 
         Raises:
             ShardError: When it is a part of another job.
+            OSError: When it cannot be read; a part that a store does not return is not damaged.
         """
-        name = name_of(part)
+        name = job.file_of(part)
         try:
-            with self.store.open(name) as file:
-                about = read_about(file, self.store.path(name))
+            content = self.store.read_end(name, _END)
+            if (missing := missing_bytes(content)) > 0:
+                content = self.store.read_end(name, len(content) + missing)
+            about = read_about(content, self.store.name_of(name))
         except FileNotFoundError:
             return None
         except DamagedShard as e:
@@ -159,17 +206,18 @@ class ShardFolder:
         self._check(job, part, about)
         return about
 
-    def write(self, job: Job, part: int, ids: Sequence[str], results: Sequence[Result]) -> About:
-        """Write a part, and return what it says about itself.
+    def write(self, job: Job, part: int, ids: Sequence[str], results: Sequence[Result]) -> PartSummary:
+        """Write a part, and return its metadata.
 
         Raises:
             OutputError, StoreError: When it cannot be written.
         """
         records = [result for result in results if not isinstance(result, str)]
         objects = sum(len(record.objects) for record in records)
-        about = About(job.key, part, len(results), len(records), objects)
+        unavailable = sum(isinstance(result, NotReturned) for result in results)
+        about = PartSummary(job.key, part, len(results), len(records), objects, unavailable)
         rows = [row_of(image_id, result, job.classes) for image_id, result in zip(ids, results, strict=True)]
-        self.store.write(name_of(part), encode(rows, about))
+        self.store.write(job.file_of(part), encode(rows, about))
         return about
 
     def rows(self, job: Job, parts: Iterable[int]) -> Iterator[tuple[str, Result]]:
@@ -179,11 +227,11 @@ class ShardFolder:
             ShardError: When a part is missing, damaged, or of another job.
         """
         for part in parts:
-            name = self.store.path(name_of(part))
+            name = self.store.name_of(job.file_of(part))
             try:
-                content = self.store.read(name_of(part))
+                content = self.store.read(job.file_of(part))
             except FileNotFoundError as e:
-                raise ShardError(f'{name} is missing: {how_to_resume(job, self.store.where)}') from e
+                raise ShardError(f'{name} is missing: {how_to_resume(job, self.store.name)}') from e
             about, rows = decode(content, name)
             self._check(job, part, about)
             for row in rows:
@@ -191,18 +239,22 @@ class ShardFolder:
                     result = record_of(row)
                 yield row['id'], result
 
-    def _check(self, job: Job, part: int, about: About) -> None:
+    def _check(self, job: Job, part: int, about: PartSummary) -> None:
         if (about.job, about.part, about.images) != (job.key, part, len(job.indices(part))):
             raise ShardError(
-                f'{self.store.path(name_of(part))} is a part of another job: discard all with --overwrite, or move it '
-                'away and continue the job with --resume'
+                f'{self.store.name_of(job.file_of(part))} is a part of another job: discard all with --overwrite, or '
+                'move it away and continue the job with --resume'
             )
 
 
 def how_to_resume(job: Job, where: str) -> str:
-    """Return the command that labels the missing parts."""
-    images = ' '.join(job.sources) or 'IMAGES'
-    return (
-        f'continue the job with its options: fcam-zoo predict {images} --model {job.model_name} --ray --resume -o '
-        f'{where}'
-    )
+    """Return the command that labels the missing parts.
+
+    Args:
+        job: The job.
+        where: Its folder, or its URL without keys.
+    """
+    images = shlex.join(job.sources) or 'IMAGES'
+    options = shlex.join(['--model', job.model_name, '--ray', '--resume', '-o', where])
+    keys = ' (with the keys of the URLs, which are not stored)' if job.left_out else ''
+    return f'continue the job with its options{keys}: fcam-zoo predict {images} {options}'

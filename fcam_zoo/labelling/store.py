@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, TypeVar, cast
 
 from .._io import atomic_path, one_line
 from .._schema import describe_error
+from ..data.sources.store import is_url, public_url
 from ..errors import FcamZooError, install_hint
 from .output import output_errors
 
-_URL = re.compile(r'[a-z][a-z0-9+.-]+://')
-# Seconds before another try to write; clients of stores retry on their own before they raise an error.
+T = TypeVar('T')
+
+# Seconds before another try; clients of stores retry on their own before they raise an error.
 _PAUSES = (1.0, 4.0)
 
 
@@ -39,7 +40,7 @@ class Store:
 
     def __init__(self, where: str | os.PathLike) -> None:
         text = os.fspath(where).removeprefix('file://')
-        self.is_local = _URL.match(text) is None
+        self.is_local = not is_url(text)
         self.where = os.path.abspath(text) if self.is_local else text.rstrip('/')  # noqa: PTH100
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,42 +52,57 @@ class Store:
         try:
             import fsspec
         except ImportError as e:
-            raise ImportError(f'{self.where} needs fsspec: {install_hint("ray")}') from e
+            raise ImportError(f'{self.name} needs fsspec: {install_hint("ray,stores")}') from e
         try:
             return fsspec.core.url_to_fs(self.where)[0]
         except ImportError as e:
-            raise ImportError(f'{self.where}: {one_line(str(e))}') from e
+            # The message of fsspec names the package; the extra installs those of the usual stores.
+            raise ImportError(f'{self.name}: {install_hint("ray,stores")} ({one_line(str(e))})') from e
         except ValueError as e:
-            raise StoreError(f'{self.where} is not the URL of a known store ({one_line(str(e))})') from e
+            raise StoreError(f'{self.name} is not the URL of a known store ({one_line(str(e))})') from e
+
+    @property
+    def name(self) -> str:
+        """Return the place for messages and files, without keys."""
+        return public_url(self.where)
+
+    def name_of(self, name: str) -> str:
+        """Return the path or URL of a file for messages."""
+        return f'{self.name}/{name}' if name else self.name
 
     def path(self, name: str) -> str:
         """Return the path or URL of a file."""
         return f'{self.where}/{name}' if name else self.where
 
-    def open(self, name: str) -> BinaryIO:
-        """Open a file for reading; it can seek.
+    def read(self, name: str) -> bytes:
+        """Read a file; a store is tried several times.
 
         Raises:
             FileNotFoundError: When it does not exist.
-            OSError: When it cannot be read.
+            OSError: When it cannot be read; `StoreError` for a store.
         """
-        with self._errors(name):
-            return cast(BinaryIO, Path(self.path(name)).open('rb') if self.is_local else self._fs.open(self.path(name)))
+        if self.is_local:
+            return Path(self.path(name)).read_bytes()
+        return cast(bytes, self._attempt(name, lambda: self._fs.cat_file(self.path(name))))
 
-    def read(self, name: str) -> bytes:
-        """Read a file; errors as `open`."""
-        with self._errors(name):
-            if self.is_local:
-                return Path(self.path(name)).read_bytes()
-            return cast(bytes, self._fs.cat_file(self.path(name)))
+    def read_end(self, name: str, size: int) -> bytes:
+        """Read the last bytes of a file, or the whole file if it has fewer; errors as `read`."""
+        if self.is_local:
+            with Path(self.path(name)).open('rb') as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+                return file.read()
+        return self._attempt(name, lambda: self._read_end(self.path(name), size))
+
+    def _read_end(self, url: str, size: int) -> bytes:
+        total = int(self._fs.info(url)['size'])
+        return bytes(self._fs.cat_file(url, start=max(0, total - size), end=total))
 
     def exists(self, name: str) -> bool:
         """Return whether there is a file, a folder, or an object below this name."""
-        with self._errors(name):
-            if self.is_local:
-                return os.path.lexists(self.path(name))
-            self._fs.invalidate_cache()
-            return bool(self._fs.exists(self.path(name)))
+        if self.is_local:
+            return os.path.lexists(self.path(name))
+        self._fs.invalidate_cache()
+        return bool(self._attempt(name, lambda: self._fs.exists(self.path(name))))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file whole, also to the disk; a store is tried several times.
@@ -99,33 +115,33 @@ class Store:
             with output_errors(), atomic_path(self.path(name)) as temporary:
                 temporary.write_bytes(content)
             return
-        for pause in (*_PAUSES, None):
-            try:
-                with self._errors(name):
-                    self._fs.pipe_file(self.path(name), content)
-                return
-            except StoreError:
-                if pause is None:
-                    raise
-                time.sleep(pause)
+        self._attempt(name, lambda: self._fs.pipe_file(self.path(name), content))
 
     def names(self, folder: str) -> list[str]:
         """List the names of the files directly in a folder, sorted; none when it does not exist."""
-        with self._errors(folder), suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             if self.is_local:
                 return sorted(entry.name for entry in os.scandir(self.path(folder)) if entry.is_file())
             self._fs.invalidate_cache()
-            listed = self._fs.ls(self.path(folder), detail=False)
+            listed = self._attempt(folder, lambda: self._fs.ls(self.path(folder), detail=False))
             return sorted(str(path).rstrip('/').rpartition('/')[2] for path in listed)
         return []
 
     def remove(self, folder: str) -> None:
         """Remove a folder with all its files, if it exists."""
-        with self._errors(folder), suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             if self.is_local:
                 shutil.rmtree(self.path(folder))
             else:
-                self._fs.rm(self.path(folder), recursive=True)
+                self._attempt(folder, lambda: self._fs.rm(self.path(folder), recursive=True))
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file, if it exists."""
+        with suppress(FileNotFoundError):
+            if self.is_local:
+                Path(self.path(name)).unlink()
+            else:
+                self._attempt(name, lambda: self._fs.rm_file(self.path(name)))
 
     def remove_temporary(self, folder: str) -> None:
         """Remove the files in a folder that killed processes had not finished; stores have none."""
@@ -133,17 +149,23 @@ class Store:
             if name.startswith('.'):  # As `atomic_path` names them.
                 Path(self.path(folder), name).unlink(missing_ok=True)
 
-    @contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
-        """Convert the errors of a store in the block, which are of many kinds, to `StoreError`."""
-        try:
-            yield
-        except (FcamZooError, FileNotFoundError, ImportError):
-            raise
-        except Exception as e:
-            if self.is_local:
+    def _attempt(self, name: str, action: Callable[[], T]) -> T:
+        """Send a request to the store, several times if it fails.
+
+        Raises:
+            FileNotFoundError, ImportError: Those of the client.
+            StoreError: For its other errors, which are of many kinds.
+        """
+        for pause in (*_PAUSES, None):
+            try:
+                return action()
+            except (FcamZooError, FileNotFoundError, ImportError):
                 raise
-            raise StoreError(
-                f'{self.path(name)}: the store refuses it ({describe_error(e)}); check the URL and the credentials, '
-                'then run again'
-            ) from e
+            except Exception as e:
+                if pause is None or isinstance(e, PermissionError):
+                    raise StoreError(
+                        f'{self.name_of(name)}: the store refuses it ({describe_error(e)}); check the URL and the '
+                        'credentials, then run again'
+                    ) from e
+                time.sleep(pause)
+        raise StoreError(f'{self.name_of(name)}: not tried')  # The last pause is None.

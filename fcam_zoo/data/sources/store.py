@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ..._io import one_line
-from ...errors import ImageError, install_hint
+from ...errors import ImageError, StoreReadError, install_hint
 from .base import MAX_BYTES
 
 T = TypeVar('T')
@@ -57,6 +57,23 @@ class StoredObject:
 def is_url(text: str) -> bool:
     """Return whether text is a URL; a drive letter is not a scheme."""
     return _URL.match(text) is not None
+
+
+def public_url(text: str) -> str:
+    """Return a URL without user, password, query and fragment, for messages and files; other text unchanged.
+
+    Those parts may hold keys, as in signed URLs. In URLs of stores, `?` and `#` belong to the name of the object, except
+    where the text after `?` has the form of a query.
+    """
+    if not is_url(text):
+        return text
+    scheme, _, rest = text.partition('://')
+    host, slash, path = rest.partition('/')
+    if is_http(text):
+        host, path = re.split('[?#]', host, maxsplit=1)[0], re.split('[?#]', path, maxsplit=1)[0]
+    else:
+        path = re.split(r'[?][^/?*\[\]]+=', path, maxsplit=1)[0]
+    return f'{scheme}://{host.rpartition("@")[2]}{slash}{path}'
 
 
 def path_of_url(url: str) -> str:
@@ -201,11 +218,11 @@ def attempt(action: Callable[[], T], url: str) -> T:
 
     Raises:
         FileNotFoundError, ImportError: Those of the function.
-        ImageError: For any other error, in the last try.
+        StoreReadError: When all tries failed, or the store refuses access: a later run may succeed.
+        ImageError: For errors that another run cannot change, such as a wrong URL.
     """
-    for number in range(TRIES):
-        if number:
-            time.sleep(FIRST_WAIT * 2 ** (number - 1))
+    number = 1
+    while True:
         try:
             return action()
         except ImportError:
@@ -213,21 +230,31 @@ def attempt(action: Callable[[], T], url: str) -> T:
         except FileNotFoundError as e:
             raise FileNotFoundError(f'{one_line(url)}: no such object; check the URL') from e
         except Exception as e:  # Clients of stores raise errors of many libraries.
-            if number + 1 < TRIES and not _is_final(e):
-                continue
-            tries = f'in {number + 1} tries ' if number else ''
-            raise ImageError(
-                f'{one_line(url)}: the store did not return it {tries}({_describe(e)}); check your access, or run again'
-            ) from e
-    raise ImageError(f'{one_line(url)}: not read')  # TRIES is at least 1.
+            if number == TRIES or _is_final(e):
+                raise _failure(e, url, number) from e
+        time.sleep(FIRST_WAIT * 2 ** (number - 1))
+        number += 1
+
+
+def _failure(error: Exception, url: str, number: int) -> ImageError:
+    tries = f'in {number} tries ' if number > 1 else ''
+    kind = StoreReadError if _is_refusal(error) or not _is_final(error) else ImageError
+    return kind(
+        f'{one_line(url)}: the store did not return it {tries}({_describe(error)}); check your access, or run again'
+    )
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Return whether the client of a store lacks access, such as with an expired key; web servers answer with 4xx."""
+    return isinstance(error, PermissionError) or type(error).__name__ == 'NoCredentialsError'
 
 
 def _is_final(error: Exception) -> bool:
     """Return whether another try cannot help."""
     status = _http_status(error)
     refused = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
-    kinds = (PermissionError, NotADirectoryError, IsADirectoryError, ValueError, TypeError)
-    return refused or isinstance(error, kinds) or type(error).__name__ == 'NoCredentialsError'
+    kinds = (NotADirectoryError, IsADirectoryError, ValueError, TypeError)
+    return refused or isinstance(error, kinds) or _is_refusal(error)
 
 
 def _http_status(error: Exception) -> int | None:
