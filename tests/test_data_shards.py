@@ -83,6 +83,7 @@ def test_class_folders_beside_their_archives_stay_class_folders(tmp_path):
         (tmp_path / 'train' / name).mkdir(parents=True)
         (tmp_path / 'train' / name / '1.jpg').write_bytes(jpeg())
         write_tar(tmp_path / 'train' / f'{name}.tar', [('1.jpg', jpeg())])
+    write_tar(tmp_path / 'train.tar', [('1.jpg', jpeg())])
     assert open_dataset(tmp_path, 'train').ids == ['a/1.jpg', 'b/1.jpg']
 
 
@@ -178,13 +179,3 @@ def test_train_and_benchmark(shards, tmp_path, capsys):
     assert main(['benchmark', str(shards), *arguments, '-o', str(tmp_path / 'report')]) == 0
     assert '6 images' in capsys.readouterr().out
     assert (tmp_path / 'report' / 'report.html').is_file()
-
-
-def test_class_folders_beside_their_archive(tmp_path):
-    for name in NAMES:
-        (tmp_path / 'train' / name).mkdir(parents=True)
-        (tmp_path / 'train' / name / '1.jpg').write_bytes(jpeg())
-    for place in ('train.tar', 'train/all.tar', 'train-0.tar'):
-        write_tar(tmp_path / place, [('1.jpg', jpeg())])
-    assert shards_of(tmp_path, 'train') == []
-    assert open_dataset(tmp_path, 'train').ids == open_dataset(tmp_path, 'train', annotations='folder').ids

@@ -186,10 +186,10 @@ def test_classes_of_shards_without_labels_are_folders_in_them(tmp_path):
     for name in ('s0', 's1'):
         write_tar(tmp_path / f'{name}.tar', [(f'{folder}/{name}.png', b'') for folder in ('cat', 'dog')])
     source = open_source(str(tmp_path / '*.tar'))
-    labeller = Labeller(source, Postprocessor(('a', 'b'), threshold=0.5), 'folder')
+    labeller = Labeller(source, Postprocessor(0.5, ('a', 'b')), 'folder')
     assert labeller.classes == ('cat', 'dog')
     assert [labeller._known_label(i) for i in range(4)] == [0, 1, 0, 1]
     for name in ('s0', 's1'):
         write_tar(tmp_path / f'{name}.tar', [(f'{name}.png', b'')])
     with pytest.raises(ValueError, match=r's0\.tar/s0\.png is not in a class folder; .* give shards labels'):
-        Labeller(open_source(str(tmp_path / '*.tar')), Postprocessor(('a', 'b'), threshold=0.5), 'folder')
+        Labeller(open_source(str(tmp_path / '*.tar')), Postprocessor(0.5, ('a', 'b')), 'folder')
