@@ -13,7 +13,7 @@ _GIB = 2**30
 def keep_freed_memory() -> bool:
     """Let glibc's malloc keep freed blocks of up to 1 GiB for the next batch; for processes of this package only.
 
-    By default, glibc maps blocks above 128 KiB to 32 MiB afresh from the system, and gives the free end of its heap
+    By default, glibc maps blocks above 128 KiB to 32 MiB again from the system, and gives the free end of its heap
     back. The tensors of a batch are such blocks: each batch makes the system clear and map the same memory again, which
     took a fifth to a half of the time of `fcam-zoo benchmark`; benchmarks/allocation.py measures it.
 

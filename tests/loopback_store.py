@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
@@ -18,6 +19,7 @@ class LoopbackStore:
         status: The status of failures.
         delay: Seconds before each GET is answered.
         ranges: Whether byte ranges are supported.
+        encoding: Content-Encoding of answers; empty without one.
         requests: Number of GET requests per path.
     """
 
@@ -25,7 +27,7 @@ class LoopbackStore:
         self.files: dict[str, bytes] = {}
         self.failures: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
-        self.status, self.delay, self.ranges = 500, 0.0, True
+        self.status, self.delay, self.ranges, self.encoding = 500, 0.0, True, ''
         store = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,11 +63,14 @@ class LoopbackStore:
                 self.send_response(status)
                 self.send_header('Content-Length', str(len(body)))
                 self.send_header('Accept-Ranges', 'bytes' if store.ranges else 'none')
+                if store.encoding:
+                    self.send_header('Content-Encoding', store.encoding)
                 if status == 206:
                     self.send_header('Content-Range', f'bytes {first}-{int(first) + len(body) - 1}/{size}')
                 self.end_headers()
                 if with_body:
-                    self.wfile.write(body)
+                    with suppress(ConnectionError):  # The client has read enough.
+                        self.wfile.write(body)
 
         self._server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         self.url = f'http://127.0.0.1:{self._server.server_port}'

@@ -83,6 +83,7 @@ def test_class_folders_beside_their_archives_stay_class_folders(tmp_path):
         (tmp_path / 'train' / name).mkdir(parents=True)
         (tmp_path / 'train' / name / '1.jpg').write_bytes(jpeg())
         write_tar(tmp_path / 'train' / f'{name}.tar', [('1.jpg', jpeg())])
+    write_tar(tmp_path / 'train.tar', [('1.jpg', jpeg())])
     assert open_dataset(tmp_path, 'train').ids == ['a/1.jpg', 'b/1.jpg']
 
 

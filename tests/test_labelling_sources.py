@@ -16,6 +16,8 @@ from stored_images import write_tar
 from fcam_zoo.data import open_source
 from fcam_zoo.data.sources import store
 from fcam_zoo.labelling import FORMATS
+from fcam_zoo.labelling.labeller import Labeller
+from fcam_zoo.localization import Postprocessor
 
 ALL = list(FORMATS)
 
@@ -178,3 +180,16 @@ def test_shard_in_a_folder_that_is_replaced(photos, tmp_path):
     path = tar_of(photos, tmp_path / 'out' / 'coco' / 'a.tar')
     with pytest.raises(ValueError, match='in a folder that would be replaced'):
         label(path, tmp_path / 'out', ['coco'], overwrite=True)
+
+
+def test_classes_of_shards_without_labels_are_folders_in_them(tmp_path):
+    for name in ('s0', 's1'):
+        write_tar(tmp_path / f'{name}.tar', [(f'{folder}/{name}.png', b'') for folder in ('cat', 'dog')])
+    source = open_source(str(tmp_path / '*.tar'))
+    labeller = Labeller(source, Postprocessor(0.5, ('a', 'b')), 'folder')
+    assert labeller.classes == ('cat', 'dog')
+    assert [labeller._known_label(i) for i in range(4)] == [0, 1, 0, 1]
+    for name in ('s0', 's1'):
+        write_tar(tmp_path / f'{name}.tar', [(f'{name}.png', b'')])
+    with pytest.raises(ValueError, match=r's0\.tar/s0\.png is not in a class folder; .* give shards labels'):
+        Labeller(open_source(str(tmp_path / '*.tar')), Postprocessor(0.5, ('a', 'b')), 'folder')

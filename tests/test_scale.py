@@ -51,7 +51,13 @@ def test_arithmetic_of_a_job():
     assert rows['images to read'] == ['233 GiB', '22.7 TiB']
     assert rows['annotations to store'] == ['28 GiB', '2.7 TiB']
     assert rows['Parquet files'] == ['1,000 of 30.0 MB', '100,000 of 30.0 MB']
-    assert rows['requests, and their cost, one per image'] == ['10,000,000, 4.00', '1,000,000,000, 400.00']
+    assert rows['requests, and their cost, loose images'] == ['10,000,000, 4.00', '1,000,000,000, 400.00']
+    # The index reads 250 GB in blocks of 1 MiB.
+    assert rows['requests, and their cost, tar shards'][0] == '10,238,419, 4.10'
+    assert rows['requests, and their cost, Parquet files with images'][0] == '200,000, 0.08'
+    assert rows['time to index tar shards, all jobs'] == ['3.3 hours', '13.8 days']
+    assert rows['jobs of 10,000,000 images'] == ['1', '100']
+    assert rows['memory for names, driver and each worker'] == ['2.8 GiB', '2.8 GiB']
     assert rows['read rate of 1,024 cores'] == ['1,024 MB/s'] * 2
 
 
@@ -59,12 +65,15 @@ def test_the_reader_can_change_prices_and_sizes():
     rows = cells(scale.jobs(MEASURED, scale.Assumed(price=0.4, image_bytes=1e6)))
     assert rows['cost of the cores per million images'] == ['2.78', '2.78']
     assert rows['tar shards'][0] == '1,000 of 10,000 MB'
+    rows = cells(scale.jobs(MEASURED, scale.Assumed(image_bytes=5e6, latency=0.01)))
+    assert rows['time to index tar shards, all jobs'][0] == '27.8 hours'  # A request per image.
 
 
 def test_overhead_of_ray_is_relative_to_plain_predict():
     rows = cells(scale.rates(MEASURED))
     assert rows['`predict --ray`'][:3] == ['2', '80.0', '1.25']
-    assert rows['`predict`'][4] == '900 / 910 / 905 / 908'
+    assert rows['`predict`'][4:] == ['900 / 910 / 905 / 908', '3000', '1']
+    assert '`--shard-size 1000`' in scale.conditions(MEASURED)
 
 
 def test_files_are_generated_from_the_measurements(tmp_path, monkeypatch):

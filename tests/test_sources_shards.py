@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import tarfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from stored_images import SIZE, jpeg, read_all, write_parquet, write_tar
 
 from fcam_zoo.data import ImageSource, open_source
-from fcam_zoo.data.sources import parquet, store, tar
+from fcam_zoo.data.sources import parquet, shards, store, tar
 from fcam_zoo.errors import ImageError
 
 MEMBERS = [
@@ -260,3 +261,82 @@ def test_classes_file_that_is_damaged(tmp_path: Path):
     assert "'cat' is not in classes.txt" in open_source(path).label_problem
     (tmp_path / 'classes.txt').write_text('dog\ndog\n')
     assert 'repeated line' in open_source(path).label_problem
+
+
+def test_shards_with_equal_paths_have_different_ids(tmp_path):
+    entry = [('1.jpg', jpeg()), ('b/1.jpg', jpeg())]
+    urls = ['s3://bucket/a.tar', 's3://bucket/a-2.tar', 'gs://bucket/a.tar', 's3://bucket/b.tar']
+    found = shards.find_shards([store.StoredObject(url, 10) for url in urls], problems := [])
+    assert [shard.prefix for shard in found] == ['bucket/a/', 'bucket/a-2/', 'bucket/a-3/', 'bucket/b/']
+    assert problems == []
+    # A shard whose name is that of a folder in another one.
+    write_tar(tmp_path / 'x' / 'b.tar', entry)
+    write_tar(tmp_path / 'x.tar', entry)
+    source = read_all(open_source([tmp_path / 'x' / 'b.tar', tmp_path / 'x.tar', tmp_path / 'x' / '..' / 'x.tar']))
+    assert source.ids == ('b/1.jpg', 'b/b/1.jpg', 'x/1.jpg', 'x/b/1.jpg')
+
+
+def test_prefixes_stay_in_the_folder():
+    urls = ['s3://b/../x.parquet', 's3://b/y/x.parquet', 's3://x.parquet']
+    found = shards.find_shards([store.StoredObject(url, 10) for url in urls], [])
+    assert [shard.prefix for shard in found] == ['b/x/', 'y/x/', 'x/']
+    problems: list[str] = []
+    names = ['https://a.org/x%0A.tar', 'https://a.org/b.tar']
+    found = shards.find_shards([store.StoredObject(url, 10) for url in names], problems)
+    assert [shard.prefix for shard in found] == ['b/']
+    assert 'x%0A.tar: annotation files cannot hold the name of this shard; rename the shard' in problems[0]
+
+
+def test_equal_ids_of_parquet_files_are_numbered(tmp_path):
+    unique, shard = shards.UniqueIds(), shards.Shard('a.parquet', 1, '', 'a/')
+    other = shards.Shard('b.tar', 1, '', '')
+    assert unique.add(other, 'a/2.jpg') == 'a/2.jpg'
+    assert parquet._ids(unique, shard, ['1.jpg', '2.jpg']) == ['a/00000000', 'a/00000001']
+    assert parquet._ids(unique, other, ['a/1.jpg']) == ['a/1.jpg']
+    with pytest.raises(ImageError, match='earlier image of this name'):
+        parquet._ids(unique, shard, [None])
+
+
+def test_minus_one_is_no_label(tmp_path):
+    members = [(f'{n}.jpg', jpeg()) for n in range(4)]
+    members += [('0.cls', b'2'), ('1.cls', b'-1\n'), ('2.cls', b''), ('3.cls', b'10')]
+    source = open_source(write_tar(tmp_path / 'a.tar', members))
+    assert [source.label(i) for i in range(4)] == [2, None, None, 10]
+    assert source.class_names == tuple(map(str, range(11)))
+
+
+def test_values_of_a_dictionary_count_for_every_row(tmp_path, monkeypatch):
+    pa, pq = pytest.importorskip('pyarrow'), pytest.importorskip('pyarrow.parquet')
+    path = tmp_path / 'a.parquet'
+    image = jpeg()
+    rows = [{'bytes': image, 'path': f'{n:0900d}.jpg'} for n in range(100)]
+    pq.write_table(pa.table({'image': rows, 'label': ['n' * 2000] * 100}), path)
+    monkeypatch.setattr(parquet, 'MAX_TEXT', 100)  # Batches of one row.
+    source = open_source(path)
+    assert source.ids[99] == '00000099'  # The paths are too long.
+    assert source.class_names is None
+    assert source.image(99).size == SIZE
+    monkeypatch.setattr(parquet, 'MAX_GROUP', 20 * len(image))
+    source = open_source(path)
+    with pytest.raises(ImageError, match=rf'a\.parquet: a row group has \d+ bytes .*limit of {20 * len(image)}'):
+        source.open(0)
+    monkeypatch.setattr(parquet, 'MAX_ROWS', 99)
+    with pytest.raises(FileNotFoundError, match=r'a\.parquet: has more than 99 rows'):
+        open_source(path)
+
+
+def test_file_that_loses_rows_after_it_was_indexed(tmp_path):
+    path = write_parquet(tmp_path / 'a.parquet', ['1.jpg', '2.jpg'])
+    source = open_source(path)
+    write_parquet(path, ['1.jpg'])
+    with pytest.raises(ImageError, match=r'a\.parquet/2\.jpg: the file became shorter'):
+        source.open(1)
+
+
+def test_special_files_are_named_by_their_kind(tmp_path):
+    for name in ('a.tar', 'b.txt'):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r'a\.tar: .*not a shard; give a shard'):
+        open_source(tmp_path / 'a.tar')
+    with pytest.raises(FileNotFoundError, match=r'b\.txt: .*not a text file; give a text file'):
+        open_source(tmp_path / 'b.txt')

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import multiprocessing
+import re
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -14,6 +17,7 @@ from stored_images import jpeg, read_all, write_parquet, write_tar
 
 from fcam_zoo.data import open_source
 from fcam_zoo.data.sources import store
+from fcam_zoo.data.sources.remote import RemoteFiles
 from fcam_zoo.errors import ImageError, StoreReadError
 
 IDS = ('cat/1.jpg', 'dog/2.jpg')
@@ -183,6 +187,65 @@ def test_shard_whose_server_fails(web, shards):
     assert both.ids == tuple(f'a-1/{name}' for name in IDS)
     assert len(both.problems) == 1
     assert '0 images of the shard are used' in both.problems[0]
+
+
+def test_servers_that_send_more_than_they_said(web, monkeypatch):
+    name = 'photos/cat/1.jpg'
+    source, listed = open_source(f'{web.url}/{name}'), RemoteFiles([(store.StoredObject(f'{web.url}/{name}'), web.url)])
+    monkeypatch.setattr(store, 'MAX_BYTES', 2 * 2**20)
+    web.ranges, web.files[name] = False, bytes(64 * 2**20)
+    for images in (source, listed):
+        with pytest.raises(ImageError, match='more than the limit of 2097152'):
+            images.open(0)
+    web.files[name], web.encoding = gzip.compress(bytes(64 * 2**20)), 'gzip'
+    with pytest.raises(ImageError, match='2097153 bytes are more than the limit of 2097152'):
+        listed.open(0)
+
+
+def test_keys_of_urls_are_not_shown(web, shards, tmp_path, caplog):
+    web.files |= {**shards, 'photos/x.heic': b'', 'bad.tar': b'?' * 1000}
+    host = web.url.removeprefix('http://')
+    key = '?X-Signature=hidden'
+    (tmp_path / 'urls.txt').write_text(f'http://me:hidden@{host}/photos/dog/2.jpg{key}\n{web.url}/no.jpg{key}')
+    urls = [f'{web.url}/{name}{key}' for name in ('a-0.tar', 'a.parquet', 'bad.tar', 'none.jpg')]
+    source = open_source([tmp_path / 'urls.txt', *urls])
+    texts = [*source.problems, *source.ids, *(source.describe(i) for i in range(len(source)))]
+    with pytest.raises(FileNotFoundError) as caught:
+        source.image(1)
+    web.failures['photos/dog/2.jpg'], web.failures['a-0.tar'], web.failures['a.parquet'] = -1, -1, -1
+    for index in (0, 2, 4):
+        with pytest.raises(StoreReadError) as failed:
+            source.image(index)
+        texts.append(str(failed.value))
+    texts += [str(caught.value), caplog.text]
+    assert len(source.problems) == 2
+    assert not [text for text in texts if 'hidden' in text]
+
+
+def test_a_missing_client_is_reported_before_images_are_read(tmp_path, monkeypatch):
+    (tmp_path / 'urls.txt').write_text('s3://bucket/1.jpg\n')
+    monkeypatch.setitem(sys.modules, 's3fs', None)
+    monkeypatch.delitem(sys.modules['fsspec.registry']._registry, 's3', raising=False)
+    with pytest.raises(ImportError, match=r's3://bucket/1.jpg needs the client of its store: .*fcam-zoo\[stores\]'):
+        open_source(tmp_path / 'urls.txt')
+
+
+def test_a_bad_line_of_a_list_does_not_end_it(web, tmp_path):
+    (tmp_path / 'urls.txt').write_text(f'{web.url}/none.tar\n{web.url}/photos/cat/1.jpg\n')
+    source = open_source(tmp_path / 'urls.txt')
+    assert len(source) == len(source.problems) == 1
+
+
+@pytest.mark.parametrize('ending', ['shards', 'shards/'])
+def test_a_folder_of_shards_needs_a_pattern(tmp_path, shards, ending):
+    files = fsspec.filesystem('memory')
+    write_tar(tmp_path / 'shards' / 'a.tar', [])
+    files.pipe('/bucket/shards/a.parquet', b'')
+    for place, suffix in ((f'memory://bucket/{ending}', 'parquet'), (f'{tmp_path}/{ending}', 'tar')):
+        folder = place.rstrip('/')
+        with pytest.raises(FileNotFoundError, match=re.escape(f"give '{folder}/*.{suffix}' for its shards")):
+            open_source(place)
+    files.rm('/bucket', recursive=True)
 
 
 @pytest.fixture(scope='module')

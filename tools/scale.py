@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from fcam_zoo._io import write_text
 from fcam_zoo._schema import build
+from fcam_zoo.data.sources.store import BLOCK
 
 from . import records
 from .card import between_markers, table
@@ -31,6 +33,12 @@ JOBS = {'10 million': 10**7, '1 billion': 10**9}
 CORES = (64, 1024)
 HOURS = 24
 GIB, TIB = 2**30, 2**40
+JOB_IMAGES = 10**7
+"""Images of a job: the driver and each worker hold the names of all its images."""
+NAME_BYTES = 300
+"""Memory of the name of an image in a process, as measured with a million images."""
+ROW_GROUP = 100
+"""Images of a row group of a Parquet file; the index reads its names, and a worker its images, in a request each."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +101,14 @@ class Assumed:
         request_price: Price of 1000 requests to read from a store.
         image_bytes: Mean size of an image file in bytes; None: that of the measured images.
         shard: Images of a tar shard, and rows of a Parquet file.
+        latency: Seconds of a request of 1 MiB.
     """
 
     price: float = 0.04
     request_price: float = 0.0004
     image_bytes: float | None = None
     shard: int = 10_000
+    latency: float = 0.05
 
 
 def main() -> None:
@@ -108,9 +118,10 @@ def main() -> None:
     parser.add_argument('--request-price', type=float, default=default.request_price, help='price of 1000 requests')
     parser.add_argument('--image-bytes', type=float, help='mean size of your image files (default: the measured ones)')
     parser.add_argument('--shard', type=int, default=default.shard, help='images of a shard')
+    parser.add_argument('--latency', type=float, default=default.latency, help='seconds of a request of 1 MiB')
     parser.add_argument('--print', action='store_true', help='print the tables instead of writing the files')
     args = parser.parse_args()
-    assumed = Assumed(args.price, args.request_price, args.image_bytes, args.shard)
+    assumed = Assumed(args.price, args.request_price, args.image_bytes, args.shard, args.latency)
     if args.print:
         print('\n'.join(parts(read(), assumed).values()))
         return
@@ -138,11 +149,7 @@ def generated(assumed: Assumed | None = None) -> dict[Path, str]:
         text = between_markers(text, content, MARKERS[name], 'docs/scale.md')
     files = {page: text}
     if measured:
-        head = (
-            '# Many images\n\nMade by `benchmarks/scale.py`: rates without the start; memory is that of all processes\n'
-        )
-        head += 'together (proportional set size), its peak in each quarter of the run.\n'
-        files[folder() / 'scale.md'] = '\n'.join([head, found['measured'], found['rates']])
+        files[folder() / 'scale.md'] = '\n'.join([HEAD, found['measured'], found['rates']])
     return files
 
 
@@ -163,14 +170,24 @@ def conditions(measured: Measured) -> str:
     """Say what was measured."""
     return (
         f'{measured.model}; {measured.images:,} images, made by repeating {measured.different:,} files of '
-        f'{measured.image_bytes / 1000:.0f} kB on average; {measured.cores} cores; {measured.machine}.'
+        f'{measured.image_bytes / 1000:.0f} kB on average; {measured.cores} cores; {measured.machine}; '
+        f'`--shard-size {measured.shard_size}`.'
     )
 
 
 def rates(measured: Measured) -> str:
     """Return the table of the measured runs."""
     plain = measured.runs[0].rate
-    head = ['command', 'workers', 'images/s', 'time per image, relative', 'start, s', 'peak MiB by quarter', 'B/image']
+    head = [
+        'command',
+        'workers',
+        'images/s',
+        'time per image, relative',
+        'start, s',
+        'peak MiB by quarter',
+        'B/image',
+        'files',
+    ]
     rows = [
         [
             f'`{run.title}`',
@@ -180,6 +197,7 @@ def rates(measured: Measured) -> str:
             f'{run.start:.0f}',
             ' / '.join(f'{mib:.0f}' for mib in run.memory),
             f'{run.bytes_per_image:.0f}',
+            str(run.files),
         ]
         for run in measured.runs
     ]
@@ -191,7 +209,8 @@ def assumptions(measured: Measured, assumed: Assumed) -> str:
     size = assumed.image_bytes or measured.image_bytes
     return (
         f'Assumed: {assumed.price:g} per core and hour; {assumed.request_price:g} per 1000 requests; '
-        f'{size / 1000:.0f} kB per image file; {assumed.shard:,} images per shard.'
+        f'{size / 1000:.0f} kB per image file; {assumed.shard:,} images per shard; '
+        f'{ROW_GROUP} images per row group of a Parquet file with images; {assumed.latency:g} s per request of 1 MiB.'
     )
 
 
@@ -207,6 +226,8 @@ def _job(measured: Measured, assumed: Assumed, images: int) -> dict[str, str]:
     image_bytes = assumed.image_bytes or measured.image_bytes
     shards = -(-images // assumed.shard)
     row = measured.last.bytes_per_image
+    # The index reads all small images on its way to the next header, and a block for each large one.
+    index = min(images, math.ceil(images * image_bytes / BLOCK))
     found = {'core-hours': f'{core_hours:,.0f}'}
     found |= {f'time on {cores:,} cores': _duration(core_hours / cores) for cores in CORES}
     found |= {
@@ -218,8 +239,12 @@ def _job(measured: Measured, assumed: Assumed, images: int) -> dict[str, str]:
         'annotations to store': _size(images * row),
         'Parquet files': f'{shards:,} of {assumed.shard * row / 1e6:.1f} MB',
         'tar shards': f'{shards:,} of {assumed.shard * image_bytes / 1e6:,.0f} MB',
-        'requests, and their cost, one per image': _requests(images, assumed),
-        'requests, and their cost, one per tar shard': _requests(shards, assumed),
+        'requests, and their cost, loose images': _requests(images, assumed),
+        'requests, and their cost, tar shards': _requests(images + index, assumed),
+        'requests, and their cost, Parquet files with images': _requests(2 * -(-images // ROW_GROUP), assumed),
+        'time to index tar shards, all jobs': _duration(index * assumed.latency / 3600),
+        f'jobs of {JOB_IMAGES:,} images': f'{-(-images // JOB_IMAGES):,}',
+        'memory for names, driver and each worker': _size(min(images, JOB_IMAGES) * NAME_BYTES),
     }
     return found
 
@@ -233,7 +258,7 @@ def _duration(hours: float) -> str:
 
 
 def _size(number: float) -> str:
-    return f'{number / TIB:,.1f} TiB' if number >= TIB else f'{number / GIB:,.0f} GiB'
+    return f'{number / TIB:,.1f} TiB' if number >= TIB else f'{number / GIB:,.{0 if number >= 10 * GIB else 1}f} GiB'
 
 
 if __name__ == '__main__':

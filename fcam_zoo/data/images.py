@@ -273,24 +273,26 @@ def describe_skipped(paths: Sequence[str]) -> str:
     return f'{len(paths)} file{"s" * (len(paths) > 1)} skipped, not read as images: {common}{more}'
 
 
-def open_file(path: str | os.PathLike) -> BinaryIO:
-    """Open an image file for reading.
+def open_file(path: str | os.PathLike, kind: str = 'image') -> BinaryIO:
+    """Open an image file, or a file of another kind, for reading.
 
     Raises:
         FileNotFoundError: If it does not exist.
         ImageError: If it is a folder or a special file, or the system refuses it.
     """
-    check_is_file(path)
+    check_is_file(path, kind)
     try:
         return Path(path).open('rb')
     except OSError as e:
         raise ImageError(describe_os_error(e)) from e
 
 
-def check_is_file(path: str | os.PathLike) -> None:
+def check_is_file(path: str | os.PathLike, kind: str = 'image') -> None:
     """Raise the errors of `open_file` for a path that is not a file; reading a pipe or a device might never end."""
-    if not stat.S_ISREG(status_of(Path(path), 'image file').st_mode):
-        raise ImageError(f'{short_path(path)}: a folder or a special file, not an image; give an image file')
+    file = 'image file' if kind == 'image' else kind
+    if not stat.S_ISREG(status_of(Path(path), file).st_mode):
+        article = 'an' if kind == 'image' else 'a'
+        raise ImageError(f'{short_path(path)}: a folder or a special file, not {article} {kind}; give {article} {file}')
 
 
 @contextmanager

@@ -89,9 +89,10 @@ def shards_of(root: str | os.PathLike, split: str) -> list[str]:
     if is_url(place):
         return _stored_shards(place, names)
     for name in names if split else ():
-        # A folder of class folders may also hold the archives from which these were extracted.
         own = Path(place, name)
-        found = _files(own) if is_folder(own) and not subfolders(own) else []
+        if is_folder(own) and subfolders(own):
+            return []  # Class folders; shards in or beside them are the archives from which these were extracted.
+        found = _files(own) if is_folder(own) else []
         found = found or [path for path in _files(Path(place)) if path.name.startswith((f'{name}-', f'{name}.'))]
         if found:
             return _of_one_kind([str(path) for path in found])
@@ -151,7 +152,7 @@ def _read_split(root: str | os.PathLike, split: str, ground_truth: bool) -> tupl
             data.problems.append(f'{one_line(source.describe(index))}: {fix}; correct it or remove the image')
         if ground_truth:
             with collect_problem(data.problems, one_line(source.describe(index))):
-                _add_boxes(data, image_id, source.note(index), one_line(source.describe(index)))
+                _add_boxes(data, image_id, source.sidecar_json(index), one_line(source.describe(index)))
     data.classes = dict(enumerate(classes))
     data.ids = [i for i in data.listed if i in data.labels and (not data.boxes or i in data.boxes)]
     check_classes(data)

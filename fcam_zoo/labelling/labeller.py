@@ -134,7 +134,7 @@ class Labeller:
 
     def _known_label(self, index: int) -> int:
         label = self.source.label(index)
-        return self.classes.index(self.source.ids[index].split('/')[0]) if label is None else label
+        return self.classes.index(_folder(self.source, index)) if label is None else label
 
 
 def _known_classes(source: ImageSource) -> tuple[str, ...]:
@@ -146,10 +146,16 @@ def _known_classes(source: ImageSource) -> tuple[str, ...]:
             if source.label(index) is None:
                 raise ValueError(f"labels='folder': {source.describe(index)} has no label; add it or remove the image")
         return source.class_names
-    for image_id in source.ids:
-        if '/' not in image_id:
-            raise ValueError(f"labels='folder': {image_id} is not in a class folder; move it into one")
-    return tuple(sorted({image_id.split('/')[0] for image_id in source.ids}))
+    return tuple(sorted({_folder(source, index) for index in range(len(source))}))
+
+
+def _folder(source: ImageSource, index: int) -> str:
+    """Return the class folder of an image."""
+    folder, slash, _ = source.inner_name(index).partition('/')
+    if not slash:
+        where = source.describe(index)
+        raise ValueError(f"labels='folder': {where} is not in a class folder; move it into one, or give shards labels")
+    return folder
 
 
 def _object_records(found: Localization, certainty: float) -> list[ObjectRecord]:

@@ -75,7 +75,11 @@ class ImageSource(ABC):
         """Return the label of an image, an index of `class_names`; None when it has none."""
         return None
 
-    def note(self, index: int) -> bytes | None:
+    def inner_name(self, index: int) -> str:
+        """Return the id of an image without the name of its shard; its first folder may be a class."""
+        return self.ids[index]
+
+    def sidecar_json(self, index: int) -> bytes | None:
         """Read the JSON that the source has about an image; None when it has none."""
         return None
 

@@ -69,7 +69,12 @@ class JoinedSource(ImageSource):
         source, inner = self._at(index)
         return None if self.class_names is None else source.label(inner)
 
-    def note(self, index: int) -> bytes | None:
+    def inner_name(self, index: int) -> str:
+        """Return the id of an image without the name of its shard."""
+        source, inner = self._at(index)
+        return source.inner_name(inner)
+
+    def sidecar_json(self, index: int) -> bytes | None:
         """Read the JSON about an image."""
         source, inner = self._at(index)
-        return source.note(inner)
+        return source.sidecar_json(inner)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ..._io import describe_os_error, is_folder, short_path
-from ...errors import FcamZooError
+from ...errors import FcamZooError, ImageError
 from ..images import describe_skipped, list_images, open_file
 from .base import ImageSource, is_writable
 
@@ -107,7 +107,8 @@ def _images_of(argument: Argument, leave_out: Path | None, problems: list[str], 
     try:
         listed = list_images(path, unreadable, others)
     except (FcamZooError, OSError) as e:
-        problems.append(str(e))
+        hint = shard_hint(str(path), _suffixes_in(path)) if isinstance(e, ImageError) else ''
+        problems.append('; '.join(filter(None, (str(e), hint))))
         return []
     finally:
         problems += [
@@ -120,6 +121,19 @@ def _images_of(argument: Argument, leave_out: Path | None, problems: list[str], 
         others = [path for path in others if not real_path(Path(path).parent).is_relative_to(leave_out)]
     skipped += others
     return listed
+
+
+def _suffixes_in(folder: Path) -> set[str]:
+    try:
+        return {name.suffix.lower() for name in folder.iterdir()}
+    except OSError:  # A file, or a folder that cannot be read.
+        return set()
+
+
+def shard_hint(folder: str, suffixes: Container[str]) -> str:
+    """Return how to give the shards of a folder that has files with these suffixes; empty if it has no shards."""
+    kind = next((suffix for suffix in ('.tar', '.parquet') if suffix in suffixes), '')
+    return f"give '{short_path(folder.rstrip('/'))}/*{kind}' for its shards" if kind else ''
 
 
 def real_path(path: Path) -> Path:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..._io import is_folder, short_path
-from ...errors import FcamZooError
+from ...errors import FcamZooError, ImageError
 from ..images import SUFFIXES, describe_skipped
 from ..paths import as_texts
 from .base import ImageSource
 from .joined import JoinedSource
-from .local import Argument, LocalFiles
+from .local import Argument, LocalFiles, shard_hint
 from .parquet import ParquetFiles
 from .patterns import expand_range, fixed_folder, is_local_pattern, matches, read_list
 from .remote import RemoteFiles
 from .shards import find_shards
-from .store import StoredObject, find_objects, is_pattern, is_url, suffix_of
+from .store import StoredObject, check_client, find_objects, is_pattern, is_url, path_of_url, public_url, suffix_of
 from .tar import COMPRESSED, TarShards
 
 logger = logging.getLogger(__name__)
@@ -41,13 +42,14 @@ def open_source(
 
     Raises:
         FileNotFoundError: When no image is left.
+        ImageError: For a range (`{000..012}`) that is empty or too large.
         ImportError: When a source needs a library that is not installed.
         TypeError: When `where` holds other objects than paths.
         ValueError: For a compressed tar file.
     """
     if isinstance(where, ImageSource):
         return where
-    plan = _Plan()
+    plan = SourcePlan()
     for text in as_texts(where):
         plan.add_argument(text)
     source = plan.open(None if leave_out is None else Path(leave_out))
@@ -60,7 +62,7 @@ def open_source(
 
 
 @dataclass
-class _Plan:
+class SourcePlan:
     """What the arguments of a source stand for."""
 
     local: list[Argument] = field(default_factory=list)
@@ -69,35 +71,48 @@ class _Plan:
     parquets: list[str | StoredObject] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    _schemes: set[str] = field(default_factory=set)
 
     def add_argument(self, text: str) -> None:
         """Add an argument; one that cannot be found becomes a problem."""
         text = text.removeprefix('file://') if text.startswith('file:///') else text
         for place in expand_range(text):
-            try:
-                if place == '-' or is_list(place):
-                    self._add_list(place)
-                elif is_url(place):
-                    self._add_url(place)
-                elif is_local_pattern(place):
-                    self._add_pattern(place)
-                else:
-                    self._add_file(place, Argument.of(Path(place)))
-            except (ImportError, _CompressedTar):
-                raise
-            except (FcamZooError, OSError) as e:
-                self.problems.append(str(e))
+            self._try(self._add_place, place)
+
+    def _try(self, add: Callable[..., None], *arguments: Any) -> None:
+        try:
+            add(*arguments)
+        except (ImportError, _CompressedTar):
+            raise
+        except (FcamZooError, OSError) as e:
+            self.problems.append(str(e))
+
+    def _add_place(self, place: str) -> None:
+        if place == '-' or is_list(place):
+            self._add_list(place)
+        elif is_url(place):
+            self._add_url(place)
+        elif is_local_pattern(place):
+            self._add_pattern(place)
+        else:
+            self._add_file(place, Argument.of(Path(place)))
 
     def _add_list(self, place: str) -> None:
         """Add the lines of a list; URLs are not looked up, so that a list of millions opens at once."""
         folder, lines = read_list(place)
         for line, entry in lines:
-            if is_url(entry):
-                self._add_object(StoredObject(entry), entry.rpartition('/')[0] if is_url(line) else folder)
-            else:
-                path = Path(entry)
-                inside = not Path(line).is_absolute() and '..' not in Path(line).parts
-                self._add_file(entry, Argument(path, Path(folder) if inside else Argument.of(path).root))
+            self._try(self._add_line, folder, line, entry)
+
+    def _add_line(self, folder: str, line: str, entry: str) -> None:
+        if is_url(entry):
+            if (scheme := entry.partition('://')[0]) not in self._schemes:
+                check_client(entry)
+                self._schemes.add(scheme)
+            self._add_object(StoredObject(entry), entry.rpartition('/')[0] if is_url(line) else folder)
+        else:
+            path = Path(entry)
+            inside = not Path(line).is_absolute() and '..' not in Path(line).parts
+            self._add_file(entry, Argument(path, Path(folder) if inside else Argument.of(path).root))
 
     def _add_url(self, url: str) -> None:
         check_not_compressed(url)
@@ -106,11 +121,13 @@ class _Plan:
             self._add_object(found[0], url.rpartition('/')[0])
             return
         folder = fixed_folder(url) if is_pattern(url) else url
+        if not is_pattern(url):
+            check_not_only_shards(url, found)
         for entry in found:
             if suffix_of(entry.url) in SUFFIXES or (is_pattern(url) and suffix_of(entry.url) in ('.tar', '.parquet')):
                 self._add_object(entry, folder)
             else:
-                self.skipped.append(entry.url)
+                self.skipped.append(public_url(entry.url))
 
     def _add_object(self, entry: StoredObject, folder: str) -> None:
         check_not_compressed(entry.url)
@@ -167,12 +184,19 @@ class _CompressedTar(ValueError):
 
 def check_not_compressed(place: str) -> None:
     """Raise ValueError for a compressed tar file."""
-    name = place.lower()
-    if name.endswith(COMPRESSED):
+    name = path_of_url(place) if is_url(place) else place
+    if name.lower().endswith(COMPRESSED):
         raise _CompressedTar(
-            f'{short_path(place)}: a compressed tar file, whose images cannot be read in any order; decompress it to '
-            '.tar'
+            f'{short_path(public_url(place))}: a compressed tar file, whose images cannot be read in any order; '
+            'decompress it to .tar'
         )
+
+
+def check_not_only_shards(url: str, found: Sequence[StoredObject]) -> None:
+    """Raise ImageError for a folder with shards and without images: shards in folders are left out."""
+    suffixes = {suffix_of(entry.url) for entry in found}
+    if suffixes.isdisjoint(SUFFIXES) and (hint := shard_hint(public_url(url), suffixes)):
+        raise ImageError(f'{short_path(public_url(url))}: no images in this folder; {hint}')
 
 
 def is_list(place: str) -> bool:

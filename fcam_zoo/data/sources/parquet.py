@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 from types import ModuleType
@@ -16,8 +17,8 @@ from typing import Any, BinaryIO
 from ..._io import one_line
 from ..._schema import parse_json
 from ...errors import FcamZooError, ImageError, install_hint
-from .base import ImageSource, safe_id
-from .shards import Shard, digest_of, number_labels
+from .base import MAX_NAME, ImageSource, safe_id
+from .shards import Shard, UniqueIds, digest_of, label_text, number_labels
 from .store import check_bytes
 
 KEPT_GROUPS = 2
@@ -25,6 +26,13 @@ KEPT_GROUPS = 2
 
 MAX_GROUP = 2 * 2**30
 """Largest size in bytes of the images of a row group, which is read as a whole."""
+
+
+MAX_ROWS = 20_000_000
+"""Largest number of rows of a file; the ids of so many need 2 GB of memory."""
+
+MAX_TEXT = 256 * 2**20
+"""Bytes of paths and labels that are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +80,18 @@ class ParquetFiles(ImageSource):
         problems: list[str] = []
         ids: list[str] = []
         texts: list[str | None] = []
+        unique = UniqueIds()
         for shard in shards:
             try:
-                columns, groups, names, labels = _read_index(shard)
+                columns, groups, paths, labels = _read_index(shard)
+                new = _ids(unique, shard, paths)
             except (FcamZooError, OSError) as e:
                 problems.append(str(e))
                 continue
             self.shards += (shard,)
             self._columns.append(columns)
             self._groups.append(groups)
-            ids += [shard.prefix + name for name in names]
+            ids += new
             texts += labels
             self._first.append(len(ids))
         self.ids, self.problems = tuple(ids), tuple(problems)
@@ -116,8 +126,11 @@ class ParquetFiles(ImageSource):
         if self._cache is None or self._cache.process != os.getpid():
             self._cache = _GroupCache()  # After a fork, the lock might be held forever.
         column = self._cache.get(self.shards[number], self._columns[number].leaf, group)
-        value = column[row - self._groups[number][group]]
         name = self.describe(index)
+        row -= self._groups[number][group]
+        if row >= len(column):
+            raise ImageError(f'{one_line(name)}: the file became shorter during the run; run again')
+        value = column[row]
         if not value.is_valid:
             raise ImageError(f'{one_line(name)}: the row has no image bytes; remove it')
         content = value.as_buffer()
@@ -132,8 +145,11 @@ class ParquetFiles(ImageSource):
 
     def describe(self, index: int) -> str:
         """Return the file and the id in it."""
-        shard = self.shards[self._row(index)[0]]
-        return f'{shard.place}/{self.ids[index].removeprefix(shard.prefix)}'
+        return f'{self.shards[self._row(index)[0]].public_place}/{self.inner_name(index)}'
+
+    def inner_name(self, index: int) -> str:
+        """Return the id in the file."""
+        return self.ids[index].removeprefix(self.shards[self._row(index)[0]].prefix)
 
     def local_files(self) -> Iterator[str]:
         """List the files of this machine."""
@@ -171,15 +187,24 @@ def _library() -> ModuleType:
     return pyarrow.parquet
 
 
-def _read_group(shard: Shard, leaf: str, group: int) -> Any:
+def _read_group(shard: Shard, leaf: str, group: int) -> list[Any]:
     """Read the image column of a row group."""
 
-    def read(file: Any) -> Any:
-        # Without threads and read-ahead of Arrow: this may be a forked process.
-        column = file.read_row_group(group, columns=[leaf], use_threads=False).column(0).combine_chunks()
-        return column.field('bytes') if leaf.endswith('.bytes') and hasattr(column, 'field') else column
+    def read(file: Any) -> list[Any]:
+        values: list[Any] = []
+        size = 0
+        # Few bytes in a dictionary may be the values of many rows, so rows are read one by one. Without threads of
+        # Arrow: this may be a forked process.
+        for batch in file.iter_batches(batch_size=1, row_groups=[group], columns=[leaf], use_threads=False):
+            column = batch.column(0)
+            size += batch.nbytes
+            if size > MAX_GROUP:
+                raise _group_error(shard, size)
+            values += column.field('bytes') if leaf.endswith('.bytes') and hasattr(column, 'field') else column
+        return values
 
-    return _with_file(shard, read)
+    found: list[Any] = _with_file(shard, read)
+    return found
 
 
 def _with_file(shard: Shard, read: Any) -> Any:
@@ -194,52 +219,76 @@ def _with_file(shard: Shard, read: Any) -> Any:
         raise ImageError(f'{shard.name}: cannot be read as Parquet ({problem}); write the file again') from e
 
 
-def _read_index(shard: Shard) -> tuple[_Columns, list[int], list[str], list[str | None]]:
-    """Return the columns, first rows of the groups, names and labels of a file."""
+def _read_index(shard: Shard) -> tuple[_Columns, list[int], list[str | None], list[str | None]]:
+    """Return the columns, first rows of the groups, paths and labels of a file."""
 
-    def read(file: Any) -> tuple[_Columns, list[int], list[str], list[str | None]]:
+    def read(file: Any) -> tuple[_Columns, list[int], list[str | None], list[str | None]]:
         columns = _find_columns(file.schema_arrow, shard)
-        groups, paths = [0], list[str | None]()
-        labels = list[str | None]()
-        wanted = [f'{columns.image}.path'] * columns.is_struct + [columns.label] * bool(columns.label)
+        groups, paths, labels = [0], list[str | None](), list[str | None]()
         for group in range(file.num_row_groups):
             _check_group(file.metadata.row_group(group), columns.leaf, shard)
-            rows = file.metadata.row_group(group).num_rows
-            groups.append(groups[-1] + rows)
-            table = file.read_row_group(group, columns=wanted, use_threads=False) if wanted else None
-            paths += [None] * rows
-            labels += [None] * rows
-            if table is not None and columns.image in table.column_names:
-                paths[len(paths) - rows :] = [(value or {}).get('path') for value in table[columns.image].to_pylist()]
-            if table is not None and columns.label:
-                labels[len(labels) - rows :] = [_text(value) for value in table[columns.label].to_pylist()]
-        return columns, groups, _names(paths), labels
+            groups.append(groups[-1] + file.metadata.row_group(group).num_rows)
+            if groups[-1] > MAX_ROWS:
+                raise ImageError(f'{shard.name}: has more than {MAX_ROWS} rows; write several files')
+            _add_texts(file, group, columns, (paths, labels))
+            if not len(paths) == len(labels) == groups[-1]:
+                raise ImageError(f'{shard.name}: a row group has another number of rows than it says; write it again')
+        return columns, groups, paths, labels
 
-    index: tuple[_Columns, list[int], list[str], list[str | None]] = _with_file(shard, read)
+    index: tuple[_Columns, list[int], list[str | None], list[str | None]] = _with_file(shard, read)
     return index
+
+
+def _add_texts(file: Any, group: int, columns: _Columns, texts: tuple[list[str | None], list[str | None]]) -> None:
+    """Add the paths and labels of a row group, in batches of limited size, to two lists."""
+    paths, labels = texts
+    wanted = [f'{columns.image}.path'] * columns.is_struct + [columns.label] * bool(columns.label)
+    about = file.metadata.row_group(group)
+    sizes = [
+        about.column(n).total_uncompressed_size
+        for n in range(about.num_columns)
+        if about.column(n).path_in_schema in wanted
+    ]
+    if not sizes:
+        paths += [None] * about.num_rows
+        labels += [None] * about.num_rows
+        return
+    # No value is larger than its column, but each row may have this value of a dictionary.
+    rows = min(max(1, MAX_TEXT // max(1, *sizes)), 10_000)
+    for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted, use_threads=False):
+        found = dict(zip(batch.schema.names, batch.columns))
+        values = found[columns.image].to_pylist() if columns.image in found else []
+        paths += [_short((value or {}).get('path')) for value in values] or [None] * batch.num_rows
+        values = found[columns.label].to_pylist() if columns.label in found else [None] * batch.num_rows
+        labels += [label_text(_short(value)) for value in values]
+
+
+def _short(value: Any) -> Any:
+    """Return a path or label; None for one that is too long to be used."""
+    return None if isinstance(value, str) and len(value) > MAX_NAME else value
 
 
 def _check_group(group: Any, leaf: str, shard: Shard) -> None:
     for number in range(group.num_columns):
         column = group.column(number)
         if column.path_in_schema == leaf and column.total_uncompressed_size > MAX_GROUP:
-            raise ImageError(
-                f'{shard.name}: a row group has {column.total_uncompressed_size} bytes of images, more than the limit '
-                f'of {MAX_GROUP}; write row groups of about 100 images'
-            )
+            raise _group_error(shard, column.total_uncompressed_size)
 
 
-def _text(value: Any) -> str | None:
-    """Return a label as text; -1 and null are images without label."""
-    return None if value is None or value == -1 else str(value).strip()
+def _group_error(shard: Shard, size: int) -> ImageError:
+    return ImageError(
+        f'{shard.name}: a row group has {size} bytes of images, more than the limit of {MAX_GROUP}; write row groups '
+        'of about 100 images'
+    )
 
 
-def _names(paths: Sequence[Any]) -> list[str]:
-    """Return the paths if they are unique and can be written, else the numbers of the rows."""
+def _ids(unique: UniqueIds, shard: Shard, paths: Sequence[str | None]) -> list[str]:
+    """Return ids: the paths if they are unique and can be written, else the numbers of the rows."""
     names = [safe_id(path) if isinstance(path, str) and path else None for path in paths]
-    if None in names or len(set(names)) < len(names):
-        return [f'{row:08d}' for row in range(len(paths))]
-    return [name for name in names if name is not None]
+    with suppress(ImageError):
+        if None not in names:
+            return unique.add_all(shard, [name for name in names if name is not None])
+    return unique.add_all(shard, [f'{row:08d}' for row in range(len(paths))])
 
 
 def _find_columns(schema: Any, shard: Shard) -> _Columns:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..._io import short_path
 from ...errors import ImageError
 from ..images import open_file
-from .store import is_url, read_object
+from .store import is_url, public_url, read_object
 
 MAX_RANGE = 1_000_000
 """Largest number of names that ranges in braces stand for."""
@@ -37,7 +37,9 @@ def expand_range(text: str) -> Iterator[str]:
     for size in sizes:
         total *= max(0, size)
     if not 0 < total <= MAX_RANGE:
-        raise ImageError(f'{short_path(text)}: the range has {total} numbers; give 1 to {MAX_RANGE}, the smaller first')
+        raise ImageError(
+            f'{short_path(public_url(text))}: the range has {total} numbers; give 1 to {MAX_RANGE}, the smaller first'
+        )
     # Leading zeros are kept.
     choices = [[f'{n:0{len(first)}d}' for n in range(int(first), int(last) + 1)] for first, last in bounds]
     for chosen in itertools.product(*choices):
@@ -82,10 +84,10 @@ def read_list(place: str) -> tuple[str, list[tuple[str, str]]]:
         folder, content = place.rpartition('/')[0], read_object(place)
     else:
         folder = str(Path(place).parent)
-        with open_file(place) as file:
+        with open_file(place, 'text file') as file:
             content = file.read()
     if b'\0' in content:
-        raise ImageError(f'{short_path(place)}: not a text file of paths, one per line')
+        raise ImageError(f'{short_path(public_url(place))}: not a text file of paths, one per line')
     lines = [line.strip() for line in os.fsdecode(content.removeprefix(b'\xef\xbb\xbf')).splitlines()]
     return folder, [(line, _join(folder, line)) for line in lines if line]
 

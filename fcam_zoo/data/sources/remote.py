@@ -11,9 +11,8 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from ..._io import one_line
 from .base import ImageSource, safe_id
-from .store import StoredObject, is_http, path_of_url, read_object
+from .store import StoredObject, is_http, path_of_url, public_url, read_object, shown
 
 
 class RemoteFiles(ImageSource):
@@ -37,9 +36,9 @@ class RemoteFiles(ImageSource):
             if image_id in urls and is_http(entry.url):
                 image_id = _with_query(image_id, entry.url)
             if image_id is None:
-                problems.append(f"'{one_line(entry.url)}': annotation files cannot hold this name; rename the object")
+                problems.append(f"'{shown(entry.url)}': annotation files cannot hold this name; rename the object")
             elif urls.setdefault(image_id, entry.url) != entry.url:
-                problems.append(f'{one_line(entry.url)}: has the id of {one_line(urls[image_id])}; rename one of them')
+                problems.append(f'{shown(entry.url)}: has the id of {shown(urls[image_id])}; rename one of them')
             else:
                 self._sizes.append(entry.size)
                 digest.update(f'{image_id}\0{entry.url}\0{entry.size}\0{entry.stamp}\n'.encode())
@@ -51,8 +50,8 @@ class RemoteFiles(ImageSource):
         return io.BytesIO(read_object(self.urls[index], self._sizes[index]))
 
     def describe(self, index: int) -> str:
-        """Return the URL."""
-        return self.urls[index]
+        """Return the URL, without the parts that may hold keys."""
+        return public_url(self.urls[index])
 
 
 def _with_query(image_id: str, url: str) -> str:

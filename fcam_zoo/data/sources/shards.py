@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,10 +11,12 @@ from typing import BinaryIO
 
 from ..._io import one_line, short_path
 from ..._schema import show
+from ...errors import ImageError
 from ..images import open_file
 from ..values import MAX_CLASSES
+from .base import safe_id
 from .local import absolute
-from .store import StoredObject, is_url, open_object, path_of_url, read_range
+from .store import StoredObject, is_url, open_object, path_of_url, public_url, read_range, shown
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,24 @@ class Shard:
     @property
     def name(self) -> str:
         """Return the place for messages."""
-        return one_line(self.place, 300)
+        return one_line(self.public_place, 300)
+
+    @property
+    def public_place(self) -> str:
+        """Return the path, or the URL without the parts that may hold keys."""
+        return public_url(self.place)
 
     def open(self) -> BinaryIO:
         """Open the file; errors are those of `open_file` or `open_object`."""
         if is_url(self.place):
             return open_object(StoredObject(self.place, self.size, self.stamp))
-        return open_file(self.place)
+        return open_file(self.place, 'shard')
 
     def read(self, start: int, size: int) -> bytes:
         """Read bytes of the file; errors are those of `open_file` or `read_range`."""
         if is_url(self.place):
             return read_range(self.place, start, size)
-        with open_file(self.place) as file:
+        with open_file(self.place, 'shard') as file:
             file.seek(start)
             return file.read(size)
 
@@ -62,31 +70,87 @@ def find_shards(found: Iterable[str | StoredObject], problems: list[str]) -> lis
     prefixes = _prefixes([path_of_url(key) if is_url(key) else key for key in files])
     shards = []
     for file, prefix in zip(files.values(), prefixes):
-        if isinstance(file, StoredObject):
-            if file.size < 0:
-                problems.append(f'{one_line(file.url)}: the server does not report its size; download the file')
-            else:
-                shards.append(Shard(file.url, file.size, file.stamp, prefix))
-            continue
         try:
-            with open_file(file):
-                about = Path(file).stat()
+            shard = _find_shard(file, prefix)
+            if prefix and safe_id(f'{prefix}a') is None:
+                raise ImageError(f'{shard.name}: annotation files cannot hold the name of this shard; rename the shard')
         except (ValueError, OSError) as e:
             problems.append(str(e))
         else:
-            shards.append(Shard(file, about.st_size, str(about.st_mtime_ns), prefix))
+            shards.append(shard)
     return shards
 
 
+def _find_shard(file: str | StoredObject, prefix: str) -> Shard:
+    if isinstance(file, StoredObject):
+        if file.size < 0:
+            raise ImageError(f'{shown(file.url)}: the server does not report its size; download the file')
+        return Shard(file.url, file.size, file.stamp, prefix)
+    with open_file(file, 'shard'):
+        about = Path(file).stat()
+    return Shard(file, about.st_size, str(about.st_mtime_ns), prefix)
+
+
 def _prefixes(paths: Sequence[str]) -> list[str]:
+    """Return different prefixes, of as few parts of the paths as possible; equal paths of two stores are numbered."""
     if len(paths) < 2:
         return [''] * len(paths)
-    stems = [PurePosixPath(path.replace('\\', '/')).with_suffix('') for path in paths]
-    for parts in range(1, max(len(stem.parts) for stem in stems) + 1):
-        names = ['/'.join(part.strip('/:') for part in stem.parts[-parts:]) for stem in stems]
+    stems = [_parts(path) for path in paths]
+    names: list[str] = []
+    for number in range(1, max(len(parts) for parts in stems) + 1):
+        names = ['/'.join(parts[-number:]) for parts in stems]
         if len(set(names)) == len(names):
             break
-    return [f'{name}/' for name in names]
+    chosen: dict[str, None] = {}
+    for name in names:
+        ways = (name if number == 1 else f'{name}-{number}' for number in itertools.count(1))
+        chosen[next(way for way in ways if way not in chosen and (way == name or way not in names))] = None
+    return [f'{name}/' for name in chosen]
+
+
+def _parts(path: str) -> list[str]:
+    """Return the parts of a path without its suffix, and without those that lead out of a folder."""
+    parts = PurePosixPath(path.replace('\\', '/')).with_suffix('').parts
+    return [clean for part in parts if (clean := part.strip('/:')) not in ('', '.', '..')] or ['shard']
+
+
+class UniqueIds:
+    """Chooses the ids of the images of shards, so that none repeats or leaves the folder of annotations."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def add(self, shard: Shard, name: str) -> str:
+        """Return the id of an image with this name in a shard.
+
+        Raises:
+            ImageError: When the name cannot be written, or another image has the id.
+        """
+        image_id = None if safe_id(name) is None else safe_id(shard.prefix + name)
+        place = f'{shard.name}/{one_line(name)}'
+        if image_id is None:
+            raise ImageError(f'{place}: annotation files cannot hold this name; rename the member')
+        if image_id in self._known:
+            raise ImageError(f'{place}: there is an earlier image of this name, which is used; rename one')
+        self._known.add(image_id)
+        return image_id
+
+    def add_all(self, shard: Shard, names: Sequence[str]) -> list[str]:
+        """Return the ids of all images of a shard, or raise the errors of `add` without a change."""
+        ids: list[str] = []
+        try:
+            for name in names:
+                ids.append(self.add(shard, name))
+        except ImageError:
+            self._known.difference_update(ids)
+            raise
+        return ids
+
+
+def label_text(value: object) -> str | None:
+    """Return a label as text; None for null, -1 and empty text, which images without label have."""
+    text = '' if value is None else str(value).strip()
+    return None if text in ('', '-1') else text
 
 
 def digest_of(shards: Iterable[Shard], ids: Iterable[str]) -> str:
@@ -140,7 +204,7 @@ def _class_file(place: str) -> list[str]:
     for folder in absolute(Path(place)).parents[:2]:
         file = folder / 'classes.txt'
         if file.is_file():
-            with open_file(file) as lines:
+            with open_file(file, 'text file') as lines:
                 names = [line.strip() for line in lines.read().decode('utf-8-sig', 'replace').rstrip().splitlines()]
             if not all(names) or len(set(names)) < len(names):
                 raise ValueError(f'{short_path(file)}: has an empty or repeated line; write one class name per line')

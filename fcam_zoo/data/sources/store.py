@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -35,6 +35,7 @@ BLOCK = 2**20
 """Bytes that are requested at a time while a shard is indexed."""
 
 _URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
+_URLS = re.compile(rf'{_URL.pattern}[^\s\'"]+')
 # Fields by which stores report that content changed.
 _STAMPS = ('ETag', 'etag', 'mtime', 'LastModified', 'last_modified', 'updated', 'md5Hash', 'blob_id', 'created')
 
@@ -62,8 +63,8 @@ def is_url(text: str) -> bool:
 def public_url(text: str) -> str:
     """Return a URL without user, password, query and fragment, for messages and files; other text unchanged.
 
-    Those parts may hold keys, as in signed URLs. In URLs of stores, `?` and `#` belong to the name of the object, except
-    where the text after `?` has the form of a query.
+    Those parts may hold keys, as in signed URLs. In URLs of stores other than web servers, `?` and `#` may belong to
+    the name of an object; they are kept, unless a query `?key=…` follows.
     """
     if not is_url(text):
         return text
@@ -73,15 +74,28 @@ def public_url(text: str) -> str:
         host, path = re.split('[?#]', host, maxsplit=1)[0], re.split('[?#]', path, maxsplit=1)[0]
     else:
         path = re.split(r'[?][^/?*\[\]]+=', path, maxsplit=1)[0]
-    return f'{scheme}://{host.rpartition("@")[2]}{slash}{path}'
+    return f'{scheme}://{_without_user(host, scheme)}{slash}{path}'
+
+
+def _without_user(host: str, scheme: str) -> str:
+    """Remove user and password; a name alone is kept, because it is the container in URLs of Azure."""
+    user, at, name = host.rpartition('@')
+    return name if ':' in user or scheme.lower() in ('http', 'https') else f'{user}{at}{name}'
+
+
+def shown(url: str) -> str:
+    """Return a URL for a message."""
+    return one_line(public_url(url))
 
 
 def path_of_url(url: str) -> str:
-    """Return host and path of a URL, without scheme; of HTTP URLs also without query, and decoded."""
+    """Return host and path of a URL, without scheme and user; of HTTP URLs also without query, and decoded."""
+    scheme, _, rest = url.partition('://')
     if not is_http(url):
-        return url.partition('://')[2].lstrip('/')
+        host, slash, path = rest.lstrip('/').partition('/')
+        return f'{_without_user(host, scheme)}{slash}{path}'
     parts = urlsplit(url)
-    return f'{parts.netloc}{unquote(parts.path)}'
+    return f'{_without_user(parts.netloc, scheme)}{unquote(parts.path)}'
 
 
 def is_http(url: str) -> bool:
@@ -107,7 +121,7 @@ def find_objects(url: str) -> tuple[list[StoredObject], bool]:
     """
     found, is_object = attempt(partial(_find, url), url)
     if not found:
-        raise FileNotFoundError(f'{one_line(url)}: no objects; check the URL')
+        raise FileNotFoundError(f'{shown(url)}: no objects; check the URL')
     return sorted(found, key=lambda entry: entry.url), is_object
 
 
@@ -126,7 +140,7 @@ def _find(url: str) -> tuple[list[StoredObject], bool]:
 
 
 def is_pattern(url: str) -> bool:
-    """Return whether a URL is a pattern; `?` belongs to the query of HTTP URLs, so it is none."""
+    """Return whether a URL is a pattern; `?` belongs to the query of HTTP URLs, so it is not a pattern."""
     return '*' in url or '[' in url.partition('://')[2].partition('/')[2]
 
 
@@ -148,7 +162,7 @@ def read_object(url: str, size: int = -1) -> bytes:
         ImageError: When it cannot be read, or has more than `MAX_BYTES`.
     """
     check_bytes(size, url)
-    content = attempt(lambda: _read(url, *((None, None) if size >= 0 else (0, MAX_BYTES + 1))), url)
+    content = attempt(partial(_read_whole, url, size), url)
     check_bytes(len(content), url)
     return content
 
@@ -156,7 +170,7 @@ def read_object(url: str, size: int = -1) -> bytes:
 def check_bytes(size: int, name: str) -> None:
     """Raise ImageError for an image of more than `MAX_BYTES`."""
     if size > MAX_BYTES:
-        raise ImageError(f'{one_line(name)}: {size} bytes are more than the limit of {MAX_BYTES}; resize the image')
+        raise ImageError(f'{shown(name)}: {size} bytes are more than the limit of {MAX_BYTES}; resize the image')
 
 
 def read_range(url: str, start: int, size: int) -> bytes:
@@ -171,15 +185,65 @@ def read_range(url: str, start: int, size: int) -> bytes:
     return attempt(read, url)
 
 
-def _read(url: str, start: int | None, end: int | None) -> bytes:
+def _read_whole(url: str, size: int) -> bytes:
+    """Read an object, but at most one byte more than `MAX_BYTES`, whatever its size was before."""
     fs, path = _file_system(url)
-    if getattr(fs, 'async_impl', False):
-        from fsspec.asyn import sync
+    if is_http(url):
+        return _wait(fs, _stream(fs, path, None, MAX_BYTES + 1))
+    # Stores refuse the range of an empty object.
+    return _read_part(fs, path, *((0, MAX_BYTES + 1) if size else (None, None)))
 
-        content = sync(fs.loop, fs._cat_file, path, start=start, end=end, timeout=SECONDS)
-    else:
-        content = fs.cat_file(path, start=start, end=end)
-    return bytes(content)
+
+def _read(url: str, start: int, end: int) -> bytes:
+    fs, path = _file_system(url)
+    if is_http(url):
+        return _wait(fs, _stream(fs, path, start, end - start))
+    return _read_part(fs, path, start, end)
+
+
+def _read_part(fs: Any, path: str, start: int | None, end: int | None) -> bytes:
+    if getattr(fs, 'async_impl', False):
+        return _wait(fs, fs._cat_file(path, start=start, end=end))
+    return bytes(fs.cat_file(path, start=start, end=end))
+
+
+def _wait(fs: Any, request: Coroutine[Any, Any, Any]) -> bytes:
+    from fsspec.asyn import sync
+
+    async def run() -> bytes:
+        return bytes(await request)
+
+    content: bytes = sync(fs.loop, run, timeout=SECONDS)
+    return content
+
+
+async def _stream(fs: Any, url: str, start: int | None, limit: int) -> bytes:
+    """Read up to `limit` bytes from a web server, which may ignore the range or send compressed content.
+
+    Args:
+        fs: The file system of fsspec.
+        url: The URL.
+        start: First byte; None for the whole file.
+        limit: The rest of the answer is not read.
+    """
+    options = dict(fs.kwargs)
+    if start is not None:
+        # A range of compressed content could not be decompressed.
+        headers = {'Range': f'bytes={start}-{start + limit - 1}', 'Accept-Encoding': 'identity'}
+        options['headers'] = {**options.get('headers', {}), **headers}
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(url), **options) as response:
+        if response.status == 404:
+            raise FileNotFoundError(shown(url))
+        response.raise_for_status()
+        if start and response.status != 206:
+            raise ValueError('the server must support byte ranges')
+        content = bytearray()
+        async for block in response.content.iter_chunked(BLOCK):
+            content += block[: limit - len(content)]
+            if len(content) == limit:
+                break
+        return bytes(content)
 
 
 def open_object(entry: StoredObject) -> BinaryIO:
@@ -228,7 +292,7 @@ def attempt(action: Callable[[], T], url: str) -> T:
         except ImportError:
             raise
         except FileNotFoundError as e:
-            raise FileNotFoundError(f'{one_line(url)}: no such object; check the URL') from e
+            raise FileNotFoundError(f'{shown(url)}: no such object; check the URL') from e
         except Exception as e:  # Clients of stores raise errors of many libraries.
             if number == TRIES or _is_final(e):
                 raise _failure(e, url, number) from e
@@ -240,7 +304,7 @@ def _failure(error: Exception, url: str, number: int) -> ImageError:
     tries = f'in {number} tries ' if number > 1 else ''
     kind = StoreReadError if _is_refusal(error) or not _is_final(error) else ImageError
     return kind(
-        f'{one_line(url)}: the store did not return it {tries}({_describe(error)}); check your access, or run again'
+        f'{shown(url)}: the store did not return it {tries}({_describe(error)}); check your access, or run again'
     )
 
 
@@ -266,6 +330,7 @@ def _http_status(error: Exception) -> int | None:
 def _describe(error: Exception) -> str:
     status = _http_status(error)
     text = f'HTTP status {status}' if status is not None else (str(error).splitlines() or [''])[0]
+    text = _URLS.sub(lambda found: public_url(found[0]), text)
     return one_line(text, 200) or ('time limit' if isinstance(error, TimeoutError) else type(error).__name__)
 
 
@@ -276,7 +341,23 @@ def _file_system(url: str) -> tuple[Any, str]:
 
         return url_to_fs(url)
     except ImportError as e:
-        scheme = url.partition('://')[0].lower()
-        # The message of fsspec names the package.
-        hint = install_hint('stores') if scheme in ('s3', 's3a', 'gs', 'gcs', 'http', 'https') else str(e)
-        raise ImportError(f'{one_line(url)} needs the client of its store: {hint}') from e
+        raise _missing_client(url, e) from e
+
+
+def check_client(url: str) -> None:
+    """Raise ImportError when the client of a store is not installed; nothing is sent."""
+    try:
+        from fsspec import get_filesystem_class
+
+        get_filesystem_class(url.partition('://')[0].lower())
+    except ImportError as e:
+        raise _missing_client(url, e) from e
+    except ValueError:  # An unknown scheme, which reading the object reports.
+        return
+
+
+def _missing_client(url: str, error: ImportError) -> ImportError:
+    scheme = url.partition('://')[0].lower()
+    # The message of fsspec names the package.
+    hint = install_hint('stores') if scheme in ('s3', 's3a', 'gs', 'gcs', 'http', 'https') else str(error)
+    return ImportError(f'{shown(url)} needs the client of its store: {hint}')

@@ -14,8 +14,8 @@ from typing import BinaryIO
 from ..._io import one_line
 from ...errors import ImageError
 from ..images import SUFFIXES, describe_skipped
-from .base import MAX_BYTES, ImageSource, safe_id
-from .shards import Shard, digest_of, number_labels
+from .base import MAX_BYTES, ImageSource
+from .shards import Shard, UniqueIds, digest_of, label_text, number_labels
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ class TarShards(ImageSource):
         ids: list[str] = []
         texts: list[str | None] = []
         skipped: list[str] = []
+        unique = UniqueIds()
         for number, shard in enumerate(shards):
-            index = _ShardIndex(shard)
+            index = _ShardIndex(shard, unique)
             index.read()
             ids += index.ids
             self._shard.extend([number] * len(index.ids))
@@ -83,8 +84,11 @@ class TarShards(ImageSource):
 
     def describe(self, index: int) -> str:
         """Return the shard and the name of the member."""
-        shard = self.shards[self._shard[index]]
-        return f'{shard.place}/{self.ids[index].removeprefix(shard.prefix)}'
+        return f'{self.shards[self._shard[index]].public_place}/{self.inner_name(index)}'
+
+    def inner_name(self, index: int) -> str:
+        """Return the name of the member."""
+        return self.ids[index].removeprefix(self.shards[self._shard[index]].prefix)
 
     def local_files(self) -> Iterator[str]:
         """List the shards that are files."""
@@ -94,7 +98,7 @@ class TarShards(ImageSource):
         """Return the label of an image."""
         return None if self._labels is None or self._labels[index] < 0 else self._labels[index]
 
-    def note(self, index: int) -> bytes | None:
+    def sidecar_json(self, index: int) -> bytes | None:
         """Read the member `.json` of an image."""
         size = self._note_size[index]
         return None if size < 0 else self.shards[self._shard[index]].read(self._note_start[index], size)
@@ -125,14 +129,14 @@ class _ShardIndex:
     """The images of a shard."""
 
     shard: Shard
+    unique: UniqueIds
     ids: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-    labels: dict[str, str] = field(default_factory=dict)  # Key with the prefix of the shard -> text of `.cls`.
+    labels: dict[str, str | None] = field(default_factory=dict)  # Key with the prefix of the shard -> text of `.cls`.
     notes: dict[str, tuple[int, int]] = field(default_factory=dict)  # Key -> start and size of `.json`.
     problems: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    _known: set[str] = field(default_factory=set)
 
     def read(self) -> None:
         """Read the headers; what is damaged becomes a problem, and the members before it are used."""
@@ -173,7 +177,7 @@ class _ShardIndex:
         suffix = name.suffix.lower()
         if suffix == _LABEL and member.size <= _MAX_LABEL:
             file.seek(member.offset_data)
-            text = file.read(member.size).decode('utf-8', 'replace').strip()
+            text = label_text(file.read(member.size).decode('utf-8', 'replace'))
             self.labels[key_of(self.shard.prefix + name.as_posix())] = text
         elif suffix == _NOTE and member.size <= _MAX_NOTE:
             self.notes[key_of(self.shard.prefix + name.as_posix())] = (member.offset_data, member.size)
@@ -183,16 +187,11 @@ class _ShardIndex:
             self.skipped.append(member.name)
 
     def _add_image(self, member: tarfile.TarInfo) -> None:
-        name = safe_id(member.name)
-        image_id = safe_id(self.shard.prefix + member.name)
-        place = f'{self.shard.name}/{one_line(member.name)}'
-        if name is None or image_id is None:
-            self.problems.append(f'{place}: annotation files cannot hold this name; rename the member')
-        elif image_id in self._known:
-            self.problems.append(f'{place}: the shard has an earlier image of this name, which is used; rename one')
+        try:
+            self.ids.append(self.unique.add(self.shard, member.name))
+        except ImageError as e:
+            self.problems.append(str(e))
         else:
-            self._known.add(image_id)
-            self.ids.append(image_id)
             self.starts.append(member.offset_data)
             self.sizes.append(member.size)
 
