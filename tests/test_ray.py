@@ -192,7 +192,7 @@ def test_killed_driver_resumes(cluster, many, expected, tmp_path):
     arguments = [str(many), str(tmp_path / 'out'), str(tmp_path / 'pids')]
     driver = subprocess.Popen([sys.executable, '-c', KILLED_JOB, *arguments], stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: len(parts(tmp_path / 'out')) >= 2)
+        wait_for(lambda: len(parts(tmp_path / 'out')) >= 2, 180)  # It imports torch and starts Ray.
     finally:
         driver.kill()
         driver.wait()
