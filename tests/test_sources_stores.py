@@ -270,6 +270,8 @@ def bucket(s3_server, monkeypatch, shards) -> Iterator[fsspec.AbstractFileSystem
         files.pipe(f'photos/{name}', content)
     yield files
     files.rm('photos', recursive=True)
+    # The next test has another server.
+    type(files).clear_instance_cache()
 
 
 def test_s3(bucket):
