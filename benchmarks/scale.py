@@ -103,8 +103,9 @@ def measure(title: str, workers: int, command: list[str], few: Path, many: Path,
         each quarter of the time), bytes_per_image of the annotations, and files: their number.
     """
     number = {folder: sum(1 for _ in folder.glob('*/*')) for folder in (few, many)}
-    short, _, _ = run(command, few, scratch / 'few')
-    seconds, samples, sizes = run(command, many, scratch / 'many')
+    outputs = Path(tempfile.mkdtemp(dir=scratch))
+    short, _, _ = run(command, few, outputs / 'few')
+    seconds, samples, sizes = run(command, many, outputs / 'many')
     if seconds <= short:
         raise SystemExit(f'{title}: {number[few]} images took longer than {number[many]}: give more --images, or wait')
     rate = (number[many] - number[few]) / (seconds - short)

@@ -15,9 +15,9 @@ def keep_freed_memory() -> bool:
 
     By default, glibc maps blocks above 128 KiB to 32 MiB again from the system, and gives the free end of its heap
     back. The tensors of a batch are such blocks: each batch makes the system clear and map the same memory again, which
-    took a fifth to a half of the time of `fcam-zoo benchmark`; benchmarks/allocation.py measures it.
+    took a sixth to a half of the processor time of `fcam-zoo benchmark`; benchmarks/allocation.py measures it.
 
-    The memory of the process then stays at its peak, which is 5 to 20 % higher. Has no effect with another C library,
+    The memory of the process then stays at its peak, which is 5 to 25 % higher. Has no effect with another C library,
     or when the user chose settings of malloc: `MALLOC_…` variables, or `glibc.malloc` in `GLIBC_TUNABLES`.
 
     Returns:
