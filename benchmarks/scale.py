@@ -2,7 +2,8 @@
 
 Repeats real images by symbolic links until there are `--images` of them, and labels them with `predict` and 2 workers,
 then with `predict --ray` and each number of workers, one after another on this machine. Each is also run on a few
-images, whose time is subtracted: rates are without the start. Takes about 10 minutes at 100 images per second:
+images, whose time is subtracted: rates are without the start. At the rates of results/scale.md,
+20,000 images take about 15 minutes:
 
     python benchmarks/scale.py photos/
 

@@ -14,6 +14,7 @@ from .._catalog import MIN_AREA
 from .._schema import show
 from ..data import ImageSource
 from ..data.images import open_file
+from ..data.sources.parquet import import_pyarrow
 from ..data.sources.store import is_url, read_object
 from ..errors import ImageError
 from ..inference import warn_if_untrained
@@ -24,7 +25,7 @@ from .labeller import Labeller
 from .options import LabelOptions
 from .pipeline import Pipeline
 from .ray_workers import load_pipeline, put_pipeline
-from .rows import import_pyarrow, row_of, schema
+from .rows import row_of, schema
 
 if TYPE_CHECKING:
     import pyarrow
@@ -83,7 +84,7 @@ def map_batches(
         >>> map_batches(photos, model).write_parquet('labels')  # doctest: +SKIP
     """
     ray = import_ray()
-    import_pyarrow()
+    import_pyarrow('ray')
     if not isinstance(dataset, ray.data.Dataset):
         raise TypeError(f'dataset is {show(dataset)}: give a ray.data.Dataset')
     options = LabelOptions(
@@ -123,7 +124,7 @@ class RowLabeller:
 
     def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
         """Replace the images of a table by their labels."""
-        pa = import_pyarrow()
+        pa = import_pyarrow('ray')
         column = self.column or next((name for name in _IMAGE_COLUMNS if name in table.column_names), '')
         if column not in table.column_names:
             raise ValueError(f'no column {column or "image, bytes or path"} among {", ".join(table.column_names)}')

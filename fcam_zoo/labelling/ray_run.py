@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .._schema import describe_error, show
 from ..data import ImageSource, open_source
 from ..data.paths import as_texts
+from ..data.sources.parquet import import_pyarrow
 from ..inference import warn_if_untrained
 from ..models import FCAM
 from .cluster import (
@@ -35,7 +36,7 @@ from .options import LabelOptions
 from .output import lock, output_errors
 from .pipeline import Pipeline
 from .ray_workers import KEPT_ERRORS, PartLabeller, Report, put_pipeline
-from .rows import PartSummary, import_pyarrow
+from .rows import PartSummary
 from .shards import Job, ShardFolder
 from .store import Store
 
@@ -108,7 +109,7 @@ def label_on_ray(
     if not isinstance(output, (str, os.PathLike)) or '\0' in str(output):
         raise TypeError(f'output is {show(output)}: give the path of a folder, or a URL')
     import_ray()
-    import_pyarrow()
+    import_pyarrow('ray')
     warn_if_untrained(model)
     folder = ShardFolder(output)
     found = folder.check(options.overwrite, options.resume)

@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 from .._schema import NotNegative, build, describe_error, parse_json, show
 from ..data import MAX_PIXELS
-from ..errors import FcamZooError, install_hint
+from ..data.sources.parquet import import_pyarrow
+from ..errors import FcamZooError
 from .labeller import ImageRecord, ObjectRecord
 from .loading import NotReturned
 
@@ -55,20 +55,6 @@ class PartSummary:
     unavailable: Annotated[int, NotNegative] = 0
 
 
-def import_pyarrow() -> ModuleType:
-    """Import PyArrow.
-
-    Raises:
-        ImportError: When it is not installed; the message says how to install it.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as e:
-        raise ImportError(f'Parquet files need PyArrow: {install_hint("ray")}') from e
-    return pyarrow
-
-
 def schema() -> pyarrow.Schema:
     """Return the columns of a row.
 
@@ -83,7 +69,7 @@ def schema() -> pyarrow.Schema:
       background first (COCO's RLE).
     - `upright`: size and objects in pixels of the image rotated by its EXIF orientation; null when it is not rotated.
     """
-    pa = import_pyarrow()
+    pa = import_pyarrow('ray')
     whole, real = pa.int32(), pa.float64()
     objects = [
         ('width', whole),
@@ -186,7 +172,7 @@ def _records(columns: dict[str, Any]) -> list[dict[str, Any]]:
 
 def encode(rows: Sequence[dict[str, Any]], about: PartSummary) -> bytes:
     """Return a Parquet file of rows, with checksums; equal rows give equal bytes."""
-    pa = import_pyarrow()
+    pa = import_pyarrow('ray')
     metadata = {_ABOUT: json.dumps(asdict(about))}
     table = pa.Table.from_pylist(list(rows), schema=schema().with_metadata(metadata))
     content = io.BytesIO()
@@ -210,7 +196,7 @@ def read_about(content: bytes, name: str) -> PartSummary:
     Raises:
         ShardError: When it is damaged, or was not written by this package.
     """
-    pa = import_pyarrow()
+    pa = import_pyarrow('ray')
     with _damaged(name):
         found = pa.parquet.read_schema(io.BytesIO(content)).metadata or {}
     if _ABOUT not in found:
@@ -221,7 +207,7 @@ def read_about(content: bytes, name: str) -> PartSummary:
 
 def decode(content: bytes, name: str) -> tuple[PartSummary, Iterator[dict[str, Any]]]:
     """Read the metadata and the rows of a Parquet file that `encode` returned; errors are those of `read_about`."""
-    pa = import_pyarrow()
+    pa = import_pyarrow('ray')
     about = read_about(content, name)
     with _damaged(name):
         table = pa.parquet.read_table(io.BytesIO(content), page_checksum_verification=True)

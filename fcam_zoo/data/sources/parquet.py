@@ -72,7 +72,7 @@ class ParquetFiles(ImageSource):
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        _library()
+        import_pyarrow()
         self.shards: tuple[Shard, ...] = ()
         self._columns: list[_Columns] = []
         self._groups: list[list[int]] = []  # First row of each row group, and the number of rows, for each file.
@@ -179,12 +179,18 @@ class _GroupCache:
             return self._kept[key]
 
 
-def _library() -> ModuleType:
+def import_pyarrow(extra: str = 'parquet') -> ModuleType:
+    """Import PyArrow with its reader of Parquet files.
+
+    Raises:
+        ImportError: When it is not installed; the message says how to install the extra.
+    """
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError as e:
-        raise ImportError(f'Parquet files need pyarrow: {install_hint("parquet")}') from e
-    return pyarrow.parquet
+        raise ImportError(f'Parquet files need PyArrow: {install_hint(extra)}') from e
+    return pyarrow
 
 
 def _read_group(shard: Shard, leaf: str, group: int) -> list[Any]:
@@ -210,7 +216,7 @@ def _read_group(shard: Shard, leaf: str, group: int) -> list[Any]:
 def _with_file(shard: Shard, read: Any) -> Any:
     """Call a function with an opened Parquet file, and convert the errors of Arrow."""
     try:
-        with shard.open() as raw, _library().ParquetFile(raw, pre_buffer=False) as file:
+        with shard.open() as raw, import_pyarrow().parquet.ParquetFile(raw, pre_buffer=False) as file:
             return read(file)
     except (FcamZooError, FileNotFoundError, ImportError):
         raise
