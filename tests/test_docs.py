@@ -67,6 +67,6 @@ def test_hints_name_extras_that_exist():
     config = ConfigParser()
     config.read(ROOT / 'setup.cfg')
     source = '\n'.join(path.read_text() for path in (ROOT / 'fcam_zoo').rglob('*.py'))
-    named = set(re.findall(r'install_hint\(.(\w+).\)', source))
+    named = set(re.findall(r'install_hint\([\'"](\w+)[\'"]\)', source))
     assert {'viz', 'demo', 'app', 'export'} <= named <= {*config['options.extras_require']}
     assert install_hint('viz') == "pip install 'fcam-zoo[viz]', or in a checkout pip install -e '.[viz]'"
