@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,9 @@ import fcam_zoo
 
 SHARED = Path(__file__).parents[2] / 'shared'
 
+# One thread in each process, also in those that tests start: pytest runs several at a time.
 torch.set_num_threads(1)
+os.environ['OMP_NUM_THREADS'] = '1'
 
 
 @pytest.fixture(scope='session')
