@@ -15,6 +15,9 @@ ANNOTATION_FORMATS = ('overlays', 'coco', 'voc', 'yolo', 'csv', 'masks')
 RECIPES = Path(__file__).parent / 'recipes'
 RELEASED_RECIPES = RECIPES / 'released'
 
+FINE_TUNE = 'fine_tune'
+"""Packaged recipe of a training that starts from an F-CAM: the default of `fcam-zoo train`."""
+
 GENERAL_MODEL = 'fcam_mobilenetv1_075.layercam_caltech101'
 """Released model for photographs of any object: the default of the demo and the viewer, and the start of a training."""
 
@@ -32,5 +35,5 @@ OPSET = 18
 
 
 def recipe_names() -> list[str]:
-    """List the packaged recipes: the grid of the F-CAM paper."""
+    """List the packaged recipes: `FINE_TUNE` and the grid of the F-CAM paper."""
     return sorted(file.name.removesuffix('.yaml') for file in RECIPES.iterdir() if file.name.endswith('.yaml'))

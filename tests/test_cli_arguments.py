@@ -14,7 +14,7 @@ from fcam_zoo import _catalog, export, labelling
 from fcam_zoo._io import duration
 from fcam_zoo.benchmark import sources
 from fcam_zoo.cli import COMMANDS, benchmark, build_parser, main
-from fcam_zoo.cli.train import STAGES, settings_of
+from fcam_zoo.cli.train import STAGES, settings_of, stages_without_epochs
 from fcam_zoo.train import ClassifierConfig
 from fcam_zoo.train.config import STAGES as STAGE_CONFIGS
 
@@ -90,8 +90,12 @@ def test_m_is_short_for_model(arguments):
     assert 'NAME' in (getattr(short, 'model', None), *(getattr(short, 'models', None) or ()))
 
 
+def train_options(*options: str):
+    return build_parser('train').parse_args(['train', 'DATA', '-o', 'RUN', *options])
+
+
 def train_settings(*options: str):
-    return settings_of(build_parser('train').parse_args(['train', 'DATA', '-o', 'RUN', *options]))
+    return settings_of(train_options(*options))
 
 
 def test_options_of_both_stages():
@@ -135,6 +139,23 @@ def test_options_of_one_stage_override_those_of_both(tmp_path):
 )
 def test_training_starts_from_the_general_model_if_no_option_chooses_a_network(options, init):
     assert train_settings(*options).init == init
+
+
+@pytest.mark.parametrize(
+    ('options', 'teacher', 'epochs', 'auto'),
+    [
+        ([], ['init', None], 4, ['classifier', 'decoder']),
+        (['--init', 'runs/x/best', '--decoder-epochs', '3'], ['init', None], 3, ['classifier']),
+        (['--init', 'runs/x/best', '--teacher-model', 'runs/y/best'], ['runs/y/best'], 15, ['classifier', 'decoder']),
+        (['--init', 'runs/x/best', '--supervision', '5'], None, 15, ['classifier', 'decoder']),
+        (['--sweep', 'teacher.method=cam,layercam'], None, 15, ['classifier', 'decoder']),
+        (['--backbone', 'resnet18'], None, 15, ['classifier', 'decoder']),
+    ],
+)
+def test_training_from_a_model_is_fine_tuning_if_no_option_chooses_a_teacher(options, teacher, epochs, auto):
+    config = train_settings(*options)
+    assert (config.teacher.model, config.decoder.epochs) == (teacher, epochs)
+    assert stages_without_epochs(train_options(*options)) == auto
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._catalog import GENERAL_MODEL, TEACHER_METHODS, WSOL_METHODS, recipe_names
+from .._catalog import FINE_TUNE, GENERAL_MODEL, TEACHER_METHODS, WSOL_METHODS, recipe_names
 from .._schema import show
 from ._arguments import MODEL, add_device_argument, add_quiet_argument
 
@@ -95,15 +95,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--teacher',
         dest='teacher.method',
         choices=TEACHER_METHODS,
-        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default: layercam, '
-        'or cam if the --method, or that of --init, has its own map)',
+        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default for a new '
+        'decoder: layercam, or cam if the --method has its own map; after --init: recipe fine_tune)',
     )
     parser.add_argument(
         '--teacher-model',
         dest='teacher.model',
         nargs='+',
         metavar='NAME',
-        help='other F-CAMs as teachers, each as in --init (default: the classifier of the model itself)',
+        help='F-CAMs as teachers, each as in --init, or init for the model of --init (default: docs/training.md)',
     )
     parser.add_argument(
         '--teacher-layers',
@@ -127,7 +127,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--epochs',
         type=int,
         metavar='N',
-        help='epochs of each stage that the recipe does not skip (default: 7 and 15, or more for at least 150 steps)',
+        help='epochs of each stage that the recipe does not skip (default: 7 and 15, or 4 after --init, or more for at '
+        'least 150 steps)',
     )
     for stage in STAGES:
         parser.add_argument(
@@ -182,7 +183,8 @@ def run(args: argparse.Namespace) -> int:
 def settings_of(args: argparse.Namespace) -> TrainConfig:
     """Create the config: the recipe, then the options of both stages, then other options, then --set.
 
-    If neither a recipe nor an option chooses the network, the training starts from the general model.
+    Without a recipe, a training that starts from an F-CAM has the recipe `FINE_TUNE`, unless an option chooses a
+    teacher. It starts from the general model if no option chooses the network.
 
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
@@ -191,20 +193,23 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     from ..train import TrainConfig
     from ..train.sweep import parse_value
 
-    config = TrainConfig.from_file(args.recipe) if args.recipe is not None else TrainConfig()
-    places = config.flat().keys()
-    changes = settings_of_both(args, config)
-    changes |= {place: value for place, value in vars(args).items() if place in places and value is not None}
-    changes['data'] = str(Path(args.data))
+    places = TrainConfig().flat().keys()
+    given = {place: value for place, value in vars(args).items() if place in places and value is not None}
+    given['data'] = str(Path(args.data))
     for item in args.set:
         place, sign, value = item.partition('=')
         if not sign or not place:
             raise ValueError(f'--set {show(item)}: write KEY=VALUE, e.g. decoder.lr=0.005')
-        changes[place] = parse_value(value)
-    searched = {text.partition('=')[0] for text in args.sweep}
-    if args.recipe is None and {*NETWORK_SETTINGS, *WEIGHTS}.isdisjoint({*changes, *searched}):
-        changes['init'] = [GENERAL_MODEL]
-    return config.replace(changes)
+        given[place] = parse_value(value)
+    recipe = args.recipe
+    if recipe is None:
+        chosen = {*given, *(text.partition('=')[0] for text in args.sweep)}
+        if {*NETWORK_SETTINGS, *WEIGHTS}.isdisjoint(chosen):
+            given['init'] = [GENERAL_MODEL]
+        if given.get('init') and not any(place.startswith('teacher.') for place in chosen):
+            recipe = FINE_TUNE
+    config = TrainConfig() if recipe is None else TrainConfig.from_file(recipe)
+    return config.replace(settings_of_both(args, config) | given)
 
 
 def stages_without_epochs(args: argparse.Namespace) -> list[str]:

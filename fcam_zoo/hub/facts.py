@@ -150,6 +150,12 @@ def _recorded(run_dir: Path, which: str) -> RunFacts:
     return build(RunFacts, {name: config[name] for name in names if name in config}, f'{which}/{CONFIG}')
 
 
+def has_decoder_stage(folder: Path) -> bool:
+    """Return False if a model folder records a training without a decoder stage."""
+    epochs = _read(folder / CONFIG).get('epochs')
+    return epochs is None or 'decoder' in epochs
+
+
 def teacher_of(recipe: dict[str, Any], trained_by: Any = None) -> str:
     """Return the method of the teacher of a recipe; of several, the first CAM method.
 
@@ -183,7 +189,9 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
     if teacher.get('maps'):
         return OTHER_MAPS
     model, layers, sizes = (teacher.get(key) or [] for key in ('model', 'layers', 'sizes'))
-    methods, models = teacher.get('method') or method, [model] if isinstance(model, str) else model
+    methods = teacher.get('method') or method
+    special = {None: 'its own classifier', 'init': 'the model it started from'}
+    models = [special.get(name, name) for name in ([model] if isinstance(model, str) else model)]
     if isinstance(methods, list):
         parts = [' and '.join(f'{one} of {name}' for one, name in zip(methods, models))]
     else:
@@ -221,8 +229,8 @@ def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     return public
 
 
-def _public_names(names: Any) -> str | list[str] | None:
-    found = [_shortened(str(name)) for name in ([names] if isinstance(names, str) else names or [])]
+def _public_names(names: Any) -> str | list[str | None] | None:
+    found = [name and _shortened(str(name)) for name in ([names] if isinstance(names, str) else names or [])]
     return found[0] if len(found) == 1 else found or None
 
 

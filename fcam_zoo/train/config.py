@@ -14,7 +14,7 @@ from ..models.config import Channels, Classes, DecoderType, Stride
 from .recipe import FIX, FORMER, MOVED, RENAMED, read_recipe, recipe_path
 from .setting_types import ImageSide, Line
 from .stage_config import ClassifierConfig, DecoderConfig
-from .teacher_config import TeacherConfig
+from .teacher_config import INIT, TeacherConfig
 
 
 @dataclass
@@ -80,6 +80,10 @@ class TrainConfig:
         if self.teacher.supervision and self.decoder.dense is None:
             # Every pixel has a label, except those that masks mark as not scored.
             self.decoder.dense = [0.4, 0.6]
+        if INIT in self.teacher.models and not self.init:
+            raise ValueError(
+                "teacher.model is 'init', and the training starts from no model: give init, or another teacher"
+            )
         if self.init and (self.backbone_checkpoint or self.backbone_pretrained):
             raise ValueError('init loads its own weights: leave out backbone_checkpoint and backbone_pretrained')
 

@@ -156,7 +156,7 @@ def check_models_exist(config: TrainConfig) -> None:
     Raises:
         FileNotFoundError: When some do not; the message names all of them.
     """
-    teachers = config.teacher.models if config.decoder.epochs else []
+    teachers = config.teacher.names if config.decoder.epochs else []
     found = {'init': names_of(config.init), 'teacher.model': teachers, 'classifier.teacher': taught_by(config)}
     missing = {
         place: [name for name in dict.fromkeys(names) if is_folder_name(name) and not is_folder(Path(name))]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import cams
+from .._io import is_folder
 from .._modes import eval_mode
 from .._weights import digest
 from ..benchmark.map_files import MapFolder, read_map
@@ -18,10 +21,12 @@ from ..data import normalize
 from ..data.base import ImageDataset
 from ..data.values import plain
 from ..errors import TrainingError
+from ..hub.facts import has_decoder_stage
 from ..models import FCAM, create_model
 from .config import TrainConfig
+from .setting_types import names_of
 from .supervision import AnnotationTeacher, open_supervision
-from .teacher_config import TeacherConfig
+from .teacher_config import INIT, TeacherConfig
 
 
 @dataclass
@@ -166,6 +171,8 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
             return FolderTeacher(MapFolder(teacher.maps, train_set.ids), config)
         except ValueError as e:
             raise TrainingError(f'teacher.maps: {e}') from e
+    if INIT in teacher.models:
+        check_has_decoder(names_of(config.init))
     found = NetworkTeacher(open_networks(teacher, train_set, student), config)
     try:
         side = max(teacher.sizes or [config.image_size])
@@ -183,12 +190,28 @@ def open_networks(teacher: TeacherConfig, train_set: ImageDataset, student: FCAM
         check_teacher(teacher, method, student, 'the model')
         return [TeacherNetwork(student, method, identity)]
     hint = ", or teacher.method='fcam', which needs no classes"
-    networks, models = [], {name: create_model(name, pretrained=True) for name in dict.fromkeys(teacher.models)}
+    networks, models = [], {name: create_model(name, pretrained=True) for name in dict.fromkeys(teacher.names)}
+    if INIT in teacher.models:
+        # No stage has trained the student yet: it is the model of init, except for the head.
+        models[INIT] = copy.deepcopy(student)
     for name, method in zip(teacher.models, teacher.methods):
-        check_teacher(teacher, method, models[name], name)
-        classes = identity if method == 'fcam' else class_indices(name, models[name], train_set, hint)
-        networks.append(TeacherNetwork(models[name], method, classes))
+        model = student if name is None else models[name]
+        check_teacher(teacher, method, model, name or 'the model')
+        is_named = name is not None and method != 'fcam'
+        classes = class_indices(name, model, train_set, hint) if is_named else identity
+        networks.append(TeacherNetwork(model, method, classes))
     return networks
+
+
+def check_has_decoder(names: list[str]) -> None:
+    """Raise TrainingError for a model folder whose training had no decoder stage."""
+    for name in names:
+        folder = Path(name.removeprefix('local-dir:'))
+        if is_folder(folder) and not has_decoder_stage(folder):
+            raise TrainingError(
+                f'{name} was trained without a decoder, so it has no F-CAM that could teach another one: give '
+                '--teacher layercam (or cam, for a method with its own map) for the class maps of its classifier'
+            )
 
 
 def own_method(teacher: TeacherConfig, student: FCAM) -> str:

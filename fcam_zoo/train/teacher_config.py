@@ -7,7 +7,10 @@ from typing import Annotated
 
 from .._schema import InvalidValue, between, check
 from ..models.config import Variant
-from .setting_types import Fusion, ImageSide, Line, Method, names_of
+from .setting_types import Fusion, ImageSide, Line, Method
+
+# The model that a training starts from, as a teacher.
+INIT = 'init'
 
 
 @dataclass
@@ -24,7 +27,8 @@ class TeacherConfig:
             those of the classifier in training, of its last features, and its training method has its own map; else
             'layercam'.
         model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, a model folder
-            or `hf-hub:`. Its classes must include those of the data.
+            or `hf-hub:`. Its classes must include those of the data. 'init', with method 'fcam', is the model that the
+            training starts from, as it was then. In a list of several, None is the classifier in training itself.
         consensus: How the maps of several models are fused (see `cams.fuse`).
         layers: Layers of the classifier (dotted names) whose maps are fused; default: the last feature map.
         fusion: How the maps of several layers are fused (see `cams.fuse`).
@@ -39,7 +43,7 @@ class TeacherConfig:
     """
 
     method: Method | list[Method] | None = None
-    model: Line | list[Line] | None = None
+    model: Line | list[Line | None] | None = None
     consensus: Fusion = 'mean'
     layers: list[Line] = field(default_factory=list)
     fusion: Fusion = 'geometric_mean'
@@ -58,6 +62,11 @@ class TeacherConfig:
             raise InvalidValue(
                 f'teacher.method has {len(self.method)} methods for {len(self.models)} models: give one for each model'
             )
+        if any(model == INIT and method != 'fcam' for model, method in zip(self.models, self.methods)):
+            raise InvalidValue(
+                "teacher.model 'init' is the F-CAM that the training starts from: give teacher.method='fcam' for it, "
+                'or its name instead of init (./init for a folder of this name)'
+            )
         if self.consensus != 'mean' and len(self.models) < 2:
             raise InvalidValue(
                 f'teacher.consensus={self.consensus} fuses the maps of several models: give two or more as '
@@ -65,6 +74,11 @@ class TeacherConfig:
             )
         if 'fcam' in self.methods and not (self.models or self.maps):
             raise InvalidValue("teacher.method is 'fcam': give a finished F-CAM as teacher.model")
+        if any(model is None and method == 'fcam' for model, method in zip(self.models, self.methods)):
+            raise InvalidValue(
+                "teacher.method is 'fcam' for the classifier in training (null in teacher.model), which has no F-CAM "
+                'yet: give a CAM method for it'
+            )
         if self.layers and set(self.methods) == {'fcam'}:
             raise InvalidValue("teacher.layers are layers of a classifier: leave them out with teacher.method='fcam'")
         if self.supervision and (self.maps or self.models or self.layers or self.flip or self.sizes):
@@ -80,9 +94,14 @@ class TeacherConfig:
             )
 
     @property
-    def models(self) -> list[str]:
-        """Return the names of the other models; empty for the classifier of the model itself."""
-        return names_of(self.model)
+    def models(self) -> list[str | None]:
+        """Return the names of the models, None for the classifier in training; empty if that is the only one."""
+        return [self.model] if isinstance(self.model, str) else list(self.model or ())
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of other models, without 'init' and None."""
+        return [name for name in self.models if name not in (INIT, None)]
 
     @property
     def methods(self) -> list[str]:
