@@ -149,6 +149,7 @@ def test_training_starts_from_the_general_model_if_no_option_chooses_a_network(o
         (['--init', 'runs/x/best', '--teacher-model', 'runs/y/best'], ['runs/y/best'], 15, ['classifier', 'decoder']),
         (['--init', 'runs/x/best', '--supervision', '5'], None, 15, ['classifier', 'decoder']),
         (['--sweep', 'teacher.method=cam,layercam'], None, 15, ['classifier', 'decoder']),
+        (['--method', 'has'], None, 15, ['classifier', 'decoder']),
         (['--backbone', 'resnet18'], None, 15, ['classifier', 'decoder']),
     ],
 )

@@ -70,6 +70,23 @@ def test_the_teacher_is_the_model_before_and_the_classifier_after_its_training(d
     assert np.abs(maps - own.numpy()).max() > 0.1
 
 
+def test_stages_are_layers_counted_from_the_last(data, start):
+    images = WSOLDataset(data, 'train', TrainTransform(SIDE), ground_truth=False)
+    x, labels = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)), torch.tensor([0, 1])
+    pixels = (x * 255).to(torch.uint8)
+
+    def maps(layers):
+        config = config_of(data, start, teacher=TeacherConfig(layers=layers))
+        return open_teacher(config, images, student).maps(pixels, labels)
+
+    torch.manual_seed(4)
+    student = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2).eval()
+    assert torch.equal(maps([-2, -1]), maps(['layer3', 'layer4']))
+    assert not torch.equal(maps([-2]), maps([-1]))
+    with pytest.raises(TrainingError, match=r'teacher\.layers: there is no stage -9, the network has 5 stages'):
+        maps([-9])
+
+
 def test_recipe_from_the_training_to_the_model(data, start, tmp_path):
     """All settings of the packaged recipe, with a smaller network; a resumed run computes no map again."""
     small = {'data': str(data), 'init': start, 'image_size': SIDE, 'workers': 0, 'device': 'cpu'}
@@ -99,6 +116,7 @@ def test_texts_of_the_teacher():
 @pytest.mark.parametrize(
     ('teacher', 'message'),
     [
+        ({'layers': [0]}, r'teacher\.layers\[0\] is 0: give -1 for the last stage'),
         (
             {'method': ['fcam', 'fcam'], 'model': ['x', None]},
             r"teacher\.method is 'fcam' for the classifier in training",

@@ -184,7 +184,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
     """Create the config: the recipe, then the options of both stages, then other options, then --set.
 
     Without a recipe, a training that starts from an F-CAM has the recipe `FINE_TUNE`, unless an option chooses a
-    teacher. It starts from the general model if no option chooses the network.
+    teacher or a training method. It starts from the general model if no option chooses the network.
 
     Raises:
         ValueError, FileNotFoundError: For an unknown setting, a wrong value or a missing recipe.
@@ -206,7 +206,7 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
         chosen = {*given, *(text.partition('=')[0] for text in args.sweep)}
         if {*NETWORK_SETTINGS, *WEIGHTS}.isdisjoint(chosen):
             given['init'] = [GENERAL_MODEL]
-        if given.get('init') and not any(place.startswith('teacher.') for place in chosen):
+        if given.get('init') and not any(place.startswith(('teacher.', 'classifier.method')) for place in chosen):
             recipe = FINE_TUNE
     config = TrainConfig() if recipe is None else TrainConfig.from_file(recipe)
     return config.replace(settings_of_both(args, config) | given)

@@ -199,7 +199,7 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
     if len(models) > 1:
         parts.append(f'consensus by their {str(teacher.get("consensus") or "mean").replace("_", " ")}')
     if layers:
-        parts.append(f'layers {", ".join(layers)} ({teacher.get("fusion")})')
+        parts.append(f'layers {", ".join(map(str, layers))} ({teacher.get("fusion")})')
     if sizes:
         parts.append(f'sides of {", ".join(map(str, sizes))} pixels')
     return ', '.join([*parts, 'flipped'] if teacher.get('flip') else parts)

@@ -41,6 +41,8 @@ Shift = Annotated[
 Odd = Annotated[int, between(1, MAX_SIDE), Rule(lambda value: value % 2 == 1, 'give an odd number of pixels')]
 Method = Annotated[str, Rule(TEACHER_METHODS.__contains__, f'choose one of {", ".join(TEACHER_METHODS)}')]
 Fusion = Annotated[str, Rule(FUSIONS.__contains__, f'choose one of {", ".join(FUSIONS)}')]
+# A stage of a CNN, counted from the last one.
+Stage = Annotated[int, Rule(lambda value: -20 <= value <= -1, 'give -1 for the last stage, -2 for the one before')]
 ImageSide = Annotated[int, between(32, MAX_SIDE)]
 Band = Annotated[
     list[Share],

@@ -93,9 +93,9 @@ class NetworkTeacher:
         model, method = network.model, network.method
         if method == 'fcam':
             low = model.fcam(x)
-        elif teacher.layers:
+        elif layers := layer_names(teacher, model):
             options: dict[str, Any] = {'variant': teacher.variant, 'fusion': teacher.fusion}
-            low = cams.extract(model.backbone, x, labels, method, teacher.layers, None, **options)
+            low = cams.extract(model.backbone, x, labels, method, layers, None, **options)
         else:
             low = model.class_map(model.encode(x), labels, method, teacher.variant)
         down, right = self.config.decoder.shift
@@ -197,8 +197,8 @@ def open_networks(teacher: TeacherConfig, train_set: ImageDataset, student: FCAM
     for name, method in zip(teacher.models, teacher.methods):
         model = student if name is None else models[name]
         check_teacher(teacher, method, model, name or 'the model')
-        is_named = name is not None and method != 'fcam'
-        classes = class_indices(name, model, train_set, hint) if is_named else identity
+        own_classes = name is None or method == 'fcam'
+        classes = identity if own_classes else class_indices(str(name), model, train_set, hint)
         networks.append(TeacherNetwork(model, method, classes))
     return networks
 
@@ -224,6 +224,19 @@ def class_map_method(teacher: TeacherConfig, student: FCAM) -> str:
     return 'layercam' if teacher.is_stored else own_method(teacher, student)
 
 
+def layer_names(teacher: TeacherConfig, model: FCAM) -> list[str]:
+    """Return the names of the layers of a teacher; none for stages of a network whose maps all have one stride.
+
+    Raises:
+        TrainingError: When the network has fewer stages.
+    """
+    stages = [level['module'].removeprefix('backbone.') for level in model.feature_info]
+    names = [layer for layer in teacher.layers if isinstance(layer, str) or not model.pyramid.flat]
+    if wrong := [layer for layer in names if isinstance(layer, int) and -layer > len(stages)]:
+        raise TrainingError(f'teacher.layers: there is no stage {wrong[0]}, the network has {len(stages)} stages')
+    return [layer if isinstance(layer, str) else stages[layer] for layer in names]
+
+
 def check_teacher(teacher: TeacherConfig, method: str, model: FCAM, name: str) -> None:
     """Raise TrainingError unless the classifier of a model has the layers and a head that the method needs."""
     if method == 'fcam':
@@ -234,13 +247,13 @@ def check_teacher(teacher: TeacherConfig, method: str, model: FCAM, name: str) -
             f'teacher.layers, {name}: the classifier has the head of {own.title}, whose maps are those of the last '
             "features: leave out teacher.layers, or use teacher.method='cam' for the map of the method"
         )
-    if method == 'cam' and not teacher.layers and not (model.linear_head or own.own_map):
+    if method == 'cam' and not layer_names(teacher, model) and not (model.linear_head or own.own_map):
         raise TrainingError(
             f'teacher cam needs a head of average pooling and one linear layer; {model.model_args["backbone"]} has '
             'another head: choose gradcam, layercam or another teacher'
         )
     try:
-        for layer in teacher.layers:
+        for layer in layer_names(teacher, model):
             named_layer(model.backbone, layer)
     except ValueError as e:
         raise TrainingError(f'teacher.layers, {name}: {e}') from e

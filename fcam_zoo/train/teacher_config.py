@@ -7,7 +7,7 @@ from typing import Annotated
 
 from .._schema import InvalidValue, between, check
 from ..models.config import Variant
-from .setting_types import Fusion, ImageSide, Line, Method
+from .setting_types import Fusion, ImageSide, Line, Method, Stage
 
 # The model that a training starts from, as a teacher.
 INIT = 'init'
@@ -30,7 +30,8 @@ class TeacherConfig:
             or `hf-hub:`. Its classes must include those of the data. 'init', with method 'fcam', is the model that the
             training starts from, as it was then. In a list of several, None is the classifier in training itself.
         consensus: How the maps of several models are fused (see `cams.fuse`).
-        layers: Layers of the classifier (dotted names) whose maps are fused; default: the last feature map.
+        layers: Layers of the classifier whose maps are fused: dotted names, or numbers of stages of a CNN, -1 for the
+            last; default: the last feature map.
         fusion: How the maps of several layers are fused (see `cams.fuse`).
         flip: Average the maps of each image and of its mirror image.
         sizes: Average the maps of each image at these sides in pixels; default: image_size.
@@ -45,7 +46,7 @@ class TeacherConfig:
     method: Method | list[Method] | None = None
     model: Line | list[Line | None] | None = None
     consensus: Fusion = 'mean'
-    layers: list[Line] = field(default_factory=list)
+    layers: list[Line | Stage] = field(default_factory=list)
     fusion: Fusion = 'geometric_mean'
     flip: bool = False
     sizes: list[ImageSide] = field(default_factory=list)
