@@ -14,7 +14,7 @@ from scenes import draw, label, tree
 from stored_images import write_tar
 
 from fcam_zoo.data import open_source
-from fcam_zoo.data.sources import store
+from fcam_zoo.data.sources import store_reader
 from fcam_zoo.labelling import FORMATS
 from fcam_zoo.labelling.labeller import Labeller
 from fcam_zoo.localization import Postprocessor
@@ -111,7 +111,7 @@ def test_bad_members_are_errors_of_the_run(photos, tmp_path):
 @pytest.mark.parametrize('formats', [['coco'], ['yolo'], ALL])
 def test_object_that_the_store_refuses_is_an_error_and_in_no_format(photos, tmp_path, monkeypatch, formats):
     pytest.importorskip('aiohttp')
-    monkeypatch.setattr(store, 'FIRST_WAIT', 0.01)
+    monkeypatch.setattr(store_reader, 'FIRST_WAIT', 0.01)
     content = (photos / 'dim' / 'a.png').read_bytes()
     with LoopbackStore() as web:
         web.files = {f'in/{name}.png': content for name in 'abc'}

@@ -14,7 +14,7 @@ from .._io import one_line
 from .._schema import show
 from ..data import ImageSource, image_size, open_source
 from ..data.sources.base import is_writable
-from ..data.sources.store import is_url, public_url
+from ..data.sources.urls import is_url, public_url
 from ..errors import ImageError
 from .formats import FORMATS, Format
 from .journal import Journal
@@ -58,7 +58,7 @@ def export_labels(
     job_folder, folder = ShardFolder(shards), OutputFolder(Path(output), formats)
     job = job_folder.job()
     if job is None:
-        raise FileNotFoundError(f'{job_folder.store.name} holds no job: give the output of fcam-zoo predict --ray')
+        raise FileNotFoundError(f'{job_folder.files.name} holds no job: give the output of fcam-zoo predict --ray')
     _check_complete(job_folder, job)
     rows = _Rows(job_folder, job)
     with output_errors(), lock(folder.path):
@@ -125,7 +125,7 @@ def _check_complete(folder: ShardFolder, job: Job) -> None:
     missing = [job.file_of(part) for part in range(job.parts) if job.file_of(part) not in existing]
     if missing:
         names = ', '.join(missing[:_SHOWN]) + ', …' * (len(missing) > _SHOWN)
-        where = folder.store.name
+        where = folder.files.name
         raise ShardError(
             f'{where}: {len(missing)} of {job.parts} parts are missing ({names}): {how_to_resume(job, where)}'
         )
@@ -166,7 +166,7 @@ class _Rows:
         return tuple(parts), tuple(errors)
 
     def _name(self, part: int) -> str:
-        return f'{self.job.file_of(part)} of {self.folder.store.name}'
+        return f'{self.job.file_of(part)} of {self.folder.files.name}'
 
     def records(self) -> Iterator[ImageRecord]:
         """Read all records."""
@@ -205,7 +205,7 @@ def _images_of(
     # '-' was standard input.
     if source is None and (not job.sources or job.left_out or '-' in job.sources):
         raise ValueError(f'yolo copies the images, and the job does not say where they are: {fix}')
-    leave_out = folder.store.where if folder.store.is_local else None
+    leave_out = folder.files.where if folder.files.is_local else None
     images = open_source(job.sources if source is None else source, leave_out=leave_out)
     if missing := set(ids).difference(images.ids):
         raise FileNotFoundError(

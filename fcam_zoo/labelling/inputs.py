@@ -14,8 +14,8 @@ from ..data.sources import ImageSource, open_source
 from ..data.sources.joined import JoinedSource
 from ..data.sources.local import LocalFiles, real_path
 from ..data.sources.parquet import ParquetFiles
-from ..data.sources.store import is_url, public_url
 from ..data.sources.tar import TarShards
+from ..data.sources.urls import is_url, public_url
 
 
 def find_inputs(images: ImageSource | str | os.PathLike | Iterable[str | os.PathLike], output: Path) -> ImageSource:

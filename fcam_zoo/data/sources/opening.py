@@ -20,8 +20,9 @@ from .parquet import ParquetFiles
 from .patterns import expand_range, fixed_folder, is_local_pattern, matches, read_list
 from .remote import RemoteFiles
 from .shards import find_shards
-from .store import StoredObject, check_client, find_objects, is_pattern, is_url, path_of_url, public_url, suffix_of
+from .store_reader import StoredObject, check_client, find_objects
 from .tar import COMPRESSED, TarShards
+from .urls import is_pattern, is_url, path_of_url, public_url, suffix_of
 
 logger = logging.getLogger(__name__)
 

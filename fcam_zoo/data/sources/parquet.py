@@ -19,7 +19,7 @@ from ..._schema import parse_json
 from ...errors import FcamZooError, ImageError, install_hint
 from .base import MAX_NAME, ImageSource, safe_id
 from .shards import Shard, UniqueIds, digest_of, label_text, number_labels
-from .store import check_bytes
+from .store_reader import check_bytes
 
 KEPT_GROUPS = 2
 """Row groups that a process keeps, because the threads of a run read neighboring images."""

@@ -16,7 +16,8 @@ from ..images import open_file
 from ..values import MAX_CLASSES
 from .base import safe_id
 from .local import absolute
-from .store import StoredObject, is_url, open_object, path_of_url, public_url, read_range, shown
+from .store_reader import StoredObject, open_object, read_range
+from .urls import is_url, path_of_url, public_url, shown
 
 
 @dataclass(frozen=True)
