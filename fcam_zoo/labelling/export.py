@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,7 +67,7 @@ def export_labels(
         if Journal(folder.journal).done and not overwrite:
             raise FileExistsError(f'{folder.path} holds an unfinished run: resume it, or choose another output folder')
         ids, errors = rows.check(progress)
-        images = _images_of(job, ids, source, job_folder) if 'yolo' in formats else _NoImages(ids)
+        images = _images_of(job, ids, source, job_folder, progress) if 'yolo' in formats else _NoImages(ids)
         names = tuple(job.classes)
         writers = [FORMATS[f](folder.new / f, names, job.model_name, images) for f in folder.formats]
         for writer in writers:
@@ -199,6 +200,7 @@ def _images_of(
     ids: Sequence[str],
     source: ImageSource | str | os.PathLike | Iterable[str | os.PathLike] | None,
     folder: ShardFolder,
+    progress: bool,
 ) -> ImageSource:
     """Open the images of a job."""
     fix = 'give the images with --source (in Python source=)'
@@ -206,7 +208,7 @@ def _images_of(
     if source is None and (not job.sources or job.left_out or '-' in job.sources):
         raise ValueError(f'yolo copies the images, and the job does not say where they are: {fix}')
     leave_out = folder.files.where if folder.files.is_local else None
-    images = open_source(job.sources if source is None else source, leave_out=leave_out)
+    images = open_source(job.sources if source is None else source, leave_out=leave_out, progress=progress)
     if missing := set(ids).difference(images.ids):
         raise FileNotFoundError(
             f'yolo copies the images, but {len(missing)} of {len(ids)} are not there ({one_line(min(missing))}): {fix}'
@@ -221,10 +223,9 @@ def _write(writers: Sequence[Format], rows: _Rows, images: int, progress: bool) 
         writer.start()
     with tqdm(total=images, unit='image', disable=not progress) as bar:
         for record in rows.records():
+            labelled = LabelledImage(record, file=_file_of(writers, record))
             for writer in writers:
-                if writer.needs_file:
-                    _check_unchanged(writer, record)
-                writer.write(LabelledImage(record))
+                writer.write(labelled)
             objects += len(record.objects)
             bar.update()
     for writer in tqdm(writers, 'files of all images', unit='format', disable=not progress, delay=SECONDS):
@@ -232,14 +233,25 @@ def _write(writers: Sequence[Format], rows: _Rows, images: int, progress: bool) 
     return objects
 
 
-def _check_unchanged(writer: Format, record: ImageRecord) -> None:
-    """Raise ImageError when an image has another size than its labels."""
+def _file_of(writers: Sequence[Format], record: ImageRecord) -> BinaryIO | None:
+    """Read the image of a record if a format copies it; None for a file of this machine, which formats link.
+
+    Raises:
+        ImageError: When it has another size than its labels.
+    """
+    writer = next((writer for writer in writers if writer.needs_file), None)
+    if writer is None:
+        return None
     index = writer.indices[record.image]
     name = writer.source.describe(index)
     with writer.source.open(index) as file:
         size = image_size(file, name)
-    if size != record.size:
-        raise ImageError(
-            f'{name}: {size[0]}x{size[1]} pixels, but its labels are of {record.size[0]}x{record.size[1]}; give the '
-            'labelled images with --source (in Python source=)'
-        )
+        if size != record.size:
+            raise ImageError(
+                f'{name}: {size[0]}x{size[1]} pixels, but its labels are of {record.size[0]}x{record.size[1]}; give '
+                'the labelled images with --source (in Python source=)'
+            )
+        if writer.source.local_path(index) is not None:
+            return None
+        file.seek(0)
+        return io.BytesIO(file.read())

@@ -88,7 +88,9 @@ class Pipeline:
             **asdict(self.inference),
         }
 
-    def run(self, indices: Sequence[int], finish: Finish = keep_record) -> Generator[list[Result], None, None]:
+    def run(
+        self, indices: Sequence[int], finish: Finish = keep_record, *, keep: bool = False
+    ) -> Generator[list[Result], None, None]:
         """Label images, and yield the results batch by batch, in order.
 
         Closing the generator ends the processes that read. Surround the loop with `explain_worker_death`. Until the
@@ -97,8 +99,9 @@ class Pipeline:
         Args:
             indices: Images of the source. Equal batches give equal results.
             finish: Called for each labelled image, by threads, while the network runs on the next batch.
+            keep: Give `finish` the encoded images that are not files of this machine.
         """
-        loading = load_batches(self.labeller.source, self.inference, indices, self.batch_size, self.workers)
+        loading = load_batches(self.labeller.source, self.inference, indices, self.batch_size, self.workers, keep)
         with (
             _networks(self.model) as models,
             _threads(max(1, self.workers)) as pool,

@@ -115,7 +115,10 @@ def label_on_ray(
     found = folder.check(options.overwrite, options.resume)
     given = [] if isinstance(images, ImageSource) else as_texts(images)
     images = images if isinstance(images, ImageSource) else given
-    source = find_inputs(images, Path(folder.files.where)) if folder.files.is_local else open_source(images)
+    if folder.files.is_local:
+        source = find_inputs(images, Path(folder.files.where), options.progress)
+    else:
+        source = open_source(images, progress=options.progress)
     pipeline = Pipeline.for_model(model, with_absolute_paths(source), options)
     with connected(cluster.address) as ray, tolerant(ray), output_errors(), _locked(folder.files):
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
