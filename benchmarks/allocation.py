@@ -5,9 +5,10 @@ its own, in turn with and without. Prints a Markdown table, with the medians of 
 
     python benchmarks/allocation.py cub50/ -o benchmarks/results/allocation.md
 
-User and system time are those of all processes of a command, its start included. The time outside the network is the
-share of this time, after the first batch has been read, that is not spent in the forward and backward passes of the
-main process, which uses one thread. It counts processor time, so that it hardly depends on other load of the machine.
+User and system time are those of all processes of a command, its start included. The start is their part before the
+first batch has been read. The time outside the network is the share of the rest that is not spent in the forward and
+backward passes, in one thread. All are processor times, which depend less on other load of the machine.
+700 images take about 15 minutes for each turn.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Cost:
         seconds: Wall-clock time.
         user: Processor time in programs, in seconds.
         system: Processor time in the system, in seconds.
+        start: Processor time before the first batch was read, in seconds.
         outside: Share of the processor time outside the network, after the first batch was read.
         peak: Largest resident memory of one process, in MiB.
     """
@@ -58,6 +60,7 @@ class Cost:
     seconds: float
     user: float
     system: float
+    start: float
     outside: float
     peak: float
 
@@ -74,8 +77,8 @@ def main() -> None:
         f'{args.model}, {args.images} images, {args.workers} workers, {args.turns} turn(s); {machine(1)}; `with` the '
         f'memory that commands keep, `without` it, and {names} with / without',
         '',
-        '| command | | seconds | user s | system s | outside the network | peak MiB |',
-        '|---|---|---|---|---|---|---|',
+        '| command | | seconds | user s | system s | start s | outside the network | peak MiB |',
+        '|---|---|---|---|---|---|---|---|',
     )
     with tempfile.TemporaryDirectory() as scratch:
         for title, command in commands(args, Path(scratch)).items():
@@ -87,7 +90,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('data', type=Path, help='data set in the WSOL layout, with boxes on test')
     parser.add_argument('--model', default='fcam_mobilenetv1_075.layercam_cub50')
-    parser.add_argument('--images', type=int, default=80, help='images of each command (default: 80)')
+    parser.add_argument('--images', type=int, default=700, help='images of each command (default: 700)')
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--turns', type=int, default=2, help='times that each command runs with and without')
     parser.add_argument('--only', nargs='+', help='first words of the rows to measure (default: all)')
@@ -157,7 +160,7 @@ def run(command: list[str], variables: dict[str, str]) -> Cost:
     user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
     inside = json.loads(lines[-1])
     outside = 1 - inside['network'] / (user + system - inside['start'])
-    return Cost(seconds, user, system, outside, usage.ru_maxrss / 1024)
+    return Cost(seconds, user, system, inside['start'], outside, usage.ru_maxrss / 1024)
 
 
 def _wait_for_the_rest() -> None:
@@ -176,14 +179,16 @@ def add_rows(table: Table, title: str, costs: dict[str, list[Cost]]) -> None:
         return statistics.median(getattr(cost, name) for cost in costs[kind])
 
     for kind in ('without', 'with'):
-        s, user, system, outside, peak = (median(kind, n) for n in ('seconds', 'user', 'system', 'outside', 'peak'))
-        table.add(f'| {title} | {kind} | {s:.1f} | {user:.1f} | {system:.1f} | {outside:.0%} | {peak:.0f} |')
+        names = ('seconds', 'user', 'system', 'start', 'outside', 'peak')
+        s, user, system, start, outside, peak = (median(kind, name) for name in names)
+        times = f'{s:.1f} | {user:.1f} | {system:.1f} | {start:.1f}'
+        table.add(f'| {title} | {kind} | {times} | {outside:.0%} | {peak:.0f} |')
     pairs = list(zip(costs['with'], costs['without']))
     s, user, system, peak = (
         statistics.median(getattr(a, name) / max(0.01, getattr(b, name)) for a, b in pairs)
         for name in ('seconds', 'user', 'system', 'peak')
     )
-    table.add(f'| {title} | ratio | {s:.2f} | {user:.2f} | {system:.2f} | | {peak:.2f} |')
+    table.add(f'| {title} | ratio | {s:.2f} | {user:.2f} | {system:.2f} | | | {peak:.2f} |')
 
 
 def measure(arguments: list[str]) -> None:
@@ -199,7 +204,7 @@ def measure(arguments: list[str]) -> None:
 
 
 def _timed(function: Callable[..., Any], inside: dict[str, float]) -> Callable[..., Any]:
-    """Wrap a function: add the processor time of its calls to `inside`, in this thread, which runs the network."""
+    """Wrap a function: add the processor time of its calls to `inside`, in the only thread that runs the network."""
 
     def timed(*arguments: Any, **options: Any) -> Any:
         inside['start'] = inside['start'] or time.process_time()

@@ -12,12 +12,15 @@ import torch.nn as nn
 def eval_mode(module: nn.Module) -> Iterator[None]:
     """Set a module to eval mode; on exit, also after an error, restore the mode of each submodule."""
     modes = [(m, m.training) for m in module.modules()]
-    module.eval()
+    # Setting a mode is slow, and a network that labels images is already in eval mode at the second batch.
+    if any(mode for _, mode in modes):
+        module.eval()
     try:
         yield
     finally:
         for m, mode in modes:
-            m.training = mode
+            if m.training != mode:
+                m.training = mode
 
 
 @contextmanager

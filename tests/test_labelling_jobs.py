@@ -17,12 +17,12 @@ from fcam_zoo.data import open_source
 from fcam_zoo.labelling import LabelOptions, check_export, export_labels, ray_run
 from fcam_zoo.labelling.cluster import Share
 from fcam_zoo.labelling.inputs import absolute_argument, public_places, with_absolute_paths
+from fcam_zoo.labelling.job_files import JobFiles, StoreError
 from fcam_zoo.labelling.journal import Journal, seal
 from fcam_zoo.labelling.loading import NotReturned
 from fcam_zoo.labelling.pipeline import Pipeline
 from fcam_zoo.labelling.ray_workers import PartLabeller
 from fcam_zoo.labelling.shards import ShardFolder, how_to_resume
-from fcam_zoo.labelling.store import Store, StoreError
 
 pytest.importorskip('pyarrow.parquet')
 
@@ -48,7 +48,7 @@ def test_relative_paths_are_read_from_another_folder(tmp_path, monkeypatch):
 def memory(monkeypatch):
     """A store in memory, and its client class."""
     fsspec = pytest.importorskip('fsspec')
-    monkeypatch.setattr('fcam_zoo.labelling.store._PAUSES', (0.0, 0.0))
+    monkeypatch.setattr('fcam_zoo.data.sources.store_reader.FIRST_WAIT', 0.0)
     yield type(fsspec.filesystem('memory'))
     fsspec.filesystem('memory').store.clear()
 
@@ -85,7 +85,7 @@ def test_reads_of_the_store_are_tried_again(photos, memory, monkeypatch, method)
 
 def test_end_of_a_file(memory, tmp_path):
     for where in (tmp_path, 'memory://bucket'):
-        store = Store(where)
+        store = JobFiles(where)
         store.write('a', bytes(range(100)))
         assert store.read_end('a', 3) == bytes([97, 98, 99])
         assert store.read_end('a', 1000) == bytes(range(100))
@@ -115,7 +115,7 @@ def test_old_parts_stay_until_the_new_job_has_finished(photos, memory, tmp_path,
     write_parts(folder, old, new, [0])
     assert len(folder.finished(old)) == 3  # A kill at this moment loses nothing.
     with pytest.raises(ValueError, match='2 of 3 parts are missing'):
-        export_labels(folder.store.where, tmp_path / 'out', ['csv'])
+        export_labels(folder.files.where, tmp_path / 'out', ['csv'])
     resumed = folder.start(new, resume=True)
     assert (resumed.key, resumed.folder) == (new.key, 'shards-2')
     write_parts(folder, old, new, [1, 2])
@@ -123,7 +123,7 @@ def test_old_parts_stay_until_the_new_job_has_finished(photos, memory, tmp_path,
     assert (folder.job().key, folder.job().folder) == (new.key, 'shards-2')
     assert len(folder.finished(new)) == 3
     assert folder.finished(old) == {}
-    assert not folder.store.exists('unfinished.json')
+    assert not folder.files.exists('unfinished.json')
     # The next one, with equal settings, uses the first folder again; after a kill it can be discarded.
     third = folder.start(new, resume=False)
     write_parts(folder, new, third, [0])
@@ -154,9 +154,9 @@ def test_command_that_resumes_a_job(photos, tmp_path):
 
 def test_images_that_their_store_did_not_return_are_labelled_again(photos, memory, tmp_path, monkeypatch):
     """Through the part that a worker labels; the driver leaves such parts out of the finished ones."""
-    from fcam_zoo.data.sources import store
+    from fcam_zoo.data.sources import store_reader
 
-    monkeypatch.setattr(store, 'FIRST_WAIT', 0.0)
+    monkeypatch.setattr(store_reader, 'FIRST_WAIT', 0.0)
     client = memory()
     for name in ('a', 'b', 'c'):
         client.pipe(f'/in/{name}.png', (photos / 'dim/a.png').read_bytes())
@@ -195,7 +195,7 @@ class FakeActor:
 @pytest.mark.parametrize('failures', [8, 10**6])
 def test_a_run_tries_images_again_at_its_end(photos, memory, tmp_path, monkeypatch, failures):
     """The store fails while the first two images are read, or always; the files are the same as without an error."""
-    monkeypatch.setattr('fcam_zoo.data.sources.store.FIRST_WAIT', 0.0)
+    monkeypatch.setattr('fcam_zoo.data.sources.store_reader.FIRST_WAIT', 0.0)
     for path in sorted(photos.glob('dim/*')) + sorted(photos.glob('bright/*.png')):
         memory().pipe(f'/photos/{path.parent.name}/{path.name}', path.read_bytes())
     expected = label('memory://photos', tmp_path / 'expected', batch_size=2)
@@ -242,12 +242,14 @@ def test_job_holds_no_keys_of_urls(photos, tmp_path):
     folder._write_job('job.json', replace(job, sources=public, left_out=True))
     with pytest.raises(ValueError, match='does not say where they are: give the images with --source'):
         export_labels(tmp_path / 'job', tmp_path / 'out', ['yolo'])
-    assert Store('https://me:secret@example.org/job?sig=secret').name_of('a') == 'https://example.org/job/a'
+    assert JobFiles('https://me:secret@example.org/job?sig=secret').name_of('a') == 'https://example.org/job/a'
 
 
 def test_urls_in_capitals_and_missing_clients(monkeypatch):
-    assert [Store(where).is_local for where in ('S3://bucket/x', 's3://bucket/x', 'c:/x')] == [False, False, True]
+    assert [JobFiles(where).is_local for where in ('S3://bucket/x', 's3://bucket/x', 'c:/x')] == [False, False, True]
     monkeypatch.setitem(sys.modules, 'dropboxdrivefs', None)
-    with pytest.raises(ImportError, match=r'fcam-zoo\[ray,stores\]') as caught:
-        Store('dropbox://bucket/x').read('a')
-    assert 'dropbox://bucket/x' in str(caught.value)
+    with pytest.raises(ImportError, match=r'^dropbox://bucket/x needs the client of its store: .*dropboxdrivefs'):
+        JobFiles('dropbox://bucket/x').read('a')
+    monkeypatch.setitem(sys.modules, 's3fs', None)
+    with pytest.raises(ImportError, match=r'^s3://bucket/x needs the client of its store: .*fcam-zoo\[ray,stores\]'):
+        JobFiles('s3://bucket/x').read('a')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,16 +10,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
+from glow import Glow
 from PIL import Image
 from scenes import draw, label, tree
 
 from fcam_zoo import _drawing, viz
 from fcam_zoo.data import open_source
 from fcam_zoo.inference import InferenceOptions
-from fcam_zoo.labelling import loading
+from fcam_zoo.labelling import LabelOptions, label_images, loading
 from fcam_zoo.labelling.budget import PIXELS, PixelBudget
 from fcam_zoo.labelling.labeller import Labeller
 from fcam_zoo.localization import Localization
@@ -171,3 +175,41 @@ def test_captions_are_one_short_line():
     for text in ('a' * 10**6, 'a' * 100 + '\nsecond line' * 9):
         np.testing.assert_array_equal(np.asarray(viz.draw_box(image, (10, 10, 290, 190), text)), short)
     viz.draw_box(image, (10, 10, 290, 190), '\n\n')
+
+
+class Exclusive(Glow):
+    """Fails when two threads run it at the same time; notes the copies and torch's threads."""
+
+    copies: ClassVar[dict[int, int]] = {}
+
+    def __init__(self) -> None:
+        super().__init__(56)
+        self.busy = False
+
+    def forward(self, x):
+        assert not self.busy
+        self.busy = True
+        self.copies[id(self)] = torch.get_num_threads()
+        time.sleep(0.05)
+        self.busy = False
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(('threads', 'expected'), [(4, [2, 2]), (1, [1])])
+def test_two_networks_share_the_threads_of_a_cpu(tmp_path, monkeypatch, threads, expected):
+    for number in range(8):
+        draw(tmp_path / 'photos' / f'{number}.png', (60, 50), [(number, 10, 40, 45)])
+    one = label(tmp_path / 'photos', tmp_path / 'one', batch_size=1)
+    monkeypatch.setattr(Exclusive, 'copies', {})
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        done = label_images(Exclusive(), tmp_path / 'photos', tmp_path / 'two', LabelOptions(batch_size=1))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert list(Exclusive.copies.values()) == expected
+    assert done.labelled == one.labelled == 8
+    found = json.loads((tmp_path / 'two/coco/annotations.json').read_text())
+    assert [image['file_name'] for image in found['images']] == [f'{number}.png' for number in range(8)]
+    assert all(entry['bbox'][0] in (entry['image_id'] - 1, entry['image_id'] - 2) for entry in found['annotations'])

@@ -16,12 +16,13 @@ from scenes import SCENES, draw, label, tree
 
 from fcam_zoo.cli import main
 from fcam_zoo.data.sources.local import LocalFiles
+from fcam_zoo.data.sources.store_reader import TRIES
 from fcam_zoo.labelling import ClusterOptions, LabelOptions, export_labels, label_on_ray
 from fcam_zoo.labelling.formats import Masks
+from fcam_zoo.labelling.job_files import JobFiles, StoreError
 from fcam_zoo.labelling.labeller import ImageRecord, ObjectRecord, object_mask
 from fcam_zoo.labelling.rows import PartSummary, ShardError, encode, record_of, row_of, schema
 from fcam_zoo.labelling.shards import ShardFolder
-from fcam_zoo.labelling.store import Store, StoreError
 
 pq = pytest.importorskip('pyarrow.parquet')
 FORMATS = ('coco', 'voc', 'yolo', 'csv', 'masks')
@@ -45,7 +46,7 @@ def job(photos, tmp_path):
 
 def test_rows_hold_all_that_a_record_holds(job):
     folder, written = job
-    tables = [pq.read_table(folder.store.path(written.file_of(part))) for part in range(written.parts)]
+    tables = [pq.read_table(folder.files.path(written.file_of(part))) for part in range(written.parts)]
     assert [table.num_rows for table in tables] == [3, 3, 1]
     assert all(table.schema.equals(schema()) for table in tables)
     found = [row for table in tables for row in table.to_pylist()]
@@ -249,8 +250,8 @@ def test_second_job_in_a_folder(job, tmp_path):
 
 def test_store_writes_again_after_errors(monkeypatch):
     fsspec = pytest.importorskip('fsspec')
-    monkeypatch.setattr('fcam_zoo.labelling.store._PAUSES', (0.0, 0.0))
-    memory, store = fsspec.filesystem('memory'), Store('memory://labels/job/')
+    monkeypatch.setattr('fcam_zoo.data.sources.store_reader.FIRST_WAIT', 0.0)
+    memory, store = fsspec.filesystem('memory'), JobFiles('memory://labels/job/')
     real, failures = type(memory).pipe_file, [OSError('HTTP 500')] * 2
 
     def pipe_file(self, *arguments, **options):
@@ -266,13 +267,13 @@ def test_store_writes_again_after_errors(monkeypatch):
         True,
         False,
     )
-    failures += [OSError('HTTP 500')] * 3
+    failures += [OSError('HTTP 500')] * TRIES
     with pytest.raises(StoreError, match=r'memory://labels/job/a/b: the store refuses it \(HTTP 500\)'):
         store.write('a/b', b'other')
     store.remove('a')
     assert store.names('a') == []
     with pytest.raises(StoreError, match='not the URL of a known store'):
-        Store('nowhere://labels').read('a')
+        JobFiles('nowhere://labels').read('a')
 
 
 def test_missing_extra_is_one_clear_hint(job, photos, model_dir, tmp_path, monkeypatch, capsys):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
+from jobs import make_job
 from loopback_store import LoopbackStore
 from PIL import Image
 from scenes import draw, label, tree
 from stored_images import write_tar
 
 from fcam_zoo.data import open_source
-from fcam_zoo.data.sources import store
-from fcam_zoo.labelling import FORMATS
+from fcam_zoo.data.sources import store_reader
+from fcam_zoo.labelling import FORMATS, export_labels, loading
 from fcam_zoo.labelling.labeller import Labeller
 from fcam_zoo.localization import Postprocessor
 
@@ -111,7 +113,7 @@ def test_bad_members_are_errors_of_the_run(photos, tmp_path):
 @pytest.mark.parametrize('formats', [['coco'], ['yolo'], ALL])
 def test_object_that_the_store_refuses_is_an_error_and_in_no_format(photos, tmp_path, monkeypatch, formats):
     pytest.importorskip('aiohttp')
-    monkeypatch.setattr(store, 'FIRST_WAIT', 0.01)
+    monkeypatch.setattr(store_reader, 'FIRST_WAIT', 0.01)
     content = (photos / 'dim' / 'a.png').read_bytes()
     with LoopbackStore() as web:
         web.files = {f'in/{name}.png': content for name in 'abc'}
@@ -120,7 +122,8 @@ def test_object_that_the_store_refuses_is_an_error_and_in_no_format(photos, tmp_
         assert (done.labelled, len(done.errors)) == (2, 1)
         assert 'b.png: the store did not return it in 4 tries (HTTP status 500)' in done.errors[0]
         assert not [name for name in tree(tmp_path / 'out') if Path(name).stem == 'b']
-        # Later, when the image is read again for pictures and copies.
+        # Later, when a large image is read again for pictures and copies.
+        monkeypatch.setattr(loading, 'KEPT_BYTES', 10)
         web.failures['in/b.png'] = 0
         source = open_source([f'{web.url}/in/{name}.png' for name in 'abc'])
         monkeypatch.setattr(type(source), 'open', _opened_once(type(source).open))
@@ -130,6 +133,38 @@ def test_object_that_the_store_refuses_is_an_error_and_in_no_format(photos, tmp_
     else:
         assert (done.labelled, len(done.errors)) == (0, 3)
         assert not [name for name in tree(tmp_path / 'new') if Path(name).stem in 'abc']
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_objects_of_stores_are_read_once(photos, tmp_path, workers):
+    pytest.importorskip('aiohttp')
+    content = (photos / 'dim' / 'a.png').read_bytes()
+    with LoopbackStore() as web:
+        web.files = {f'in/{name}.png': content for name in 'abc'}
+        given = [f'{web.url}/in/{name}.png' for name in 'abc']
+        assert label(open_source(given), tmp_path / 'coco', ['coco'], workers=workers).labelled == 3
+        opening = Counter(web.requests)
+        web.requests.clear()
+        assert label(open_source(given), tmp_path / 'all', ALL, workers=workers).labelled == 3
+        assert web.requests == opening
+    assert (tmp_path / 'all/yolo/images/a.png').read_bytes() == content
+
+
+def test_export_reads_objects_once(photos, tmp_path):
+    pytest.importorskip('pyarrow')
+    path = tar_of(photos, tmp_path / 'a.tar')
+    make_job(path, tmp_path / 'job')
+    source, opened = open_source(path), Counter()
+    real = type(source).open
+
+    class Counting(type(source)):
+        def open(self, index):
+            opened[index] += 1
+            return real(self, index)
+
+    source.__class__ = Counting
+    done = export_labels(tmp_path / 'job', tmp_path / 'out', ['yolo'], source=source)
+    assert opened == dict.fromkeys(range(done.labelled), 1)
 
 
 def _opened_once(real):

@@ -135,3 +135,16 @@ ARGUMENTS = {
     'predict': ['missing.jpg', '-o', 'missing', '--min-area', '2'],
     'train': ['missing', '-o', 'missing'],
 }
+
+
+# Prints what OpenMP has read when torch is loaded.
+SHOW = "from fcam_zoo.cli import main; main(['benchmark', 'missing']); import torch"
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='OpenMP of GCC')
+@pytest.mark.parametrize(('chosen', 'policy'), [({}, 'PASSIVE'), ({'OMP_WAIT_POLICY': 'ACTIVE'}, 'ACTIVE')])
+def test_threads_of_benchmark_sleep_while_they_wait(tmp_path, chosen, policy):
+    own = {k: v for k, v in os.environ.items() if k != 'OMP_WAIT_POLICY'}
+    environment = {**own, 'OMP_DISPLAY_ENV': 'TRUE', **chosen}
+    done = subprocess.run([sys.executable, '-c', SHOW], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr

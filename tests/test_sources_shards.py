@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import re
 import tarfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from stored_images import SIZE, jpeg, read_all, write_parquet, write_tar
 
 from fcam_zoo.data import ImageSource, open_source
-from fcam_zoo.data.sources import parquet, shards, store, tar
+from fcam_zoo.data.sources import parquet, shards, store_reader, tar
 from fcam_zoo.errors import ImageError
 
 MEMBERS = [
@@ -215,7 +216,7 @@ def test_damaged_parquet_file(tmp_path, monkeypatch):
 def test_damaged_row_group_and_huge_image(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / 'a.parquet', ['1.jpg', '2.jpg', '3.jpg'], rows=1)
     source = open_source(path)
-    monkeypatch.setattr(store, 'MAX_BYTES', 100)
+    monkeypatch.setattr(store_reader, 'MAX_BYTES', 100)
     with pytest.raises(ImageError, match=r'a.parquet/1.jpg: \d+ bytes are more than the limit of 100'):
         source.open(0)
     content = bytearray(path.read_bytes())
@@ -266,7 +267,7 @@ def test_classes_file_that_is_damaged(tmp_path: Path):
 def test_shards_with_equal_paths_have_different_ids(tmp_path):
     entry = [('1.jpg', jpeg()), ('b/1.jpg', jpeg())]
     urls = ['s3://bucket/a.tar', 's3://bucket/a-2.tar', 'gs://bucket/a.tar', 's3://bucket/b.tar']
-    found = shards.find_shards([store.StoredObject(url, 10) for url in urls], problems := [])
+    found = shards.find_shards([store_reader.StoredObject(url, 10) for url in urls], problems := [])
     assert [shard.prefix for shard in found] == ['bucket/a/', 'bucket/a-2/', 'bucket/a-3/', 'bucket/b/']
     assert problems == []
     # A shard whose name is that of a folder in another one.
@@ -278,11 +279,11 @@ def test_shards_with_equal_paths_have_different_ids(tmp_path):
 
 def test_prefixes_stay_in_the_folder():
     urls = ['s3://b/../x.parquet', 's3://b/y/x.parquet', 's3://x.parquet']
-    found = shards.find_shards([store.StoredObject(url, 10) for url in urls], [])
+    found = shards.find_shards([store_reader.StoredObject(url, 10) for url in urls], [])
     assert [shard.prefix for shard in found] == ['b/x/', 'y/x/', 'x/']
     problems: list[str] = []
     names = ['https://a.org/x%0A.tar', 'https://a.org/b.tar']
-    found = shards.find_shards([store.StoredObject(url, 10) for url in names], problems)
+    found = shards.find_shards([store_reader.StoredObject(url, 10) for url in names], problems)
     assert [shard.prefix for shard in found] == ['b/']
     assert 'x%0A.tar: annotation files cannot hold the name of this shard; rename the shard' in problems[0]
 
@@ -316,10 +317,13 @@ def test_values_of_a_dictionary_count_for_every_row(tmp_path, monkeypatch):
     assert source.ids[99] == '00000099'  # The paths are too long.
     assert source.class_names is None
     assert source.image(99).size == SIZE
-    monkeypatch.setattr(parquet, 'MAX_GROUP', 20 * len(image))
     source = open_source(path)
+    monkeypatch.setattr(parquet, 'MAX_GROUP', 20 * len(image))
     with pytest.raises(ImageError, match=rf'a\.parquet: a row group has \d+ bytes .*limit of {20 * len(image)}'):
         source.open(0)
+    with pytest.raises(FileNotFoundError, match=r'a row group has \d+ bytes in the column image\.path, more than'):
+        open_source(path)
+    monkeypatch.setattr(parquet, 'MAX_GROUP', 10**6)
     monkeypatch.setattr(parquet, 'MAX_ROWS', 99)
     with pytest.raises(FileNotFoundError, match=r'a\.parquet: has more than 99 rows'):
         open_source(path)
@@ -340,3 +344,19 @@ def test_special_files_are_named_by_their_kind(tmp_path):
         open_source(tmp_path / 'a.tar')
     with pytest.raises(FileNotFoundError, match=r'b\.txt: .*not a text file; give a text file'):
         open_source(tmp_path / 'b.txt')
+
+
+@pytest.mark.parametrize('kind', ['tar', 'parquet'])
+def test_progress_of_the_index_counts_bytes(tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setattr(shards, 'BAR_DELAY', 0.0)
+    if kind == 'tar':
+        path = write_tar(tmp_path / 'a.tar', [('1.jpg', jpeg()), ('2.jpg', jpeg())])
+        cut = tmp_path / 'b.tar'
+        cut.write_bytes(path.read_bytes()[:700])
+        given = [path, cut]
+    else:
+        given = [write_parquet(tmp_path / 'a.parquet', ['1.jpg', '2.jpg'])]
+    ids = open_source(given).ids
+    assert capsys.readouterr().err == ''
+    assert open_source(given, progress=True).ids == ids
+    assert re.search(r'index of shards: 100%.*\d', capsys.readouterr().err)

@@ -16,8 +16,10 @@ from loopback_store import LoopbackStore
 from stored_images import jpeg, read_all, write_parquet, write_tar
 
 from fcam_zoo.data import open_source
-from fcam_zoo.data.sources import store
+from fcam_zoo.data.sources import store_reader
 from fcam_zoo.data.sources.remote import RemoteFiles
+from fcam_zoo.data.sources.store_reader import StoredObject
+from fcam_zoo.data.sources.urls import public_url
 from fcam_zoo.errors import ImageError, StoreReadError
 
 IDS = ('cat/1.jpg', 'dog/2.jpg')
@@ -25,7 +27,7 @@ IDS = ('cat/1.jpg', 'dog/2.jpg')
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
-    monkeypatch.setattr(store, 'FIRST_WAIT', 0.01)
+    monkeypatch.setattr(store_reader, 'FIRST_WAIT', 0.01)
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def test_server_errors_are_tried_again(web):
     web.failures[name] = -1
     with pytest.raises(ImageError, match=r'1.jpg: the store did not return it in 4 tries \(HTTP status 500\)'):
         source.image(0)
-    assert web.requests[name] == 3 + store.TRIES
+    assert web.requests[name] == 3 + store_reader.TRIES
 
 
 @pytest.mark.parametrize(('status', 'tries'), [(403, 1), (429, 4), (503, 4)])
@@ -151,13 +153,13 @@ def test_only_errors_that_may_pass_are_tried_again(web, status, tries):
     ],
 )
 def test_public_url(url, public):
-    assert store.public_url(url) == public
+    assert public_url(url) == public
 
 
 def test_slow_server(web, monkeypatch):
     source = open_source(f'{web.url}/photos/cat/1.jpg')
-    monkeypatch.setattr(store, 'SECONDS', 0.1)
-    monkeypatch.setattr(store, 'TRIES', 2)
+    monkeypatch.setattr(store_reader, 'SECONDS', 0.1)
+    monkeypatch.setattr(store_reader, 'TRIES', 2)
     web.delay = 1
     began = time.monotonic()
     with pytest.raises(ImageError, match=r'in 2 tries \(.*[Tt]ime'):
@@ -170,7 +172,7 @@ def test_object_that_vanishes_and_object_that_is_too_large(web, monkeypatch):
     del web.files['photos/cat/1.jpg']
     with pytest.raises(FileNotFoundError, match=r'1.jpg: no such object'):
         source.image(0)
-    monkeypatch.setattr(store, 'MAX_BYTES', 100)
+    monkeypatch.setattr(store_reader, 'MAX_BYTES', 100)
     with pytest.raises(ImageError, match=r'2.jpg: .* more than the limit of 100'):
         source.image(1)
 
@@ -191,8 +193,8 @@ def test_shard_whose_server_fails(web, shards):
 
 def test_servers_that_send_more_than_they_said(web, monkeypatch):
     name = 'photos/cat/1.jpg'
-    source, listed = open_source(f'{web.url}/{name}'), RemoteFiles([(store.StoredObject(f'{web.url}/{name}'), web.url)])
-    monkeypatch.setattr(store, 'MAX_BYTES', 2 * 2**20)
+    source, listed = open_source(f'{web.url}/{name}'), RemoteFiles([(StoredObject(f'{web.url}/{name}'), web.url)])
+    monkeypatch.setattr(store_reader, 'MAX_BYTES', 2 * 2**20)
     web.ranges, web.files[name] = False, bytes(64 * 2**20)
     for images in (source, listed):
         with pytest.raises(ImageError, match='more than the limit of 2097152'):

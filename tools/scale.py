@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fcam_zoo._io import write_text
 from fcam_zoo._schema import build
-from fcam_zoo.data.sources.store import BLOCK
+from fcam_zoo.data.sources.store_reader import BLOCK
 
 from . import records
 from .card import between_markers, table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import tempfile
@@ -133,6 +134,9 @@ def fixed_threshold(text: str) -> tuple[str | None, float]:
 def run(args: argparse.Namespace) -> int:
     if args.check:
         return check(args)
+    # Read when torch is imported: by default, its threads keep their cores while they wait for each other at the end of
+    # each layer, and the processes that score have to wait.
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     from .._distributed import process_group
 
     # Gloo, whose processes may share a GPU.

@@ -17,7 +17,7 @@ from .images import has_images, images_within
 from .mask_folder import MaskDataset
 from .paths import files_within, splits_of, subfolders
 from .shard_dataset import ShardDataset, shards_of
-from .sources.store import is_url
+from .sources.urls import is_url
 from .table import TableDataset, table_splits
 from .voc import VocDataset
 from .wsol import WSOLDataset

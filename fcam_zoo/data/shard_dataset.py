@@ -19,7 +19,8 @@ from .coco import parse_bbox, whole_pixels
 from .images import image_size
 from .paths import subfolders
 from .sources import ImageSource, open_source
-from .sources.store import find_objects, is_url, path_of_url
+from .sources.store_reader import find_objects
+from .sources.urls import is_url, path_of_url
 from .values import Problem, check_image_size, collect_problem, plain
 
 # Names of the split val on the Hub.

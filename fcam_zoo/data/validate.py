@@ -22,7 +22,7 @@ from .images import images_within, open_image, open_levels, open_mask
 from .mask_folder import mask_size_problem
 from .paths import splits_of, stem_within, subfolders
 from .shard_dataset import check_shards, shard_splits
-from .sources.store import is_url
+from .sources.urls import is_url
 from .table import read_table, table_splits
 from .values import Box, plain
 from .wsol import LOCALIZATION, read_metadata

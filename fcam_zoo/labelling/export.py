@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from .._io import one_line
 from .._schema import show
 from ..data import ImageSource, image_size, open_source
 from ..data.sources.base import is_writable
-from ..data.sources.store import is_url, public_url
+from ..data.sources.urls import is_url, public_url
 from ..errors import ImageError
 from .formats import FORMATS, Format
 from .journal import Journal
@@ -58,7 +59,7 @@ def export_labels(
     job_folder, folder = ShardFolder(shards), OutputFolder(Path(output), formats)
     job = job_folder.job()
     if job is None:
-        raise FileNotFoundError(f'{job_folder.store.name} holds no job: give the output of fcam-zoo predict --ray')
+        raise FileNotFoundError(f'{job_folder.files.name} holds no job: give the output of fcam-zoo predict --ray')
     _check_complete(job_folder, job)
     rows = _Rows(job_folder, job)
     with output_errors(), lock(folder.path):
@@ -66,7 +67,7 @@ def export_labels(
         if Journal(folder.journal).done and not overwrite:
             raise FileExistsError(f'{folder.path} holds an unfinished run: resume it, or choose another output folder')
         ids, errors = rows.check(progress)
-        images = _images_of(job, ids, source, job_folder) if 'yolo' in formats else _NoImages(ids)
+        images = _images_of(job, ids, source, job_folder, progress) if 'yolo' in formats else _NoImages(ids)
         names = tuple(job.classes)
         writers = [FORMATS[f](folder.new / f, names, job.model_name, images) for f in folder.formats]
         for writer in writers:
@@ -125,7 +126,7 @@ def _check_complete(folder: ShardFolder, job: Job) -> None:
     missing = [job.file_of(part) for part in range(job.parts) if job.file_of(part) not in existing]
     if missing:
         names = ', '.join(missing[:_SHOWN]) + ', …' * (len(missing) > _SHOWN)
-        where = folder.store.name
+        where = folder.files.name
         raise ShardError(
             f'{where}: {len(missing)} of {job.parts} parts are missing ({names}): {how_to_resume(job, where)}'
         )
@@ -166,7 +167,7 @@ class _Rows:
         return tuple(parts), tuple(errors)
 
     def _name(self, part: int) -> str:
-        return f'{self.job.file_of(part)} of {self.folder.store.name}'
+        return f'{self.job.file_of(part)} of {self.folder.files.name}'
 
     def records(self) -> Iterator[ImageRecord]:
         """Read all records."""
@@ -199,14 +200,15 @@ def _images_of(
     ids: Sequence[str],
     source: ImageSource | str | os.PathLike | Iterable[str | os.PathLike] | None,
     folder: ShardFolder,
+    progress: bool,
 ) -> ImageSource:
     """Open the images of a job."""
     fix = 'give the images with --source (in Python source=)'
     # '-' was standard input.
     if source is None and (not job.sources or job.left_out or '-' in job.sources):
         raise ValueError(f'yolo copies the images, and the job does not say where they are: {fix}')
-    leave_out = folder.store.where if folder.store.is_local else None
-    images = open_source(job.sources if source is None else source, leave_out=leave_out)
+    leave_out = folder.files.where if folder.files.is_local else None
+    images = open_source(job.sources if source is None else source, leave_out=leave_out, progress=progress)
     if missing := set(ids).difference(images.ids):
         raise FileNotFoundError(
             f'yolo copies the images, but {len(missing)} of {len(ids)} are not there ({one_line(min(missing))}): {fix}'
@@ -221,10 +223,9 @@ def _write(writers: Sequence[Format], rows: _Rows, images: int, progress: bool) 
         writer.start()
     with tqdm(total=images, unit='image', disable=not progress) as bar:
         for record in rows.records():
+            labelled = LabelledImage(record, file=_file_of(writers, record))
             for writer in writers:
-                if writer.needs_file:
-                    _check_unchanged(writer, record)
-                writer.write(LabelledImage(record))
+                writer.write(labelled)
             objects += len(record.objects)
             bar.update()
     for writer in tqdm(writers, 'files of all images', unit='format', disable=not progress, delay=SECONDS):
@@ -232,14 +233,25 @@ def _write(writers: Sequence[Format], rows: _Rows, images: int, progress: bool) 
     return objects
 
 
-def _check_unchanged(writer: Format, record: ImageRecord) -> None:
-    """Raise ImageError when an image has another size than its labels."""
+def _file_of(writers: Sequence[Format], record: ImageRecord) -> BinaryIO | None:
+    """Read the image of a record if a format copies it; None for a file of this machine, which formats link.
+
+    Raises:
+        ImageError: When it has another size than its labels.
+    """
+    writer = next((writer for writer in writers if writer.needs_file), None)
+    if writer is None:
+        return None
     index = writer.indices[record.image]
     name = writer.source.describe(index)
     with writer.source.open(index) as file:
         size = image_size(file, name)
-    if size != record.size:
-        raise ImageError(
-            f'{name}: {size[0]}x{size[1]} pixels, but its labels are of {record.size[0]}x{record.size[1]}; give the '
-            'labelled images with --source (in Python source=)'
-        )
+        if size != record.size:
+            raise ImageError(
+                f'{name}: {size[0]}x{size[1]} pixels, but its labels are of {record.size[0]}x{record.size[1]}; give '
+                'the labelled images with --source (in Python source=)'
+            )
+        if writer.source.local_path(index) is not None:
+            return None
+        file.seek(0)
+        return io.BytesIO(file.read())

@@ -14,16 +14,19 @@ from ..data.sources import ImageSource, open_source
 from ..data.sources.joined import JoinedSource
 from ..data.sources.local import LocalFiles, real_path
 from ..data.sources.parquet import ParquetFiles
-from ..data.sources.store import is_url, public_url
 from ..data.sources.tar import TarShards
+from ..data.sources.urls import is_url, public_url
 
 
-def find_inputs(images: ImageSource | str | os.PathLike | Iterable[str | os.PathLike], output: Path) -> ImageSource:
+def find_inputs(
+    images: ImageSource | str | os.PathLike | Iterable[str | os.PathLike], output: Path, progress: bool = False
+) -> ImageSource:
     """Open a source, without the images in the output folder.
 
     Args:
         images: A source, or what `open_source` takes.
         output: Output folder of the run.
+        progress: As `open_source`.
 
     Raises:
         FileNotFoundError: When no image is left.
@@ -43,7 +46,7 @@ def find_inputs(images: ImageSource | str | os.PathLike | Iterable[str | os.Path
             f'{output} is the folder of the images, so outputs would be read as images: choose another output folder, '
             'for example one inside it'
         )
-    return open_source(given, leave_out=output)
+    return open_source(given, leave_out=output, progress=progress)
 
 
 def absolute_argument(text: str) -> str:

@@ -141,7 +141,7 @@ class Journal:
 
     def _append(self, entry: Any) -> None:
         with sync_file(self._file):
-            self._file.write(_dump(seal(entry)) + b'\n')
+            self._file.write(_dump_sealed(entry) + b'\n')
 
     def _results(self) -> Iterator[Any]:
         """Read the last result of each image, one batch at a time."""
@@ -195,8 +195,15 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 def seal(entry: Any) -> Any:
     """Return a dict or list with the CRC-32 of its JSON as its last field or item."""
-    checksum = {'crc32': f'{crc32(_dump(entry)):08x}'}
-    return entry | checksum if isinstance(entry, dict) else [*entry, checksum]
+    return json.loads(_dump_sealed(entry))
+
+
+def _dump_sealed(entry: Any) -> bytes:
+    """Return the JSON of `seal`, without converting the entry twice."""
+    content = _dump(entry)
+    checksum = b'"crc32":"%08x"' % crc32(content)
+    comma = b',' if entry else b''
+    return content[:-1] + comma + (checksum + b'}' if isinstance(entry, dict) else b'{' + checksum + b'}]')
 
 
 def unseal(value: Any) -> Any:

@@ -119,6 +119,7 @@ class Labeller:
             stored = self.postprocess(as_stored(full, loaded.orientation), probs)
         image_id = self.source.ids[loaded.index]
         certainty = 1.0 if self.by_folder else stored.score
+        objects = _object_records(stored, certainty)
         record = ImageRecord(
             image=image_id,
             label=self._known_label(loaded.index) if self.by_folder else stored.class_index,
@@ -126,9 +127,9 @@ class Labeller:
             predicted_index=stored.class_index,
             probability=round(stored.score, 6),
             size=stored.size,
-            objects=_object_records(stored, certainty),
+            objects=objects,
             upright_size=upright.size,
-            upright_objects=_object_records(upright, certainty),
+            upright_objects=objects if upright is stored else _object_records(upright, certainty),
         )
         return LabelledImage(record, upright)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch.utils.data import BatchSampler, DataLoader, Dataset
@@ -21,6 +21,9 @@ from ..data.sources import ImageSource
 from ..errors import FcamZooError, StoreReadError
 from ..inference import InferenceOptions
 from .budget import PixelBudget
+
+KEPT_BYTES = 8 * 2**20
+"""Largest encoded image that waits in memory to be drawn or copied; larger ones are read again."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class LoadedImage:
         orientation: EXIF orientation, 1 to 8.
         views: uint8 (3,s,s) of the upright image per input size. Arrays, because each tensor sent by a worker needs
             shared memory and an open file.
+        content: The encoded image, if it was to be kept and has at most `KEPT_BYTES`.
     """
 
     index: int
     size: tuple[int, int]
     orientation: int
     views: tuple[np.ndarray, ...]
+    content: bytes | None = None
 
 
 class NotReturned(str):
@@ -48,8 +53,8 @@ class NotReturned(str):
 
 
 class _Images(Dataset['LoadedImage | str']):
-    def __init__(self, source: ImageSource, inference: InferenceOptions) -> None:
-        self.source, self.inference, self.budget = source, inference, PixelBudget()
+    def __init__(self, source: ImageSource, inference: InferenceOptions, keep: bool) -> None:
+        self.source, self.inference, self.keep, self.budget = source, inference, keep, PixelBudget()
 
     def __getitem__(self, index: int) -> LoadedImage | str:
         name = self.source.describe(index)
@@ -59,15 +64,29 @@ class _Images(Dataset['LoadedImage | str']):
                 with self.budget.reserve(width * height):
                     image, orientation = open_stored(file, name=name)
                     views = self.inference.prepare(upright(image, orientation))
+                content = self._content(index, file)
         except StoreReadError as e:
             return NotReturned(e)
         except (FcamZooError, OSError) as e:
             return str(e)
-        return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views))
+        return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views), content)
+
+    def _content(self, index: int, file: BinaryIO) -> bytes | None:
+        if not self.keep or self.source.local_path(index) is not None:
+            return None
+        if file.seek(0, os.SEEK_END) > KEPT_BYTES:
+            return None
+        file.seek(0)
+        return file.read()
 
 
 def load_batches(
-    source: ImageSource, inference: InferenceOptions, indices: Sequence[int], batch_size: int, workers: int
+    source: ImageSource,
+    inference: InferenceOptions,
+    indices: Sequence[int],
+    batch_size: int,
+    workers: int,
+    keep: bool = False,
 ) -> Generator[list[LoadedImage | str], None, None]:
     """Yield batches of images in order; an image that cannot be read is replaced by its error.
 
@@ -79,10 +98,11 @@ def load_batches(
         indices: Images to read.
         batch_size: Images per batch.
         workers: Processes that read; 0 reads in this process.
+        keep: Keep the encoded images that are not files of this machine.
     """
     lifeline = _Lifeline()
     loader = DataLoader(
-        _Images(source, inference),
+        _Images(source, inference, keep),
         batch_sampler=BatchSampler(indices, batch_size, drop_last=False),
         num_workers=workers,
         collate_fn=list,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -85,35 +88,54 @@ class Pipeline:
             **asdict(self.inference),
         }
 
-    def run(self, indices: Sequence[int], finish: Finish = keep_record) -> Generator[list[Result], None, None]:
+    def run(
+        self, indices: Sequence[int], finish: Finish = keep_record, *, keep: bool = False
+    ) -> Generator[list[Result], None, None]:
         """Label images, and yield the results batch by batch, in order.
 
-        Closing the generator ends the processes that read. Surround the loop with `explain_worker_death`.
+        Closing the generator ends the processes that read. Surround the loop with `explain_worker_death`. Until the
+        end, a CPU has two networks at the same time, with half of torch's threads each.
 
         Args:
             indices: Images of the source. Equal batches give equal results.
             finish: Called for each labelled image, by threads, while the network runs on the next batch.
+            keep: Give `finish` the encoded images that are not files of this machine.
         """
-        loading = load_batches(self.labeller.source, self.inference, indices, self.batch_size, self.workers)
-        with _threads(max(1, self.workers)) as pool, closing(loading) as batches:
-            previous: list[Future[Result] | str] = []
+        loading = load_batches(self.labeller.source, self.inference, indices, self.batch_size, self.workers, keep)
+        with (
+            _networks(self.model) as models,
+            _threads(max(1, self.workers)) as pool,
+            _threads(models.qsize()) as networks,
+            closing(loading) as batches,
+        ):
+            most = models.qsize()
+            running: deque[Future[list[Future[Result] | str]]] = deque()
             for batch in batches:
-                outputs = self._outputs([image for image in batch if isinstance(image, LoadedImage)])
-                jobs = [
-                    image if isinstance(image, str) else pool.submit(self._finish_image, finish, image, *next(outputs))
-                    for image in batch
-                ]
-                if previous:
-                    yield _results(previous)
-                previous = jobs
-            if previous:
-                yield _results(previous)
+                running.append(networks.submit(self._start_batch, batch, finish, models, pool))
+                if len(running) > most:
+                    yield _results(running.popleft())
+            while running:
+                yield _results(running.popleft())
 
-    def _outputs(self, batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _start_batch(
+        self, batch: Sequence[LoadedImage | str], finish: Finish, models: SimpleQueue[FCAM], pool: ThreadPoolExecutor
+    ) -> list[Future[Result] | str]:
+        """Run the network on a batch, and give its images to the threads that finish them."""
+        model = models.get()
+        try:
+            outputs = self._outputs(model, [image for image in batch if isinstance(image, LoadedImage)])
+        finally:
+            models.put(model)
+        return [
+            image if isinstance(image, str) else pool.submit(self._finish_image, finish, image, *next(outputs))
+            for image in batch
+        ]
+
+    def _outputs(self, model: FCAM, batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Run the network: map (s,s) and class probabilities (K,) of each image."""
         if not batch:
             return iter(())
-        maps, probs = self.inference.run(self.model, [tuple(map(torch.from_numpy, image.views)) for image in batch])
+        maps, probs = self.inference.run(model, [tuple(map(torch.from_numpy, image.views)) for image in batch])
         return zip(maps.numpy(), probs.numpy())
 
     def _finish_image(self, finish: Finish, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> Result:
@@ -121,8 +143,28 @@ class Pipeline:
             return finish(loaded, self.labeller.label(loaded, score_map, probs))
 
 
-def _results(jobs: Sequence[Future[Result] | str]) -> list[Result]:
-    return [job if isinstance(job, str) else job.result() for job in jobs]
+def _results(batch: Future[list[Future[Result] | str]]) -> list[Result]:
+    return [job if isinstance(job, str) else job.result() for job in batch.result()]
+
+
+@contextmanager
+def _networks(model: FCAM) -> Iterator[SimpleQueue[FCAM]]:
+    """Return the model, on a CPU with several threads also a copy of it, for as many batches at the same time.
+
+    Each uses half of torch's threads. Small layers do not get faster with more threads; and torch's threads wait for
+    each other at the end of each layer without giving their core to the processes that read images, which took more
+    processor time than the layers themselves. benchmarks/results/allocation.md has measurements.
+    """
+    models: SimpleQueue[FCAM] = SimpleQueue()
+    models.put(model)
+    threads = torch.get_num_threads()
+    if threads > 1 and next(model.parameters()).device.type == 'cpu':
+        models.put(deepcopy(model))
+        torch.set_num_threads(threads // 2)
+    try:
+        yield models
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from .._schema import show
 from ..data import ImageSource
 from ..data.images import open_file
 from ..data.sources.parquet import import_pyarrow
-from ..data.sources.store import is_url, read_object
+from ..data.sources.store_reader import read_object
+from ..data.sources.urls import is_url
 from ..errors import ImageError
 from ..inference import warn_if_untrained
 from ..models import FCAM

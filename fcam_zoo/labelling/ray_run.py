@@ -32,13 +32,13 @@ from .cluster import (
     warn_if_busy,
 )
 from .inputs import find_inputs, public_places, with_absolute_paths
+from .job_files import JobFiles
 from .options import LabelOptions
 from .output import lock, output_errors
 from .pipeline import Pipeline
 from .ray_workers import KEPT_ERRORS, PartLabeller, Report, put_pipeline
 from .rows import PartSummary
 from .shards import Job, ShardFolder
-from .store import Store
 
 SHARD_SIZE = 1024
 """Images per part of a large job: a file of about 2 MB, and the most that a worker does again after a failure."""
@@ -115,9 +115,12 @@ def label_on_ray(
     found = folder.check(options.overwrite, options.resume)
     given = [] if isinstance(images, ImageSource) else as_texts(images)
     images = images if isinstance(images, ImageSource) else given
-    source = find_inputs(images, Path(folder.store.where)) if folder.store.is_local else open_source(images)
+    if folder.files.is_local:
+        source = find_inputs(images, Path(folder.files.where), options.progress)
+    else:
+        source = open_source(images, progress=options.progress)
     pipeline = Pipeline.for_model(model, with_absolute_paths(source), options)
-    with connected(cluster.address) as ray, tolerant(ray), output_errors(), _locked(folder.store):
+    with connected(cluster.address) as ray, tolerant(ray), output_errors(), _locked(folder.files):
         nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
         share = share_devices(nodes, cluster.workers, cluster.device)
         warn_if_busy(ray.available_resources(), share)
@@ -140,9 +143,9 @@ def _shard_size(wanted: int, batch_size: int) -> int:
     return -(-wanted // batch_size) * batch_size
 
 
-def _locked(store: Store) -> Any:
+def _locked(files: JobFiles) -> Any:
     """Lock a folder; stores have no locks, but two equal jobs write equal files."""
-    return lock(Path(store.where)) if store.is_local else nullcontext()
+    return lock(Path(files.where)) if files.is_local else nullcontext()
 
 
 @dataclass
@@ -192,7 +195,7 @@ class _Run:
     def _reports(self, parts: list[int], reference: Any, tries: Any) -> Iterator[Report]:
         """Label parts; yields a report for each, except those that Ray dropped."""
         share = replace(self.share, workers=min(self.share.workers, len(parts)))
-        arguments = (reference, self.folder.store.where, self.job, share.device, share.threads, tries)
+        arguments = (reference, self.folder.files.where, self.job, share.device, share.threads, tries)
         rows = self.ray.data.from_items([{'part': part} for part in parts], override_num_blocks=len(parts))
         rows = rows.map_batches(
             PartLabeller, fn_constructor_args=arguments, batch_size=1, **actor_options(self.ray, share)
@@ -224,7 +227,7 @@ class _Run:
             exists = self.job.file_of(part) in existing
             if part in self.done and not exists:
                 raise RayError(
-                    f'{self.folder.store.name_of(self.job.file_of(part))} was written by a worker, but does not exist '
+                    f'{self.folder.files.name_of(self.job.file_of(part))} was written by a worker, but does not exist '
                     'here: the nodes do not share this folder; choose one on a shared disk, or a URL such as s3://bucket/labels'
                 )
             if exists and part not in self.done and (about := self.folder.about(self.job, part)):
@@ -251,6 +254,6 @@ class _Run:
             error_count=len(problems) + unread,
             errors=(*problems, *self.errors)[:KEPT_ERRORS],
             failed=dict(sorted(self.failed.items())),
-            shards=self.folder.store.name_of(self.job.folder),
+            shards=self.folder.files.name_of(self.job.folder),
             unavailable=sum(about.unavailable for about in self.done.values()),
         )

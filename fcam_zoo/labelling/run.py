@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +81,7 @@ def label_images(
         raise TypeError(f'output is {show(output)}: give the path of a folder')
     output = Path(output)
     warn_if_untrained(model)
-    pipeline = Pipeline.for_model(model, find_inputs(images, output), options)
+    pipeline = Pipeline.for_model(model, find_inputs(images, output, options.progress), options)
     source, classes = pipeline.labeller.source, pipeline.labeller.classes
     folder = OutputFolder(output, options.formats)
     folder.check_inputs(source.local_files())
@@ -143,7 +143,7 @@ class _Run:
             writer.start()
         total, done = len(self.source), self.journal.done
         bar = tqdm(total=total, initial=done, unit='image', disable=not progress)
-        with bar, closing(self.pipeline.run(range(done, total), self._write)) as batches:
+        with bar, closing(self._batches(range(done, total))) as batches:
             for results in batches:
                 self.journal.add(results)
                 bar.update(len(results))
@@ -153,21 +153,31 @@ class _Run:
         """Label the images that their store did not return; what it does not return now either is an error."""
         if not (images := sorted(self.journal.unavailable)):
             return
-        with closing(self.pipeline.run(images, self._write)) as batches:
+        with closing(self._batches(images)) as batches:
             results = (result for batch in batches for result in batch)
             for index, result in zip(images, results):
                 self.journal.add_second(index, result)
 
+    def _batches(self, indices: Sequence[int]) -> Generator[list[Result], None, None]:
+        return self.pipeline.run(indices, self._write, keep=self._draws or self._copies)
+
+    @property
+    def _draws(self) -> bool:
+        return any(writer.needs_image for writer in self.writers)
+
+    @property
+    def _copies(self) -> bool:
+        return any(writer.needs_file for writer in self.writers)
+
     def _write(self, loaded: LoadedImage, labelled: LabelledImage) -> Result:
         """Write the files of an image; returns the error of one that cannot be read again."""
-        draws = any(writer.needs_image for writer in self.writers)
-        copies = any(writer.needs_file for writer in self.writers) and self.source.local_path(loaded.index) is None
-        if draws or copies:
-            # The image is read a second time. When this fails, no format must contain it.
+        copies = self._copies and self.source.local_path(loaded.index) is None
+        if self._draws or copies:
+            # A file, or a large image, is read a second time. When this fails, no format must contain it.
             name = self.source.describe(loaded.index)
             try:
-                with self.source.open(loaded.index) as file:
-                    image = open_image(file, name=name) if draws else None
+                with io.BytesIO(loaded.content) if loaded.content else self.source.open(loaded.index) as file:
+                    image = open_image(file, name=name) if self._draws else None
                     file.seek(0)
                     copy = io.BytesIO(file.read()) if copies else None
             except StoreReadError as e:

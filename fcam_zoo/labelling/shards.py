@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from .._io import is_folder
 from .._schema import Positive, build, parse_json, reading
+from .job_files import JobFiles
 from .journal import differences
 from .loading import NotReturned
 from .pipeline import Result
 from .rows import DamagedShard, PartSummary, ShardError, decode, encode, missing_bytes, read_about, record_of, row_of
-from .store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class ShardFolder:
     """
 
     def __init__(self, where: str | os.PathLike) -> None:
-        self.store = Store(where)
+        self.files = JobFiles(where)
 
     def job(self) -> Job | None:
         """Read the job, an unfinished one before the one that it replaces; None when the folder holds none.
@@ -100,14 +100,14 @@ class ShardFolder:
 
     def _read_job(self, name: str) -> Job | None:
         try:
-            content = self.store.read(name)
+            content = self.files.read(name)
         except FileNotFoundError:
             return None
-        with reading(self.store.name_of(name), ShardError, 'give the output folder of fcam-zoo predict --ray'):
+        with reading(self.files.name_of(name), ShardError, 'give the output folder of fcam-zoo predict --ray'):
             return build(Job, parse_json(content))
 
     def _write_job(self, name: str, job: Job) -> None:
-        self.store.write(name, (json.dumps(asdict(job), indent=2) + '\n').encode())
+        self.files.write(name, (json.dumps(asdict(job), indent=2) + '\n').encode())
 
     def check(self, overwrite: bool, resume: bool) -> Job | None:
         """Return the job of the folder, after checking that another one may start or continue.
@@ -117,14 +117,14 @@ class ShardFolder:
                 package did not write.
             NotADirectoryError: When it is a file.
         """
-        if self.store.is_local and os.path.lexists(self.store.where) and not is_folder(Path(self.store.where)):
-            raise NotADirectoryError(f'{self.store.where} is not a folder: choose another output folder')
+        if self.files.is_local and os.path.lexists(self.files.where) and not is_folder(Path(self.files.where)):
+            raise NotADirectoryError(f'{self.files.where} is not a folder: choose another output folder')
         found = self.job()
-        if found is None and (others := [name for name in _FOLDERS if self.store.exists(name)]):
-            raise FileExistsError(f'{self.store.name_of(others[0])} was not written by fcam_zoo: move it away')
+        if found is None and (others := [name for name in _FOLDERS if self.files.exists(name)]):
+            raise FileExistsError(f'{self.files.name_of(others[0])} was not written by fcam_zoo: move it away')
         if found is not None and not overwrite and not resume:
             raise FileExistsError(
-                f'{self.store.name} already holds a job: continue it with --resume (in Python resume=True), or '
+                f'{self.files.name} already holds a job: continue it with --resume (in Python resume=True), or '
                 'discard it with --overwrite (overwrite=True)'
             )
         return found
@@ -143,15 +143,15 @@ class ShardFolder:
             if found.key != job.key:
                 before, after = ({**j.settings, 'shard_size': j.shard_size, 'classes': j.classes} for j in (found, job))
                 raise ValueError(
-                    f'{self.store.name} holds a job with other settings ({differences(before, after)}): resume it with '
+                    f'{self.files.name} holds a job with other settings ({differences(before, after)}): resume it with '
                     'these, or discard it with --overwrite (in Python overwrite=True)'
                 )
-            self.store.remove_temporary(found.folder)
+            self.files.remove_temporary(found.folder)
             return found
         old = self._read_job(JOB)
         job = replace(job, folder=next(name for name in _FOLDERS if old is None or name != old.folder))
         # Parts of an unfinished job that was to replace the old one.
-        self.store.remove(job.folder)
+        self.files.remove(job.folder)
         self._write_job(JOB if old is None else UNFINISHED, job)
         return job
 
@@ -159,14 +159,14 @@ class ShardFolder:
         """Remove the job that this one, of which all parts exist, replaces."""
         if self._read_job(UNFINISHED) is not None:
             self._write_job(JOB, job)
-            self.store.remove_file(UNFINISHED)
+            self.files.remove_file(UNFINISHED)
         for name in _FOLDERS:
             if name != job.folder:
-                self.store.remove(name)
+                self.files.remove(name)
 
     def existing(self, job: Job) -> set[str]:
         """List the files of parts, below the folder of the job."""
-        return {f'{job.folder}/{name}' for name in self.store.names(job.folder)}
+        return {f'{job.folder}/{name}' for name in self.files.names(job.folder)}
 
     def finished(self, job: Job, progress: bool = False) -> dict[int, PartSummary]:
         """Read the metadata of the finished parts; damaged ones are left out with a warning.
@@ -194,10 +194,10 @@ class ShardFolder:
         """
         name = job.file_of(part)
         try:
-            content = self.store.read_end(name, _END)
+            content = self.files.read_end(name, _END)
             if (missing := missing_bytes(content)) > 0:
-                content = self.store.read_end(name, len(content) + missing)
-            about = read_about(content, self.store.name_of(name))
+                content = self.files.read_end(name, len(content) + missing)
+            about = read_about(content, self.files.name_of(name))
         except FileNotFoundError:
             return None
         except DamagedShard as e:
@@ -217,7 +217,7 @@ class ShardFolder:
         unavailable = sum(isinstance(result, NotReturned) for result in results)
         about = PartSummary(job.key, part, len(results), len(records), objects, unavailable)
         rows = [row_of(image_id, result, job.classes) for image_id, result in zip(ids, results, strict=True)]
-        self.store.write(job.file_of(part), encode(rows, about))
+        self.files.write(job.file_of(part), encode(rows, about))
         return about
 
     def rows(self, job: Job, parts: Iterable[int]) -> Iterator[tuple[str, Result]]:
@@ -227,11 +227,11 @@ class ShardFolder:
             ShardError: When a part is missing, damaged, or of another job.
         """
         for part in parts:
-            name = self.store.name_of(job.file_of(part))
+            name = self.files.name_of(job.file_of(part))
             try:
-                content = self.store.read(job.file_of(part))
+                content = self.files.read(job.file_of(part))
             except FileNotFoundError as e:
-                raise ShardError(f'{name} is missing: {how_to_resume(job, self.store.name)}') from e
+                raise ShardError(f'{name} is missing: {how_to_resume(job, self.files.name)}') from e
             about, rows = decode(content, name)
             self._check(job, part, about)
             for row in rows:
@@ -242,7 +242,7 @@ class ShardFolder:
     def _check(self, job: Job, part: int, about: PartSummary) -> None:
         if (about.job, about.part, about.images) != (job.key, part, len(job.indices(part))):
             raise ShardError(
-                f'{self.store.name_of(job.file_of(part))} is a part of another job: discard all with --overwrite, or '
+                f'{self.files.name_of(job.file_of(part))} is a part of another job: discard all with --overwrite, or '
                 'move it away and continue the job with --resume'
             )
 

@@ -20,8 +20,9 @@ from .parquet import ParquetFiles
 from .patterns import expand_range, fixed_folder, is_local_pattern, matches, read_list
 from .remote import RemoteFiles
 from .shards import find_shards
-from .store import StoredObject, check_client, find_objects, is_pattern, is_url, path_of_url, public_url, suffix_of
+from .store_reader import StoredObject, check_client, find_objects
 from .tar import COMPRESSED, TarShards
+from .urls import is_pattern, is_url, path_of_url, public_url, suffix_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ NOTHING = 'no image to localize: give image files or folders of images'
 
 
 def open_source(
-    where: ImageSource | str | os.PathLike | Iterable[str | os.PathLike], *, leave_out: str | os.PathLike | None = None
+    where: ImageSource | str | os.PathLike | Iterable[str | os.PathLike],
+    *,
+    leave_out: str | os.PathLike | None = None,
+    progress: bool = False,
 ) -> ImageSource:
     """Find images, without reading them.
 
@@ -39,6 +43,7 @@ def open_source(
             (`s3://`, `gs://`, `hf://datasets/…`, `https://`); tar shards (`.tar`) and Parquet files (`.parquet`), also
             by URL, as a pattern, or with a range (`shard-{000..012}.tar`). A source is returned unchanged.
         leave_out: Images of folders and patterns are left out if they are in this folder.
+        progress: Show a progress bar on stderr while shards are indexed, if it takes more than a second.
 
     Raises:
         FileNotFoundError: When no image is left.
@@ -52,7 +57,7 @@ def open_source(
     plan = SourcePlan()
     for text in as_texts(where):
         plan.add_argument(text)
-    source = plan.open(None if leave_out is None else Path(leave_out))
+    source = plan.open(None if leave_out is None else Path(leave_out), progress)
     source.problems = (*plan.problems, *source.problems)
     if plan.skipped:
         logger.warning('%s', describe_skipped(plan.skipped))
@@ -161,8 +166,8 @@ class SourcePlan:
                 return
         self.local.append(argument)
 
-    def open(self, leave_out: Path | None) -> ImageSource:
-        """Open the sources, in the order files, objects, tar shards, Parquet files."""
+    def open(self, leave_out: Path | None, progress: bool) -> ImageSource:
+        """Open the sources, in the order files, objects, tar shards, Parquet files; see `open_source`."""
         problems: list[str] = []
         tars, parquets = find_shards(self.tars, problems), find_shards(self.parquets, problems)
         self.problems += problems
@@ -170,9 +175,9 @@ class SourcePlan:
         if self.remote:
             sources.append(RemoteFiles(self.remote))
         if tars:
-            sources.append(TarShards(tars))
+            sources.append(TarShards(tars, progress))
         if parquets:
-            sources.append(ParquetFiles(parquets))
+            sources.append(ParquetFiles(parquets, progress))
         if self.local or not sources:
             sources.insert(0, LocalFiles(self.local, leave_out))
         return sources[0] if len(sources) == 1 else JoinedSource(sources)

@@ -18,14 +18,14 @@ from ..._io import one_line
 from ..._schema import parse_json
 from ...errors import FcamZooError, ImageError, install_hint
 from .base import MAX_NAME, ImageSource, safe_id
-from .shards import Shard, UniqueIds, digest_of, label_text, number_labels
-from .store import check_bytes
+from .shards import Shard, UniqueIds, digest_of, index_bar, label_text, number_labels
+from .store_reader import check_bytes
 
 KEPT_GROUPS = 2
 """Row groups that a process keeps, because the threads of a run read neighboring images."""
 
 MAX_GROUP = 2 * 2**30
-"""Largest size in bytes of the images of a row group, which is read as a whole."""
+"""Largest size in bytes of a column of a row group; the images of a row group are read as a whole."""
 
 
 MAX_ROWS = 20_000_000
@@ -55,6 +55,10 @@ class _Columns:
     def leaf(self) -> str:
         return f'{self.image}.bytes' if self.is_struct else self.image
 
+    @property
+    def texts(self) -> list[str]:
+        return [f'{self.image}.path'] * self.is_struct + [self.label] * bool(self.label)
+
 
 class ParquetFiles(ImageSource):
     """The images in Parquet files (extra `parquet`), which are read one row group at a time.
@@ -66,12 +70,13 @@ class ParquetFiles(ImageSource):
 
     Args:
         shards: The files.
+        progress: Show a progress bar while their names and labels are read.
 
     Raises:
         ImportError: Without pyarrow.
     """
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Shard], progress: bool = False) -> None:
         import_pyarrow()
         self.shards: tuple[Shard, ...] = ()
         self._columns: list[_Columns] = []
@@ -81,7 +86,9 @@ class ParquetFiles(ImageSource):
         ids: list[str] = []
         texts: list[str | None] = []
         unique = UniqueIds()
+        bar = index_bar(shards, progress)
         for shard in shards:
+            bar.update(shard.size)
             try:
                 columns, groups, paths, labels = _read_index(shard)
                 new = _ids(unique, shard, paths)
@@ -94,6 +101,7 @@ class ParquetFiles(ImageSource):
             ids += new
             texts += labels
             self._first.append(len(ids))
+        bar.close()
         self.ids, self.problems = tuple(ids), tuple(problems)
         self._labels: array[int] | None = None
         try:
@@ -205,7 +213,7 @@ def _read_group(shard: Shard, leaf: str, group: int) -> list[Any]:
             column = batch.column(0)
             size += batch.nbytes
             if size > MAX_GROUP:
-                raise _group_error(shard, size)
+                raise _group_error(shard, leaf, size)
             values += column.field('bytes') if leaf.endswith('.bytes') and hasattr(column, 'field') else column
         return values
 
@@ -232,7 +240,7 @@ def _read_index(shard: Shard) -> tuple[_Columns, list[int], list[str | None], li
         columns = _find_columns(file.schema_arrow, shard)
         groups, paths, labels = [0], list[str | None](), list[str | None]()
         for group in range(file.num_row_groups):
-            _check_group(file.metadata.row_group(group), columns.leaf, shard)
+            _check_group(file.metadata.row_group(group), columns, shard)
             groups.append(groups[-1] + file.metadata.row_group(group).num_rows)
             if groups[-1] > MAX_ROWS:
                 raise ImageError(f'{shard.name}: has more than {MAX_ROWS} rows; write several files')
@@ -248,12 +256,11 @@ def _read_index(shard: Shard) -> tuple[_Columns, list[int], list[str | None], li
 def _add_texts(file: Any, group: int, columns: _Columns, texts: tuple[list[str | None], list[str | None]]) -> None:
     """Add the paths and labels of a row group, in batches of limited size, to two lists."""
     paths, labels = texts
-    wanted = [f'{columns.image}.path'] * columns.is_struct + [columns.label] * bool(columns.label)
     about = file.metadata.row_group(group)
     sizes = [
         about.column(n).total_uncompressed_size
         for n in range(about.num_columns)
-        if about.column(n).path_in_schema in wanted
+        if about.column(n).path_in_schema in columns.texts
     ]
     if not sizes:
         paths += [None] * about.num_rows
@@ -261,7 +268,7 @@ def _add_texts(file: Any, group: int, columns: _Columns, texts: tuple[list[str |
         return
     # No value is larger than its column, but each row may have this value of a dictionary.
     rows = min(max(1, MAX_TEXT // max(1, *sizes)), 10_000)
-    for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=wanted, use_threads=False):
+    for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns.texts, use_threads=False):
         found = dict(zip(batch.schema.names, batch.columns))
         values = found[columns.image].to_pylist() if columns.image in found else []
         paths += [_short((value or {}).get('path')) for value in values] or [None] * batch.num_rows
@@ -274,17 +281,17 @@ def _short(value: Any) -> Any:
     return None if isinstance(value, str) and len(value) > MAX_NAME else value
 
 
-def _check_group(group: Any, leaf: str, shard: Shard) -> None:
-    for number in range(group.num_columns):
-        column = group.column(number)
-        if column.path_in_schema == leaf and column.total_uncompressed_size > MAX_GROUP:
-            raise _group_error(shard, column.total_uncompressed_size)
+def _check_group(group: Any, columns: _Columns, shard: Shard) -> None:
+    """Refuse a row group that says it is too large. PyArrow does not show what its pages say, see docs/label.md."""
+    for column in map(group.column, range(group.num_columns)):
+        if column.path_in_schema in (columns.leaf, *columns.texts) and column.total_uncompressed_size > MAX_GROUP:
+            raise _group_error(shard, column.path_in_schema, column.total_uncompressed_size)
 
 
-def _group_error(shard: Shard, size: int) -> ImageError:
+def _group_error(shard: Shard, column: str, size: int) -> ImageError:
     return ImageError(
-        f'{shard.name}: a row group has {size} bytes of images, more than the limit of {MAX_GROUP}; write row groups '
-        'of about 100 images'
+        f'{shard.name}: a row group has {size} bytes in the column {one_line(column)}, more than the limit of '
+        f'{MAX_GROUP}; write row groups of about 100 images'
     )
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from ..._io import short_path
 from ...errors import ImageError
 from ..images import open_file
-from .store import is_url, public_url, read_object
+from .store_reader import read_object
+from .urls import is_url, public_url
 
 MAX_RANGE = 1_000_000
 """Largest number of names that ranges in braces stand for."""

@@ -12,7 +12,8 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from .base import ImageSource, safe_id
-from .store import StoredObject, is_http, path_of_url, public_url, read_object, shown
+from .store_reader import StoredObject, read_object
+from .urls import is_http, path_of_url, public_url, shown
 
 
 class RemoteFiles(ImageSource):

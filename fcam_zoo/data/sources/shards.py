@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from tqdm import tqdm
+
 from ..._io import one_line, short_path
 from ..._schema import show
 from ...errors import ImageError
@@ -16,7 +18,11 @@ from ..images import open_file
 from ..values import MAX_CLASSES
 from .base import safe_id
 from .local import absolute
-from .store import StoredObject, is_url, open_object, path_of_url, public_url, read_range, shown
+from .store_reader import StoredObject, open_object, read_range
+from .urls import is_url, path_of_url, public_url, shown
+
+BAR_DELAY = 1.0
+"""Seconds after which the progress bar of an index appears."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,12 @@ def _parts(path: str) -> list[str]:
     """Return the parts of a path without its suffix, and without those that lead out of a folder."""
     parts = PurePosixPath(path.replace('\\', '/')).with_suffix('').parts
     return [clean for part in parts if (clean := part.strip('/:')) not in ('', '.', '..')] or ['shard']
+
+
+def index_bar(shards: Sequence[Shard], progress: bool) -> tqdm:
+    """Return a progress bar on stderr for the bytes of shards, shown if wanted and after `BAR_DELAY`."""
+    total = sum(shard.size for shard in shards)
+    return tqdm(total=total, desc='index of shards', unit='B', unit_scale=True, disable=not progress, delay=BAR_DELAY)
 
 
 class UniqueIds:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from tqdm import tqdm
+
 from ..._io import one_line
 from ...errors import ImageError
 from ..images import SUFFIXES, describe_skipped
 from .base import MAX_BYTES, ImageSource
-from .shards import Shard, UniqueIds, digest_of, label_text, number_labels
+from .shards import Shard, UniqueIds, digest_of, index_bar, label_text, number_labels
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +39,10 @@ class TarShards(ImageSource):
 
     Args:
         shards: The files.
+        progress: Show a progress bar while they are indexed.
     """
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Shard], progress: bool = False) -> None:
         self.shards = tuple(shards)
         self._shard, self._start, self._size = array('l'), array('q'), array('q')
         self._note_start, self._note_size = array('q'), array('q')
@@ -48,8 +51,9 @@ class TarShards(ImageSource):
         texts: list[str | None] = []
         skipped: list[str] = []
         unique = UniqueIds()
+        bar = index_bar(shards, progress)
         for number, shard in enumerate(shards):
-            index = _ShardIndex(shard, unique)
+            index = _ShardIndex(shard, unique, bar)
             index.read()
             ids += index.ids
             self._shard.extend([number] * len(index.ids))
@@ -61,6 +65,7 @@ class TarShards(ImageSource):
             texts += [index.labels.get(key_of(image_id)) for image_id in index.ids]
             problems += index.problems
             skipped += index.skipped
+        bar.close()
         if skipped:
             logger.warning('%s', describe_skipped(skipped))
         self.ids, self.problems = tuple(ids), tuple(problems)
@@ -130,6 +135,7 @@ class _ShardIndex:
 
     shard: Shard
     unique: UniqueIds
+    bar: tqdm
     ids: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -140,7 +146,7 @@ class _ShardIndex:
 
     def read(self) -> None:
         """Read the headers; what is damaged becomes a problem, and the members before it are used."""
-        name = self.shard.name
+        name, before = self.shard.name, self.bar.n
         try:
             with self.shard.open() as file:
                 self._read_members(file)
@@ -151,6 +157,7 @@ class _ShardIndex:
                 f'{name}: truncated, damaged or not a tar file: {one_line(str(e), 200)}; write it again '
                 f'({len(self.ids)} images before the break are used)'
             )
+        self.bar.update(before + self.shard.size - self.bar.n)
 
     def _read_members(self, file: BinaryIO) -> None:
         start = file.read(8)
@@ -163,6 +170,7 @@ class _ShardIndex:
                 archive.members = []  # type: ignore[attr-defined]  # Its list is not public.
                 if member.size < 0 or member.offset_data + member.size > self.shard.size:
                     raise tarfile.ReadError(f'{one_line(member.name, 100)} is incomplete')
+                self.bar.update(archive.offset - member.offset)
                 if member.isreg() and not member.issparse():
                     self._add(member, file)
                 elif not member.isdir():

@@ -1,10 +1,13 @@
-"""Files in a folder of this machine, or in a store with a URL such as `s3://bucket/labels`."""
+"""The files of a job, in a folder of this machine, or in a store with a URL such as `s3://bucket/labels`.
+
+They are written, listed and removed, unlike images (`data.sources.store_reader`), which are only read. Both send their
+requests to stores with the same tries.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
@@ -12,22 +15,19 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from .._io import atomic_path, one_line
-from .._schema import describe_error
-from ..data.sources.store import is_url, public_url
-from ..errors import FcamZooError, install_hint
+from ..data.sources.store_reader import attempt, describe_failure, file_system
+from ..data.sources.urls import is_url, public_url
+from ..errors import FcamZooError
 from .output import output_errors
 
 T = TypeVar('T')
-
-# Seconds before another try; clients of stores retry on their own before they raise an error.
-_PAUSES = (1.0, 4.0)
 
 
 class StoreError(FcamZooError, OSError):
     """A file in a store that cannot be read or written."""
 
 
-class Store:
+class JobFiles:
     """A folder, or the objects below a URL. Each file is written whole or not at all.
 
     Args:
@@ -50,14 +50,7 @@ class Store:
     @cached_property
     def _fs(self) -> Any:
         try:
-            import fsspec
-        except ImportError as e:
-            raise ImportError(f'{self.name} needs fsspec: {install_hint("ray,stores")}') from e
-        try:
-            return fsspec.core.url_to_fs(self.where)[0]
-        except ImportError as e:
-            # The message of fsspec names the package; the extra installs those of the usual stores.
-            raise ImportError(f'{self.name}: {install_hint("ray,stores")} ({one_line(str(e))})') from e
+            return file_system(self.where, 'ray,stores')[0]
         except ValueError as e:
             raise StoreError(f'{self.name} is not the URL of a known store ({one_line(str(e))})') from e
 
@@ -150,22 +143,12 @@ class Store:
                 Path(self.path(folder), name).unlink(missing_ok=True)
 
     def _attempt(self, name: str, action: Callable[[], T]) -> T:
-        """Send a request to the store, several times if it fails.
+        """Send a request to the store with the tries of `attempt`; errors that remain are `StoreError`."""
 
-        Raises:
-            FileNotFoundError, ImportError: Those of the client.
-            StoreError: For its other errors, which are of many kinds.
-        """
-        for pause in (*_PAUSES, None):
-            try:
-                return action()
-            except (FcamZooError, FileNotFoundError, ImportError):
-                raise
-            except Exception as e:
-                if pause is None or isinstance(e, PermissionError):
-                    raise StoreError(
-                        f'{self.name_of(name)}: the store refuses it ({describe_error(e)}); check the URL and the '
-                        'credentials, then run again'
-                    ) from e
-                time.sleep(pause)
-        raise StoreError(f'{self.name_of(name)}: not tried')  # The last pause is None.
+        def failure(error: Exception, number: int) -> StoreError:
+            return StoreError(
+                f'{self.name_of(name)}: the store refuses it ({describe_failure(error)}); check the URL and the '
+                'credentials, then run again'
+            )
+
+        return attempt(action, failure)

@@ -7,18 +7,16 @@ fsspec comes with huggingface-hub. It opens `http(s)://` with aiohttp, `s3://` w
 from __future__ import annotations
 
 import io
-import re
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from ..._io import one_line
-from ...errors import ImageError, StoreReadError, install_hint
+from ...errors import FcamZooError, ImageError, StoreReadError, install_hint
 from .base import MAX_BYTES
+from .urls import is_http, is_pattern, public_urls_in, shown
 
 T = TypeVar('T')
 
@@ -34,8 +32,6 @@ SECONDS = 60.0
 BLOCK = 2**20
 """Bytes that are requested at a time while a shard is indexed."""
 
-_URL = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+://')
-_URLS = re.compile(rf'{_URL.pattern}[^\s\'"]+')
 # Fields by which stores report that content changed.
 _STAMPS = ('ETag', 'etag', 'mtime', 'LastModified', 'last_modified', 'updated', 'md5Hash', 'blob_id', 'created')
 
@@ -55,59 +51,6 @@ class StoredObject:
     stamp: str = ''
 
 
-def is_url(text: str) -> bool:
-    """Return whether text is a URL; a drive letter is not a scheme."""
-    return _URL.match(text) is not None
-
-
-def public_url(text: str) -> str:
-    """Return a URL without user, password, query and fragment, for messages and files; other text unchanged.
-
-    Those parts may hold keys, as in signed URLs. In URLs of stores other than web servers, `?` and `#` may belong to
-    the name of an object; they are kept, unless a query `?key=…` follows.
-    """
-    if not is_url(text):
-        return text
-    scheme, _, rest = text.partition('://')
-    host, slash, path = rest.partition('/')
-    if is_http(text):
-        host, path = re.split('[?#]', host, maxsplit=1)[0], re.split('[?#]', path, maxsplit=1)[0]
-    else:
-        path = re.split(r'[?][^/?*\[\]]+=', path, maxsplit=1)[0]
-    return f'{scheme}://{_without_user(host, scheme)}{slash}{path}'
-
-
-def _without_user(host: str, scheme: str) -> str:
-    """Remove user and password; a name alone is kept, because it is the container in URLs of Azure."""
-    user, at, name = host.rpartition('@')
-    return name if ':' in user or scheme.lower() in ('http', 'https') else f'{user}{at}{name}'
-
-
-def shown(url: str) -> str:
-    """Return a URL for a message."""
-    return one_line(public_url(url))
-
-
-def path_of_url(url: str) -> str:
-    """Return host and path of a URL, without scheme and user; of HTTP URLs also without query, and decoded."""
-    scheme, _, rest = url.partition('://')
-    if not is_http(url):
-        host, slash, path = rest.lstrip('/').partition('/')
-        return f'{_without_user(host, scheme)}{slash}{path}'
-    parts = urlsplit(url)
-    return f'{_without_user(parts.netloc, scheme)}{unquote(parts.path)}'
-
-
-def is_http(url: str) -> bool:
-    """Return whether a URL is one of HTTP or HTTPS."""
-    return url.lower().startswith(('http://', 'https://'))
-
-
-def suffix_of(url: str) -> str:
-    """Return the suffix of an object in lower case."""
-    return PurePosixPath(path_of_url(url)).suffix.lower()
-
-
 def find_objects(url: str) -> tuple[list[StoredObject], bool]:
     """List an object, the objects below a folder, or those that match a pattern (`*`, `**`, `[…]`), sorted.
 
@@ -119,14 +62,14 @@ def find_objects(url: str) -> tuple[list[StoredObject], bool]:
         ImageError: When the store refuses to list them.
         ImportError: When the client of the store is not installed.
     """
-    found, is_object = attempt(partial(_find, url), url)
+    found, is_object = _request(partial(_find, url), url)
     if not found:
         raise FileNotFoundError(f'{shown(url)}: no objects; check the URL')
     return sorted(found, key=lambda entry: entry.url), is_object
 
 
 def _find(url: str) -> tuple[list[StoredObject], bool]:
-    fs, path = _file_system(url)
+    fs, path = file_system(url)
     is_object = False
     fs.invalidate_cache()  # Listings are cached for the whole process, and may be old.
     if is_pattern(url):
@@ -137,11 +80,6 @@ def _find(url: str) -> tuple[list[StoredObject], bool]:
         found, is_object = {path: fs.info(path)}, True
     files = {name: info for name, info in found.items() if info.get('type') != 'directory'}
     return [_object(fs.unstrip_protocol(name), info) for name, info in files.items()], is_object
-
-
-def is_pattern(url: str) -> bool:
-    """Return whether a URL is a pattern; `?` belongs to the query of HTTP URLs, so it is not a pattern."""
-    return '*' in url or '[' in url.partition('://')[2].partition('/')[2]
 
 
 def _object(url: str, info: dict[str, Any]) -> StoredObject:
@@ -162,7 +100,7 @@ def read_object(url: str, size: int = -1) -> bytes:
         ImageError: When it cannot be read, or has more than `MAX_BYTES`.
     """
     check_bytes(size, url)
-    content = attempt(partial(_read_whole, url, size), url)
+    content = _request(partial(_read_whole, url, size), url)
     check_bytes(len(content), url)
     return content
 
@@ -182,12 +120,12 @@ def read_range(url: str, start: int, size: int) -> bytes:
             raise OSError(f'{len(content)} bytes instead of {size}; the server must support byte ranges')
         return content
 
-    return attempt(read, url)
+    return _request(read, url)
 
 
 def _read_whole(url: str, size: int) -> bytes:
     """Read an object, but at most one byte more than `MAX_BYTES`, whatever its size was before."""
-    fs, path = _file_system(url)
+    fs, path = file_system(url)
     if is_http(url):
         return _wait(fs, _stream(fs, path, None, MAX_BYTES + 1))
     # Stores refuse the range of an empty object.
@@ -195,7 +133,7 @@ def _read_whole(url: str, size: int) -> bytes:
 
 
 def _read(url: str, start: int, end: int) -> bytes:
-    fs, path = _file_system(url)
+    fs, path = file_system(url)
     if is_http(url):
         return _wait(fs, _stream(fs, path, start, end - start))
     return _read_part(fs, path, start, end)
@@ -277,35 +215,50 @@ class _RangeFile(io.RawIOBase):
         return size
 
 
-def attempt(action: Callable[[], T], url: str) -> T:
-    """Call a function that sends a request, up to `TRIES` times.
+def attempt(action: Callable[[], T], failure: Callable[[Exception, int], Exception]) -> T:
+    """Call a function that sends a request to a store, up to `TRIES` times.
+
+    Args:
+        action: The function.
+        failure: Returns the error to raise, for that of the last try and the number of tries.
 
     Raises:
-        FileNotFoundError, ImportError: Those of the function.
-        StoreReadError: When all tries failed, or the store refuses access: a later run may succeed.
-        ImageError: For errors that another run cannot change, such as a wrong URL.
+        FileNotFoundError, ImportError, FcamZooError: Those of the function.
     """
     number = 1
     while True:
         try:
             return action()
-        except ImportError:
+        except (FileNotFoundError, ImportError, FcamZooError):
             raise
-        except FileNotFoundError as e:
-            raise FileNotFoundError(f'{shown(url)}: no such object; check the URL') from e
         except Exception as e:  # Clients of stores raise errors of many libraries.
             if number == TRIES or _is_final(e):
-                raise _failure(e, url, number) from e
+                raise failure(e, number) from e
         time.sleep(FIRST_WAIT * 2 ** (number - 1))
         number += 1
 
 
-def _failure(error: Exception, url: str, number: int) -> ImageError:
-    tries = f'in {number} tries ' if number > 1 else ''
-    kind = StoreReadError if _is_refusal(error) or not _is_final(error) else ImageError
-    return kind(
-        f'{shown(url)}: the store did not return it {tries}({_describe(error)}); check your access, or run again'
-    )
+def _request(action: Callable[[], T], url: str) -> T:
+    """Request an object or a list of objects.
+
+    Raises:
+        FileNotFoundError, ImportError: When there is no object, or no client of the store.
+        StoreReadError: When all tries failed, or the store refuses access: a later run may succeed.
+        ImageError: For errors that another run cannot change, such as a wrong URL.
+    """
+
+    def failure(error: Exception, number: int) -> ImageError:
+        tries = f'in {number} tries ' if number > 1 else ''
+        kind = StoreReadError if _is_refusal(error) or not _is_final(error) else ImageError
+        return kind(
+            f'{shown(url)}: the store did not return it {tries}({describe_failure(error)}); check your access, or run '
+            'again'
+        )
+
+    try:
+        return attempt(action, failure)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f'{shown(url)}: no such object; check the URL') from e
 
 
 def _is_refusal(error: Exception) -> bool:
@@ -327,21 +280,27 @@ def _http_status(error: Exception) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _describe(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
+    """Return the error of a store's client in one line, without keys."""
     status = _http_status(error)
     text = f'HTTP status {status}' if status is not None else (str(error).splitlines() or [''])[0]
-    text = _URLS.sub(lambda found: public_url(found[0]), text)
-    return one_line(text, 200) or ('time limit' if isinstance(error, TimeoutError) else type(error).__name__)
+    reason = 'time limit' if isinstance(error, TimeoutError) else type(error).__name__
+    return one_line(public_urls_in(text), 200) or reason
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL and the path in it. fsspec keeps one per thread and process."""
+def file_system(url: str, extra: str = 'stores') -> tuple[Any, str]:
+    """Return the file system of a URL, and the path in it. fsspec keeps one per thread and process.
+
+    Raises:
+        ImportError: When the client of the store is not installed; the message names the extra.
+        ValueError: For an unknown scheme.
+    """
     try:
         from fsspec.core import url_to_fs
 
         return url_to_fs(url)
     except ImportError as e:
-        raise _missing_client(url, e) from e
+        raise _missing_client(url, e, extra) from e
 
 
 def check_client(url: str) -> None:
@@ -356,8 +315,8 @@ def check_client(url: str) -> None:
         return
 
 
-def _missing_client(url: str, error: ImportError) -> ImportError:
+def _missing_client(url: str, error: ImportError, extra: str = 'stores') -> ImportError:
     scheme = url.partition('://')[0].lower()
     # The message of fsspec names the package.
-    hint = install_hint('stores') if scheme in ('s3', 's3a', 'gs', 'gcs', 'http', 'https') else str(error)
+    hint = install_hint(extra) if scheme in ('s3', 's3a', 'gs', 'gcs', 'http', 'https') else str(error)
     return ImportError(f'{shown(url)} needs the client of its store: {hint}')
