@@ -123,7 +123,7 @@ def test_options_of_one_stage_override_those_of_both(tmp_path):
     ('options', 'init'),
     [
         ([], [_catalog.GENERAL_MODEL]),
-        (['--epochs', '3', '--set', 'decoder.erosion=11'], [_catalog.GENERAL_MODEL]),
+        (['--epochs', '3', '--set', 'decoder.dense=null', '--set', 'decoder.erosion=11'], [_catalog.GENERAL_MODEL]),
         (['--init', 'runs/x/best'], ['runs/x/best']),
         (['--backbone', 'resnet18'], None),
         (['--backbone-pretrained'], None),
@@ -133,8 +133,9 @@ def test_options_of_one_stage_override_those_of_both(tmp_path):
         (['--recipe', 'fcam_resnet50_cub'], None),
         (['--set', 'backbone=resnet18'], None),
         (['--set', 'init=null'], None),
+        (['--sweep', 'init=runs/x/best,runs/y/best'], _catalog.GENERAL_MODEL),
         (['--sweep', 'backbone=resnet18,resnet34'], None),
-        (['--sweep', 'decoder.erosion=11,31'], [_catalog.GENERAL_MODEL]),
+        (['--sweep', 'decoder.crf_weight=0,1e-9'], [_catalog.GENERAL_MODEL]),
     ],
 )
 def test_training_starts_from_the_general_model_if_no_option_chooses_a_network(options, init):
@@ -148,6 +149,7 @@ def test_training_starts_from_the_general_model_if_no_option_chooses_a_network(o
         (['--init', 'runs/x/best', '--decoder-epochs', '3'], ['init', None], 3, ['classifier']),
         (['--init', 'runs/x/best', '--teacher-model', 'runs/y/best'], ['runs/y/best'], 15, ['classifier', 'decoder']),
         (['--init', 'runs/x/best', '--supervision', '5'], None, 15, ['classifier', 'decoder']),
+        (['--sweep', 'init=runs/x/best,runs/y/best'], ['init', None], 4, ['classifier', 'decoder']),
         (['--sweep', 'teacher.method=cam,layercam'], None, 15, ['classifier', 'decoder']),
         (['--method', 'has'], None, 15, ['classifier', 'decoder']),
         (['--backbone', 'resnet18'], None, 15, ['classifier', 'decoder']),
@@ -157,6 +159,21 @@ def test_training_from_a_model_is_fine_tuning_if_no_option_chooses_a_teacher(opt
     config = train_settings(*options)
     assert (config.teacher.model, config.decoder.epochs) == (teacher, epochs)
     assert stages_without_epochs(train_options(*options)) == auto
+
+
+@pytest.mark.parametrize(
+    'options', [['--background-fraction', '0.3'], ['--set', 'decoder.n_seeds=5'], ['--sweep', 'background_fraction']]
+)
+def test_fine_tuning_has_no_seeds(options, capsys):
+    assert main(['train', 'DATA', '-o', 'RUN', *options]) == 1
+    assert 'is a setting of seeds, and the recipe fine_tune has dense targets' in capsys.readouterr().err
+    assert train_settings(*options, '--set', 'decoder.dense=null').decoder.dense is None
+
+
+def test_teachers_as_options():
+    options = ['--teacher-model', 'init', 'null', '--set', 'teacher.method=["fcam","layercam"]', '--init', 'runs/x/best']
+    assert train_settings(*options).teacher.model == ['init', None]
+    assert train_settings('--teacher-layers', '-2', 'layer4').teacher.layers == [-2, 'layer4']
 
 
 @pytest.mark.parametrize(

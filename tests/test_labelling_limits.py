@@ -22,7 +22,7 @@ from scenes import draw, label, tree
 from fcam_zoo import _drawing, viz
 from fcam_zoo.data import open_source
 from fcam_zoo.inference import InferenceOptions
-from fcam_zoo.labelling import LabelOptions, label_images, loading
+from fcam_zoo.labelling import LabelOptions, label_images, loading, pipeline
 from fcam_zoo.labelling.budget import PIXELS, PixelBudget
 from fcam_zoo.labelling.labeller import Labeller
 from fcam_zoo.localization import Localization
@@ -213,3 +213,38 @@ def test_two_networks_share_the_threads_of_a_cpu(tmp_path, monkeypatch, threads,
     found = json.loads((tmp_path / 'two/coco/annotations.json').read_text())
     assert [image['file_name'] for image in found['images']] == [f'{number}.png' for number in range(8)]
     assert all(entry['bbox'][0] in (entry['image_id'] - 1, entry['image_id'] - 2) for entry in found['annotations'])
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures('four_threads')
+def test_one_network_has_all_threads(tmp_path, monkeypatch):
+    """With a single batch there is nothing to share, and some models cannot be copied."""
+    for number in range(2):
+        draw(tmp_path / 'photos' / f'{number}.png', (60, 50), [(number, 10, 40, 45)])
+    monkeypatch.setattr(Exclusive, 'copies', {})
+    label_images(Exclusive(), tmp_path / 'photos', tmp_path / 'one', LabelOptions(batch_size=2))
+    assert list(Exclusive.copies.values()) == [4]
+    model = Exclusive()
+    model.kept = torch.ones(1, requires_grad=True) * 2
+    monkeypatch.setattr(Exclusive, 'copies', {})
+    assert label_images(model, tmp_path / 'photos', tmp_path / 'two', LabelOptions(batch_size=1)).labelled == 2
+    assert list(Exclusive.copies.values()) == [4]
+
+
+@pytest.mark.usefixtures('four_threads')
+def test_threads_are_restored_after_the_last_of_several_runs():
+    model = torch.nn.Linear(1, 1)
+    first, second = pipeline._networks(model, 2), pipeline._networks(model, 2)
+    with first:
+        second.__enter__()
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 2
+    second.__exit__(None, None, None)
+    assert torch.get_num_threads() == 4

@@ -83,7 +83,7 @@ def test_stages_are_layers_counted_from_the_last(data, start):
     student = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2).eval()
     assert torch.equal(maps([-2, -1]), maps(['layer3', 'layer4']))
     assert not torch.equal(maps([-2]), maps([-1]))
-    with pytest.raises(TrainingError, match=r'teacher\.layers: there is no stage -9, the network has 5 stages'):
+    with pytest.raises(TrainingError, match=r'teacher\.layers: test_resnet has no stage -9, only 5 stages'):
         maps([-9])
 
 
@@ -111,6 +111,33 @@ def test_texts_of_the_teacher():
     assert teacher_text('layercam', public_recipe(recipe)) == (
         'fcam of the model it started from and layercam of its own classifier, consensus by their geometric mean'
     )
+    packaged = public_recipe(TrainConfig.from_file(FINE_TUNE).to_dict())
+    assert teacher_of(packaged) == 'layercam'
+    assert teacher_text('layercam', packaged).startswith(
+        f'fcam of {GENERAL_MODEL} and layercam of its own classifier, '
+    )
+    assert teacher_of(packaged, {'name': 'acol'}) == 'cam'
+
+
+def test_a_classifier_with_its_own_map_teaches_with_it(data, tmp_path):
+    """Its maps are those of its head, so the stages of the recipe do not apply."""
+    torch.manual_seed(1)
+    model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2, method='acol')
+    model.pretrained_cfg['label_names'] = ['square', 'disc']
+    fcam_zoo.hub.save_pretrained(model, tmp_path / 'acol')
+    teacher = TrainConfig.from_file(FINE_TUNE).teacher
+    config = config_of(data, str(tmp_path / 'acol'), teacher=teacher)
+    images = WSOLDataset(data, 'train', TrainTransform(SIDE), ground_truth=False)
+    networks = open_teacher(config, images, build_model(config, images)).networks
+    assert [network.method for network in networks] == ['fcam', 'cam']
+
+
+def test_a_folder_with_the_name_of_a_released_model_is_not_the_model(data, tmp_path, monkeypatch):
+    (tmp_path / GENERAL_MODEL).mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = config_of(data, GENERAL_MODEL, image_size=SIDE)
+    images = WSOLDataset(data, 'train', TrainTransform(SIDE), ground_truth=False)
+    assert open_teacher(config, images, build_model(config, images)) is not None
 
 
 @pytest.mark.parametrize(
@@ -145,6 +172,6 @@ def test_a_classifier_without_decoder_cannot_teach_one(data, start, tmp_path):
     first = config_of(data, start, decoder=DecoderConfig(epochs=0))
     train(first, tmp_path / 'first', quiet=True)
     again = config_of(data, str(tmp_path / 'first' / 'best'))
-    with pytest.raises(TrainingError, match=r'trained without a decoder, .* give --teacher layercam'):
+    with pytest.raises(TrainingError, match=r'trained without a decoder stage, .* give --teacher layercam'):
         train(again, tmp_path / 'again', quiet=True)
     assert not (tmp_path / 'again').exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,22 +97,26 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--teacher',
         dest='teacher.method',
         choices=TEACHER_METHODS,
-        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default for a new '
-        'decoder: layercam, or cam if the --method has its own map; after --init: recipe fine_tune)',
+        help='CAM method whose maps guide the decoder, or fcam for the F-CAMs of --teacher-model (default: layercam, '
+        'or cam if the --method has its own map)',
     )
     parser.add_argument(
         '--teacher-model',
         dest='teacher.model',
         nargs='+',
+        type=lambda text: None if text == 'null' else text,
         metavar='NAME',
-        help='F-CAMs as teachers, each as in --init, or init for the model of --init (default: docs/training.md)',
+        help='F-CAMs as teachers, each as in --init; init is the model of --init, null in a list the classifier in '
+        'training (default: that classifier; after --init, both)',
     )
     parser.add_argument(
         '--teacher-layers',
         dest='teacher.layers',
         nargs='+',
+        type=lambda text: int(text) if re.fullmatch(r'-?\d+', text) else text,
         metavar='LAYER',
-        help='layers of the classifier whose maps are fused (default: the last feature map)',
+        help='layers of the classifier whose maps are fused: names, or stages of a CNN, -1 for the last (default: the '
+        'last feature map)',
     )
     parser.add_argument(
         '--supervision',
@@ -138,7 +144,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         '--lr',
         type=float,
         metavar='RATE',
-        help='learning rate of both stages; that of a new head (classifier.head_lr) changes in proportion',
+        help='learning rate of both stages, which may have different optimizers; that of a new head '
+        '(classifier.head_lr) changes in proportion',
     )
     parser.add_argument('--batch-size', type=int, metavar='N', help='images per step of both stages')
     parser.add_argument(
@@ -206,10 +213,23 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
         chosen = {*given, *(text.partition('=')[0] for text in args.sweep)}
         if {*NETWORK_SETTINGS, *WEIGHTS}.isdisjoint(chosen):
             given['init'] = [GENERAL_MODEL]
-        if given.get('init') and not any(place.startswith(('teacher.', 'classifier.method')) for place in chosen):
+        starts = given.get('init') or 'init' in chosen - given.keys()
+        if starts and not any(place.startswith(('teacher.', 'classifier.method')) for place in chosen):
             recipe = FINE_TUNE
+            check_not_of_seeds(chosen)
     config = TrainConfig() if recipe is None else TrainConfig.from_file(recipe)
     return config.replace(settings_of_both(args, config) | given)
+
+
+def check_not_of_seeds(chosen: Collection[str]) -> None:
+    """Raise ValueError for settings of seeds, which have no effect with the dense targets of `FINE_TUNE`."""
+    names = {name for place in chosen for part, _, name in [place.rpartition('.')] if part in ('', 'decoder')}
+    found = names.intersection(('background_fraction', 'dilation', 'erosion', 'n_seeds'))
+    if found and 'dense' not in names:
+        raise ValueError(
+            f'decoder.{min(found)} is a setting of seeds, and the recipe {FINE_TUNE} has dense targets instead: add '
+            '--set decoder.dense=null for seeds, or leave it out'
+        )
 
 
 def stages_without_epochs(args: argparse.Namespace) -> list[str]:

@@ -153,7 +153,7 @@ def _recorded(run_dir: Path, which: str) -> RunFacts:
 def has_decoder_stage(folder: Path) -> bool:
     """Return False if a model folder records a training without a decoder stage."""
     epochs = _read(folder / CONFIG).get('epochs')
-    return epochs is None or 'decoder' in epochs
+    return not isinstance(epochs, dict) or 'decoder' in epochs
 
 
 def teacher_of(recipe: dict[str, Any], trained_by: Any = None) -> str:
@@ -170,11 +170,11 @@ def teacher_of(recipe: dict[str, Any], trained_by: Any = None) -> str:
         if teacher.get('maps'):
             return OTHER_MAPS
         method = teacher.get('method', '')
+        if isinstance(method, list):
+            method = next((name for name in method if name != 'fcam'), 'fcam')
         if method is None:
             name = trained_by.get('name') if isinstance(trained_by, dict) else trained_by
             return 'cam' if name in METHODS and METHODS[name].own_map else 'layercam'
-        if isinstance(method, list):
-            method = next((name for name in method if name != 'fcam'), 'fcam')
         return convert(str, method, 'config.json: teacher.method')
     return convert(str, teacher, 'config.json: teacher')
 
@@ -193,7 +193,7 @@ def teacher_text(method: str, recipe: dict[str, Any] | None) -> str:
     special = {None: 'its own classifier', 'init': 'the model it started from'}
     models = [special.get(name, name) for name in ([model] if isinstance(model, str) else model)]
     if isinstance(methods, list):
-        parts = [' and '.join(f'{one} of {name}' for one, name in zip(methods, models))]
+        parts = [' and '.join(f'{one or method} of {name}' for one, name in zip(methods, models))]
     else:
         parts = [f'{methods} of {", ".join(models)}' if models else methods]
     if len(models) > 1:
@@ -223,10 +223,19 @@ def public_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     if isinstance(teacher := recipe.get('teacher'), dict):
         own = {key: value for key, value in teacher.items() if key != 'cache'}
         maps = Path(str(teacher['maps'])).name if teacher.get('maps') else None
-        public['teacher'] = own | {'model': _public_names(teacher.get('model')), 'maps': maps}
+        public['teacher'] = own | {'model': _public_names(_with_start(teacher.get('model'), recipe)), 'maps': maps}
     if isinstance(classifier := recipe.get('classifier'), dict) and classifier.get('teacher'):
         public['classifier'] = classifier | {'teacher': _public_names(classifier['teacher'])}
     return public
+
+
+def _with_start(models: Any, recipe: dict[str, Any]) -> Any:
+    """Return the models of a teacher, with the name of the one that the training started from instead of 'init'."""
+    start = recipe.get('init')
+    start = start[0] if isinstance(start, list) and len(start) == 1 else start
+    if not isinstance(start, str):
+        return models
+    return [start if name == 'init' else name for name in ([models] if isinstance(models, str) else models or [])]
 
 
 def _public_names(names: Any) -> str | list[str | None] | None:

@@ -22,8 +22,8 @@ from ..errors import FcamZooError, StoreReadError
 from ..inference import InferenceOptions
 from .budget import PixelBudget
 
-KEPT_BYTES = 8 * 2**20
-"""Largest encoded image that waits in memory to be drawn or copied; larger ones are read again."""
+KEPT_BYTES = 64 * 2**20
+"""Encoded images of a batch that wait in memory to be drawn or copied; larger ones are read again."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LoadedImage:
         orientation: EXIF orientation, 1 to 8.
         views: uint8 (3,s,s) of the upright image per input size. Arrays, because each tensor sent by a worker needs
             shared memory and an open file.
-        content: The encoded image, if it was to be kept and has at most `KEPT_BYTES`.
+        content: The encoded image, if it was to be kept and takes at most its share of `KEPT_BYTES`.
     """
 
     index: int
@@ -53,8 +53,8 @@ class NotReturned(str):
 
 
 class _Images(Dataset['LoadedImage | str']):
-    def __init__(self, source: ImageSource, inference: InferenceOptions, keep: bool) -> None:
-        self.source, self.inference, self.keep, self.budget = source, inference, keep, PixelBudget()
+    def __init__(self, source: ImageSource, inference: InferenceOptions, kept: int) -> None:
+        self.source, self.inference, self.kept, self.budget = source, inference, kept, PixelBudget()
 
     def __getitem__(self, index: int) -> LoadedImage | str:
         name = self.source.describe(index)
@@ -72,9 +72,9 @@ class _Images(Dataset['LoadedImage | str']):
         return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views), content)
 
     def _content(self, index: int, file: BinaryIO) -> bytes | None:
-        if not self.keep or self.source.local_path(index) is not None:
+        if not self.kept or self.source.local_path(index) is not None:
             return None
-        if file.seek(0, os.SEEK_END) > KEPT_BYTES:
+        if file.seek(0, os.SEEK_END) > self.kept:
             return None
         file.seek(0)
         return file.read()
@@ -102,7 +102,7 @@ def load_batches(
     """
     lifeline = _Lifeline()
     loader = DataLoader(
-        _Images(source, inference, keep),
+        _Images(source, inference, KEPT_BYTES // batch_size if keep else 0),
         batch_sampler=BatchSampler(indices, batch_size, drop_last=False),
         num_workers=workers,
         collate_fn=list,

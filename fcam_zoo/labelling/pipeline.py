@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +26,8 @@ from .budget import PixelBudget
 from .labeller import ImageRecord, LabelledImage, Labeller
 from .loading import LoadedImage, load_batches
 from .options import LabelOptions
+
+logger = logging.getLogger(__name__)
 
 Result = ImageRecord | str
 """The record of an image, or the error when it could not be read."""
@@ -93,8 +97,8 @@ class Pipeline:
     ) -> Generator[list[Result], None, None]:
         """Label images, and yield the results batch by batch, in order.
 
-        Closing the generator ends the processes that read. Surround the loop with `explain_worker_death`. Until the
-        end, a CPU has two networks at the same time, with half of torch's threads each.
+        Closing the generator ends the processes that read. Surround the loop with `explain_worker_death`. With several
+        batches, a CPU has two networks at the same time, with half of torch's threads each.
 
         Args:
             indices: Images of the source. Equal batches give equal results.
@@ -103,7 +107,7 @@ class Pipeline:
         """
         loading = load_batches(self.labeller.source, self.inference, indices, self.batch_size, self.workers, keep)
         with (
-            _networks(self.model) as models,
+            _networks(self.model, -(-len(indices) // self.batch_size)) as models,
             _threads(max(1, self.workers)) as pool,
             _threads(models.qsize()) as networks,
             closing(loading) as batches,
@@ -147,9 +151,32 @@ def _results(batch: Future[list[Future[Result] | str]]) -> list[Result]:
     return [job if isinstance(job, str) else job.result() for job in batch.result()]
 
 
+class _HalfOfTheThreads:
+    """Halves the number of torch's threads until the last of the runs that need it ends."""
+
+    def __init__(self) -> None:
+        self._lock, self._runs, self._threads = threading.Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._runs == 0:
+                self._threads = torch.get_num_threads()
+                torch.set_num_threads(max(1, self._threads // 2))
+            self._runs += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._runs -= 1
+            if self._runs == 0:
+                torch.set_num_threads(self._threads)
+
+
+_half_of_the_threads = _HalfOfTheThreads()
+
+
 @contextmanager
-def _networks(model: FCAM) -> Iterator[SimpleQueue[FCAM]]:
-    """Return the model, on a CPU with several threads also a copy of it, for as many batches at the same time.
+def _networks(model: FCAM, batches: int) -> Iterator[SimpleQueue[FCAM]]:
+    """Return the model, for several batches on a CPU with several threads also a copy, for two batches at a time.
 
     Each uses half of torch's threads. Small layers do not get faster with more threads; and torch's threads wait for
     each other at the end of each layer without giving their core to the processes that read images, which took more
@@ -157,14 +184,22 @@ def _networks(model: FCAM) -> Iterator[SimpleQueue[FCAM]]:
     """
     models: SimpleQueue[FCAM] = SimpleQueue()
     models.put(model)
-    threads = torch.get_num_threads()
-    if threads > 1 and next(model.parameters()).device.type == 'cpu':
-        models.put(deepcopy(model))
-        torch.set_num_threads(threads // 2)
-    try:
+    is_useful = batches > 1 and torch.get_num_threads() > 1 and next(model.parameters()).device.type == 'cpu'
+    if not is_useful or (twin := _copied(model)) is None:
         yield models
-    finally:
-        torch.set_num_threads(threads)
+        return
+    models.put(twin)
+    with _half_of_the_threads:
+        yield models
+
+
+def _copied(model: FCAM) -> FCAM | None:
+    """Copy a model; None if it holds something that cannot be copied, such as a tensor with a graph."""
+    try:
+        return deepcopy(model)
+    except (RuntimeError, TypeError) as e:
+        logger.info('one network labels: the model cannot be copied (%s)', e)
+        return None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from ..data import normalize
 from ..data.base import ImageDataset
 from ..data.values import plain
 from ..errors import TrainingError
-from ..hub.facts import has_decoder_stage
+from ..hub.facts import has_decoder_stage, teacher_text
 from ..models import FCAM, create_model
+from ..models.zoo import is_folder_name
 from .config import TrainConfig
 from .setting_types import names_of
 from .supervision import AnnotationTeacher, open_supervision
 from .teacher_config import INIT, TeacherConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -174,6 +178,7 @@ def open_teacher(config: TrainConfig, train_set: ImageDataset, student: FCAM) ->
     if INIT in teacher.models:
         check_has_decoder(names_of(config.init))
     found = NetworkTeacher(open_networks(teacher, train_set, student), config)
+    logger.info('teacher of the decoder: %s', teacher_text(default_method(student), config.to_dict()))
     try:
         side = max(teacher.sizes or [config.image_size])
         found.maps(torch.zeros(1, 3, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
@@ -196,6 +201,7 @@ def open_networks(teacher: TeacherConfig, train_set: ImageDataset, student: FCAM
         models[INIT] = copy.deepcopy(student)
     for name, method in zip(teacher.models, teacher.methods):
         model = student if name is None else models[name]
+        method = method or default_method(model)
         check_teacher(teacher, method, model, name or 'the model')
         own_classes = name is None or method == 'fcam'
         classes = identity if own_classes else class_indices(str(name), model, train_set, hint)
@@ -207,16 +213,21 @@ def check_has_decoder(names: list[str]) -> None:
     """Raise TrainingError for a model folder whose training had no decoder stage."""
     for name in names:
         folder = Path(name.removeprefix('local-dir:'))
-        if is_folder(folder) and not has_decoder_stage(folder):
+        if is_folder_name(name) and is_folder(folder) and not has_decoder_stage(folder):
             raise TrainingError(
-                f'{name} was trained without a decoder, so it has no F-CAM that could teach another one: give '
+                f'{name} was trained without a decoder stage, so its decoder does not fit its classifier: give '
                 '--teacher layercam (or cam, for a method with its own map) for the class maps of its classifier'
             )
 
 
 def own_method(teacher: TeacherConfig, student: FCAM) -> str:
     """Return the CAM method for maps of the classifier in training as its own teacher."""
-    return teacher.methods[0] or ('cam' if student.method.own_map else 'layercam')
+    return teacher.methods[0] or default_method(student)
+
+
+def default_method(model: FCAM) -> str:
+    """Return the CAM method for the maps of a classifier: cam if its training method has its own map, else layercam."""
+    return 'cam' if model.method.own_map else 'layercam'
 
 
 def class_map_method(teacher: TeacherConfig, student: FCAM) -> str:
@@ -225,15 +236,20 @@ def class_map_method(teacher: TeacherConfig, student: FCAM) -> str:
 
 
 def layer_names(teacher: TeacherConfig, model: FCAM) -> list[str]:
-    """Return the names of the layers of a teacher; none for stages of a network whose maps all have one stride.
+    """Return the names of the layers of a teacher.
+
+    Stages are left out for a network whose maps all have one stride, and for a head of its own, whose maps are those of
+    the last features.
 
     Raises:
         TrainingError: When the network has fewer stages.
     """
     stages = [level['module'].removeprefix('backbone.') for level in model.feature_info]
-    names = [layer for layer in teacher.layers if isinstance(layer, str) or not model.pyramid.flat]
+    has_stages = not (model.pyramid.flat or model.method.own_head)
+    names = [layer for layer in teacher.layers if isinstance(layer, str) or has_stages]
     if wrong := [layer for layer in names if isinstance(layer, int) and -layer > len(stages)]:
-        raise TrainingError(f'teacher.layers: there is no stage {wrong[0]}, the network has {len(stages)} stages')
+        backbone = model.model_args['backbone']
+        raise TrainingError(f'teacher.layers: {backbone} has no stage {wrong[0]}, only {len(stages)} stages')
     return [layer if isinstance(layer, str) else stages[layer] for layer in names]
 
 
@@ -242,7 +258,7 @@ def check_teacher(teacher: TeacherConfig, method: str, model: FCAM, name: str) -
     if method == 'fcam':
         return
     own = model.method
-    if teacher.layers and own.own_head:
+    if own.own_head and layer_names(teacher, model):
         raise TrainingError(
             f'teacher.layers, {name}: the classifier has the head of {own.title}, whose maps are those of the last '
             "features: leave out teacher.layers, or use teacher.method='cam' for the map of the method"

@@ -23,10 +23,9 @@ class TeacherConfig:
 
     Attributes:
         method: A CAM method, or 'fcam' for the maps of a finished F-CAM, which is given as `model` (self-training).
-            With several models, one method for all of them or a list with one for each. None is 'cam' if the maps are
-            those of the classifier in training, of its last features, and its training method has its own map; else
-            'layercam'.
-        model: Another F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, a model folder
+            With several models, one method for all of them or a list with one for each. None is 'cam' for the
+            classifier in training, if its training method has its own map, and else 'layercam'.
+        model: An F-CAM, whose classifier (or decoder, for 'fcam') makes the maps: a released name, a model folder
             or `hf-hub:`. Its classes must include those of the data. 'init', with method 'fcam', is the model that the
             training starts from, as it was then. In a list of several, None is the classifier in training itself.
         consensus: How the maps of several models are fused (see `cams.fuse`).
@@ -43,7 +42,7 @@ class TeacherConfig:
             finished model. The paper's numbers are those of 'reference'.
     """
 
-    method: Method | list[Method] | None = None
+    method: Method | list[Method | None] | None = None
     model: Line | list[Line | None] | None = None
     consensus: Fusion = 'mean'
     layers: list[Line | Stage] = field(default_factory=list)
@@ -66,7 +65,7 @@ class TeacherConfig:
         if any(model == INIT and method != 'fcam' for model, method in zip(self.models, self.methods)):
             raise InvalidValue(
                 "teacher.model 'init' is the F-CAM that the training starts from: give teacher.method='fcam' for it, "
-                'or its name instead of init (./init for a folder of this name)'
+                'or another teacher.model (./init is a folder of this name)'
             )
         if self.consensus != 'mean' and len(self.models) < 2:
             raise InvalidValue(
@@ -74,7 +73,9 @@ class TeacherConfig:
                 'teacher.model, or leave it out'
             )
         if 'fcam' in self.methods and not (self.models or self.maps):
-            raise InvalidValue("teacher.method is 'fcam': give a finished F-CAM as teacher.model")
+            raise InvalidValue(
+                "teacher.method is 'fcam': give a finished F-CAM as teacher.model, such as init (the model of init)"
+            )
         if any(model is None and method == 'fcam' for model, method in zip(self.models, self.methods)):
             raise InvalidValue(
                 "teacher.method is 'fcam' for the classifier in training (null in teacher.model), which has no F-CAM "
@@ -107,7 +108,8 @@ class TeacherConfig:
     @property
     def methods(self) -> list[str]:
         """Return the method of each model, or of the classifier of the model itself; '' for the default."""
-        return self.method if isinstance(self.method, list) else [self.method or ''] * max(1, len(self.models))
+        several = self.method if isinstance(self.method, list) else [self.method] * max(1, len(self.models))
+        return [method or '' for method in several]
 
     @property
     def is_stored(self) -> bool:

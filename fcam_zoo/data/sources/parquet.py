@@ -70,7 +70,7 @@ class ParquetFiles(ImageSource):
 
     Args:
         shards: The files.
-        progress: Show a progress bar while their names and labels are read.
+        progress: Show a progress bar, which moves after each file, while their names and labels are read.
 
     Raises:
         ImportError: Without pyarrow.
@@ -86,22 +86,22 @@ class ParquetFiles(ImageSource):
         ids: list[str] = []
         texts: list[str | None] = []
         unique = UniqueIds()
-        bar = index_bar(shards, progress)
-        for shard in shards:
-            bar.update(shard.size)
-            try:
-                columns, groups, paths, labels = _read_index(shard)
-                new = _ids(unique, shard, paths)
-            except (FcamZooError, OSError) as e:
-                problems.append(str(e))
-                continue
-            self.shards += (shard,)
-            self._columns.append(columns)
-            self._groups.append(groups)
-            ids += new
-            texts += labels
-            self._first.append(len(ids))
-        bar.close()
+        with index_bar(shards, progress) as bar:
+            for shard in shards:
+                try:
+                    columns, groups, paths, labels = _read_index(shard)
+                    new = _ids(unique, shard, paths)
+                except (FcamZooError, OSError) as e:
+                    problems.append(str(e))
+                    continue
+                finally:
+                    bar.update(shard.size)
+                self.shards += (shard,)
+                self._columns.append(columns)
+                self._groups.append(groups)
+                ids += new
+                texts += labels
+                self._first.append(len(ids))
         self.ids, self.problems = tuple(ids), tuple(problems)
         self._labels: array[int] | None = None
         try:

@@ -317,6 +317,7 @@ def check_client(url: str) -> None:
 
 def _missing_client(url: str, error: ImportError, extra: str = 'stores') -> ImportError:
     scheme = url.partition('://')[0].lower()
-    # The message of fsspec names the package.
-    hint = install_hint(extra) if scheme in ('s3', 's3a', 'gs', 'gcs', 'http', 'https') else str(error)
+    # For other stores the message of fsspec names the package.
+    is_ours = scheme in ('s3', 's3a', 'gs', 'gcs', 'http', 'https') or error.name == 'fsspec'
+    hint = install_hint(extra) if is_ours else str(error)
     return ImportError(f'{shown(url)} needs the client of its store: {hint}')

@@ -51,21 +51,20 @@ class TarShards(ImageSource):
         texts: list[str | None] = []
         skipped: list[str] = []
         unique = UniqueIds()
-        bar = index_bar(shards, progress)
-        for number, shard in enumerate(shards):
-            index = _ShardIndex(shard, unique, bar)
-            index.read()
-            ids += index.ids
-            self._shard.extend([number] * len(index.ids))
-            self._start.extend(index.starts)
-            self._size.extend(index.sizes)
-            notes = [index.notes.get(key_of(image_id), (0, -1)) for image_id in index.ids]
-            self._note_start.extend(start for start, _ in notes)
-            self._note_size.extend(size for _, size in notes)
-            texts += [index.labels.get(key_of(image_id)) for image_id in index.ids]
-            problems += index.problems
-            skipped += index.skipped
-        bar.close()
+        with index_bar(shards, progress) as bar:
+            for number, shard in enumerate(shards):
+                index = _ShardIndex(shard, unique, bar)
+                index.read()
+                ids += index.ids
+                self._shard.extend([number] * len(index.ids))
+                self._start.extend(index.starts)
+                self._size.extend(index.sizes)
+                notes = [index.notes.get(key_of(image_id), (0, -1)) for image_id in index.ids]
+                self._note_start.extend(start for start, _ in notes)
+                self._note_size.extend(size for _, size in notes)
+                texts += [index.labels.get(key_of(image_id)) for image_id in index.ids]
+                problems += index.problems
+                skipped += index.skipped
         if skipped:
             logger.warning('%s', describe_skipped(skipped))
         self.ids, self.problems = tuple(ids), tuple(problems)
