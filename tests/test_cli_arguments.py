@@ -171,7 +171,15 @@ def test_fine_tuning_has_no_seeds(options, capsys):
 
 
 def test_teachers_as_options():
-    options = ['--teacher-model', 'init', 'null', '--set', 'teacher.method=["fcam","layercam"]', '--init', 'runs/x/best']
+    options = [
+        '--teacher-model',
+        'init',
+        'null',
+        '--set',
+        'teacher.method=["fcam","layercam"]',
+        '--init',
+        'runs/x/best',
+    ]
     assert train_settings(*options).teacher.model == ['init', None]
     assert train_settings('--teacher-layers', '-2', 'layer4').teacher.layers == [-2, 'layer4']
 

@@ -223,9 +223,9 @@ def settings_of(args: argparse.Namespace) -> TrainConfig:
 
 def check_not_of_seeds(chosen: Collection[str]) -> None:
     """Raise ValueError for settings of seeds, which have no effect with the dense targets of `FINE_TUNE`."""
-    names = {name for place in chosen for part, _, name in [place.rpartition('.')] if part in ('', 'decoder')}
-    found = names.intersection(('background_fraction', 'dilation', 'erosion', 'n_seeds'))
-    if found and 'dense' not in names:
+    found = {'background_fraction'} & {*chosen}  # The only short name, in --sweep.
+    found |= {name for name in ('background_fraction', 'dilation', 'erosion', 'n_seeds') if f'decoder.{name}' in chosen}
+    if found and 'decoder.dense' not in chosen:
         raise ValueError(
             f'decoder.{min(found)} is a setting of seeds, and the recipe {FINE_TUNE} has dense targets instead: add '
             '--set decoder.dense=null for seeds, or leave it out'

@@ -82,7 +82,8 @@ class TrainConfig:
             self.decoder.dense = [0.4, 0.6]
         if INIT in self.teacher.models and not self.init:
             raise ValueError(
-                "teacher.model is 'init', and the training starts from no model: give init, or another teacher"
+                "teacher.model is 'init', and the training starts from no model: give init (--init NAME) or "
+                'another teacher'
             )
         if self.init and (self.backbone_checkpoint or self.backbone_pretrained):
             raise ValueError('init loads its own weights: leave out backbone_checkpoint and backbone_pretrained')
