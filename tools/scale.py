@@ -254,6 +254,8 @@ def _requests(number: int, assumed: Assumed) -> str:
 
 
 def _duration(hours: float) -> str:
+    if hours < 1:
+        return f'{hours * 60:.0f} minutes'
     return f'{hours / 24:.1f} days' if hours >= 48 else f'{hours:.1f} hours'
 
 

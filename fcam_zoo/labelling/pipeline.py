@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from .loading import LoadedImage, load_batches
 from .options import LabelOptions
 
 logger = logging.getLogger(__name__)
+T = TypeVar('T')
 
 Result = ImageRecord | str
 """The record of an image, or the error when it could not be read."""
@@ -115,7 +116,11 @@ class Pipeline:
             most = models.qsize()
             running: deque[Future[list[Future[Result] | str]]] = deque()
             for batch in batches:
-                running.append(networks.submit(self._start_batch, batch, finish, models, pool))
+                if most == 1:
+                    # In this thread: each new thread may have memory of its own, which is kept when it ends.
+                    running.append(_done(self._start_batch(batch, finish, models, pool)))
+                else:
+                    running.append(networks.submit(self._start_batch, batch, finish, models, pool))
                 if len(running) > most:
                     yield _results(running.popleft())
             while running:
@@ -145,6 +150,12 @@ class Pipeline:
     def _finish_image(self, finish: Finish, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> Result:
         with self.budget.reserve(loaded.size[0] * loaded.size[1]):
             return finish(loaded, self.labeller.label(loaded, score_map, probs))
+
+
+def _done(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
 
 
 def _results(batch: Future[list[Future[Result] | str]]) -> list[Result]:
