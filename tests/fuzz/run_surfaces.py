@@ -85,7 +85,8 @@ class Settings(Surface):
 
     def try_input(self, value: tuple[str, str]) -> None:
         option, text = value
-        args = self.parser.parse_args(['train', 'data', '-o', 'run', f'{option}={text}'])
+        # The recipe of a training without a teacher, fine_tune, refuses the settings of seeds.
+        args = self.parser.parse_args(['train', 'data', '-o', 'run', '--teacher', 'layercam', f'{option}={text}'])
         config = settings_of(args)
         plan_runs(config, parse_sweeps(args.sweep))
 
