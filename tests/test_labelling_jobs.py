@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -208,6 +209,10 @@ def test_a_run_tries_images_again_at_its_end(photos, memory, tmp_path, monkeypat
         assert (done.labelled, len(done.errors)) == (0, 5)
 
 
+def errors(journal: Journal) -> list[str]:
+    return [result for result in journal.results() if isinstance(result, str)]
+
+
 def test_second_tries_in_the_journal(photos, tmp_path):
     folder, job = make_job(photos, tmp_path / 'job')
     record = next(result for _, result in folder.rows(job, [0]))
@@ -218,7 +223,7 @@ def test_second_tries_in_the_journal(photos, tmp_path):
     journal.add([NotReturned('no answer')])
     journal.close()
     journal = Journal(tmp_path / 'journal')
-    assert (journal.done, journal.unavailable, list(journal.errors())) == (3, {1, 2}, ['broken', *['no answer'] * 2])
+    assert (journal.done, journal.unavailable, errors(journal)) == (3, {1, 2}, ['broken', *['no answer'] * 2])
     journal.open({})
     journal.add_second(1, record)
     journal.add_second(2, NotReturned('again'))
@@ -227,10 +232,10 @@ def test_second_tries_in_the_journal(photos, tmp_path):
         known.check(ids, 2, complete=True)
         assert known.unavailable == set()
         assert [found.to_json() for found in known.records()] == [json.loads(json.dumps(record.to_json()))]
-        assert list(known.errors()) == ['broken', 'again']
+        assert errors(known) == ['broken', 'again']
     with (tmp_path / 'journal').open('ab') as file:  # A second try of an image that has a result.
         file.write(json.dumps(seal({'index': 0, 'result': 'x'}), separators=(',', ':')).encode() + b'\n')
-    assert list(Journal(tmp_path / 'journal').errors()) == ['broken', 'again']
+    assert errors(Journal(tmp_path / 'journal')) == ['broken', 'again']
 
 
 def test_job_holds_no_keys_of_urls(photos, tmp_path):
@@ -250,6 +255,8 @@ def test_urls_in_capitals_and_missing_clients(monkeypatch):
     monkeypatch.setitem(sys.modules, 'dropboxdrivefs', None)
     with pytest.raises(ImportError, match=r'^dropbox://bucket/x needs the client of its store: .*dropboxdrivefs'):
         JobFiles('dropbox://bucket/x').read('a')
+    # fsspec keeps the clients that earlier tests have used.
+    monkeypatch.delitem(import_module('fsspec.registry')._registry, 's3', raising=False)
     monkeypatch.setitem(sys.modules, 's3fs', None)
     with pytest.raises(ImportError, match=r'^s3://bucket/x needs the client of its store: .*fcam-zoo\[ray,stores\]'):
         JobFiles('s3://bucket/x').read('a')
