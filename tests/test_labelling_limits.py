@@ -97,11 +97,11 @@ def test_images_are_decoded_within_the_budget(photos, monkeypatch):
 
 
 def test_closing_the_batches_ends_busy_workers_at_once(photos, monkeypatch, tmp_path):
-    def slow(file, name):
-        Path(name).with_suffix('.pid').write_text(str(os.getpid()))
+    def slow(image):
+        Path(image.filename).with_suffix('.pid').write_text(str(os.getpid()))
         time.sleep(300)
 
-    monkeypatch.setattr(loading, 'open_stored', slow)
+    monkeypatch.setattr(loading, 'decode_stored', slow)
     (photos / 'text.png').write_text('no image')
     source = open_source([photos / 'text.png', photos])
     batches = loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 1, 2)

@@ -79,13 +79,18 @@ def open_stored(
     file: str | os.PathLike | BinaryIO, max_pixels: int = MAX_PIXELS, name: str = ''
 ) -> tuple[Image.Image, int]:
     """Read an image like `open_image`, but as stored; also return its EXIF orientation, 1 (upright) to 8."""
-    with _opened(file, max_pixels, name) as image:
-        image.load()
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # Parsing a damaged EXIF block raises many kinds of errors; the pixels may be intact.
-            orientation = 1
-        return to_rgb(image), orientation
+    with opened(file, max_pixels, name) as image:
+        return decode_stored(image)
+
+
+def decode_stored(image: Image.Image) -> tuple[Image.Image, int]:
+    """Decode an image in the block of `opened`; results as `open_stored`."""
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Parsing a damaged EXIF block raises many kinds of errors; the pixels may be intact.
+        orientation = 1
+    return to_rgb(image), orientation
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -126,13 +131,13 @@ def check_size(size: tuple[int, int], name: str, max_pixels: int = MAX_PIXELS) -
 
 def image_size(file: str | os.PathLike | BinaryIO, name: str = '') -> tuple[int, int]:
     """Read width and height from the header of an image, without EXIF orientation; errors as in `open_image`."""
-    with _opened(file, name=name) as image:
+    with opened(file, name=name) as image:
         return image.size
 
 
 def open_mask(path: str | os.PathLike) -> np.ndarray:
     """Read a mask as gray levels, uint8 (H,W); a 1-bit mask has 0 and 255. Errors are those of `open_image`."""
-    with _opened(path) as image:
+    with opened(path) as image:
         return np.array(image.convert('L'))
 
 
@@ -141,7 +146,7 @@ def open_levels(path: str | os.PathLike) -> np.ndarray:
 
     Errors are those of `open_image`, and `ImageError` if the file has colors, transparency or more than 8 bits.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.mode in ('1', 'L', 'P'):
             return np.array(image if image.mode == 'P' else image.convert('L'))
         values = np.array(image)
@@ -296,8 +301,8 @@ def check_is_file(path: str | os.PathLike, kind: str = 'image') -> None:
 
 
 @contextmanager
-def _opened(file: str | os.PathLike | BinaryIO, max_pixels: int = MAX_PIXELS, name: str = '') -> Iterator[Image.Image]:
-    """Open an image, check its size, and convert every error of a decoder in the block to `ImageError`."""
+def opened(file: str | os.PathLike | BinaryIO, max_pixels: int = MAX_PIXELS, name: str = '') -> Iterator[Image.Image]:
+    """Read the header of an image and check its size; every error of a decoder in the block becomes `ImageError`."""
     if isinstance(file, (str, os.PathLike)):
         name = short_path(name or file)
         check_is_file(file)

@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import IO, BinaryIO, cast
 from xml.etree import ElementTree
 
@@ -25,7 +26,7 @@ from ..data.box_csv import HEADER
 from ..data.images import open_image
 from ..data.sources import ImageSource
 from ..localization import Localization
-from .labeller import ImageRecord, LabelledImage, object_mask
+from .labeller import ImageRecord, LabelledImage, ObjectRecord, object_mask
 from .output import MARKER, sync_file
 
 # Suffixes of images that Ultralytics reads, among those of this package.
@@ -116,43 +117,47 @@ class Coco(Format):
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
         info = {'description': NOTE, 'model': self.model_name}
         categories = [{'id': i, 'name': name} for i, name in enumerate(self.classes, 1)]
-        with self.create(self.main_file) as f:
-            f.write(f'{{"info": {_json(info)},\n"categories": {_json(categories)},\n"images": [\n')
-            _write_list(f, _coco_images(records()))
-            f.write('\n],\n"annotations": [\n')
-            _write_list(f, _coco_annotations(records()))
+        # The records may not fit into memory: the list of annotations waits in a file until that of images is complete.
+        with self.create(self.main_file) as f, TemporaryFile('w+', encoding='utf-8', dir=self.folder) as annotations:
+            f.write(f'{{"info": {_json(info)},\n"categories": {_json(categories)},\n"images": [')
+            objects = 0
+            for number, record in enumerate(records(), 1):
+                f.write(_item(_coco_image(number, record), number))
+                for found in record.objects:
+                    objects += 1
+                    annotations.write(_item(_coco_annotation(objects, number, record, found), objects))
+            f.write('\n],\n"annotations": [')
+            annotations.seek(0)
+            shutil.copyfileobj(annotations, f)
             f.write('\n]}\n')
 
 
-def _write_list(file: IO, entries: Iterable[dict]) -> None:
-    for number, entry in enumerate(entries):
-        file.write((',\n' if number else '') + _json(entry))
+def _item(value: dict, number: int) -> str:
+    """Return an item of a list on a line of its own; the first has the number 1."""
+    return (',\n' if number > 1 else '\n') + _json(value)
 
 
 def _json(value: object) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _coco_images(records: Iterator[ImageRecord]) -> Iterator[dict]:
-    for number, record in enumerate(records, 1):
-        width, height = record.size
-        yield {'id': number, 'file_name': record.image, 'width': width, 'height': height}
+def _coco_image(number: int, record: ImageRecord) -> dict:
+    width, height = record.size
+    return {'id': number, 'file_name': record.image, 'width': width, 'height': height}
 
 
-def _coco_annotations(records: Iterator[ImageRecord]) -> Iterator[dict]:
-    objects = ((image, record, found) for image, record in enumerate(records, 1) for found in record.objects)
-    for number, (image, record, found) in enumerate(objects, 1):
-        x0, y0, x1, y1 = found.box
-        yield {
-            'id': number,
-            'image_id': image,
-            'category_id': record.label + 1,
-            'bbox': [x0, y0, x1 - x0, y1 - y0],
-            'area': found.area,
-            'iscrowd': 0,
-            'score': found.score,
-            'segmentation': {'size': [record.size[1], record.size[0]], 'counts': found.counts},
-        }
+def _coco_annotation(number: int, image: int, record: ImageRecord, found: ObjectRecord) -> dict:
+    x0, y0, x1, y1 = found.box
+    return {
+        'id': number,
+        'image_id': image,
+        'category_id': record.label + 1,
+        'bbox': [x0, y0, x1 - x0, y1 - y0],
+        'area': found.area,
+        'iscrowd': 0,
+        'score': found.score,
+        'segmentation': {'size': [record.size[1], record.size[0]], 'counts': found.counts},
+    }
 
 
 class Voc(Format):
@@ -309,8 +314,9 @@ class Overlays(Format):
 
     def finish(self, records: Callable[[], Iterator[ImageRecord]]) -> None:
         with self.create(self.main_file) as f:
-            f.write(f'{{"model": {_json(self.model_name)},\n"predictions": [\n')
-            _write_list(f, (self._prediction(record) for record in records()))
+            f.write(f'{{"model": {_json(self.model_name)},\n"predictions": [')
+            for number, record in enumerate(records(), 1):
+                f.write(_item(self._prediction(record), number))
             f.write('\n]}\n')
         if total := sum(1 for _ in records()):
             with self.create(SHEET, 'wb') as f:

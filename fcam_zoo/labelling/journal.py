@@ -112,7 +112,7 @@ class Journal:
             FcamZooError: If not.
         """
         fits = self.done == len(ids) if complete else self.done <= len(ids)
-        for image_id, result in zip(ids, self._results()):
+        for image_id, result in zip(ids, self._read()):
             fits = fits and (_is_error(result) or (result['image'] == image_id and result['label'] < num_classes))
         if not fits:
             raise FcamZooError(f'{self.path} is damaged: discard the run with --overwrite (in Python overwrite=True)')
@@ -143,7 +143,7 @@ class Journal:
         with sync_file(self._file):
             self._file.write(_dump_sealed(entry) + b'\n')
 
-    def _results(self) -> Iterator[Any]:
+    def _read(self) -> Iterator[Any]:
         """Read the last result of each image, one batch at a time."""
         index = 0
         with self.path.open('rb') as lines, self.path.open('rb') as others:
@@ -158,13 +158,13 @@ class Journal:
                     yield result
                     index += 1
 
-    def records(self) -> Iterator[ImageRecord]:
-        """Read the records from the file, one batch at a time."""
-        return (ImageRecord.from_json(result) for result in self._results() if not _is_error(result))
+    def results(self) -> Iterator[ImageRecord | str]:
+        """Read the record of each image, or the error when it could not be read, one batch at a time."""
+        return (_text(result) if _is_error(result) else ImageRecord.from_json(result) for result in self._read())
 
-    def errors(self) -> Iterator[str]:
-        """Read the errors of the images that could not be read."""
-        return (_text(result) for result in self._results() if _is_error(result))
+    def records(self) -> Iterator[ImageRecord]:
+        """Read the records of the images that could be read."""
+        return (result for result in self.results() if not isinstance(result, str))
 
     def close(self) -> None:
         """Close the file."""

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from ..data.images import image_size, open_stored, upright
+from ..data.images import decode_stored, opened, upright
 from ..data.sources import ImageSource
 from ..errors import FcamZooError, StoreReadError
 from ..inference import InferenceOptions
@@ -60,9 +60,8 @@ class _Images(Dataset['LoadedImage | str']):
         name = self.source.describe(index)
         try:
             with self.source.open(index) as file:
-                width, height = image_size(file, name)
-                with self.budget.reserve(width * height):
-                    image, orientation = open_stored(file, name=name)
+                with opened(file, name=name) as header, self.budget.reserve(header.width * header.height):
+                    image, orientation = decode_stored(header)
                     views = self.inference.prepare(upright(image, orientation))
                 content = self._content(index, file)
         except StoreReadError as e:

@@ -98,11 +98,21 @@ def label_images(
                 for writer in writers:
                     writer.finish(journal.records)
                 folder.new.rename(folder.complete)
-            objects = [len(record.objects) for record in journal.records()]
-            errors = (*source.problems, *journal.errors())
+            summary = _summary(journal, source.problems, [output / f / FORMATS[f].main_file for f in folder.formats])
         folder.publish()
-    files = tuple(output / name / FORMATS[name].main_file for name in folder.formats)
-    return Summary(len(objects), sum(objects), errors, files)
+    return summary
+
+
+def _summary(journal: Journal, problems: Sequence[str], files: Sequence[Path]) -> Summary:
+    images = objects = 0
+    errors = list(problems)
+    for result in journal.results():
+        if isinstance(result, str):
+            errors.append(result)
+        else:
+            images += 1
+            objects += len(result.objects)
+    return Summary(images, objects, tuple(errors), tuple(files))
 
 
 def _open_journal(folder: OutputFolder, settings: dict[str, Any], options: LabelOptions) -> Journal:
