@@ -22,6 +22,7 @@ from fcam_zoo.labelling.job_files import JobFiles, StoreError
 from fcam_zoo.labelling.journal import Journal, seal
 from fcam_zoo.labelling.loading import NotReturned
 from fcam_zoo.labelling.pipeline import Pipeline
+from fcam_zoo.labelling.ray_data import RowLabeller
 from fcam_zoo.labelling.ray_workers import PartLabeller
 from fcam_zoo.labelling.shards import ShardFolder, how_to_resume
 
@@ -185,6 +186,20 @@ def test_images_that_their_store_did_not_return_are_labelled_again(photos, memor
     run = ray_run._Run(None, folder, job, Share(1, 1, 0))
     run.label_rest(pipeline, progress=False)
     assert (run.summary(()).labelled, run.summary(()).unavailable) == (3, 0)
+
+
+def test_paths_in_a_table_are_ids_if_it_has_no_others(photos):
+    """Without Ray; tests/test_ray.py has a data set of encoded images."""
+    pyarrow = pytest.importorskip('pyarrow')
+    pipeline = Pipeline.for_model(Glow(), open_source(photos), LabelOptions(multi=True))
+    worker = object.__new__(RowLabeller)
+    worker.pipeline, worker.column = pipeline, None
+    paths = [str(path) for path in sorted(photos.rglob('*.*'))]
+    table = worker(pyarrow.table({'path': paths, 'label': range(len(paths))}))
+    assert table['id'].to_pylist() == paths
+    assert set(table['status'].to_pylist()) == {'ok'}
+    named = worker(pyarrow.table({'path': paths, 'id': range(len(paths))}))
+    assert named['id'].to_pylist() == [str(number) for number in range(len(paths))]
 
 
 class FakeActor:
