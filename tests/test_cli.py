@@ -220,7 +220,7 @@ def test_train_plans_and_sweeps(tmp_path, capsys):
     assert main([*arguments, '--dry-run']) == 0
     printed = capsys.readouterr().out
     assert not run.exists()
-    assert 'train: 8 images of 2 classes' in printed
+    assert 'train: 8 images of 2 classes\nimages per class: 4\n' in printed
     assert 'decoder: best epoch by mean of MaxBoxAcc at IoU 30, 50 and 70 on val' in printed
     assert 'decoder: 1 epochs of 2 steps of 4 images' in printed
     assert main([*arguments, '--sweep', 'background_fraction=0.3,0.6']) == 0

@@ -16,7 +16,7 @@ from test_train_distributed import torchrun
 
 from fcam_zoo.errors import FcamZooError, TrainingError
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, loop, sweep, train
-from fcam_zoo.train.sweep import best_run, parse_sweeps, plan_runs
+from fcam_zoo.train.sweep import best_run, parse_sweeps, parse_value, plan_runs
 
 # `fcam_zoo.train.sweep` is the function.
 MODULE = importlib.import_module('fcam_zoo.train.sweep')
@@ -147,6 +147,23 @@ def test_mistakes_are_found_before_the_first_training(data, tmp_path):
     assert not (tmp_path / 'run').exists()
     with pytest.raises(ValueError, match=r"--sweep 'seed' is given twice"):
         parse_sweeps(['seed=1,2', 'decoder.lr=0.1,0.2', 'seed=3'])
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('0.1', 0.1),
+        ('off', 'off'),
+        ('null', None),
+        ('["a", 1]', ['a', 1]),
+        ('[blocks.0, -1]', ['blocks.0', -1]),
+        ('[fcam,null]', ['fcam', None]),
+        ('[]', []),
+        ('[', '['),
+    ],
+)
+def test_values_of_settings(text, value):
+    assert parse_value(text) == value
 
 
 def test_a_classifier_is_measured_with_the_maps_of_each_teacher(data, tmp_path, caplog):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -42,10 +42,9 @@ def plan(config: TrainConfig, run_dir: Path, auto_epochs: Collection[str] = ()) 
         setup = prepare(config, device, auto_epochs)
         labels = setup.train_set.labels.tolist()
         counts = {name: labels.count(label) for label, name in setup.train_set.class_names.items()}
-        rarest = min(counts, key=counts.__getitem__)
         lines = [
             f'train: {len(labels)} images of {len(counts)} classes',
-            f'images per class: {counts[rarest]} ({rarest}) to {max(counts.values())}',
+            f'images per class: {_per_class(counts)}',
             f'val: {len(setup.val_set or ())} images; {selection_text(setup)}',
             f'model: {sum(p.numel() for p in setup.model.parameters()):,} parameters, on {device}',
         ]
@@ -63,6 +62,12 @@ def plan(config: TrainConfig, run_dir: Path, auto_epochs: Collection[str] = ()) 
             lines.append(f'teacher: maps of {len(labels)} images, computed once: {duration(seconds * len(labels))}')
         lines += [f'warning: {warning}' for warning in setup.warnings]
         return '\n'.join([*lines, f'memory: {_peak_memory(device) / 2**30:.2f} GiB'])
+
+
+def _per_class(counts: Mapping[str, int]) -> str:
+    """Describe the number of images per class: '20', or '3 (cat) to 20'."""
+    rarest, most = min(counts, key=counts.__getitem__), max(counts.values())
+    return str(most) if counts[rarest] == most else f'{counts[rarest]} ({rarest}) to {most}'
 
 
 def _time_step(run: StageRun) -> float:

@@ -126,11 +126,12 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
 
 
 def parse_value(text: str) -> Any:
-    """Parse the value of a setting on the command line: JSON, otherwise text."""
+    """Parse the value of a setting on the command line: JSON, otherwise text, or a list of such values in brackets."""
     try:
         return parse_json(text)
     except DamagedText:
-        return text
+        is_list = text.startswith('[') and text.endswith(']')
+        return [parse_value(item.strip()) for item in text[1:-1].split(',')] if is_list else text
 
 
 def plan_runs(config: TrainConfig, settings: Mapping[str, Sequence[Any]]) -> list[PlannedRun]:
