@@ -16,8 +16,10 @@ from PIL import Image
 from scenes import SCENES, draw, label, tree
 
 from fcam_zoo import viz
-from fcam_zoo.data import check_dataset, open_dataset, open_image
+from fcam_zoo.data import check_dataset, open_dataset, open_image, open_source
 from fcam_zoo.labelling import FORMATS, SHEET_IMAGES, LabelOptions, label_images
+from fcam_zoo.labelling.journal import Journal
+from fcam_zoo.labelling.labeller import ImageRecord, ObjectRecord
 
 
 def exclusive(boxes: np.ndarray) -> list[tuple[int, ...]]:
@@ -63,6 +65,24 @@ def test_pycocotools_reads_boxes_masks_and_scores(photos, tmp_path):
             assert mask.shape == size[::-1]
             assert mask.sum() == mask[y : y + height, x : x + width].sum() == annotation['area'] == width * height
             assert 0.4 < annotation['score'] <= 1
+
+
+@pytest.mark.parametrize('objects', [None, 0, 2])
+def test_coco_of_no_image_and_of_no_object(photos, tmp_path, objects):
+    found = Journal(tmp_path / 'journal')
+    found.open({})
+    regions = [ObjectRecord((1, 0, 3, 2), 0.5, 4, [3, 2, 1, 2, 4])] * (objects or 0)
+    image = ImageRecord('a.png', 0, 'dim', 0, 0.5, (4, 3), regions, (4, 3), [])
+    found.add([] if objects is None else ['cannot be read', image])
+    found.close()
+    writer = FORMATS['coco'](tmp_path / 'new', ('dim', 'bright'), 'glow', open_source(photos))
+    writer.finish(found.records)
+    assert [path.name for path in (tmp_path / 'new').iterdir()] == ['annotations.json']
+    written = json.loads((tmp_path / 'new/annotations.json').read_text())
+    assert [entry['file_name'] for entry in written['images']] == ([] if objects is None else ['a.png'])
+    assert [(entry['id'], entry['image_id'], entry['bbox']) for entry in written['annotations']] == [
+        (number, 1, [1, 0, 2, 2]) for number in range(1, (objects or 0) + 1)
+    ]
 
 
 def test_torchvision_reads_voc(photos, tmp_path):

@@ -15,7 +15,7 @@ from scenes import label, make_photos, tree
 from stored_images import write_tar
 
 from fcam_zoo.data import open_source
-from fcam_zoo.labelling import LabelOptions, check_export, export_labels, ray_run
+from fcam_zoo.labelling import LabelOptions, check_export, export_labels, ray_data, ray_run
 from fcam_zoo.labelling.cluster import Share
 from fcam_zoo.labelling.inputs import absolute_argument, public_places, with_absolute_paths
 from fcam_zoo.labelling.job_files import JobFiles, StoreError
@@ -188,18 +188,19 @@ def test_images_that_their_store_did_not_return_are_labelled_again(photos, memor
     assert (run.summary(()).labelled, run.summary(()).unavailable) == (3, 0)
 
 
-def test_paths_in_a_table_are_ids_if_it_has_no_others(photos):
+def test_paths_in_a_table_are_ids_if_it_has_no_others(photos, monkeypatch):
     """Without Ray; tests/test_ray.py has a data set of encoded images."""
     pyarrow = pytest.importorskip('pyarrow')
     pipeline = Pipeline.for_model(Glow(), open_source(photos), LabelOptions(multi=True))
-    worker = object.__new__(RowLabeller)
-    worker.pipeline, worker.column = pipeline, None
+    monkeypatch.setattr(ray_data, 'load_pipeline', lambda *_: pipeline)
+    worker = RowLabeller(None, None, Share(1, 1, 0))
     paths = [str(path) for path in sorted(photos.rglob('*.*'))]
     table = worker(pyarrow.table({'path': paths, 'label': range(len(paths))}))
     assert table['id'].to_pylist() == paths
     assert set(table['status'].to_pylist()) == {'ok'}
     named = worker(pyarrow.table({'path': paths, 'id': range(len(paths))}))
     assert named['id'].to_pylist() == [str(number) for number in range(len(paths))]
+    assert set(named['status'].to_pylist()) == {'ok'}
 
 
 class FakeActor:

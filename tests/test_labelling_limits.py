@@ -96,6 +96,16 @@ def test_images_are_decoded_within_the_budget(photos, monkeypatch):
     assert 80_000_000 <= PIXELS <= 120_000_000
 
 
+def test_errors_of_the_package_are_not_errors_of_an_image(photos, monkeypatch):
+    def prepare(self, image):
+        raise RuntimeError('a mistake')
+
+    monkeypatch.setattr(InferenceOptions, 'prepare', prepare)
+    source = open_source(photos)
+    with pytest.raises(RuntimeError, match='a mistake'):
+        next(loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 8, 0))
+
+
 def test_closing_the_batches_ends_busy_workers_at_once(photos, monkeypatch, tmp_path):
     def slow(image):
         Path(image.filename).with_suffix('.pid').write_text(str(os.getpid()))

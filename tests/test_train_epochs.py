@@ -17,6 +17,7 @@ from fcam_zoo.errors import TrainingError
 from fcam_zoo.hub import save_pretrained
 from fcam_zoo.train import ClassifierConfig, DecoderConfig, TrainConfig, plan, sweep, train
 from fcam_zoo.train.collapse import enough_epochs
+from fcam_zoo.train.plan import images_per_class
 
 TINY = ['--backbone', 'test_resnet', '--output-stride', '8', '--set', 'image_size=64', '--workers', '0']
 
@@ -62,6 +63,11 @@ def test_a_stage_gets_at_least_150_steps(images, epochs):
     assert enough_epochs(enough, ('classifier', 'decoder'), count, False) == {}
     skipped = TrainConfig(classifier=ClassifierConfig(epochs=0))
     assert 'classifier.epochs' not in enough_epochs(skipped, ('classifier', 'decoder'), count, False)
+
+
+@pytest.mark.parametrize(('counts', 'text'), [({'cat': 3, 'dog': 20}, '3 (cat) to 20'), ({'cat': 3, 'dog': 3}, '3')])
+def test_images_per_class(counts, text):
+    assert images_per_class(counts) == text
 
 
 def test_the_chosen_epochs_are_planned_recorded_and_resumed(tmp_path, capsys, caplog, monkeypatch):

@@ -160,10 +160,28 @@ def test_mistakes_are_found_before_the_first_training(data, tmp_path):
         ('[fcam,null]', ['fcam', None]),
         ('[]', []),
         ('[', '['),
+        ('[a,]', '[a,]'),
+        ('[[a,b],[c]]', '[[a,b],[c]]'),
+        ('["a,b",c]', '["a,b",c]'),
+        ('[' * 10**4, '[' * 10**4),
     ],
 )
 def test_values_of_settings(text, value):
     assert parse_value(text) == value
+
+
+@pytest.mark.parametrize(
+    ('text', 'values'),
+    [
+        ('a,b', ['a', 'b']),
+        ('1,2.5', [1, 2.5]),
+        ('[blocks.3, blocks.4],[blocks.4],[]', [['blocks.3', 'blocks.4'], ['blocks.4'], []]),
+        ('["a"],["b"]', [['a'], ['b']]),
+        ('[a,b', ['[a', 'b']),
+    ],
+)
+def test_values_of_a_sweep(text, values):
+    assert parse_sweeps([f'key={text}']) == {'key': values}
 
 
 def test_a_classifier_is_measured_with_the_maps_of_each_teacher(data, tmp_path, caplog):

@@ -7,13 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from ..data.images import decode_stored, opened, upright
@@ -60,8 +61,8 @@ class _Images(Dataset['LoadedImage | str']):
         name = self.source.describe(index)
         try:
             with self.source.open(index) as file:
-                with opened(file, name=name) as header, self.budget.reserve(header.width * header.height):
-                    image, orientation = decode_stored(header)
+                with ExitStack() as reserved:
+                    image, orientation = self._decode(file, name, reserved)
                     views = self.inference.prepare(upright(image, orientation))
                 content = self._content(index, file)
         except StoreReadError as e:
@@ -69,6 +70,12 @@ class _Images(Dataset['LoadedImage | str']):
         except (FcamZooError, OSError) as e:
             return str(e)
         return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views), content)
+
+    def _decode(self, file: BinaryIO, name: str, reserved: ExitStack) -> tuple[Image.Image, int]:
+        """Decode an image and find its EXIF orientation; its pixels stay reserved."""
+        with opened(file, name=name) as header:
+            reserved.enter_context(self.budget.reserve(header.width * header.height))
+            return decode_stored(header)
 
     def _content(self, index: int, file: BinaryIO) -> bytes | None:
         if not self.kept or self.source.local_path(index) is not None:

@@ -44,7 +44,7 @@ def plan(config: TrainConfig, run_dir: Path, auto_epochs: Collection[str] = ()) 
         counts = {name: labels.count(label) for label, name in setup.train_set.class_names.items()}
         lines = [
             f'train: {len(labels)} images of {len(counts)} classes',
-            f'images per class: {_per_class(counts)}',
+            f'images per class: {images_per_class(counts)}',
             f'val: {len(setup.val_set or ())} images; {selection_text(setup)}',
             f'model: {sum(p.numel() for p in setup.model.parameters()):,} parameters, on {device}',
         ]
@@ -64,7 +64,7 @@ def plan(config: TrainConfig, run_dir: Path, auto_epochs: Collection[str] = ()) 
         return '\n'.join([*lines, f'memory: {_peak_memory(device) / 2**30:.2f} GiB'])
 
 
-def _per_class(counts: Mapping[str, int]) -> str:
+def images_per_class(counts: Mapping[str, int]) -> str:
     """Describe the number of images per class: '20', or '3 (cat) to 20'."""
     rarest, most = min(counts, key=counts.__getitem__), max(counts.values())
     return str(most) if counts[rarest] == most else f'{counts[rarest]} ({rarest}) to {most}'

@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 # The paper searches n- in these values (F-CAM, Sec. 4.1).
 PAPER_PLACE = 'decoder.background_fraction'
 PAPER_VALUES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+# Commas that are not inside brackets.
+_BETWEEN_VALUES = re.compile(r',(?![^\[]*\])')
+_LIST = re.compile(r'\[([^]["\']*)\]')
+
 # Characters of a value in the name of a run folder, shared by all settings.
 NAME_LENGTH = 100
 _NOT_IN_NAMES = re.compile(r'[^][\w.,+ -]', re.ASCII)
@@ -117,7 +121,7 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
     try:
         found = parse_json(f'[{values}]')
     except DamagedText:
-        found = [parse_value(value.strip()) for value in values.split(',')]
+        found = [parse_value(value.strip()) for value in _BETWEEN_VALUES.split(values)]
     if not place or not found or '' in found:
         raise ValueError(
             f'--sweep {show(text)}: write KEY=V1,V2,...; only background_fraction can be given without values'
@@ -126,12 +130,14 @@ def parse_sweep(text: str) -> tuple[str, list[Any]]:
 
 
 def parse_value(text: str) -> Any:
-    """Parse the value of a setting on the command line: JSON, otherwise text, or a list of such values in brackets."""
+    """Parse the value of a setting on the command line: JSON, a list such as [blocks.0, -1], or text."""
     try:
         return parse_json(text)
     except DamagedText:
-        is_list = text.startswith('[') and text.endswith(']')
-        return [parse_value(item.strip()) for item in text[1:-1].split(',')] if is_list else text
+        found = _LIST.fullmatch(text)
+        items = [item.strip() for item in found[1].split(',')] if found else ['']
+        # An item has no brackets, so this does not go deeper.
+        return [parse_value(item) for item in items] if all(items) else text
 
 
 def plan_runs(config: TrainConfig, settings: Mapping[str, Sequence[Any]]) -> list[PlannedRun]:
