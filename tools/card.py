@@ -18,8 +18,9 @@ hand.
 Each model is a timm classifier, fine-tuned with image labels, and a decoder trained with the pixel-alignment loss of
 F-CAM (Belharbi et al., WACV 2022), on the frozen classifier or, with classification_weight in the recipe, together with
 it. Training uses no boxes or masks; those of `val` selected the settings, the epoch and the default threshold. The
-general model was trained on image labels only: its epoch and its threshold need no boxes, and its maps are measured on
-data sets that it never saw, whose classes it does not know (class maps are those of the predicted class). Weights are
+general model was trained on image labels only: its epoch and its threshold need no boxes; its settings were compared on
+val of other data sets, with their boxes and masks. Its maps are measured on the test splits of these data sets,
+whose classes it does not know (class maps are those of the predicted class). Weights are
 float16 safetensors, with batch-norm statistics in float32.
 
 All metrics are percentages. Box metrics are maxima over 1000 thresholds, each column at its own best threshold. *mean*
@@ -92,17 +93,16 @@ def _localization(entries: list[ReleaseEntry]) -> str:
         own = {} if entry.labels_only else {ModelName.parse(entry.name).dataset: entry.metrics}
         for place, metrics in {**own, **entry.elsewhere}.items():
             found.setdefault(place, []).append((entry, metrics['test']))
-    head = ['test images', 'model', 'metric', 'center box', 'CAM', 'F-CAM', "at the model's threshold"]
+    head = ['test images', 'model', 'metric', 'center box', 'CAM', 'LayerCAM', 'F-CAM', "at the model's threshold"]
     rows = []
     for place, measured in sorted(found.items()):
         description = describe(measured[0][1]['fcam'])
         primary, chosen = description.primary, 'f1' if description.kind == 'masks' else 'box_acc_50'
         for entry, test in sorted(measured, key=lambda pair: -pair[1]['fcam'][primary]):
-            center, cam, fcam = (test[kind][primary] for kind in ('center', 'cam', 'fcam'))
+            kinds = ('center', 'cam', 'layercam', 'fcam')
+            *others, fcam = (f'{test[kind][primary]:.1f}' if kind in test else '-' for kind in kinds)
             at = f'{test["fcam"][chosen]:.1f}{" (F1)" if chosen == "f1" else ""}'
-            rows.append(
-                [place, f'`{entry.name}`', description.name, f'{center:.1f}', f'{cam:.1f}', f'**{fcam:.1f}**', at]
-            )
+            rows.append([place, f'`{entry.name}`', description.name, *others, f'**{fcam}**', at])
     return table(head, rows)
 
 
