@@ -15,7 +15,6 @@ from fcam_zoo._io import duration
 from fcam_zoo.benchmark import sources
 from fcam_zoo.cli import COMMANDS, benchmark, build_parser, main
 from fcam_zoo.cli.train import STAGES, settings_of, stages_without_epochs
-from fcam_zoo.train import ClassifierConfig
 from fcam_zoo.train.config import STAGES as STAGE_CONFIGS
 
 
@@ -102,8 +101,9 @@ def test_options_of_both_stages():
     config = train_settings('--epochs', '3', '--lr', '0.001', '--batch-size', '16')
     for stage in (config.classifier, config.decoder):
         assert (stage.epochs, stage.lr, stage.batch_size) == (3, 0.001, 16)
-    default = ClassifierConfig()
-    assert config.classifier.head_lr / config.classifier.lr == pytest.approx(default.head_lr / default.lr)
+    assert config.classifier.head_lr == pytest.approx(0.01)  # As in the recipe fine_tune, 10 times lr.
+    config = train_settings('--lr', '0.001', '--backbone', 'resnet18')
+    assert config.classifier.head_lr == pytest.approx(0.005)  # By default, 5 times lr.
 
 
 def test_options_of_one_stage_override_those_of_both(tmp_path):

@@ -117,7 +117,8 @@ def test_maps_do_not_depend_on_the_batch(name):
     x = torch.rand(3, 3, 64, 80, generator=torch.Generator().manual_seed(1))
     whole = model.cam(x, [0, 2, 1])
     for i, label in enumerate([0, 2, 1]):
-        torch.testing.assert_close(model.cam(x[i : i + 1], label), whole[i : i + 1], rtol=0, atol=1e-5)
+        # Maps of random networks have little contrast, so that scaling to [0,1] also scales rounding errors.
+        torch.testing.assert_close(model.cam(x[i : i + 1], label), whole[i : i + 1], rtol=0, atol=1e-4)
     assert whole.amin() >= 0
     assert whole.amax() <= 1
 
