@@ -106,6 +106,16 @@ def test_errors_of_the_package_are_not_errors_of_an_image(photos, monkeypatch):
         next(loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 8, 0))
 
 
+def test_an_image_that_is_too_large_for_the_memory_is_an_error_of_this_image(photos, monkeypatch):
+    def prepare(self, image):
+        raise MemoryError
+
+    monkeypatch.setattr(InferenceOptions, 'prepare', prepare)
+    source = open_source(photos)
+    (errors,) = loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 8, 0)
+    assert all(error.endswith('not enough memory to resize it; resize it, or use fewer workers') for error in errors)
+
+
 def test_closing_the_batches_ends_busy_workers_at_once(photos, monkeypatch, tmp_path):
     def slow(image):
         Path(image.filename).with_suffix('.pid').write_text(str(os.getpid()))

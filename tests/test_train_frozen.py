@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from synthetic import make_wsol, train_config
 
 import fcam_zoo
 from fcam_zoo.errors import TrainingError
-from fcam_zoo.train import ClassifierConfig
+from fcam_zoo.train import ClassifierConfig, DecoderConfig, plan
 from fcam_zoo.train.stages import ClassifierStage
 
 
@@ -37,3 +38,11 @@ def test_something_must_be_trained():
     stage = ClassifierStage(model, ClassifierConfig(frozen_layers=names), 'cam')
     with pytest.raises(TrainingError, match='freezes the whole classifier'):
         stage.parameter_groups()
+
+
+@pytest.mark.parametrize('epochs', [0, 1])
+def test_the_plan_of_a_training_names_them(tmp_path, epochs):
+    data = make_wsol(tmp_path / 'shapes', {'train': 4, 'val': 2})
+    stages = {'classifier': ClassifierConfig(epochs=epochs, batch_size=2, frozen_layers=['conv1', 'bn1'])}
+    text = plan(train_config(data, decoder=DecoderConfig(epochs=1, batch_size=2), **stages), tmp_path / 'run')
+    assert ('classifier: frozen layers conv1, bn1' in text) == bool(epochs)

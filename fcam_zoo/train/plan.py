@@ -55,7 +55,8 @@ def plan(config: TrainConfig, run_dir: Path, auto_epochs: Collection[str] = ()) 
                 f'{stage.name}: {epochs} epochs of {run.steps} steps of {run.sizes[0]} images, '
                 f'{seconds:.3f} s per step: {duration(seconds * run.steps * epochs)} plus validation'
             )
-        if frozen := config.classifier.frozen_layers:
+        trains_classifier = config.classifier.epochs or config.decoder.classification_weight
+        if trains_classifier and (frozen := config.classifier.frozen_layers):
             lines.append(f'classifier: frozen layers {", ".join(frozen)}')
         if config.teacher.supervision:
             lines.append(f'supervision: {len(setup.images_of("decoder"))} images of train have boxes or masks')
