@@ -113,7 +113,8 @@ def test_an_image_that_is_too_large_for_the_memory_is_an_error_of_this_image(pho
     monkeypatch.setattr(InferenceOptions, 'prepare', prepare)
     source = open_source(photos)
     (errors,) = loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 8, 0)
-    assert all(error.endswith('not enough memory to resize it; resize it, or use fewer workers') for error in errors)
+    text = 'not enough memory to scale it; make the file smaller, or use fewer workers'
+    assert errors == [f'{source.describe(index)}: {text}' for index in range(len(source))]
 
 
 def test_closing_the_batches_ends_busy_workers_at_once(photos, monkeypatch, tmp_path):

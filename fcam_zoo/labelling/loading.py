@@ -70,7 +70,7 @@ class _Images(Dataset['LoadedImage | str']):
         except (FcamZooError, OSError) as e:
             return str(e)
         except MemoryError:
-            return f'{name}: not enough memory to resize it; resize it, or use fewer workers'
+            return f'{name}: not enough memory to scale it; make the file smaller, or use fewer workers'
         return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views), content)
 
     def _decode(self, file: BinaryIO, name: str, reserved: ExitStack) -> tuple[Image.Image, int]:
