@@ -1,4 +1,4 @@
-"""Failures while a folder is labelled: images that disappear, unusual names, full disks, signals, dead workers."""
+"""Failures while a folder is labelled: images that disappear, unusual names, full disks, signals."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from glow import Glow
 from scenes import draw, label, tree
 
-from fcam_zoo import FcamZooError
 from fcam_zoo.cli.predict import _interruptible
 from fcam_zoo.cli.predict import add_parser as add_predict
 from fcam_zoo.data.sources import local
-from fcam_zoo.labelling import LabelOptions, label_images
-from fcam_zoo.labelling import pipeline as pipeline_module
 from fcam_zoo.labelling.labeller import Labeller
-from fcam_zoo.labelling.loading import explain_worker_death
+from fcam_zoo.labelling.loading import ImageReader
 
 
 def test_image_removed_after_listing(photos, tmp_path, monkeypatch):
@@ -42,13 +35,13 @@ def test_image_removed_after_listing(photos, tmp_path, monkeypatch):
 
 
 def test_image_removed_before_reading(photos, tmp_path, monkeypatch):
-    real = pipeline_module.load_batches
+    real = ImageReader.read_batches
 
     def late(*arguments):
         (photos / 'dim' / 'a.png').unlink()
         return real(*arguments)
 
-    monkeypatch.setattr(pipeline_module, 'load_batches', late)
+    monkeypatch.setattr(ImageReader, 'read_batches', late)
     done = label(photos, tmp_path / 'out')
     assert (done.labelled, len(done.errors)) == (4, 1)
     assert 'no such image file' in done.errors[0]
@@ -149,41 +142,6 @@ def test_full_disk_names_the_file_and_the_run_resumes(photos, tmp_path, monkeypa
     assert label(photos, tmp_path / 'out', batch_size=1, resume=True).labelled == 5
     label(photos, tmp_path / 'new', batch_size=1)
     assert tree(tmp_path / 'out') == tree(tmp_path / 'new')
-
-
-def test_dead_worker_is_reported():
-    with pytest.raises(FcamZooError, match='fewer workers'), explain_worker_death():
-        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed.')
-    with pytest.raises(RuntimeError, match='another'), explain_worker_death():
-        raise RuntimeError('another')
-
-
-def test_workers_exit_when_the_main_process_is_killed(tmp_path):
-    """They exit even if their queue holds more than a pipe buffers."""
-    for i in range(64):
-        draw(tmp_path / 'in' / f'{i}.png', (56, 56), [])
-    code = (
-        f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n'
-        'import time\n'
-        'from glow import Glow\n'
-        'from fcam_zoo.labelling import LabelOptions, label_images, run\n'
-        'def add(self, batch):\n'
-        '    time.sleep(1)\n'
-        '    print(flush=True)\n'
-        '    time.sleep(60)\n'
-        'run.Journal.add = add\n'
-        'label_images(Glow(), sys.argv[1], sys.argv[2], LabelOptions(["csv"], workers=2))\n'
-    )
-    arguments = [sys.executable, '-c', code, str(tmp_path / 'in'), str(tmp_path / 'out')]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE)
-    process.stdout.readline()
-    process.kill()
-    began = time.monotonic()
-    process.stdout.read()  # Ends when the last process that holds the pipe exits.
-    assert time.monotonic() - began < 40
-    process.stdout.close()
-    process.wait()
-    assert label_images(Glow(), tmp_path / 'in', tmp_path / 'out', LabelOptions(['csv'])).labelled == 64
 
 
 def test_sigterm_ends_a_command_like_ctrl_c():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
@@ -25,7 +24,13 @@ from fcam_zoo.inference import InferenceOptions
 from fcam_zoo.labelling import LabelOptions, label_images, loading, pipeline
 from fcam_zoo.labelling.budget import PIXELS, PixelBudget
 from fcam_zoo.labelling.labeller import Labeller
+from fcam_zoo.labelling.loading import ImageReader
 from fcam_zoo.localization import Localization
+
+
+def read_batches(source, batch_size: int, workers: int):
+    reader = ImageReader(source, InferenceOptions((64,)), PixelBudget())
+    return reader.read_batches(range(len(source)), batch_size, workers)
 
 
 def test_budget_bounds_the_pixels_in_flight():
@@ -51,13 +56,22 @@ def test_budget_bounds_the_pixels_in_flight():
 
 def test_budget_lets_an_image_above_the_limit_pass_alone():
     budget = PixelBudget(100)
-    with budget.reserve(500):
-        assert not budget._take(1)
-    with budget.reserve(1), budget.reserve(99):
-        assert not budget._take(1)
-    with pytest.raises(KeyboardInterrupt), budget.reserve(100):
-        raise KeyboardInterrupt
-    assert budget._take(100)
+
+    def use(pixels: int) -> None:
+        with budget.reserve(pixels):
+            pass
+
+    for first, then in ((500, 1), (1, 500), (60, 41)):
+        thread = threading.Thread(target=use, args=(then,))
+        with suppress(KeyboardInterrupt), budget.reserve(first):
+            thread.start()
+            thread.join(0.1)
+            assert thread.is_alive()
+            raise KeyboardInterrupt
+        thread.join(60)
+        assert not thread.is_alive()
+    with budget.reserve(60), budget.reserve(40):
+        pass
 
 
 def test_large_images_are_finished_one_at_a_time(photos, tmp_path, monkeypatch):
@@ -90,20 +104,21 @@ def test_images_are_decoded_within_the_budget(photos, monkeypatch):
 
     monkeypatch.setattr(PixelBudget, 'reserve', reserve)
     source = open_source(photos)
-    batches = list(loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 8, 0))
-    assert len(batches[0]) == len(reserved) == 5
+    (batch,) = read_batches(source, 8, 0)
+    assert len(batch) == len(reserved) == 5
     assert sorted(reserved) == sorted(np.prod(Image.open(path).size) for path in source.paths)
     assert 80_000_000 <= PIXELS <= 120_000_000
 
 
-def test_errors_of_the_package_are_not_errors_of_an_image(photos, monkeypatch):
+@pytest.mark.parametrize('workers', [0, 2])
+def test_errors_of_the_package_are_not_errors_of_an_image(photos, monkeypatch, workers):
     def prepare(self, image):
         raise RuntimeError('a mistake')
 
     monkeypatch.setattr(InferenceOptions, 'prepare', prepare)
     source = open_source(photos)
     with pytest.raises(RuntimeError, match='a mistake'):
-        next(loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 8, 0))
+        next(read_batches(source, 8, workers))
 
 
 def test_an_image_that_is_too_large_for_the_memory_is_an_error_of_this_image(photos, monkeypatch):
@@ -112,29 +127,48 @@ def test_an_image_that_is_too_large_for_the_memory_is_an_error_of_this_image(pho
 
     monkeypatch.setattr(InferenceOptions, 'prepare', prepare)
     source = open_source(photos)
-    (errors,) = loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 8, 0)
+    (errors,) = read_batches(source, 8, 0)
     text = 'not enough memory to scale it; make the file smaller, or use fewer workers'
     assert errors == [f'{source.describe(index)}: {text}' for index in range(len(source))]
 
 
-def test_closing_the_batches_ends_busy_workers_at_once(photos, monkeypatch, tmp_path):
+@pytest.mark.parametrize('batch_size', [1, 3, 64])
+@pytest.mark.parametrize('workers', [0, 1, 3])
+def test_batches_are_in_order_and_read_ahead_by_a_limited_number(tmp_path, monkeypatch, batch_size, workers):
+    for i in range(40):
+        draw(tmp_path / f'{i:02d}.png', (8 + i, 8), [])
+    real, begun = ImageReader.read, []
+
+    def read(self, index):
+        begun.append(index)
+        return real(self, index)
+
+    monkeypatch.setattr(ImageReader, 'read', read)
+    done = []
+    for batch in read_batches(open_source(tmp_path), batch_size, workers):
+        done += batch
+        assert len(begun) <= len(done) + (batch_size + 2 * workers + batch_size if workers else 0)
+    assert [image.index for image in done] == list(range(40))
+    assert [image.size[0] for image in done] == [8 + i for i in range(40)]
+
+
+def test_closing_the_batches_waits_for_images_being_read_and_leaves_out_the_rest(photos, monkeypatch):
+    begun, ended = [], []
+
     def slow(image):
-        Path(image.filename).with_suffix('.pid').write_text(str(os.getpid()))
-        time.sleep(300)
+        begun.append(image)
+        time.sleep(0.3)
+        ended.append(image)
+        return image, 1
 
     monkeypatch.setattr(loading, 'decode_stored', slow)
     (photos / 'text.png').write_text('no image')
-    source = open_source([photos / 'text.png', photos])
-    batches = loading.load_batches(source, InferenceOptions((64,)), range(len(source)), 1, 2)
+    batches = read_batches(open_source([photos / 'text.png', photos]), 1, 2)
     assert 'text.png' in next(batches)[0]
-    while not (pids := [int(path.read_text() or 0) for path in photos.rglob('*.pid')]) or not all(pids):
-        time.sleep(0.05)
-    began = time.monotonic()
+    while not begun:
+        time.sleep(0.01)
     batches.close()
-    assert time.monotonic() - began < 4  # Torch waits 5 seconds for each worker.
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    assert 1 <= len(begun) == len(ended) <= 3
 
 
 def test_jobs_that_did_not_start_are_left_out_after_an_error(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from stored_images import write_tar
 
 from fcam_zoo.data import open_source
 from fcam_zoo.data.sources import store_reader
-from fcam_zoo.labelling import FORMATS, export_labels, loading
+from fcam_zoo.labelling import FORMATS, export_labels, pipeline
 from fcam_zoo.labelling.labeller import Labeller
 from fcam_zoo.localization import Postprocessor
 
@@ -123,7 +123,7 @@ def test_object_that_the_store_refuses_is_an_error_and_in_no_format(photos, tmp_
         assert 'b.png: the store did not return it in 4 tries (HTTP status 500)' in done.errors[0]
         assert not [name for name in tree(tmp_path / 'out') if Path(name).stem == 'b']
         # Later, when a large image is read again for pictures and copies.
-        monkeypatch.setattr(loading, 'KEPT_BYTES', 10)
+        monkeypatch.setattr(pipeline, 'KEPT_BYTES', 10)
         web.failures['in/b.png'] = 0
         source = open_source([f'{web.url}/in/{name}.png' for name in 'abc'])
         monkeypatch.setattr(type(source), 'open', _opened_once(type(source).open))

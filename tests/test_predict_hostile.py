@@ -48,7 +48,7 @@ def run(photos, model_dir, tmp_path, capsys):
         (['--sizes', '-224'], 'at least 32 pixels'),
         (['--batch-size', '9' * 30], 'at most 4096'),
         (['--workers', '100000'], 'at most 512'),
-        (['--workers', '-1'], 'give 0 or more processes'),
+        (['--workers', '-1'], 'give 0 or more threads'),
         (['--threshold', 'nan'], 'choose a value in [0,1)'),
         (['--threshold', '1e400'], 'choose a value in [0,1)'),
         (['--min-area', 'nan'], 'choose a share of the image in [0,1)'),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import gc
 import importlib
 import io
 import logging
@@ -83,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if '\0' in argument:
             return _fail(f'argument {show(argument)} contains a NUL character: remove it')
     args = build_parser(argv[0] if argv else None).parse_args(argv)
+    # Otherwise Python looks for cycles among the objects of torch and timm when it ends, which takes a second.
+    atexit.register(gc.freeze)
     if argv[0] in RUN_NETWORKS:
         keep_freed_memory()  # Before torch starts threads.
     quiet = getattr(args, 'quiet', False)

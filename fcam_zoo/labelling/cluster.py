@@ -41,7 +41,7 @@ class ClusterOptions:
         device: 'cuda' uses the GPUs of the cluster, 'cpu' none, 'auto' those that it has.
         shard_size: Images per part, rounded up to whole batches. Default: 1024, or fewer if each worker would get less
             than four parts.
-        readers: Processes that read images, for each worker; 0 reads in the worker. Default: up to 4 beside a GPU, if
+        readers: Threads that read images, for each worker; 0 reads in the worker. Default: up to 4 beside a GPU, if
             it has as many CPU cores, otherwise 0.
 
     Raises:
@@ -69,7 +69,7 @@ class ClusterOptions:
         if self.shard_size is not None and as_whole(self.shard_size, 1, 10**7) is None:
             raise ValueError(f'shard_size is {show(self.shard_size)}: give 1 to 10000000 images per part')
         if self.readers is not None and as_whole(self.readers, 0, MAX_WORKERS) is None:
-            raise ValueError(f'readers is {show(self.readers)}: give 0 to {MAX_WORKERS} processes')
+            raise ValueError(f'readers is {show(self.readers)}: give 0 to {MAX_WORKERS} threads')
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Share:
 
     @property
     def readers(self) -> int:
-        """Return the processes that read images for a worker."""
+        """Return the number of threads that read images for a worker."""
         return min(4, max(0, int(self.cpus) - 1)) if self.gpus else 0
 
 

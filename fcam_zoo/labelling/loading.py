@@ -1,21 +1,17 @@
-"""Read and resize images in worker processes; only the network's input is sent to the main process."""
+"""Read and resize images in threads, ahead of the network."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing.connection import Connection
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
-import numpy as np
+import torch
 from PIL import Image
-from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from ..data.images import decode_stored, opened, upright
 from ..data.sources import ImageSource
@@ -23,8 +19,7 @@ from ..errors import FcamZooError, StoreReadError
 from ..inference import InferenceOptions
 from .budget import PixelBudget
 
-KEPT_BYTES = 64 * 2**20
-"""Encoded images of a batch that wait in memory to be drawn or copied; larger ones are read again."""
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -35,15 +30,14 @@ class LoadedImage:
         index: Position among the images.
         size: Stored width and height.
         orientation: EXIF orientation, 1 to 8.
-        views: uint8 (3,s,s) of the upright image per input size. Arrays, because each tensor sent by a worker needs
-            shared memory and an open file.
-        content: The encoded image, if it was to be kept and takes at most its share of `KEPT_BYTES`.
+        views: uint8 (3,s,s) of the upright image per input size.
+        content: The encoded image, if it was to be kept.
     """
 
     index: int
     size: tuple[int, int]
     orientation: int
-    views: tuple[np.ndarray, ...]
+    views: tuple[torch.Tensor, ...]
     content: bytes | None = None
 
 
@@ -53,11 +47,24 @@ class NotReturned(str):
     __slots__ = ()
 
 
-class _Images(Dataset['LoadedImage | str']):
-    def __init__(self, source: ImageSource, inference: InferenceOptions, kept: int) -> None:
-        self.source, self.inference, self.kept, self.budget = source, inference, kept, PixelBudget()
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads images of a source for the network.
 
-    def __getitem__(self, index: int) -> LoadedImage | str:
+    Attributes:
+        source: All images.
+        inference: Input sizes.
+        budget: Limit of the pixels that are decoded at the same time.
+        kept: Size in bytes of the largest encoded image that is kept; files of this machine are not kept.
+    """
+
+    source: ImageSource
+    inference: InferenceOptions
+    budget: PixelBudget
+    kept: int = 0
+
+    def read(self, index: int) -> LoadedImage | str:
+        """Read an image; returns the error of one that cannot be read."""
         name = self.source.describe(index)
         try:
             with self.source.open(index) as file:
@@ -71,7 +78,29 @@ class _Images(Dataset['LoadedImage | str']):
             return str(e)
         except MemoryError:
             return f'{name}: not enough memory to scale it; make the file smaller, or use fewer workers'
-        return LoadedImage(index, image.size, orientation, tuple(view.numpy() for view in views), content)
+        return LoadedImage(index, image.size, orientation, views, content)
+
+    def read_batches(
+        self, indices: Sequence[int], batch_size: int, workers: int
+    ) -> Generator[list[LoadedImage | str], None, None]:
+        """Yield batches of images in order.
+
+        Pillow decodes and resizes without Python's lock, so threads do it at the same time. They are ahead by up to one
+        batch and two images per thread. Closing the generator waits for the images that are being read.
+
+        Args:
+            indices: Images to read.
+            batch_size: Images per batch.
+            workers: Threads that read; 0 reads in this thread, when a batch is asked for.
+        """
+        batches = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+        if not workers:
+            yield from ([self.read(index) for index in batch] for batch in batches)
+            return
+        with threads(workers) as pool:
+            jobs = ([pool.submit(self.read, index) for index in batch] for batch in batches)
+            for batch in started_early(jobs, 1 + -(-2 * workers // batch_size)):
+                yield [job.result() for job in batch]
 
     def _decode(self, file: BinaryIO, name: str, reserved: ExitStack) -> tuple[Image.Image, int]:
         """Decode an image and find its EXIF orientation; its pixels stay reserved."""
@@ -88,88 +117,21 @@ class _Images(Dataset['LoadedImage | str']):
         return file.read()
 
 
-def load_batches(
-    source: ImageSource,
-    inference: InferenceOptions,
-    indices: Sequence[int],
-    batch_size: int,
-    workers: int,
-    keep: bool = False,
-) -> Generator[list[LoadedImage | str], None, None]:
-    """Yield batches of images in order; an image that cannot be read is replaced by its error.
-
-    Closing the generator ends the workers at once.
-
-    Args:
-        source: All images.
-        inference: Input sizes.
-        indices: Images to read.
-        batch_size: Images per batch.
-        workers: Processes that read; 0 reads in this process.
-        keep: Keep the encoded images that are not files of this machine.
-    """
-    lifeline = _Lifeline()
-    loader = DataLoader(
-        _Images(source, inference, KEPT_BYTES // batch_size if keep else 0),
-        batch_sampler=BatchSampler(indices, batch_size, drop_last=False),
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=partial(_init_worker, lifeline),
-    )
-    batches = iter(loader)
-    try:
-        yield from batches
-    finally:
-        # Before the iterator is deleted, which waits for the workers.
-        lifeline.cut()
+def started_early(jobs: Iterable[T], ahead: int) -> Iterator[T]:
+    """Yield jobs in order, after the next `ahead` ones have been started by taking them from the iterable."""
+    waiting: deque[T] = deque()
+    for job in jobs:
+        waiting.append(job)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 @contextmanager
-def explain_worker_death() -> Iterator[None]:
-    """Convert torch's error about a dead worker to FcamZooError.
-
-    Surround all work done while `load_batches` runs: a signal handler of torch raises the error wherever the main
-    process happens to be.
-    """
+def threads(number: int) -> Iterator[ThreadPoolExecutor]:
+    """Create a pool of threads; after an error, jobs that did not start are left out."""
+    pool = ThreadPoolExecutor(number)
     try:
-        yield
-    except RuntimeError as e:
-        if 'DataLoader worker' not in str(e):
-            raise
-        raise FcamZooError(f'{e}: memory may have run out; use fewer workers or a smaller batch') from e
-
-
-class _Lifeline:
-    """Ends worker processes at once, also in the middle of an image, when the main process cuts it or dies."""
-
-    def __init__(self) -> None:
-        self._worker_end, main_end = multiprocessing.Pipe(duplex=False)
-        self._main_end: Connection | None = main_end
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Send only the end of the workers to a process that is not forked."""
-        return {'_worker_end': self._worker_end, '_main_end': None}
-
-    def hold(self) -> None:
-        """Exit this worker process when the line is cut."""
-        if self._main_end is not None:  # A forked process has a copy, which would keep the line alive.
-            self._main_end.close()
-        threading.Thread(target=self._wait, daemon=True).start()
-
-    def _wait(self) -> None:
-        with suppress(EOFError, OSError):
-            self._worker_end.recv_bytes()
-        os._exit(0)  # Torch reports other codes as an error.
-
-    def cut(self) -> None:
-        """Let all workers exit."""
-        self._worker_end.close()
-        if self._main_end is not None:
-            self._main_end.close()
-
-
-def _init_worker(lifeline: _Lifeline, number: int) -> None:
-    # Ctrl-C and SIGTERM reach the whole process group; workers end with the main process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    lifeline.hold()
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

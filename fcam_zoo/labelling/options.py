@@ -25,7 +25,7 @@ class LabelOptions:
         labels: Class of the objects: 'predicted', or 'folder' for the label of the image in shards that have labels,
             otherwise its class folder (first part of its id). The confidence is the mean of the map inside the object,
             times the probability of a predicted class.
-        workers: Processes that read images; 0 reads in the main process.
+        workers: Threads that read images; 0 reads them between the batches.
         model_name: Name of the model in the annotation files.
         progress: Show a progress bar on stderr.
         overwrite: Replace earlier results of `formats`, and discard an unfinished run.
@@ -58,7 +58,7 @@ class LabelOptions:
             raise ValueError(f"labels is {show(self.labels)}: choose 'predicted' or 'folder'")
         check_batch_size(self.batch_size)
         if as_whole(self.workers, 0, MAX_WORKERS) is None:
-            raise ValueError(f'workers is {show(self.workers)}: give 0 or more processes, at most {MAX_WORKERS}')
+            raise ValueError(f'workers is {show(self.workers)}: give 0 or more threads, at most {MAX_WORKERS}')
         if not isinstance(self.model_name, str) or printable(self.model_name) != self.model_name:
             raise ValueError(f'model_name is {show(self.model_name)}: give a name without control characters')
         if self.overwrite and self.resume:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -24,11 +23,14 @@ from ..localization import Postprocessor
 from ..models import FCAM
 from .budget import PixelBudget
 from .labeller import ImageRecord, LabelledImage, Labeller
-from .loading import LoadedImage, load_batches
+from .loading import ImageReader, LoadedImage, started_early, threads
 from .options import LabelOptions
 
 logger = logging.getLogger(__name__)
 T = TypeVar('T')
+
+KEPT_BYTES = 64 * 2**20
+"""Encoded images of a batch that wait in memory to be drawn or copied; larger ones are read again."""
 
 Result = ImageRecord | str
 """The record of an image, or the error when it could not be read."""
@@ -50,8 +52,7 @@ class Pipeline:
         inference: Input sizes and mirroring.
         labeller: Finds the objects, and knows the source.
         batch_size: Images per forward pass.
-        workers: Processes that read images; 0 reads in this process.
-        budget: Limit of the pixels that are finished at the same time.
+        workers: Threads that read images; 0 reads them between the batches.
     """
 
     model: FCAM
@@ -59,7 +60,6 @@ class Pipeline:
     labeller: Labeller
     batch_size: int
     workers: int
-    budget: PixelBudget = field(default_factory=PixelBudget)
 
     @classmethod
     def for_model(cls, model: FCAM, source: ImageSource, options: LabelOptions) -> Pipeline:
@@ -74,10 +74,6 @@ class Pipeline:
         inference = InferenceOptions.for_model(model, options.sizes, options.flip)
         labeller = Labeller(source, postprocess, options.labels)
         return cls(model, inference, labeller, int(options.batch_size), int(options.workers))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Leave out the budget, which belongs to a process."""
-        return Pipeline, (self.model, self.inference, self.labeller, self.batch_size, self.workers)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -98,68 +94,57 @@ class Pipeline:
     ) -> Generator[list[Result], None, None]:
         """Label images, and yield the results batch by batch, in order.
 
-        Closing the generator ends the processes that read. Surround the loop with `explain_worker_death`. With several
-        batches, a CPU has two networks at the same time, with half of torch's threads each.
+        Closing the generator waits for what the threads are doing. With several batches, a CPU has two networks at the
+        same time, with half of torch's threads each.
 
         Args:
             indices: Images of the source. Equal batches give equal results.
             finish: Called for each labelled image, by threads, while the network runs on the next batch.
             keep: Give `finish` the encoded images that are not files of this machine.
         """
-        loading = load_batches(self.labeller.source, self.inference, indices, self.batch_size, self.workers, keep)
+        budget = PixelBudget()  # For reading and finishing together.
+        kept = KEPT_BYTES // self.batch_size if keep else 0
+        reader = ImageReader(self.labeller.source, self.inference, budget, kept)
         with (
             _networks(self.model, -(-len(indices) // self.batch_size)) as models,
-            _threads(max(1, self.workers)) as pool,
-            _threads(models.qsize()) as networks,
-            closing(loading) as batches,
+            threads(max(1, self.workers)) as pool,
+            threads(models.qsize()) as networks,
+            closing(reader.read_batches(indices, self.batch_size, self.workers)) as batches,
         ):
             most = models.qsize()
-            running: deque[Future[list[Future[Result] | str]]] = deque()
-            for batch in batches:
-                if most == 1:
-                    # In this thread: each new thread may have memory of its own, which is kept when it ends.
-                    running.append(_done(self._start_batch(batch, finish, models, pool)))
-                else:
-                    running.append(networks.submit(self._start_batch, batch, finish, models, pool))
-                if len(running) > most:
-                    yield _results(running.popleft())
-            while running:
-                yield _results(running.popleft())
 
-    def _start_batch(
-        self, batch: Sequence[LoadedImage | str], finish: Finish, models: SimpleQueue[FCAM], pool: ThreadPoolExecutor
-    ) -> list[Future[Result] | str]:
-        """Run the network on a batch, and give its images to the threads that finish them."""
-        model = models.get()
-        try:
-            outputs = self._outputs(model, [image for image in batch if isinstance(image, LoadedImage)])
-        finally:
-            models.put(model)
-        return [
-            image if isinstance(image, str) else pool.submit(self._finish_image, finish, image, *next(outputs))
-            for image in batch
-        ]
+            def finish_image(loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> Result:
+                with budget.reserve(loaded.size[0] * loaded.size[1]):
+                    return finish(loaded, self.labeller.label(loaded, score_map, probs))
 
-    def _outputs(self, model: FCAM, batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Run the network: map (s,s) and class probabilities (K,) of each image."""
+            def start(batch: Sequence[LoadedImage | str]) -> list[Future[Result] | str]:
+                outputs = self._outputs(models, [image for image in batch if isinstance(image, LoadedImage)])
+                return [
+                    image if isinstance(image, str) else pool.submit(finish_image, image, *next(outputs))
+                    for image in batch
+                ]
+
+            # With one network in this thread: each new thread may have memory of its own, which is kept when it ends.
+            jobs = (_done(start(batch)) if most == 1 else networks.submit(start, batch) for batch in batches)
+            for job in started_early(jobs, most):
+                yield [result if isinstance(result, str) else result.result() for result in job.result()]
+
+    def _outputs(self, models: SimpleQueue[FCAM], batch: list[LoadedImage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Run a free network: map (s,s) and class probabilities (K,) of each image."""
         if not batch:
             return iter(())
-        maps, probs = self.inference.run(model, [tuple(map(torch.from_numpy, image.views)) for image in batch])
+        model = models.get()
+        try:
+            maps, probs = self.inference.run(model, [image.views for image in batch])
+        finally:
+            models.put(model)
         return zip(maps.numpy(), probs.numpy())
-
-    def _finish_image(self, finish: Finish, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> Result:
-        with self.budget.reserve(loaded.size[0] * loaded.size[1]):
-            return finish(loaded, self.labeller.label(loaded, score_map, probs))
 
 
 def _done(result: T) -> Future[T]:
     future: Future[T] = Future()
     future.set_result(result)
     return future
-
-
-def _results(batch: Future[list[Future[Result] | str]]) -> list[Result]:
-    return [job if isinstance(job, str) else job.result() for job in batch.result()]
 
 
 class _HalfOfTheThreads:
@@ -190,7 +175,7 @@ def _networks(model: FCAM, batches: int) -> Iterator[SimpleQueue[FCAM]]:
     """Return the model, for several batches on a CPU with several threads also a copy, for two batches at a time.
 
     Each uses half of torch's threads. Small layers do not get faster with more threads; and torch's threads wait for
-    each other at the end of each layer without giving their core to the processes that read images, which took more
+    each other at the end of each layer without giving their core to the threads that read images, which took more
     processor time than the layers themselves. benchmarks/results/allocation.md has measurements.
     """
     models: SimpleQueue[FCAM] = SimpleQueue()
@@ -211,13 +196,3 @@ def _copied(model: FCAM) -> FCAM | None:
     except (RuntimeError, TypeError) as e:
         logger.info('one network labels: the model cannot be copied (%s)', e)
         return None
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Create a pool of threads; after an error, jobs that did not start are left out."""
-    pool = ThreadPoolExecutor(number)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

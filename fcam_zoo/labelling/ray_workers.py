@@ -17,7 +17,6 @@ import torch
 from .._malloc import keep_freed_memory
 from .._schema import describe_error
 from ..errors import FcamZooError
-from .loading import explain_worker_death
 from .pipeline import Pipeline, Result
 from .shards import Job, ShardFolder
 
@@ -95,7 +94,7 @@ class PartLabeller:
                 return Report(part, failure=reason, is_final=True)
             indices = self.job.indices(part)
             results: list[Result] = []
-            with explain_worker_death(), closing(self.pipeline.run(indices)) as batches:
+            with closing(self.pipeline.run(indices)) as batches:
                 for batch in batches:
                     results += batch
             ids = self.pipeline.labeller.source.ids[indices.start : indices.stop]

@@ -22,7 +22,7 @@ from .formats import FORMATS, Format
 from .inputs import find_inputs
 from .journal import Journal
 from .labeller import LabelledImage
-from .loading import LoadedImage, NotReturned, explain_worker_death
+from .loading import LoadedImage, NotReturned
 from .options import LabelOptions
 from .output import OutputFolder, lock, output_errors
 from .pipeline import Pipeline, Result
@@ -72,7 +72,7 @@ def label_images(
             output file, or settings that differ from those of the run to resume.
         BlockingIOError: When another run is writing to `output`.
         OutputError: When a file cannot be written.
-        FcamZooError: When a process that reads images dies, memory runs out, or the model returns NaN.
+        FcamZooError: When memory runs out, or the model returns NaN.
     """
     options = options or LabelOptions()
     if not isinstance(options, LabelOptions):
@@ -93,8 +93,7 @@ def label_images(
         with closing(_open_journal(folder, settings, options)) as journal:
             journal.check(source.ids, len(classes), complete=folder.complete.exists())
             if not folder.complete.exists():
-                with explain_worker_death():
-                    _Run(pipeline, writers, journal).label_rest(options.progress)
+                _Run(pipeline, writers, journal).label_rest(options.progress)
                 for writer in writers:
                     writer.finish(journal.records)
                 folder.new.rename(folder.complete)
