@@ -102,15 +102,16 @@ def find_regions(mask: np.ndarray, score_map: np.ndarray, multi: bool, min_area:
         return ()
     areas = np.array([cv2.contourArea(outline) for outline in outlines])
     order = np.argsort(-areas, kind='stable')[: None if multi else 1]
-    _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
-    found = [_region(outlines[i], labels, score_map) for i in order]
+    found = [_region(outlines[i], mask, score_map) for i in order]
     smallest = math.ceil(min_area * mask.size)
     return (found[0], *(region for region in found[1:] if region.area >= smallest))
 
 
-def _region(outline: np.ndarray, labels: np.ndarray, score_map: np.ndarray) -> Region:
+def _region(outline: np.ndarray, mask: np.ndarray, score_map: np.ndarray) -> Region:
     x, y, width, height = cv2.boundingRect(outline)
     inside = (slice(y, y + height), slice(x, x + width))
     column, row = outline[0, 0]
-    mask = labels[inside] == labels[row, column]
-    return Region((x, y, x + width, y + height), mask, float(score_map[inside][mask].mean(dtype=np.float64)))
+    # Other regions in the box are not connected to this one there either.
+    _, labels = cv2.connectedComponents(mask[inside].view(np.uint8), connectivity=8)
+    own = labels == labels[row - y, column - x]
+    return Region((x, y, x + width, y + height), own, float(score_map[inside][own].mean(dtype=np.float64)))

@@ -192,12 +192,15 @@ def _options(args: argparse.Namespace) -> LabelOptions:
 
 
 def _run_here(args: argparse.Namespace) -> int:
+    import cv2
+
     from .._device import chosen_device
     from ..labelling import label_images
     from ..models import create_model
 
     if '://' in args.output:
         raise ValueError(f'{args.output} is a URL, to which only --ray writes: choose a folder')
+    cv2.setNumThreads(1)  # The threads of the run are enough; those of OpenCV wait without giving back their core.
     options, output = _options(args), Path(args.output)
     device = chosen_device(args.device)
     model = create_model(args.model, pretrained=True, backbone_checkpoint=args.backbone_checkpoint).to(device)

@@ -81,26 +81,24 @@ class ImageReader:
         return LoadedImage(index, image.size, orientation, views, content)
 
     def read_batches(
-        self, indices: Sequence[int], batch_size: int, workers: int
-    ) -> Generator[list[LoadedImage | str], None, None]:
+        self, indices: Sequence[int], batch_size: int, pool: ThreadPoolExecutor | None, ahead: int
+    ) -> Iterator[list[LoadedImage | str]]:
         """Yield batches of images in order.
-
-        Pillow decodes and resizes without Python's lock, so threads do it at the same time. They are ahead by up to one
-        batch and two images per thread. Closing the generator waits for the images that are being read.
 
         Args:
             indices: Images to read.
             batch_size: Images per batch.
-            workers: Threads that read; 0 reads in this thread, when a batch is asked for.
+            pool: Threads that read: Pillow decodes and resizes without Python's lock, so they do it at the same time.
+                Without them, this thread reads a batch when it is asked for.
+            ahead: Batches that the threads are ahead by.
         """
         batches = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-        if not workers:
+        if pool is None:
             yield from ([self.read(index) for index in batch] for batch in batches)
             return
-        with threads(workers) as pool:
-            jobs = ([pool.submit(self.read, index) for index in batch] for batch in batches)
-            for batch in started_early(jobs, 1 + -(-2 * workers // batch_size)):
-                yield [job.result() for job in batch]
+        jobs = ([pool.submit(self.read, index) for index in batch] for batch in batches)
+        for batch in started_early(jobs, ahead):
+            yield [job.result() for job in batch]
 
     def _decode(self, file: BinaryIO, name: str, reserved: ExitStack) -> tuple[Image.Image, int]:
         """Decode an image and find its EXIF orientation; its pixels stay reserved."""

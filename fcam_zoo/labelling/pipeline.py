@@ -109,9 +109,10 @@ class Pipeline:
             _networks(self.model, -(-len(indices) // self.batch_size)) as models,
             threads(max(1, self.workers)) as pool,
             threads(models.qsize()) as networks,
-            closing(reader.read_batches(indices, self.batch_size, self.workers)) as batches,
         ):
             most = models.qsize()
+            ahead = 1 + -(-2 * self.workers // self.batch_size)  # A batch, and two images per thread.
+            batches = reader.read_batches(indices, self.batch_size, pool if self.workers else None, ahead)
 
             def finish_image(loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> Result:
                 with budget.reserve(loaded.size[0] * loaded.size[1]):
