@@ -7,8 +7,8 @@ its own, in turn with and without. Prints a Markdown table, with the medians of 
 
 User and system time are those of all processes of a command, its start included. The start is their part before the
 first batch has been read. The time outside the network is the share of the rest that is not spent in the forward and
-backward passes, in one thread. All are processor times, which depend less on other load of the machine.
-700 images take about 15 minutes for each turn.
+backward passes, those of teachers included, in one thread. All are processor times, which depend less on other load of
+the machine. 700 images take about 15 minutes for each turn.
 """
 
 from __future__ import annotations
@@ -40,7 +40,11 @@ DEFAULTS = {'MALLOC_PERTURB_': '0'}
 NETWORK = {
     'predict': [('fcam_zoo.inference', 'InferenceOptions', 'run')],
     'benchmark': [('fcam_zoo.benchmark.sources', None, '_run_model')],
-    'train': [('fcam_zoo.train.loop', 'StageRun', 'step'), ('fcam_zoo.train.loop', None, 'validate')],
+    'train': [
+        ('fcam_zoo.train.loop', 'StageRun', 'step'),
+        ('fcam_zoo.train.loop', None, 'validate'),
+        ('fcam_zoo.train.teacher', 'NetworkTeacher', 'maps'),
+    ],
 }
 
 
@@ -208,11 +212,11 @@ def _timed(function: Callable[..., Any], inside: dict[str, float]) -> Callable[.
 
     def timed(*arguments: Any, **options: Any) -> Any:
         inside['start'] = inside['start'] or time.process_time()
-        began = time.thread_time()
+        began, nested = time.thread_time(), inside['network']
         try:
             return function(*arguments, **options)
         finally:
-            inside['network'] += time.thread_time() - began
+            inside['network'] = nested + time.thread_time() - began  # With that of wrapped functions that it called.
 
     return timed
 

@@ -2,7 +2,7 @@
 
 First only the network runs, on as many images from tensors in memory and with the same threads. Then the folder is
 labelled in all formats, once per number of workers. The additional time is spent outside the network: reading, waiting
-for workers, drawing at full resolution, writing. Prints a Markdown table:
+for threads, drawing at full resolution, writing. Prints a Markdown table:
 
     python benchmarks/predict.py photos/ --model fcam_mobilenetv1_075_cub50 -o benchmarks/results/predict.md
 

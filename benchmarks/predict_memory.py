@@ -1,7 +1,7 @@
 """Measure the peak memory of `label_images`: it does not grow with the number of images.
 
 Draws small images, so that any data kept per image would show, and labels them in all formats with a small untrained
-network, in one process per number of images. Prints the peak of the process and of its largest worker:
+network, in one process per number of images. Prints the peak of the process:
 
     python benchmarks/predict_memory.py --images 500 3000 -o benchmarks/results/predict_memory.md
 """
@@ -37,8 +37,8 @@ def main() -> None:
     table = Table(
         f'{machine(1)}, {args.workers} worker(s), formats: {", ".join(FORMATS)}',
         '',
-        '| images | MiB before | peak MiB | peak MiB of a worker |',
-        '|---|---|---|---|',
+        '| images | MiB before | peak MiB |',
+        '|---|---|---|',
     )
     for images in args.images:
         with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
@@ -71,21 +71,21 @@ def draw(folder: Path, images: int) -> None:
         Image.fromarray(pixels).save(folder / f'{i:06d}.jpg')
 
 
-def measure(folder: Path, workers: int) -> tuple[float, float, float]:
-    """Return MiB before the run, at its peak, and at the peak of the largest worker."""
+def measure(folder: Path, workers: int) -> tuple[float, float]:
+    """Return MiB before the run, and at its peak."""
     keep_freed_memory()  # As the command does.
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = fcam_zoo.create_model('fcam', backbone='test_resnet', num_classes=2)
-    before = peak(resource.RUSAGE_SELF)
+    before = peak()
     options = fcam_zoo.LabelOptions(FORMATS, multi=True, min_area=0, sizes=(64,), workers=workers)
     fcam_zoo.label_images(model, folder / 'in', folder / 'out', options)
-    return before, peak(resource.RUSAGE_SELF), peak(resource.RUSAGE_CHILDREN)
+    return before, peak()
 
 
-def peak(who: int) -> float:
+def peak() -> float:
     """Return the largest resident memory so far, in MiB."""
-    return resource.getrusage(who).ru_maxrss / UNIT / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / UNIT / 1024
 
 
 if __name__ == '__main__':

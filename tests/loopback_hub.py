@@ -69,8 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args) -> None:
         pass
 
-    def respond(self, status: int, body: bytes | dict = b'', **headers: str) -> None:
-        body = json.dumps(body).encode() if isinstance(body, dict) else body
+    def respond(self, status: int, body: bytes | dict | list = b'', **headers: str) -> None:
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         self.send_header('Content-Length', str(len(body)))
         for key, value in headers.items():
@@ -103,6 +103,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.begin()
         if path is None:
             return
+        if path.startswith('/api/datasets/'):
+            self.list_dataset(path.removeprefix('/api/'))
+            return
         repo, found, rest = path[1:].partition('/resolve/')
         revision, _, file = rest.partition('/')
         if not found or repo not in self.hub.repos:
@@ -117,16 +120,44 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_file(commit, file, commits[commit][file])
 
+    def list_dataset(self, path: str) -> None:
+        """Answer what a data set is, or which files and folders are in one of its folders."""
+        repo, found, rest = path.partition('/tree/')
+        repo = repo.partition('/revision/')[0]
+        if repo not in self.hub.repos:
+            self.respond(404, X_Error_Code='RepoNotFound')
+            return
+        if not found:
+            self.respond(200, {'id': repo.removeprefix('datasets/'), 'sha': self.hub.repos[repo][-1][0]})
+            return
+        folder = rest.partition('/')[2]
+        inside = {n: c for n, c in self.hub.files(repo).items() if n.startswith(f'{folder}/') or not folder}
+        if not inside:
+            self.respond(404, X_Error_Code='EntryNotFound')
+            return
+        depth = 1 + len(folder.split('/')) if folder else 1
+        is_deep = 'recursive=true' in self.path.lower()
+        entries = {}
+        for name, content in inside.items():
+            parents = ['/'.join(name.split('/')[:n]) for n in range(depth, name.count('/') + 1)]
+            for parent in parents if is_deep else parents[:1]:
+                entries[parent] = {'type': 'directory', 'path': parent, 'oid': '', 'size': 0}
+            if is_deep or not parents:
+                oid = hashlib.sha1(content).hexdigest()
+                entries[name] = {'type': 'file', 'path': name, 'oid': oid, 'size': len(content)}
+        self.respond(200, list(entries.values()))
+
     def send_file(self, commit: str, file: str, content: bytes) -> None:
         sha = hashlib.sha256(content).hexdigest()
         announced = len(content)
         content = self.hub.altered.get(file, content)
-        start = int(self.headers['Range'].removeprefix('bytes=').split('-')[0]) if 'Range' in self.headers else 0
-        self.send_response(206 if start else 200)
-        sent = announced if self.command == 'HEAD' else len(content)
-        self.send_header('Content-Length', str(sent - start))
-        if start:
-            self.send_header('Content-Range', f'bytes {start}-{sent - 1}/{sent}')
+        start, _, last = self.headers.get('Range', 'bytes=0-').removeprefix('bytes=').partition('-')
+        start, sent = int(start), announced if self.command == 'HEAD' else len(content)
+        stop = min(int(last) + 1, sent) if last else sent
+        self.send_response(206 if 'Range' in self.headers else 200)
+        self.send_header('Content-Length', str(stop - start))
+        if 'Range' in self.headers:
+            self.send_header('Content-Range', f'bytes {start}-{stop - 1}/{sent}')
         self.send_header('X-Repo-Commit', commit)
         self.send_header('ETag', f'"{sha}"')
         self.end_headers()
@@ -136,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[start : start + self.hub.cuts.pop(0)])
             self.close_connection = True
             return
-        self.wfile.write(content[start:])
+        self.wfile.write(content[start:stop])
 
     def do_PUT(self) -> None:
         path = self.begin()

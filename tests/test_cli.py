@@ -39,6 +39,16 @@ def test_only_the_chosen_command_is_imported():
     assert done.stdout.splitlines()[-1] == "['fcam_zoo.cli.list'] False"
 
 
+def test_commands_end_without_a_search_for_cycles():
+    code = (
+        'import atexit, gc; from fcam_zoo.cli import main\n'
+        'atexit.register(lambda: print(gc.get_freeze_count() > 0))\n'  # Called last.
+        "main(['list', '*cub*']); print(gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ['False', 'True']
+
+
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit, match='0'):

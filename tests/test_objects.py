@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 
+import cv2
 import numpy as np
 import pytest
 from glow import Glow
@@ -130,6 +131,22 @@ def test_run_lengths_decode_to_the_mask():
             assert decoded.sum() == region.area
             assert (decoded[y0:y1, x0:x1] == region.mask).all()
         assert not (union & ~mask).any()
+
+
+def test_regions_are_the_connected_components_of_the_whole_image():
+    rng = np.random.default_rng(1)
+    number = 0
+    for _ in range(30):
+        mask = rng.random((20, 30)) > 0.7
+        _, labels = cv2.connectedComponents(mask.view(np.uint8), connectivity=8)
+        for region in find_regions(mask, mask.astype(np.float32), True, 0):
+            x0, y0, x1, y1 = region.box
+            whole = np.zeros_like(mask)
+            whole[y0:y1, x0:x1] = region.mask
+            (label,) = set(labels[whole])
+            assert (whole == (labels == label)).all()
+            number += (mask[y0:y1, x0:x1] & ~region.mask).any()
+    assert number > 30  # Boxes that other regions reach into.
 
 
 def test_threshold_is_relative_to_the_largest_level():
