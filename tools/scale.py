@@ -34,7 +34,7 @@ CORES = (64, 1024)
 HOURS = 24
 GIB, TIB = 2**30, 2**40
 JOB_IMAGES = 10**7
-"""Images of a job: the driver and each worker hold the names of all its images."""
+"""Images of a job: the driver holds the names of all."""
 NAME_BYTES = 300
 """Memory of the name of an image in a process, as measured with a million images."""
 ROW_GROUP = 100
@@ -244,7 +244,7 @@ def _job(measured: Measured, assumed: Assumed, images: int) -> dict[str, str]:
         'requests, and their cost, Parquet files with images': _requests(2 * -(-images // ROW_GROUP), assumed),
         'time to index tar shards, all jobs': _duration(index * assumed.latency / 3600),
         f'jobs of {JOB_IMAGES:,} images': f'{-(-images // JOB_IMAGES):,}',
-        'memory for names, driver and each worker': _size(min(images, JOB_IMAGES) * NAME_BYTES),
+        'memory for names, in the driver': _size(min(images, JOB_IMAGES) * NAME_BYTES),
     }
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Annotated, Any, BinaryIO
 
@@ -109,6 +110,12 @@ class Labeller:
         for name in self.classes:
             if not name.isprintable() or name != name.strip() or not name:
                 raise ValueError(f'the class name {name!r} cannot be written to annotation files: rename it')
+
+    def for_source(self, source: ImageSource) -> Labeller:
+        """Return the same labeller for other images, with the same classes."""
+        other = copy(self)
+        other.source = source
+        return other
 
     def label(self, loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> LabelledImage:
         """Label an image, given the F-CAM float32 (s,s) in [0,1] of the upright image and class probabilities (K,)."""

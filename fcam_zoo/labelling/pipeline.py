@@ -6,9 +6,9 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -74,6 +74,10 @@ class Pipeline:
         inference = InferenceOptions.for_model(model, options.sizes, options.flip)
         labeller = Labeller(source, postprocess, options.labels)
         return cls(model, inference, labeller, int(options.batch_size), int(options.workers))
+
+    def for_source(self, source: ImageSource) -> Pipeline:
+        """Return the same pipeline for other images, with the same classes."""
+        return replace(self, labeller=self.labeller.for_source(source))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import hashlib
 import io
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -22,7 +21,6 @@ from ..inference import warn_if_untrained
 from ..models import FCAM
 from ..objects import Threshold
 from .cluster import ClusterOptions, Share, actor_options, import_ray, share_devices
-from .labeller import Labeller
 from .options import LabelOptions
 from .pipeline import Pipeline
 from .ray_workers import load_pipeline, put_pipeline
@@ -130,10 +128,10 @@ class RowLabeller:
         if column not in table.column_names:
             raise ValueError(f'no column {column or "image, bytes or path"} among {", ".join(table.column_names)}')
         source = _TableImages(table, column)
-        labeller = Labeller(source, self.pipeline.labeller.postprocess, 'predicted')
-        with closing(replace(self.pipeline, labeller=labeller).run(range(len(source)))) as batches:
+        with closing(self.pipeline.for_source(source).run(range(len(source)))) as batches:
             results = list(chain.from_iterable(batches))
-        rows = [row_of(image_id, result, labeller.classes) for image_id, result in zip(source.ids, results)]
+        classes = self.pipeline.labeller.classes
+        rows = [row_of(image_id, result, classes) for image_id, result in zip(source.ids, results)]
         labels = pa.Table.from_pylist(rows, schema=schema())
         for name in table.column_names:
             if name not in (column, 'id'):

@@ -36,7 +36,7 @@ from .job_files import JobFiles
 from .options import LabelOptions
 from .output import lock, output_errors
 from .pipeline import Pipeline
-from .ray_workers import KEPT_ERRORS, PartLabeller, Report, put_pipeline
+from .ray_workers import KEPT_ERRORS, PartLabeller, Report, part_rows, put_pipeline
 from .rows import PartSummary
 from .shards import Job, ShardFolder
 
@@ -180,7 +180,8 @@ class _Run:
             known, parts = len(self.done), [part for part in self._missing() if part not in self.given_up]
             if not parts:
                 return
-            for report in self._reports(parts, reference, tries):
+            rows = part_rows(pipeline.labeller.source, self.job, parts)
+            for report in self._reports(list(rows), reference, tries):
                 self._take(report)
                 bar.update(report.images)
             self._check_files(parts)
@@ -192,11 +193,11 @@ class _Run:
     def _missing(self) -> list[int]:
         return [part for part in range(self.job.parts) if part not in self.done]
 
-    def _reports(self, parts: list[int], reference: Any, tries: Any) -> Iterator[Report]:
-        """Label parts; yields a report for each, except those that Ray dropped."""
+    def _reports(self, parts: list[dict[str, Any]], reference: Any, tries: Any) -> Iterator[Report]:
+        """Label parts, given by their rows; yields a report for each, except those that Ray dropped."""
         share = replace(self.share, workers=min(self.share.workers, len(parts)))
         arguments = (reference, self.folder.files.where, self.job, share.device, share.threads, tries)
-        rows = self.ray.data.from_items([{'part': part} for part in parts], override_num_blocks=len(parts))
+        rows = self.ray.data.from_items(parts, override_num_blocks=len(parts))
         rows = rows.map_batches(
             PartLabeller, fn_constructor_args=arguments, batch_size=1, **actor_options(self.ray, share)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +17,7 @@ import torch
 
 from .._malloc import keep_freed_memory
 from .._schema import describe_error
+from ..data import ImageSource
 from ..errors import FcamZooError
 from .pipeline import Pipeline, Result
 from .shards import Job, ShardFolder
@@ -55,7 +57,7 @@ class PartLabeller:
     """Labels parts of a job and writes their files.
 
     Args:
-        pipeline: Reference to a `Pipeline` in Ray's object store, with the model on the CPU.
+        pipeline: Reference to a `Pipeline` in Ray's object store, see `put_pipeline`.
         output: Path or URL of the folder of the job.
         job: The job.
         device: 'cpu' or 'cuda'.
@@ -68,12 +70,12 @@ class PartLabeller:
         self.folder, self.job, self.tries = ShardFolder(output), job, tries
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Label the part of a row with the column `part`; the row of the result has a JSON report."""
+        """Label the part of a row of `part_rows`; the row of the result has a JSON report."""
         import ray
 
-        (part,) = (int(value) for value in batch['part'])
+        (part,), (images,) = (int(value) for value in batch['part']), batch['images']
         try:
-            report = self._label(part)
+            report = self._label(part, images)
         except (FcamZooError, OSError) as e:
             report = Report(part, failure=describe_error(e))
         except Exception as e:
@@ -83,7 +85,7 @@ class PartLabeller:
             os._exit(1)
         return {'report': [json.dumps(asdict(report))]}
 
-    def _label(self, part: int) -> Report:
+    def _label(self, part: int, images: ImageSource | None) -> Report:
         import ray
 
         # Written by an earlier try, whose report was lost with its node.
@@ -92,22 +94,33 @@ class PartLabeller:
         if about is None or about.unavailable:
             if reason := ray.get(self.tries.begin.remote(part)):
                 return Report(part, failure=reason, is_final=True)
-            indices = self.job.indices(part)
+            indices, pipeline = self.job.indices(part), self.pipeline
+            ids = images.ids if images else pipeline.labeller.source.ids[indices.start : indices.stop]
+            if images:
+                indices, pipeline = range(len(images)), pipeline.for_source(images)
             results: list[Result] = []
-            with closing(self.pipeline.run(indices)) as batches:
+            with closing(pipeline.run(indices)) as batches:
                 for batch in batches:
                     results += batch
-            ids = self.pipeline.labeller.source.ids[indices.start : indices.stop]
             about = self.folder.write(self.job, part, ids, results)
             errors = [result for result in results if isinstance(result, str)][:KEPT_ERRORS]
         return Report(part, about.images, about.labelled, about.objects, about.unavailable, errors)
 
 
 def put_pipeline(ray: ModuleType, pipeline: Pipeline) -> Any:
-    """Put a pipeline into Ray's object store, with its model on the CPU: workers may have no GPU."""
+    """Put a pipeline into Ray's object store: without images, which `part_rows` have, if the source can be divided.
+
+    Its model is on the CPU, because workers may have no GPU.
+    """
     if next(pipeline.model.parameters()).device.type != 'cpu':
         pipeline = replace(pipeline, model=deepcopy(pipeline.model).cpu())
-    return ray.put(pipeline)
+    none = pipeline.labeller.source.part(range(0))
+    return ray.put(pipeline if none is None else pipeline.for_source(none))
+
+
+def part_rows(source: ImageSource, job: Job, parts: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Return a row for each part: its number, and its images, or None if the source cannot be divided."""
+    return ({'part': part, 'images': source.part(job.indices(part))} for part in parts)
 
 
 def load_pipeline(reference: Any, device: str, threads: int) -> Pipeline:

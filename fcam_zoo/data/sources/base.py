@@ -58,6 +58,16 @@ class ImageSource(ABC):
     def describe(self, index: int) -> str:
         """Return where an image is: its path, its URL, or its shard and the name inside."""
 
+    def part(self, images: range) -> ImageSource | None:
+        """Return consecutive images as a source that holds nothing about the others; None if it cannot be divided.
+
+        A part has no problems, and the digest of the whole.
+
+        Args:
+            images: Indices in steps of 1, or none.
+        """
+        return None
+
     def image(self, index: int, *, exif: bool = True) -> Image.Image:
         """Read an image as `open_image` does, with the same errors and those of `open`."""
         with self.open(index) as file:

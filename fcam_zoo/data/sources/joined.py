@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import BinaryIO
 
 from ..._io import one_line
@@ -41,6 +42,23 @@ class JoinedSource(ImageSource):
                 self._index.append(index)
         self.ids, self.problems = tuple(ids), tuple(problems)
         self.digest = hashlib.sha256('\n'.join(source.digest for source in sources).encode()).hexdigest()
+
+    def part(self, images: range) -> JoinedSource | None:
+        """Return consecutive images as a source of their own, with the parts of the sources that they are in."""
+        part = copy(self)
+        chosen = slice(images.start, images.stop)
+        part.ids, part.problems, part.sources = self.ids[chosen], (), ()
+        part._source, part._index = array('l'), array('q')
+        numbers, indices = self._source[chosen], self._index[chosen]
+        for number, source in enumerate(self.sources):
+            inside = [index for n, index in zip(numbers, indices) if n == number]
+            inner = source.part(range(inside[0], inside[-1] + 1) if inside else range(0))
+            if inner is None:
+                return None
+            part._source.extend([number] * len(inside))
+            part._index.extend(index - inside[0] for index in inside)
+            part.sources += (inner,)
+        return part
 
     def _at(self, index: int) -> tuple[ImageSource, int]:
         return self.sources[self._source[index]], self._index[index]

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -94,6 +95,13 @@ class LocalFiles(ImageSource):
     def local_files(self) -> Iterator[str]:
         """List all images."""
         return iter(self.paths)
+
+    def part(self, images: range) -> LocalFiles:
+        """Return consecutive images as a source of their own."""
+        part = copy(self)
+        chosen = slice(images.start, images.stop)
+        part.ids, part.paths, part.problems = self.ids[chosen], self.paths[chosen], ()
+        return part
 
 
 def _images_of(argument: Argument, leave_out: Path | None, problems: list[str], skipped: list[str]) -> Iterable[Path]:

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from threading import Lock
 from types import ModuleType
@@ -126,6 +127,20 @@ class ParquetFiles(ImageSource):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the row groups that this process keeps."""
         return {**self.__dict__, '_cache': None}
+
+    def part(self, images: range) -> ParquetFiles:
+        """Return consecutive images as a source of their own, with their files."""
+        part = copy(self)
+        part._cache = None
+        chosen = slice(images.start, images.stop)
+        part.ids, part.problems = self.ids[chosen], ()
+        first, last = (self._row(index)[0] for index in (images[0], images[-1])) if images else (0, -1)
+        files = slice(first, last + 1)
+        part.shards, part._columns, part._groups = self.shards[files], self._columns[files], self._groups[files]
+        # Negative if the part begins in the middle of its first file.
+        part._first = [number - images.start for number in self._first[first : last + 2]]
+        part._labels = None if self._labels is None else self._labels[chosen]
+        return part
 
     def open(self, index: int) -> BinaryIO:
         """Read an image into memory, with the images of its row group."""

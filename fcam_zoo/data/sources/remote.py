@@ -7,6 +7,7 @@ import io
 import posixpath
 from array import array
 from collections.abc import Sequence
+from copy import copy
 from pathlib import PurePosixPath
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -53,6 +54,14 @@ class RemoteFiles(ImageSource):
     def describe(self, index: int) -> str:
         """Return the URL, without the parts that may hold keys."""
         return public_url(self.urls[index])
+
+    def part(self, images: range) -> RemoteFiles:
+        """Return consecutive images as a source of their own."""
+        part = copy(self)
+        chosen = slice(images.start, images.stop)
+        part.ids, part.urls, part.problems = self.ids[chosen], self.urls[chosen], ()
+        part._sizes = self._sizes[chosen]
+        return part
 
 
 def _with_query(image_id: str, url: str) -> str:

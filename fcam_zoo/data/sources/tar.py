@@ -7,6 +7,7 @@ import logging
 import tarfile
 from array import array
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import BinaryIO
@@ -75,6 +76,20 @@ class TarShards(ImageSource):
         except ValueError as e:
             self.label_problem = str(e)
         self.digest = digest_of(shards, ids)
+
+    def part(self, images: range) -> TarShards:
+        """Return consecutive images as a source of their own, with their shards."""
+        part = copy(self)
+        chosen = slice(images.start, images.stop)
+        part.ids, part.problems = self.ids[chosen], ()
+        numbers = self._shard[chosen]
+        first, last = (numbers[0], numbers[-1]) if numbers else (0, -1)
+        part.shards = self.shards[first : last + 1]
+        part._shard = array('l', (number - first for number in numbers))
+        part._start, part._size = self._start[chosen], self._size[chosen]
+        part._note_start, part._note_size = self._note_start[chosen], self._note_size[chosen]
+        part._labels = None if self._labels is None else self._labels[chosen]
+        return part
 
     def open(self, index: int) -> BinaryIO:
         """Read a member into memory."""
