@@ -22,6 +22,8 @@ SHARED = Path(__file__).parents[2] / 'shared'
 # One thread in each process, also in those that tests start: pytest runs several at a time.
 torch.set_num_threads(1)
 os.environ['OMP_NUM_THREADS'] = '1'
+# gcsfs reads it when it is imported: our store on the loopback address has no gRPC interface.
+os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'] = 'false'
 
 
 @pytest.fixture(scope='session')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,15 +15,9 @@ from scenes import label
 from stored_images import jpeg, read_all, write_parquet, write_tar
 
 from fcam_zoo.data import open_source
-from fcam_zoo.data.sources import store_reader
 from fcam_zoo.errors import StoreReadError
 
 IDS = ('cat/1.jpg', 'dog/2.jpg')
-
-
-@pytest.fixture(autouse=True)
-def no_waits(monkeypatch):
-    monkeypatch.setattr(store_reader, 'FIRST_WAIT', 0.01)
 
 
 @pytest.fixture
@@ -35,8 +31,13 @@ def files(tmp_path) -> dict[str, bytes]:
 
 @pytest.fixture
 def google(files, monkeypatch) -> Iterator[LoopbackGoogle]:
-    """A bucket that gcsfs finds by the environment."""
+    """A bucket that gcsfs finds by the environment; it tries again at once."""
     gcsfs = pytest.importorskip('gcsfs')
+
+    async def no_sleep(seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr(asyncio, 'sleep', no_sleep)
     with LoopbackGoogle('photos') as store:
         store.files = files
         monkeypatch.setenv('STORAGE_EMULATOR_HOST', store.url)
@@ -46,8 +47,9 @@ def google(files, monkeypatch) -> Iterator[LoopbackGoogle]:
 
 
 @pytest.fixture
-def dataset(files, loopback) -> Iterator[LoopbackHub]:
-    """A data set on the Hub."""
+def dataset(files, loopback, monkeypatch) -> Iterator[LoopbackHub]:
+    """A data set on the Hub, whose client tries again at once."""
+    monkeypatch.setattr(time, 'sleep', lambda seconds: None)
     loopback.add('datasets/org/name', files)
     yield loopback
     fsspec.get_filesystem_class('hf').clear_instance_cache()
@@ -83,8 +85,9 @@ def test_google_cloud_storage_that_does_not_answer(google):
     google.failures = 2
     assert source.image(0).size == (20, 10)
     google.failures = 10**6
-    with pytest.raises(StoreReadError, match=r'gs://photos/in/cat/1.jpg: the store did not return it'):
+    with pytest.raises(StoreReadError, match=r'gs://photos/in/cat/1.jpg: the store did not return it \('):
         source.image(0)
+    assert google.failures == 10**6 - 6  # The tries of the client, none of ours.
 
 
 def test_data_set_of_the_hub(dataset, tmp_path):
@@ -98,5 +101,7 @@ def test_data_set_of_the_hub(dataset, tmp_path):
 def test_hub_that_does_not_answer(dataset):
     source = open_source('hf://datasets/org/name/in')
     dataset.status = 500
-    with pytest.raises(StoreReadError, match=r'hf://datasets/org/name/in/cat/1.jpg: the store did not return it'):
+    before = len(dataset.requests)
+    with pytest.raises(StoreReadError, match=r'hf://datasets/org/name/in/cat/1.jpg: the store did not return it \('):
         source.image(0)
+    assert len(dataset.requests) == before + 6
