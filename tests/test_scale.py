@@ -57,7 +57,7 @@ def test_arithmetic_of_a_job():
     assert rows['requests, and their cost, Parquet files with images'][0] == '200,000, 0.08'
     assert rows['time to index tar shards, all jobs'] == ['3.3 hours', '13.8 days']
     assert rows['jobs of 10,000,000 images'] == ['1', '100']
-    assert rows['memory for names, in the driver'] == ['2.8 GiB', '2.8 GiB']
+    assert rows['memory for names, in the driver'] == ['4.2 GiB', '4.2 GiB']
     assert rows['read rate of 1,024 cores'] == ['1,024 MB/s'] * 2
 
 

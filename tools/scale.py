@@ -35,8 +35,8 @@ HOURS = 24
 GIB, TIB = 2**30, 2**40
 JOB_IMAGES = 10**7
 """Images of a job: the driver holds the names of all."""
-NAME_BYTES = 300
-"""Memory of the name of an image in a process, as measured with a million images."""
+NAME_BYTES = 450
+"""Memory of the name of an image in the driver, as measured with a list of a million URLs."""
 ROW_GROUP = 100
 """Images of a row group of a Parquet file; the index reads its names, and a worker its images, in a request each."""
 

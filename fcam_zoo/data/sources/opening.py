@@ -136,12 +136,9 @@ class SourcePlan:
 
     def _add_object(self, entry: StoredObject, folder: str) -> None:
         check_not_compressed(entry.url)
-        if suffix_of(entry.url) in ('.tar', '.parquet') and entry.size < 0:
-            entry = find_objects(entry.url)[0][0]
-        if suffix_of(entry.url) == '.tar':
-            self.tars.append(entry)
-        elif suffix_of(entry.url) == '.parquet':
-            self.parquets.append(entry)
+        shards = {'.tar': self.tars, '.parquet': self.parquets}.get(suffix_of(entry.url))
+        if shards is not None:
+            shards.append(find_objects(entry.url)[0][0] if entry.size < 0 else entry)
         else:
             self.remote.append((entry, folder))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ..._io import one_line
@@ -67,7 +67,7 @@ def is_http(url: str) -> bool:
 
 def suffix_of(url: str) -> str:
     """Return the suffix of an object in lower case."""
-    return PurePosixPath(path_of_url(url)).suffix.lower()
+    return posixpath.splitext(path_of_url(url).rstrip('/'))[1].lower()
 
 
 def is_pattern(url: str) -> bool:
