@@ -81,7 +81,7 @@ def parse() -> argparse.Namespace:
 
 
 def predict(args: argparse.Namespace, workers: int | None) -> list[str]:
-    """Return the command of a run on one machine (`workers` processes that read), or the part that Ray's has, too."""
+    """Return the command of a run on one machine (`workers` threads that read), or the part that Ray's has, too."""
     command = ['predict', 'IMAGES', '--model', args.model, '--device', 'cpu', '--quiet', '-o', 'OUT']
     return command if workers is None else [*command, '--export', 'coco', '--workers', str(workers)]
 

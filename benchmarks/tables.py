@@ -13,7 +13,7 @@ import fcam_zoo
 def machine(threads: int, device: str = 'CPU') -> str:
     """Describe versions and machine, without names or paths."""
     versions = f'fcam_zoo {fcam_zoo.__version__}, torch {torch.__version__}'
-    return f'{versions}; {platform.machine()} {device}, {threads} thread(s)'
+    return f'{versions}; {platform.machine()} {device.upper()}, {threads} thread(s)'
 
 
 class Table:

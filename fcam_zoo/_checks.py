@@ -10,7 +10,7 @@ import torch
 from ._schema import as_whole, show
 
 Kind = Literal['float', 'int', 'bool', 'real']
-# Most processes that load images or score maps.
+# Most processes or threads that load images or score maps.
 MAX_WORKERS = 512
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)

@@ -101,17 +101,20 @@ def find_regions(mask: np.ndarray, score_map: np.ndarray, multi: bool, min_area:
     if not outlines:
         return ()
     areas = np.array([cv2.contourArea(outline) for outline in outlines])
-    order = np.argsort(-areas, kind='stable')[: None if multi else 1]
-    found = [_region(outlines[i], mask, score_map) for i in order]
+    chosen = [outlines[i] for i in np.argsort(-areas, kind='stable')[: None if multi else 1]]
+    # In the box around them: other regions in it are not connected to these there either.
+    x, y, width, height = cv2.boundingRect(np.concatenate(chosen))
+    _, labels = cv2.connectedComponents(mask[y : y + height, x : x + width].view(np.uint8), connectivity=8)
+    found = [_region(outline, labels, (x, y), score_map) for outline in chosen]
     smallest = math.ceil(min_area * mask.size)
     return (found[0], *(region for region in found[1:] if region.area >= smallest))
 
 
-def _region(outline: np.ndarray, mask: np.ndarray, score_map: np.ndarray) -> Region:
+def _region(outline: np.ndarray, labels: np.ndarray, corner: tuple[int, int], score_map: np.ndarray) -> Region:
+    """Return the region of an outline, given labels of the image from a corner (x, y) on."""
     x, y, width, height = cv2.boundingRect(outline)
-    inside = (slice(y, y + height), slice(x, x + width))
+    left, top = x - corner[0], y - corner[1]
     column, row = outline[0, 0]
-    # Other regions in the box are not connected to this one there either.
-    _, labels = cv2.connectedComponents(mask[inside].view(np.uint8), connectivity=8)
-    own = labels == labels[row - y, column - x]
-    return Region((x, y, x + width, y + height), own, float(score_map[inside][own].mean(dtype=np.float64)))
+    mask = labels[top : top + height, left : left + width] == labels[row - corner[1], column - corner[0]]
+    inside = score_map[y : y + height, x : x + width]
+    return Region((x, y, x + width, y + height), mask, float(inside[mask].mean(dtype=np.float64)))

@@ -17,6 +17,7 @@ class LoopbackHub:
         endpoint: URL for HF_ENDPOINT.
         repos: Commits by repository, each (commit, files by name), the newest last.
         requests: (method, path, headers) of all requests.
+        failures: Number of the next requests that get the status 503.
         status: HTTP status of every response, with `error_code` in the Hub's own header.
         cuts: Number of bytes after which the connection of a download is closed, one entry per download.
         altered: Content to send instead of a file, by file name; size and ETag stay those of the file.
@@ -28,6 +29,7 @@ class LoopbackHub:
     def __init__(self) -> None:
         self.repos: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.failures = 0
         self.status: int | None = None
         self.error_code = ''
         self.cuts: list[int] = []
@@ -90,6 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         if self.hub.token and self.headers.get('Authorization') != f'Bearer {self.hub.token}':
             self.respond(401)
+            return None
+        if self.hub.failures:
+            self.hub.failures -= 1
+            self.respond(503)
             return None
         if self.hub.status:
             self.respond(self.hub.status, X_Error_Code=self.hub.error_code)

@@ -181,7 +181,7 @@ def test_images_that_their_store_did_not_return_are_labelled_again(photos, memor
     worker = object.__new__(PartLabeller)
     worker.pipeline, worker.folder, worker.job, worker.tries = pipeline, folder, job, FakeActor()
     monkeypatch.setitem(sys.modules, 'ray', SimpleNamespace(get=lambda value: value))
-    (report,) = worker({'part': [0], 'images': [None]})['report']
+    (report,) = worker({'part': [0]})['report']
     assert (json.loads(report)['labelled'], json.loads(report)['unavailable']) == (3, 0)
     run = ray_run._Run(None, folder, job, Share(1, 1, 0))
     run.label_rest(pipeline, progress=False)

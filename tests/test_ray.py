@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from glow import Glow
 from jobs import FailingGlow, SlowGlow, make_job, rows
 from PIL import Image
 from scenes import draw, make_photos, tree
-from stored_images import write_tar
+from stored_images import OwnImages, write_tar
 
 from fcam_zoo.cli import main
 from fcam_zoo.data import open_source
@@ -144,6 +145,23 @@ def test_command(cluster, photos, model_dir, tmp_path, capsys):
     assert '5 of 6 images localized' in captured.out
     assert 'bad.jpg: not an image' in captured.err
     assert tree(tmp_path / 'job/coco') == tree(tmp_path / 'plain/coco')
+
+
+@pytest.mark.parametrize('kind', ['own source', 'class folders'])
+def test_sources_with_and_without_parts(cluster, photos, tmp_path, kind):
+    """A source of the user cannot be divided; a part of class folders has the classes of all."""
+    images = {path.relative_to(photos).as_posix(): path.read_bytes() for path in sorted(photos.rglob('*.*'))}
+    own = kind == 'own source'
+    options = replace(OPTIONS, labels='predicted' if own else 'folder')
+    source = OwnImages(images) if own else photos
+    done = label_on_ray(Glow(), source, tmp_path / 'out', options, ClusterOptions(shard_size=2))
+    assert (done.labelled, done.failed) == (len(images), {})
+    make_job(photos, tmp_path / 'job', labels=options.labels)
+    expected = [result.objects for _, result in rows(tmp_path / 'job')]
+    assert sorted(map(str, expected)) == sorted(str(result.objects) for _, result in rows(tmp_path / 'out'))
+    if not own:
+        assert rows(tmp_path / 'out') == rows(tmp_path / 'job')
+        assert {result.label for _, result in rows(tmp_path / 'out')} == {0, 1}
 
 
 @pytest.mark.parametrize('what', ['worker', 'node'])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fsspec
 import pytest
-from stored_images import jpeg, write_parquet, write_tar
+from stored_images import OwnImages, jpeg, write_parquet, write_tar
 
 from fcam_zoo.data import ImageSource, open_source
+from fcam_zoo.data.sources import parquet
 from fcam_zoo.data.sources.joined import JoinedSource
 
 KINDS = ['files', 'store', 'tar', 'parquet', 'joined']
@@ -80,20 +82,32 @@ def test_a_part_holds_nothing_about_other_images(kind, tmp_path):
     assert none < few < none + (all_images - none) / 10
 
 
+def test_threads_read_a_row_group_once(tmp_path, monkeypatch):
+    source = make('parquet', tmp_path)
+    real, read = parquet._read_group, []
+
+    def read_group(shard, leaf, group):
+        read.append(group)
+        return real(shard, leaf, group)
+
+    monkeypatch.setattr(parquet, '_read_group', read_group)
+    start = threading.Barrier(4)
+
+    def image(index):
+        start.wait(60)
+        return source.image(index).size
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(image, range(4))) == {(20, 10)}
+    assert read == [0]
+
+
 def test_files_of_a_part(tmp_path):
     part = make('tar', tmp_path).part(range(NUMBER - 1, NUMBER))
     assert list(part.local_files()) == [str(tmp_path / 'b.tar')]
 
 
 def test_a_source_that_cannot_be_divided(tmp_path):
-    class Own(ImageSource):
-        ids = ('own',)
-
-        def open(self, index):
-            return io.BytesIO(jpeg())
-
-        def describe(self, index):
-            return 'own'
-
-    assert Own().part(range(1)) is None
-    assert JoinedSource([make('files', tmp_path), Own()]).part(range(2)) is None
+    own = OwnImages({'own': jpeg()})
+    assert own.part(range(1)) is None
+    assert JoinedSource([make('files', tmp_path), own]).part(range(2)) is None

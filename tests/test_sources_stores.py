@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -248,6 +249,22 @@ def test_a_folder_of_shards_needs_a_pattern(tmp_path, shards, ending):
         with pytest.raises(FileNotFoundError, match=re.escape(f"give '{folder}/*.{suffix}' for its shards")):
             open_source(place)
     files.rm('/bucket', recursive=True)
+
+
+@pytest.mark.parametrize(('seconds', 'tries'), [(0, 4), (5, 4), (9, 3), (11, 2), (25, 1)])
+def test_no_try_begins_late(monkeypatch, seconds, tries):
+    now = [1000.0]
+    monkeypatch.setattr(store_reader, 'time', SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: None))
+    calls = []
+
+    def action():
+        calls.append(now[0])
+        now[0] += seconds
+        raise OSError('no answer')
+
+    with pytest.raises(StoreReadError, match='no answer'):
+        store_reader.attempt(action, lambda error, number: StoreReadError(f'{error} {number}'))
+    assert len(calls) == tries
 
 
 @pytest.fixture(scope='module')

@@ -151,4 +151,4 @@ class JobFiles:
                 'credentials, then run again'
             )
 
-        return attempt(action, self.where, failure)
+        return attempt(action, failure)

@@ -127,7 +127,7 @@ def started_early(jobs: Iterable[T], ahead: int) -> Iterator[T]:
 
 @contextmanager
 def threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Create a pool of threads; after an error, jobs that did not start are left out."""
+    """Create a pool of threads; after an error, jobs that did not start are left out, and the others finish."""
     pool = ThreadPoolExecutor(number)
     try:
         yield pool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
@@ -98,8 +99,9 @@ class Pipeline:
     ) -> Generator[list[Result], None, None]:
         """Label images, and yield the results batch by batch, in order.
 
-        Closing the generator waits for what the threads are doing. With several batches, a CPU has two networks at the
-        same time, with half of torch's threads each.
+        Closing the generator waits for what the threads are doing: for a store that does not answer, up to
+        `store_reader.SECONDS_OF_TRIES` and one time limit of a request. With several batches, a CPU has two networks at
+        the same time, with half of torch's threads each.
 
         Args:
             indices: Images of the source. Equal batches give equal results.
@@ -110,12 +112,12 @@ class Pipeline:
         kept = KEPT_BYTES // self.batch_size if keep else 0
         reader = ImageReader(self.labeller.source, self.inference, budget, kept)
         with (
-            _networks(self.model, -(-len(indices) // self.batch_size)) as models,
+            _networks(self.model, math.ceil(len(indices) / self.batch_size)) as models,
             threads(max(1, self.workers)) as pool,
             threads(models.qsize()) as networks,
         ):
             most = models.qsize()
-            ahead = 1 + -(-2 * self.workers // self.batch_size)  # A batch, and two images per thread.
+            ahead = 1 + math.ceil(2 * self.workers / self.batch_size)  # A batch, and two images per thread.
             batches = reader.read_batches(indices, self.batch_size, pool if self.workers else None, ahead)
 
             def finish_image(loaded: LoadedImage, score_map: np.ndarray, probs: np.ndarray) -> Result:

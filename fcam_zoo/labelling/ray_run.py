@@ -181,7 +181,7 @@ class _Run:
             if not parts:
                 return
             rows = part_rows(pipeline.labeller.source, self.job, parts)
-            for report in self._reports(list(rows), reference, tries):
+            for report in self._reports(rows, reference, tries):
                 self._take(report)
                 bar.update(report.images)
             self._check_files(parts)

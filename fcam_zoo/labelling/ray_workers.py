@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -73,7 +73,7 @@ class PartLabeller:
         """Label the part of a row of `part_rows`; the row of the result has a JSON report."""
         import ray
 
-        (part,), (images,) = (int(value) for value in batch['part']), batch['images']
+        part, images = int(batch['part'][0]), batch['images'][0] if 'images' in batch else None
         try:
             report = self._label(part, images)
         except (FcamZooError, OSError) as e:
@@ -94,10 +94,11 @@ class PartLabeller:
         if about is None or about.unavailable:
             if reason := ray.get(self.tries.begin.remote(part)):
                 return Report(part, failure=reason, is_final=True)
-            indices, pipeline = self.job.indices(part), self.pipeline
-            ids = images.ids if images else pipeline.labeller.source.ids[indices.start : indices.stop]
-            if images:
-                indices, pipeline = range(len(images)), pipeline.for_source(images)
+            if images is None:
+                pipeline, indices = self.pipeline, self.job.indices(part)
+            else:
+                pipeline, indices = self.pipeline.for_source(images), range(len(images))
+            ids = pipeline.labeller.source.ids[indices.start : indices.stop]
             results: list[Result] = []
             with closing(pipeline.run(indices)) as batches:
                 for batch in batches:
@@ -118,9 +119,13 @@ def put_pipeline(ray: ModuleType, pipeline: Pipeline) -> Any:
     return ray.put(pipeline if none is None else pipeline.for_source(none))
 
 
-def part_rows(source: ImageSource, job: Job, parts: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Return a row for each part: its number, and its images, or None if the source cannot be divided."""
-    return ({'part': part, 'images': source.part(job.indices(part))} for part in parts)
+def part_rows(source: ImageSource, job: Job, parts: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a row for each part: its number, and its images if the source can be divided."""
+    rows: list[dict[str, Any]] = [{'part': part} for part in parts]
+    for row in rows:
+        if (images := source.part(job.indices(row['part']))) is not None:
+            row['images'] = images
+    return rows
 
 
 def load_pipeline(reference: Any, device: str, threads: int) -> Pipeline:

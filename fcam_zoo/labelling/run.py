@@ -72,7 +72,7 @@ def label_images(
             output file, or settings that differ from those of the run to resume.
         BlockingIOError: When another run is writing to `output`.
         OutputError: When a file cannot be written.
-        FcamZooError: When memory runs out, or the model returns NaN.
+        FcamZooError: When the network needs more memory than there is, or returns NaN.
     """
     options = options or LabelOptions()
     if not isinstance(options, LabelOptions):

@@ -47,7 +47,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def open(self, index: int) -> BinaryIO:
-        """Open the bytes of an image for reading; the file can seek.
+        """Open the bytes of an image for reading; the file can seek. Several threads call it at the same time.
 
         Raises:
             FileNotFoundError: When the image has disappeared.
@@ -61,10 +61,12 @@ class ImageSource(ABC):
     def part(self, images: range) -> ImageSource | None:
         """Return consecutive images as a source that holds nothing about the others; None if it cannot be divided.
 
-        A part has no problems, and the digest of the whole.
+        The indices of the part begin at 0. Ids, labels, class names and digest are those of the whole; problems are
+        left out. A class that inherits this method from another source, and has further attributes for each image,
+        must divide them, too.
 
         Args:
-            images: Indices in steps of 1, or none.
+            images: Consecutive indices, in steps of 1; an empty range gives an empty source.
         """
         return None
 

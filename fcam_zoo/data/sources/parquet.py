@@ -110,7 +110,7 @@ class ParquetFiles(ImageSource):
         except ValueError as e:
             self.label_problem = str(e)
         self.digest = digest_of(self.shards, ids)
-        self._cache: _GroupCache | None = None
+        self._caches: dict[int, _GroupCache] = {}  # By process: after a fork, a lock might be held forever.
 
     def _number(self, texts: Sequence[str | None]) -> None:
         """Set class names and labels."""
@@ -126,12 +126,12 @@ class ParquetFiles(ImageSource):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the row groups that this process keeps."""
-        return {**self.__dict__, '_cache': None}
+        return {**self.__dict__, '_caches': {}}
 
     def part(self, images: range) -> ParquetFiles:
         """Return consecutive images as a source of their own, with their files."""
         part = copy(self)
-        part._cache = None
+        part._caches = {}
         chosen = slice(images.start, images.stop)
         part.ids, part.problems = self.ids[chosen], ()
         first, last = (self._row(index)[0] for index in (images[0], images[-1])) if images else (0, -1)
@@ -146,9 +146,9 @@ class ParquetFiles(ImageSource):
         """Read an image into memory, with the images of its row group."""
         number, row = self._row(index)
         group = bisect_right(self._groups[number], row) - 1
-        if self._cache is None or self._cache.process != os.getpid():
-            self._cache = _GroupCache()  # After a fork, the lock might be held forever.
-        column = self._cache.get(self.shards[number], self._columns[number].leaf, group)
+        # The threads of a process get the same one: `setdefault` is atomic.
+        cache = self._caches.setdefault(os.getpid(), _GroupCache())
+        column = cache.get(self.shards[number], self._columns[number].leaf, group)
         name = self.describe(index)
         row -= self._groups[number][group]
         if row >= len(column):
@@ -187,7 +187,6 @@ class _GroupCache:
     """The image columns of the row groups that were read last."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
         self._lock, self._kept = Lock(), OrderedDict[tuple[str, int], Any]()
 
     def get(self, shard: Shard, leaf: str, group: int) -> Any:

@@ -23,8 +23,9 @@ T = TypeVar('T')
 TRIES = 4
 """How often a request is sent; errors that another try cannot change, such as a missing object, end it at once."""
 
-TRY_AGAIN = ('gs', 'gcs', 'hf')
-"""Schemes of stores whose clients send a request again by themselves, for half a minute: it is not tried here again."""
+SECONDS_OF_TRIES = 20.0
+"""No further try after these seconds: some clients, such as those of Google Cloud and Hugging Face, try most requests
+again by themselves, for half a minute."""
 
 FIRST_WAIT = 0.5
 """Seconds before the second try; each further wait is twice as long."""
@@ -218,25 +219,24 @@ class _RangeFile(io.RawIOBase):
         return size
 
 
-def attempt(action: Callable[[], T], url: str, failure: Callable[[Exception, int], Exception]) -> T:
-    """Call a function that sends a request to a store, up to `TRIES` times.
+def attempt(action: Callable[[], T], failure: Callable[[Exception, int], Exception]) -> T:
+    """Call a function that sends a request to a store, up to `TRIES` times within `SECONDS_OF_TRIES`.
 
     Args:
         action: The function.
-        url: URL of the object, or a path.
         failure: Returns the error to raise, for that of the last try and the number of tries.
 
     Raises:
         FileNotFoundError, ImportError, FcamZooError: Those of the function.
     """
-    number, tries = 1, 1 if url.partition('://')[0].lower() in TRY_AGAIN else TRIES
+    number, began = 1, time.monotonic()
     while True:
         try:
             return action()
         except (FileNotFoundError, ImportError, FcamZooError):
             raise
         except Exception as e:  # Clients of stores raise errors of many libraries.
-            if number == tries or _is_final(e):
+            if number == TRIES or time.monotonic() - began > SECONDS_OF_TRIES or _is_final(e):
                 raise failure(e, number) from e
         time.sleep(FIRST_WAIT * 2 ** (number - 1))
         number += 1
@@ -260,7 +260,7 @@ def _request(action: Callable[[], T], url: str) -> T:
         )
 
     try:
-        return attempt(action, url, failure)
+        return attempt(action, failure)
     except FileNotFoundError as e:
         raise FileNotFoundError(f'{shown(url)}: no such object; check the URL') from e
 
