@@ -15,7 +15,9 @@ from scenes import label, make_photos, tree
 from stored_images import write_tar
 
 from fcam_zoo.data import open_source
-from fcam_zoo.labelling import LabelOptions, check_export, export_labels, ray_data, ray_run
+from fcam_zoo.data.sources import remote
+from fcam_zoo.errors import StoreReadError
+from fcam_zoo.labelling import LabelOptions, check_export, export_labels, ray_data, ray_run, run
 from fcam_zoo.labelling.cluster import Share
 from fcam_zoo.labelling.inputs import absolute_argument, public_places, with_absolute_paths
 from fcam_zoo.labelling.job_files import JobFiles, StoreError
@@ -183,9 +185,9 @@ def test_images_that_their_store_did_not_return_are_labelled_again(photos, memor
     monkeypatch.setitem(sys.modules, 'ray', SimpleNamespace(get=lambda value: value))
     (report,) = worker({'part': [0]})['report']
     assert (json.loads(report)['labelled'], json.loads(report)['unavailable']) == (3, 0)
-    run = ray_run._Run(None, folder, job, Share(1, 1, 0))
-    run.label_rest(pipeline, progress=False)
-    assert (run.summary(()).labelled, run.summary(()).unavailable) == (3, 0)
+    again = ray_run._Run(None, folder, job, Share(1, 1, 0))
+    again.label_rest(pipeline, progress=False)
+    assert (again.summary(()).labelled, again.summary(()).unavailable) == (3, 0)
 
 
 def test_paths_in_a_table_are_ids_if_it_has_no_others(photos, monkeypatch):
@@ -223,6 +225,30 @@ def test_a_run_tries_images_again_at_its_end(photos, memory, tmp_path, monkeypat
         assert tree(tmp_path / 'out') == tree(tmp_path / 'expected')
     else:
         assert (done.labelled, len(done.errors)) == (0, 5)
+
+
+@pytest.mark.parametrize('second', [False, True])
+def test_a_run_ends_when_its_store_no_longer_returns_images(photos, memory, tmp_path, monkeypatch, caplog, second):
+    """In the first pass, or when images are tried again; the continued run has the files of one without errors."""
+    for number, path in enumerate(sorted(photos.glob('dim/*')) + sorted(photos.glob('bright/*.png'))):
+        memory().pipe(f'/photos/{number}.png', path.read_bytes())
+    label('memory://photos', tmp_path / 'expected', batch_size=2)
+    real, returned = remote.read_object, {'2.png'} if second else set()
+
+    def read(url, size):
+        if url.rpartition('/')[2] not in returned:
+            raise StoreReadError(f'{url}: no answer')
+        return real(url, size)
+
+    monkeypatch.setattr(remote, 'read_object', read)
+    monkeypatch.setattr(run, 'MAX_LOST', 4)
+    with pytest.raises(StoreReadError, match=r'did not return 4 images in a row .*: no answer.*continue with --resume'):
+        label('memory://photos', tmp_path / 'out', batch_size=2)
+    assert caplog.text.count('such images are tried again at the end') == 1
+    returned.update(f'{number}.png' for number in range(5))
+    done = label('memory://photos', tmp_path / 'out', batch_size=2, resume=True)
+    assert (done.labelled, done.errors) == (5, ())
+    assert tree(tmp_path / 'out') == tree(tmp_path / 'expected')
 
 
 def errors(journal: Journal) -> list[str]:

@@ -18,7 +18,7 @@ from glow import Glow
 from jobs import FailingGlow, SlowGlow, make_job, rows
 from PIL import Image
 from scenes import draw, make_photos, tree
-from stored_images import OwnImages, write_tar
+from stored_images import OwnImages, write_parquet, write_tar
 
 from fcam_zoo.cli import main
 from fcam_zoo.data import open_source
@@ -311,3 +311,11 @@ def test_map_batches(cluster, photos, tmp_path):
         assert record_of(row) == expected[row['id']]
     with pytest.raises(TypeError, match=r'give a ray\.data\.Dataset'):
         map_batches(items, Glow())
+
+
+def test_map_batches_leaves_cores_for_the_tasks_that_read(cluster, tmp_path):
+    import ray
+
+    files = write_parquet(tmp_path / 'photos.parquet', [f'{n}.jpg' for n in range(6)])
+    labelled = map_batches(ray.data.read_parquet(str(files)), Glow())
+    assert [row['status'] for row in labelled.take_all()] == ['ok'] * 6

@@ -242,7 +242,7 @@ def _job(measured: Measured, assumed: Assumed, images: int) -> dict[str, str]:
         'requests, and their cost, loose images': _requests(images, assumed),
         'requests, and their cost, tar shards': _requests(images + index, assumed),
         'requests, and their cost, Parquet files with images': _requests(2 * -(-images // ROW_GROUP), assumed),
-        'time to index tar shards, all jobs': _duration(index * assumed.latency / 3600),
+        'time to index tar shards, by the driver, before the jobs': _duration(index * assumed.latency / 3600),
         f'jobs of {JOB_IMAGES:,} images': f'{-(-images // JOB_IMAGES):,}',
         'memory for names, in the driver': _size(min(images, JOB_IMAGES) * NAME_BYTES),
     }

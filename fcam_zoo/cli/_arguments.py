@@ -34,7 +34,7 @@ def add_classifier_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_quiet_argument(parser: argparse.ArgumentParser) -> None:
     """Add --quiet, which `main` applies to the log and to warnings."""
-    parser.add_argument('--quiet', action='store_true', help='no progress bars, log or warnings, only errors')
+    parser.add_argument('--quiet', action='store_true', help='no progress bars, log or warnings: only results, errors')
 
 
 def threshold(text: str) -> Threshold:

@@ -97,7 +97,7 @@ class OutputFolder:
             if any(place.startswith(written) for place in places):
                 raise ValueError(f'{image} is in a folder that would be replaced: choose another output folder')
 
-    def check_results(self, overwrite: bool) -> None:
+    def check_results(self, overwrite: bool, resume: bool = False) -> None:
         """Refuse to replace results.
 
         Raises:
@@ -110,9 +110,10 @@ class OutputFolder:
             if folder.is_symlink() or not (folder / MARKER).is_file():
                 raise FileExistsError(f'{folder} was not written by fcam_zoo: move it away, or {choose}')
             if not overwrite:
+                nothing = ', and there is no unfinished run to resume' if resume else ''
                 raise FileExistsError(
-                    f'{folder} already holds results: replace them with --overwrite (in Python overwrite=True), or '
-                    f'{choose}'
+                    f'{folder} already holds results{nothing}: replace them with --overwrite (in Python '
+                    f'overwrite=True), or {choose}'
                 )
 
     def discard_unfinished(self) -> None:

@@ -100,12 +100,14 @@ def map_batches(
     warn_if_untrained(model)
     nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
     share = share_devices(nodes, cluster.workers, cluster.device)
+    # Without cores of their own: if the workers had all, the tasks that read the data set would wait for them forever.
+    options_of_actors = {**actor_options(ray, share), 'num_cpus': 0, 'scheduling_strategy': 'SPREAD'}
     return dataset.map_batches(
         RowLabeller,
         fn_constructor_args=(put_pipeline(ray, pipeline), image, share),
         batch_size=batch_size,
         batch_format='pyarrow',
-        **actor_options(ray, share),
+        **options_of_actors,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -26,6 +27,11 @@ from .loading import LoadedImage, NotReturned
 from .options import LabelOptions
 from .output import OutputFolder, lock, output_errors
 from .pipeline import Pipeline, Result
+
+logger = logging.getLogger(__name__)
+
+MAX_LOST = 32
+"""A run ends when its store has not returned as many images in a row."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def label_images(
             output file, or settings that differ from those of the run to resume.
         BlockingIOError: When another run is writing to `output`.
         OutputError: When a file cannot be written.
+        StoreReadError: When a store does not return `MAX_LOST` images in a row; `resume` continues the run.
         FcamZooError: When the network needs more memory than there is, or returns NaN.
     """
     options = options or LabelOptions()
@@ -129,11 +136,38 @@ def _open_journal(folder: OutputFolder, settings: dict[str, Any], options: Label
             'with --overwrite (overwrite=True)'
         )
     else:
-        folder.check_results(options.overwrite)
+        folder.check_results(options.overwrite, options.resume)
         folder.discard_unfinished()
         journal = Journal(folder.journal)
     journal.open(settings)
     return journal
+
+
+class _LostImages:
+    """Ends a run whose store no longer returns images; a later run can read them."""
+
+    def __init__(self) -> None:
+        self._is_told, self._in_a_row = False, 0
+
+    def count(self, results: Sequence[Result]) -> None:
+        """Count the images that were not returned; log the first.
+
+        Raises:
+            StoreReadError: After `MAX_LOST` in a row.
+        """
+        for result in results:
+            if not isinstance(result, NotReturned):
+                self._in_a_row = 0
+                continue
+            self._in_a_row += 1
+            if not self._is_told:
+                self._is_told = True
+                logger.warning('%s; such images are tried again at the end', result)
+            if self._in_a_row == MAX_LOST:
+                raise StoreReadError(
+                    f'the store did not return {MAX_LOST} images in a row ({result}): when it answers, continue with '
+                    '--resume (in Python resume=True)'
+                )
 
 
 @dataclass(frozen=True)
@@ -152,20 +186,34 @@ class _Run:
             writer.start()
         total, done = len(self.source), self.journal.done
         bar = tqdm(total=total, initial=done, unit='image', disable=not progress)
+        lost = _LostImages()
         with bar, closing(self._batches(range(done, total))) as batches:
             for results in batches:
                 self.journal.add(results)
                 bar.update(len(results))
-        self._try_again()
+                lost.count(results)
+        self._try_again(lost)
 
-    def _try_again(self) -> None:
+    def _try_again(self, lost: _LostImages) -> None:
         """Label the images that their store did not return; what it does not return now either is an error."""
         if not (images := sorted(self.journal.unavailable)):
             return
+        waiting: list[tuple[int, Result]] = []
         with closing(self._batches(images)) as batches:
             results = (result for batch in batches for result in batch)
             for index, result in zip(images, results):
-                self.journal.add_second(index, result)
+                lost.count([result])
+                waiting.append((index, result))
+                # Errors wait for the next image that is returned: if there is none, they are not final.
+                if not isinstance(result, NotReturned):
+                    self._add_second(waiting)
+        self._add_second(waiting)
+
+    def _add_second(self, waiting: list[tuple[int, Result]]) -> None:
+        """Move results of second tries to the journal."""
+        for index, result in waiting:
+            self.journal.add_second(index, result)
+        waiting.clear()
 
     def _batches(self, indices: Sequence[int]) -> Generator[list[Result], None, None]:
         return self.pipeline.run(indices, self._write, keep=self._draws or self._copies)
