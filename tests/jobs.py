@@ -6,7 +6,6 @@ import os
 import time
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import torch
 from glow import Glow
@@ -18,12 +17,10 @@ from fcam_zoo.labelling.pipeline import Pipeline
 from fcam_zoo.labelling.shards import Job, ShardFolder
 
 
-def make_job(
-    images: Path, output: Path | str, batch_size: int = 2, labels: Literal['predicted', 'folder'] = 'predicted'
-) -> tuple[ShardFolder, Job]:
+def make_job(images: Path, output: Path | str, batch_size: int = 2) -> tuple[ShardFolder, Job]:
     """Label images in parts of `batch_size`, as workers of a cluster do."""
     source = open_source(images)
-    pipeline = Pipeline.for_model(Glow(), source, LabelOptions(multi=True, batch_size=batch_size, labels=labels))
+    pipeline = Pipeline.for_model(Glow(), source, LabelOptions(multi=True, batch_size=batch_size))
     names = list(pipeline.labeller.classes)
     job = Job(pipeline.settings, len(source), batch_size, names, 'fcam', [os.fspath(images)])
     folder = ShardFolder(output)

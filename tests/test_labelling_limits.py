@@ -20,6 +20,7 @@ from PIL import Image
 from scenes import draw, label, tree
 
 from fcam_zoo import _drawing, viz
+from fcam_zoo._threads import threads
 from fcam_zoo.data import open_source
 from fcam_zoo.inference import InferenceOptions
 from fcam_zoo.labelling import LabelOptions, label_images, loading, pipeline
@@ -32,7 +33,7 @@ from fcam_zoo.localization import Localization
 def read_batches(source, batch_size: int, workers: int):
     """Read all images, at most two batches ahead."""
     reader = ImageReader(source, InferenceOptions((64,)), PixelBudget())
-    with loading.threads(workers) if workers else nullcontext() as pool:
+    with threads(workers) if workers else nullcontext() as pool:
         yield from reader.read_batches(range(len(source)), batch_size, pool, 2)
 
 

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from glow import Glow
 from jobs import FailingGlow, SlowGlow, make_job, rows
 from PIL import Image
 from scenes import draw, make_photos, tree
-from stored_images import OwnImages, write_parquet, write_tar
+from stored_images import OwnImages, write_tar
 
 from fcam_zoo.cli import main
 from fcam_zoo.data import open_source
@@ -136,8 +135,10 @@ def test_rows_files_and_export_equal_those_of_one_process(cluster, many, expecte
 
 
 def test_command(cluster, photos, model_dir, tmp_path, capsys):
-    (photos / 'bad.jpg').write_bytes(b'no image')
-    arguments = ['predict', str(photos), '--model', f'local-dir:{model_dir}', '--quiet', '--export', 'coco', '-o']
+    """The parts of a job have the classes of all class folders."""
+    (photos / 'dim' / 'bad.jpg').write_bytes(b'no image')
+    options = ['--labels', 'folder', '--quiet', '--export', 'coco', '-o']
+    arguments = ['predict', str(photos), '--model', f'local-dir:{model_dir}', *options]
     assert main([*arguments, str(tmp_path / 'plain')]) == 1
     capsys.readouterr()
     assert main([*arguments, str(tmp_path / 'job'), '--ray', '--ray-workers', '1']) == 1
@@ -147,21 +148,13 @@ def test_command(cluster, photos, model_dir, tmp_path, capsys):
     assert tree(tmp_path / 'job/coco') == tree(tmp_path / 'plain/coco')
 
 
-@pytest.mark.parametrize('kind', ['own source', 'class folders'])
-def test_sources_with_and_without_parts(cluster, photos, tmp_path, kind):
-    """A source of the user cannot be divided; a part of class folders has the classes of all."""
-    images = {path.relative_to(photos).as_posix(): path.read_bytes() for path in sorted(photos.rglob('*.*'))}
-    own = kind == 'own source'
-    options = replace(OPTIONS, labels='predicted' if own else 'folder')
-    source = OwnImages(images) if own else photos
-    done = label_on_ray(Glow(), source, tmp_path / 'out', options, ClusterOptions(shard_size=2))
-    assert (done.labelled, done.failed) == (len(images), {})
-    make_job(photos, tmp_path / 'job', labels=options.labels)
-    expected = [result.objects for _, result in rows(tmp_path / 'job')]
-    assert sorted(map(str, expected)) == sorted(str(result.objects) for _, result in rows(tmp_path / 'out'))
-    if not own:
-        assert rows(tmp_path / 'out') == rows(tmp_path / 'job')
-        assert {result.label for _, result in rows(tmp_path / 'out')} == {0, 1}
+def test_a_source_that_cannot_be_divided(cluster, photos, tmp_path):
+    make_job(photos, tmp_path / 'job')
+    expected = rows(tmp_path / 'job')
+    images = OwnImages({name: (photos / name).read_bytes() for name, _ in expected})
+    done = label_on_ray(Glow(), images, tmp_path / 'out', OPTIONS, ClusterOptions(shard_size=2))
+    assert (done.labelled, done.failed) == (len(expected), {})
+    assert rows(tmp_path / 'out') == expected
 
 
 @pytest.mark.parametrize('what', ['worker', 'node'])
@@ -290,6 +283,9 @@ def test_shards_and_a_bucket_to_a_bucket(cluster, tmp_path, monkeypatch, capsys)
 
 
 def test_map_batches(cluster, photos, tmp_path):
+    """The workers leave cores for the tasks that read the data set."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     import ray
 
     paths = sorted(photos.rglob('*.*'))
@@ -300,7 +296,8 @@ def test_map_batches(cluster, photos, tmp_path):
         for i, path in enumerate(paths)
     ]
     items.append({'image': {'bytes': b'no image', 'path': None}, 'label': -1, 'id': 'bad'})
-    labelled = map_batches(ray.data.from_items(items), Glow(), multi=True, batch_size=2, workers=2)
+    pq.write_table(pa.Table.from_pylist(items), tmp_path / 'photos.parquet')
+    labelled = map_batches(ray.data.read_parquet(str(tmp_path / 'photos.parquet')), Glow(), multi=True, batch_size=2)
     found = {row['id']: row for row in labelled.take_all()}
     assert found['bad']['status'] == 'error'
     assert 'not an image' in found.pop('bad')['error']
@@ -311,11 +308,3 @@ def test_map_batches(cluster, photos, tmp_path):
         assert record_of(row) == expected[row['id']]
     with pytest.raises(TypeError, match=r'give a ray\.data\.Dataset'):
         map_batches(items, Glow())
-
-
-def test_map_batches_leaves_cores_for_the_tasks_that_read(cluster, tmp_path):
-    import ray
-
-    files = write_parquet(tmp_path / 'photos.parquet', [f'{n}.jpg' for n in range(6)])
-    labelled = map_batches(ray.data.read_parquet(str(files)), Glow())
-    assert [row['status'] for row in labelled.take_all()] == ['ok'] * 6

@@ -6,6 +6,7 @@ import gzip
 import multiprocessing
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from loopback_store import LoopbackStore
 from stored_images import jpeg, read_all, write_parquet, write_tar
 
 from fcam_zoo.data import open_source
-from fcam_zoo.data.sources import store_reader
+from fcam_zoo.data.sources import store_reader, tar
 from fcam_zoo.data.sources.remote import RemoteFiles
 from fcam_zoo.data.sources.store_reader import StoredObject
 from fcam_zoo.data.sources.urls import public_url
@@ -189,7 +190,7 @@ def test_shard_whose_server_fails(web, shards):
     both = open_source([f'{web.url}/a-0.tar', f'{web.url}/a-1.tar'])
     assert both.ids == tuple(f'a-1/{name}' for name in IDS)
     assert len(both.problems) == 1
-    assert '0 images of the shard are used' in both.problems[0]
+    assert '0 images before the break are used' in both.problems[0]
 
 
 def test_servers_that_send_more_than_they_said(web, monkeypatch):
@@ -231,6 +232,29 @@ def test_a_missing_client_is_reported_before_images_are_read(tmp_path, monkeypat
     monkeypatch.delitem(sys.modules['fsspec.registry']._registry, 's3', raising=False)
     with pytest.raises(ImportError, match=r's3://bucket/1.jpg needs the client of its store: .*fcam-zoo\[stores\]'):
         open_source(tmp_path / 'urls.txt')
+
+
+def test_shards_are_indexed_at_the_same_time_and_in_order(web, monkeypatch, tmp_path):
+    for number in range(40):
+        member = (f'{number}.jpg', jpeg()), ('same.jpg', jpeg()), (f'{number}.cls', b'%d' % (number % 3))
+        web.files[f'shards/{number:03d}.tar'] = write_tar(tmp_path / 'a.tar', member).read_bytes()
+    web.files['shards/020.tar'] = web.files['shards/020.tar'][:300]
+    together, real = threading.Barrier(4), tar._ShardIndex.read
+
+    def read(self):
+        if self.shard.prefix in ('000/', '001/', '002/', '003/'):
+            together.wait(60)
+        return real(self)
+
+    monkeypatch.setattr(tar._ShardIndex, 'read', read)
+    source = open_source(f'{web.url}/shards/{{000..039}}.tar')
+    whole = [number for number in range(40) if number != 20]
+    assert [name for name in source.ids if 'same' not in name] == [f'{n:03d}/{n}.jpg' for n in whole]
+    assert [source.label(index) for index, name in enumerate(source.ids) if 'same' not in name] == [
+        n % 3 for n in whole
+    ]
+    assert len(source.problems) == 1
+    assert '020.tar: truncated' in source.problems[0]
 
 
 def test_a_bad_line_of_a_list_does_not_end_it(web, tmp_path):

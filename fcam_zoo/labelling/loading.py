@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import torch
 from PIL import Image
 
+from .._threads import started_early
 from ..data.images import decode_stored, opened, upright
 from ..data.sources import ImageSource
 from ..errors import FcamZooError, StoreReadError
 from ..inference import InferenceOptions
 from .budget import PixelBudget
-
-T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -113,23 +111,3 @@ class ImageReader:
             return None
         file.seek(0)
         return file.read()
-
-
-def started_early(jobs: Iterable[T], ahead: int) -> Iterator[T]:
-    """Yield jobs in order, after the next `ahead` ones have been started by taking them from the iterable."""
-    waiting: deque[T] = deque()
-    for job in jobs:
-        waiting.append(job)
-        if len(waiting) > ahead:
-            yield waiting.popleft()
-    yield from waiting
-
-
-@contextmanager
-def threads(number: int) -> Iterator[ThreadPoolExecutor]:
-    """Create a pool of threads; after an error, jobs that did not start are left out, and the others finish."""
-    pool = ThreadPoolExecutor(number)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from .._threads import started_early, threads
 from .._version import __version__
 from .._weights import digest
 from ..data.sources import ImageSource
@@ -24,7 +25,7 @@ from ..localization import Postprocessor
 from ..models import FCAM
 from .budget import PixelBudget
 from .labeller import ImageRecord, LabelledImage, Labeller
-from .loading import ImageReader, LoadedImage, started_early, threads
+from .loading import ImageReader, LoadedImage
 from .options import LabelOptions
 
 logger = logging.getLogger(__name__)

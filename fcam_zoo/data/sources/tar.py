@@ -15,15 +15,20 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from ..._io import one_line
+from ..._threads import started_early, threads
 from ...errors import ImageError
 from ..images import SUFFIXES, describe_skipped
 from .base import MAX_BYTES, ImageSource
 from .shards import Shard, UniqueIds, digest_of, index_bar, label_text, number_labels
+from .urls import is_url
 
 logger = logging.getLogger(__name__)
 
 COMPRESSED = ('.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tar.xz', '.txz', '.tar.zst', '.tar.lz4')
 """Suffixes of compressed archives, whose members cannot be read by their offset."""
+
+THREADS = 16
+"""Shards of stores that are indexed at the same time."""
 
 _LABEL, _NOTE = '.cls', '.json'
 _MAX_LABEL, _MAX_NOTE, _MAX_HEADER = 1000, 2**20, 2**20  # Bytes.
@@ -52,18 +57,21 @@ class TarShards(ImageSource):
         texts: list[str | None] = []
         skipped: list[str] = []
         unique = UniqueIds()
-        with index_bar(shards, progress) as bar:
-            for number, shard in enumerate(shards):
-                index = _ShardIndex(shard, unique, bar)
-                index.read()
-                ids += index.ids
-                self._shard.extend([number] * len(index.ids))
-                self._start.extend(index.starts)
-                self._size.extend(index.sizes)
-                notes = [index.notes.get(key_of(image_id), (0, -1)) for image_id in index.ids]
+        # Threads wait for stores; the headers of files are read as fast by one.
+        number_of_threads = THREADS if any(is_url(shard.place) for shard in shards) else 1
+        with index_bar(shards, progress) as bar, threads(number_of_threads) as pool:
+            jobs = (pool.submit(_ShardIndex(shard, bar).read) for shard in shards)
+            for number, job in enumerate(started_early(jobs, 2 * number_of_threads)):
+                index = job.result()
+                images = index.images(unique)
+                ids += images
+                self._shard.extend([number] * len(images))
+                self._start.extend(start for start, _ in images.values())
+                self._size.extend(size for _, size in images.values())
+                notes = [index.notes.get(key_of(image_id), (0, -1)) for image_id in images]
                 self._note_start.extend(start for start, _ in notes)
                 self._note_size.extend(size for _, size in notes)
-                texts += [index.labels.get(key_of(image_id)) for image_id in index.ids]
+                texts += [index.labels.get(key_of(image_id)) for image_id in images]
                 problems += index.problems
                 skipped += index.skipped
         if skipped:
@@ -145,33 +153,59 @@ class _Headers:
 
 @dataclass
 class _ShardIndex:
-    """The images of a shard."""
+    """The members of a shard.
+
+    Attributes:
+        shard: The shard.
+        bar: Progress bar for the bytes of all shards, which several threads move.
+        members: Name, start and size of each image.
+        labels: Text of `.cls` by key, with the prefix of the shard.
+        notes: Start and size of `.json` by key.
+        damage: What is wrong with the shard after these members; empty if nothing is.
+        problems: Members that are left out.
+        skipped: Names of members that are not images.
+        seen: Bytes that the bar knows.
+    """
 
     shard: Shard
-    unique: UniqueIds
     bar: tqdm
-    ids: list[str] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    labels: dict[str, str | None] = field(default_factory=dict)  # Key with the prefix of the shard -> text of `.cls`.
-    notes: dict[str, tuple[int, int]] = field(default_factory=dict)  # Key -> start and size of `.json`.
+    members: list[tuple[str, int, int]] = field(default_factory=list)
+    labels: dict[str, str | None] = field(default_factory=dict)
+    notes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    damage: str = ''
     problems: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    seen: int = 0
 
-    def read(self) -> None:
-        """Read the headers; what is damaged becomes a problem, and the members before it are used."""
-        name, before = self.shard.name, self.bar.n
+    def read(self) -> _ShardIndex:
+        """Read the headers up to the end or to the damage, and return this index."""
         try:
             with self.shard.open() as file:
                 self._read_members(file)
         except (ImageError, OSError) as e:
-            self.problems.append(f'{e} ({len(self.ids)} images of the shard are used)')
+            self.damage = str(e)
         except (tarfile.TarError, ValueError, ArithmeticError, RecursionError) as e:
-            self.problems.append(
-                f'{name}: truncated, damaged or not a tar file: {one_line(str(e), 200)}; write it again '
-                f'({len(self.ids)} images before the break are used)'
-            )
-        self.bar.update(before + self.shard.size - self.bar.n)
+            reason = one_line(str(e), 200)
+            self.damage = f'{self.shard.name}: truncated, damaged or not a tar file: {reason}; write it again'
+        self._advance(self.shard.size - self.seen)
+        return self
+
+    def images(self, unique: UniqueIds) -> dict[str, tuple[int, int]]:
+        """Return start and size of the images by their ids; damage, and images without an id, become problems."""
+        images = {}
+        for name, start, size in self.members:
+            try:
+                images[unique.add(self.shard, name)] = start, size
+            except ImageError as e:
+                self.problems.append(str(e))
+        if self.damage:
+            self.problems.append(f'{self.damage} ({len(images)} images before the break are used)')
+        return images
+
+    def _advance(self, size: int) -> None:
+        with self.bar.get_lock():
+            self.bar.update(size)
+        self.seen += size
 
     def _read_members(self, file: BinaryIO) -> None:
         start = file.read(8)
@@ -184,7 +218,7 @@ class _ShardIndex:
                 archive.members = []  # type: ignore[attr-defined]  # Its list is not public.
                 if member.size < 0 or member.offset_data + member.size > self.shard.size:
                     raise tarfile.ReadError(f'{one_line(member.name, 100)} is incomplete')
-                self.bar.update(archive.offset - member.offset)
+                self._advance(archive.offset - member.offset)
                 if member.isreg() and not member.issparse():
                     self._add(member, file)
                 elif not member.isdir():
@@ -204,18 +238,9 @@ class _ShardIndex:
         elif suffix == _NOTE and member.size <= _MAX_NOTE:
             self.notes[key_of(self.shard.prefix + name.as_posix())] = (member.offset_data, member.size)
         elif suffix in SUFFIXES:
-            self._add_image(member)
+            self.members.append((member.name, member.offset_data, member.size))
         elif suffix not in (_LABEL, _NOTE, '.txt'):
             self.skipped.append(member.name)
-
-    def _add_image(self, member: tarfile.TarInfo) -> None:
-        try:
-            self.ids.append(self.unique.add(self.shard, member.name))
-        except ImageError as e:
-            self.problems.append(str(e))
-        else:
-            self.starts.append(member.offset_data)
-            self.sizes.append(member.size)
 
     def _check_end(self, file: BinaryIO, offset: int) -> None:
         """Check that the archive has an end mark of zeros, and nothing after it; tarfile does not."""
