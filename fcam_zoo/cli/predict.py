@@ -92,7 +92,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         '--workers',
         type=int,
-        help=f'threads that read images (default: {_READERS}); with --ray, of each worker (default: up '
+        help=f'threads that read and finish images (default: {_READERS}); with --ray, of each worker (default: up '
         'to 4 beside a GPU, otherwise none)',
     )
     add_device_argument(parser)

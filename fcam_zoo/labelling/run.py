@@ -31,7 +31,8 @@ from .pipeline import Pipeline, Result
 logger = logging.getLogger(__name__)
 
 MAX_LOST = 32
-"""A run ends when its store has not returned as many images in a row."""
+"""A run ends when its store has not returned as many images in a row. At the end, when images are tried again, it goes
+on: a store may refuse some objects forever."""
 
 
 @dataclass(frozen=True)
@@ -192,28 +193,16 @@ class _Run:
                 self.journal.add(results)
                 bar.update(len(results))
                 lost.count(results)
-        self._try_again(lost)
+        self._try_again()
 
-    def _try_again(self, lost: _LostImages) -> None:
+    def _try_again(self) -> None:
         """Label the images that their store did not return; what it does not return now either is an error."""
         if not (images := sorted(self.journal.unavailable)):
             return
-        waiting: list[tuple[int, Result]] = []
         with closing(self._batches(images)) as batches:
             results = (result for batch in batches for result in batch)
             for index, result in zip(images, results):
-                lost.count([result])
-                waiting.append((index, result))
-                # Errors wait for the next image that is returned: if there is none, they are not final.
-                if not isinstance(result, NotReturned):
-                    self._add_second(waiting)
-        self._add_second(waiting)
-
-    def _add_second(self, waiting: list[tuple[int, Result]]) -> None:
-        """Move results of second tries to the journal."""
-        for index, result in waiting:
-            self.journal.add_second(index, result)
-        waiting.clear()
+                self.journal.add_second(index, result)
 
     def _batches(self, indices: Sequence[int]) -> Generator[list[Result], None, None]:
         return self.pipeline.run(indices, self._write, keep=self._draws or self._copies)

@@ -134,9 +134,12 @@ class SourcePlan:
             else:
                 self.skipped.append(public_url(entry.url))
 
+    def _shards_of(self, suffix: str) -> list[str | StoredObject] | None:
+        return {'.tar': self.tars, '.parquet': self.parquets}.get(suffix)
+
     def _add_object(self, entry: StoredObject, folder: str) -> None:
         check_not_compressed(entry.url)
-        shards = {'.tar': self.tars, '.parquet': self.parquets}.get(suffix_of(entry.url))
+        shards = self._shards_of(suffix_of(entry.url))
         if shards is not None:
             shards.append(find_objects(entry.url)[0][0] if entry.size < 0 else entry)
         else:
@@ -157,7 +160,7 @@ class SourcePlan:
     def _add_file(self, place: str, argument: Argument) -> None:
         if not is_folder(argument.path):
             check_not_compressed(place)
-            shards = {'.tar': self.tars, '.parquet': self.parquets}.get(argument.path.suffix.lower())
+            shards = self._shards_of(argument.path.suffix.lower())
             if shards is not None:
                 shards.append(place)
                 return
